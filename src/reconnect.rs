@@ -1,0 +1,1 @@
+//! Reconnecting, in one place.

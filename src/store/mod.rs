@@ -1,0 +1,243 @@
+//! What the guard asks of a store, and the stores that answer.
+//!
+//! # The contract
+//!
+//! A store maps keys (text) to values (bytes) and gives every write a [`Version`]. Whoever implements [`Store`] promises:
+//!
+//! 1. **Compare-and-write is atomic.** `put` and `delete` take effect if and only if the key is in the expected state at
+//!    the moment of the write; otherwise they return [`StoreError::Conflict`] and change nothing.
+//! 2. **A version is never used twice,** not even after the key was deleted and created again: a writer that read the
+//!    key before the delete must lose. Versions are compared for equality.
+//! 3. **An order only where there is one.** [`Version::order`] is `Some` only if the numbers grow over *all* writes to
+//!    the store (etcd's revision, a zxid), so that versions of different keys can be compared.
+//! 4. **A watch tells what happened, in order.** It starts with a listing ([`Event::Init`], the entries,
+//!    [`Event::InitDone`]) and goes on with every write and delete of a key under the prefix, each with the version that
+//!    the writer got. Events of one key come in the order of its writes. Where the store cannot go on without a gap it
+//!    says so by starting again with [`Event::Init`]. Between two listings nothing comes twice, and nothing is left out but
+//!    a write that a newer one of the same key has already replaced.
+//! 5. **Errors tell what is known.** [`StoreError::Unavailable`] from a `put` or `delete` means that the write may or may
+//!    not have landed. Every other error means that it did not.
+//! 6. **Calls end.** A store gives up on a server that does not answer and returns [`StoreError::Unavailable`] after a
+//!    time that it documents. It does not retry a write by itself: only the caller knows whether to read first.
+//!
+//! Dropping the future of a `put` or `delete` leaves it unknown whether the write happened; dropping a watch ends it.
+//! `lab::conformance` (feature `lab`) holds a store against all of this.
+
+#[cfg(feature = "etcd")]
+mod etcd;
+mod memory;
+
+use std::{fmt, future::Future, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
+pub use memory::MemoryStore;
+
+/// A versioned key-value store with compare-and-write and a watch. The [module](self) states its contract.
+pub trait Store: Send + Sync + 'static {
+    /// Reads a key; `None` if it does not exist. The answer is never older than the last write that was acknowledged
+    /// before the call, whoever made it.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
+
+    /// Writes `value` if the key is in the `expected` state, and returns the version of the write.
+    fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+    ) -> impl Future<Output = Result<Version, StoreError>> + Send;
+
+    /// Deletes the key if it still has the `expected` version, and returns the version of the deletion, which is the one
+    /// that the watch tells.
+    fn delete(
+        &self,
+        key: &str,
+        expected: &Version,
+    ) -> impl Future<Output = Result<Version, StoreError>> + Send;
+
+    /// Watches all keys that start with `prefix` (the empty one: all keys).
+    ///
+    /// The stream reconnects by itself for as long as that can help, with a growing, jittered pause in between. An `Err`
+    /// item reports that the watch was interrupted, once per interruption; the next `Ok` item says that it goes on. The
+    /// stream ends only after an error that no reconnecting can mend, such as [`StoreError::Denied`].
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static;
+}
+
+impl<S: Store> Store for Arc<S> {
+    fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send {
+        (**self).get(key)
+    }
+
+    fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+    ) -> impl Future<Output = Result<Version, StoreError>> + Send {
+        (**self).put(key, value, expected)
+    }
+
+    fn delete(
+        &self,
+        key: &str,
+        expected: &Version,
+    ) -> impl Future<Output = Result<Version, StoreError>> + Send {
+        (**self).delete(key, expected)
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        (**self).watch(prefix)
+    }
+}
+
+/// The version of one write: compared for equality, never used twice.
+///
+/// Some stores also order all their writes; their versions carry an [`order`](Version::order).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Version {
+    token: Bytes,
+    order: Option<u64>,
+}
+
+impl Version {
+    /// A version of a store that orders all its writes: `order` is the identity and the position in one.
+    pub fn ordered(order: u64) -> Self {
+        Self { token: Bytes::new(), order: Some(order) }
+    }
+
+    /// A version that can only be compared for equality.
+    pub fn opaque(token: impl Into<Bytes>) -> Self {
+        Self { token: token.into(), order: None }
+    }
+
+    /// Adds what the store itself needs to compare, beside the order.
+    #[must_use]
+    pub fn with_token(self, token: impl Into<Bytes>) -> Self {
+        Self { token: token.into(), ..self }
+    }
+
+    /// What the store put in: its own business.
+    pub fn token(&self) -> &[u8] {
+        &self.token
+    }
+
+    /// The position of the write among all writes of the store, if the store has such an order.
+    pub fn order(&self) -> Option<u64> {
+        self.order
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.order {
+            Some(order) if self.token.is_empty() => write!(f, "Version({order})"),
+            Some(order) => write!(f, "Version({order}, {:?})", self.token),
+            None => write!(f, "Version({:?})", self.token),
+        }
+    }
+}
+
+/// The state in which a key must be for a write to take effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// The key does not exist.
+    Absent,
+    /// The key exists and its last write has this version.
+    Version(Version),
+}
+
+/// A key with its value, as it was at one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key, prefix included.
+    pub key: Arc<str>,
+    /// The value.
+    pub value: Bytes,
+    /// The version of the write that made it so.
+    pub version: Version,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A fresh listing begins: what was known before may have changed without an event.
+    Init,
+    /// An entry of the listing.
+    InitEntry(Entry),
+    /// The listing is complete: a key under the prefix that was not in it did not exist.
+    InitDone,
+    /// A key was written.
+    Put(Entry),
+    /// A key was deleted.
+    Delete {
+        /// The key, prefix included.
+        key: Arc<str>,
+        /// The version of the deletion.
+        version: Version,
+    },
+}
+
+/// What a store says of a key when it refuses a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Current {
+    /// The refusal did not tell.
+    Unknown,
+    /// The key does not exist.
+    Absent,
+    /// The key's last write has this version.
+    Version(Version),
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The key was not in the expected state; nothing was changed.
+    #[error("the key changed since it was read (now: {current:?})")]
+    Conflict {
+        /// What the store knows of the current version.
+        current: Current,
+    },
+    /// No answer: the server cannot be reached, is overloaded, or took too long. A write may have landed.
+    #[error("the store is unavailable: {reason}")]
+    Unavailable {
+        /// What failed, in words.
+        reason: String,
+        /// The client's own error.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The store knows us and says no.
+    #[error("the store denied the request: {reason}")]
+    Denied {
+        /// What was denied, in words.
+        reason: String,
+        /// The client's own error.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The value or the request is larger than the store takes.
+    #[error("too large for the store: {reason}")]
+    TooLarge {
+        /// What is too large, and the limit where it is known.
+        reason: String,
+        /// The client's own error.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// The request can never succeed as it is.
+    #[error("invalid request: {reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+        /// The client's own error.
+        #[source]
+        source: Option<BoxError>,
+    },
+}
+
+/// A client's error, kept as the source of a [`StoreError`].
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
