@@ -1,0 +1,620 @@
+//! The lease as a pure state machine: events go in, attempts and one deadline come out, `now` is an argument.
+//!
+//! ```text
+//!    handle_try, handle_outcome, handle_extend,            poll_attempt(now) -> the next attempt to run
+//!    handle_observe, handle_remove, handle_expire, ... ──> Engine ──> poll_timeout()    -> when to ask again
+//!                                                             │
+//!          ┌─────────┬──────────┬─────────┬──────────┬────────┴──┬────────┐
+//!        role      queue     flights    window    patience    outage    echo     each knows only itself
+//!
+//!                    our write lands                      somebody else's write does our work
+//!      Election ──────────────────────> Leader ──────────────────────────────────────────> Follower
+//!          │                              ^                                                  │  ^ │
+//!          │                              └── our probe lands: the lease ended, or patience ─┘  └─┘ again: longer
+//!          └──────────────── somebody else's write does our work ───────────────────────────────^
+//! ```
+//!
+//! Nothing here reads a clock, sleeps, spawns or logs: the [driver](crate::WriterLease) does under tokio, and a simulator
+//! may on virtual time. Randomness comes from the seed in the [`Config`]: one seed and one sequence of events is one run.
+//!
+//! | event | in Election | as Leader | as Follower |
+//! |---|---|---|---|
+//! | [`handle_try`](Engine::handle_try) | queue; the first starts the election delay, then one probe | queue; runs while in flight < window | queue; runs when the lease or the key's patience ends |
+//! | [`Extend`](Outcome::Extend) | become Leader: epoch + 1, window 1, lease ends at attempt start + term | lease ends at attempt start + term; window + 1 | a probe: become Leader; an overdue key: role and lease stay, the key is ours |
+//! | [`Release`](Outcome::Release) | become Follower, tick 0, lease ends at now + backoff(0) | the same | tick + 1, lease ends at now + backoff(tick) |
+//! | [`handle_extend`](Engine::handle_extend) | as `Release`, and the key's pending work is cleared | the same | the same |
+//! | [`handle_observe`](Engine::handle_observe) | as `Release`; the work stands | the same | the same |
+//! | [`Conflict`](Outcome::Conflict) | the key is tried again after a short backoff of its own | the same, and the window halves, once per burst | the same; if it was a suspicion, patience doubles |
+//! | [`Failed`](Outcome::Failed) | all attempts pause, then one | the same, and the window falls to 1 | the same |
+//! | [`Unchanged`](Outcome::Unchanged) | nothing | nothing | nothing |
+//! | [`handle_remove`](Engine::handle_remove) | clear the key's pending work | the same | the same |
+//! | [`handle_expire`](Engine::handle_expire) | probe now | not leader until the next success | probe now |
+//! | the lease ends | | `is_leader` turns false; the role stays, as incumbent | one probe may run |
+
+mod backoff;
+mod echo;
+mod flight;
+mod outage;
+mod patience;
+mod queue;
+mod role;
+mod time;
+mod window;
+
+use std::{hash::Hash, time::Duration};
+
+use self::{
+    backoff::{Backoff, Dice},
+    echo::Echo,
+    flight::{Flight, Flights, Kind},
+    outage::Outage,
+    patience::Patience,
+    queue::{Cleared, Queue, Ready},
+    role::Tenure,
+    window::Window,
+};
+pub use self::{role::Role, time::Timestamp};
+use crate::{
+    config::Config,
+    work::{Next, Outcome, Verdict},
+};
+
+/// A lease-by-work engine for keys `K` and opaque works `W`; the [module](self) draws it.
+///
+/// Time must not run backwards: a `now` before an earlier one counts as the earlier one.
+///
+/// ```
+/// use std::time::Duration;
+/// use writerlease::{Builder, Outcome, engine::{Engine, Role, Timestamp}};
+///
+/// let mut engine = Engine::new(Builder::new("demo").seed(1).build().unwrap());
+/// engine.handle_try(Timestamp::ZERO, "key", "write it");
+///
+/// // Nobody knows yet who is about: the first attempt waits for the election delay.
+/// assert!(engine.poll_attempt(Timestamp::ZERO).is_none());
+/// let start = engine.poll_timeout().unwrap();
+/// let attempt = engine.poll_attempt(start).unwrap();
+/// assert_eq!((attempt.key, attempt.work), ("key", "write it"));
+///
+/// let now = start + Duration::from_millis(2);
+/// engine.handle_outcome(now, attempt.id, Outcome::Extend.into(), attempt.work);
+/// assert_eq!(engine.role(), Role::Leader);
+/// // The lease counts from the start of the attempt, and nothing needs to be renewed in between.
+/// assert_eq!(engine.poll_timeout(), Some(start + Duration::from_secs(60)));
+/// ```
+#[derive(Debug)]
+pub struct Engine<K, W> {
+    config: Config,
+    backoff: Backoff,
+    dice: Dice,
+    /// The latest `now` that was passed in.
+    clock: Timestamp,
+    tenure: Tenure,
+    /// When the first probe of the election may start; drawn at the first try.
+    election: Option<Timestamp>,
+    /// Some work was finished, by us or by somebody else.
+    decided: bool,
+    queue: Queue<K, W>,
+    flights: Flights,
+    window: Window,
+    patience: Patience,
+    outage: Outage,
+    echo: Echo,
+    counters: Counters,
+}
+
+/// Names one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(u64);
+
+/// An attempt to run now. Its outcome must come back through [`Engine::handle_outcome`] or [`Engine::handle_panic`],
+/// with the work.
+#[derive(Debug)]
+#[must_use]
+pub struct Start<K, W> {
+    /// Names the attempt.
+    pub id: AttemptId,
+    /// The key whose work it is.
+    pub key: K,
+    /// The work.
+    pub work: W,
+    /// Counts the attempts of this work, from 1.
+    pub number: u32,
+    /// How many times this process had become leader when the attempt started.
+    pub epoch: u64,
+    /// When the attempt stops holding its slot.
+    pub deadline: Timestamp,
+}
+
+/// What has happened so far, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Attempts that started.
+    pub attempts: u64,
+    /// Attempts whose write landed.
+    pub landed: u64,
+    /// Attempts that were refused as stale.
+    pub conflicts: u64,
+    /// Attempts that learnt nothing.
+    pub failures: u64,
+    /// Attempts that found nothing to write.
+    pub unchanged: u64,
+    /// Attempts that found another writer.
+    pub releases: u64,
+    /// Attempts that panicked.
+    pub panics: u64,
+    /// Times that this process became leader.
+    pub won: u64,
+    /// Times that this process became a follower.
+    pub lost: u64,
+    /// Writes of others that did our work.
+    pub evidence: u64,
+    /// Probes that were started because the leader seemed dead.
+    pub suspicions: u64,
+    /// Attempts of single keys that the leader doesn't do.
+    pub overdue: u64,
+}
+
+/// The election delay is drawn over this many echoes, so that the first to go is heard by the others.
+const ELECTION_ECHOES: u32 = 16;
+/// The incumbent's head start over a follower's fresh work.
+const HEAD_START_ECHOES: u32 = 4;
+/// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
+const BACKOFF_ECHOES: u32 = 2;
+
+/// What may happen next.
+enum Step {
+    Run(Ready, Kind),
+    /// Not before then.
+    Wait(Timestamp),
+    /// Not before something else happens.
+    Idle,
+}
+
+impl<K: Hash + Eq + Clone, W> Engine<K, W> {
+    /// An engine in [`Role::Election`] with nothing to do.
+    pub fn new(config: Config) -> Self {
+        let mut dice = Dice::seeded(config.seed);
+        Self {
+            backoff: Backoff {
+                base: config.backoff_base,
+                factor: config.backoff_factor,
+                steps: config.backoff_steps,
+                jitter: config.jitter,
+                cap: config.term,
+            },
+            clock: Timestamp::ZERO,
+            tenure: Tenure::default(),
+            election: None,
+            decided: false,
+            queue: Queue::new(),
+            flights: Flights::new(config.attempt_timeout),
+            window: Window::new(config.concurrency),
+            patience: Patience::new(config.patience, config.term, &mut dice),
+            outage: Outage::default(),
+            echo: Echo::hinted(config.echo_hint),
+            counters: Counters::default(),
+            dice,
+            config,
+        }
+    }
+
+    /// Queues work for a key. Work of the same key that is still pending is replaced and returned; the key keeps its age.
+    /// If an attempt of the key is out, the new work runs after it.
+    pub fn handle_try(&mut self, now: Timestamp, key: K, work: W) -> Option<W> {
+        let now = self.advance(now);
+        if self.tenure.role() == Role::Election && self.election.is_none() {
+            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES);
+            self.election = Some(now + spread.mul_f64(self.dice.sparse_early()));
+        }
+        self.queue.push(now, key, work)
+    }
+
+    /// Takes in how an attempt ended. Returns the work if it is not needed any more: it was done, or newer work replaced
+    /// it, or its key was cleared meanwhile.
+    pub fn handle_outcome(&mut self, now: Timestamp, id: AttemptId, verdict: Verdict, work: W) -> Option<W> {
+        let now = self.advance(now);
+        self.flights.expire(now);
+        let Some(flight) = self.flights.land(id.0) else { return Some(work) };
+        // An attempt from before the last change of role tells of a time that is over.
+        let current = flight.reign == self.tenure.reign();
+        if verdict.outcome != Outcome::Failed {
+            self.outage.answered(now);
+        }
+        let mut setbacks = 0;
+        let mut backoff = self.config.retry_interval;
+        match verdict.outcome {
+            Outcome::Extend => {
+                self.counters.landed += 1;
+                self.landed(now, &flight, verdict.order, current);
+            }
+            Outcome::Release => {
+                self.counters.releases += 1;
+                let key = self.queue.key(flight.slot).clone();
+                self.queue.disown(&key);
+                if current {
+                    self.lose(now, false);
+                }
+            }
+            Outcome::Conflict => {
+                self.counters.conflicts += 1;
+                setbacks = flight.setbacks.saturating_add(1);
+                backoff = self.backoff.after_refusal(
+                    u32::from(setbacks),
+                    self.slowest_news(),
+                    self.config.retry_interval,
+                    &mut self.dice,
+                );
+                if current {
+                    self.refused(now, id, &flight);
+                }
+            }
+            Outcome::Failed => {
+                self.counters.failures += 1;
+                setbacks = flight.setbacks.saturating_add(1);
+                backoff = self.failed(now, &flight, setbacks, current);
+            }
+            Outcome::Unchanged => self.counters.unchanged += 1,
+        }
+        let delay = match verdict.next {
+            _ if flight.cleared => None,
+            Next::Done => None,
+            Next::Retry => Some(backoff),
+            Next::RetryAfter(delay) => Some(delay),
+        };
+        self.settle(now, &flight, work, delay, setbacks)
+    }
+
+    /// Takes in that an attempt panicked. That concerns its key only, which is tried again at the retry interval.
+    pub fn handle_panic(&mut self, now: Timestamp, id: AttemptId, work: W) -> Option<W> {
+        let now = self.advance(now);
+        self.flights.expire(now);
+        let Some(flight) = self.flights.land(id.0) else { return Some(work) };
+        self.counters.panics += 1;
+        let delay = (!flight.cleared).then_some(self.config.retry_interval);
+        self.settle(now, &flight, work, delay, flight.setbacks.saturating_add(1))
+    }
+
+    /// Evidence: somebody else's write did what our work for this key would have done. Their lease is extended, and the
+    /// work is cleared and returned. `order` is the write's position in the store's order of writes, if there is one.
+    ///
+    /// Whoever calls this has looked at the value: an event about an older state must not clear newer work.
+    pub fn handle_extend(&mut self, now: Timestamp, key: &K, order: Option<u64>) -> Option<W> {
+        let now = self.advance(now);
+        let Cleared { work, untouched_since, .. } = self.clear(key);
+        if !self.tenure.is_old_news(order) {
+            if let Some(since) = untouched_since {
+                self.patience.sample(now - since);
+            }
+            self.queue.disown(key);
+            self.counters.evidence += 1;
+            self.lose(now, true);
+            self.decided = true;
+        }
+        work
+    }
+
+    /// One of our group wrote something else: their lease is extended, and our work stands.
+    pub fn handle_observe(&mut self, now: Timestamp, order: Option<u64>) {
+        let now = self.advance(now);
+        if !self.tenure.is_old_news(order) {
+            self.lose(now, true);
+        }
+    }
+
+    /// The key is no longer ours to do: its pending work is cleared and returned. An attempt that is out goes on, but is
+    /// not repeated.
+    pub fn handle_remove(&mut self, now: Timestamp, key: &K) -> Option<W> {
+        self.advance(now);
+        self.queue.disown(key);
+        self.clear(key).work
+    }
+
+    /// Ends the lease, whoever holds it: the next attempt is a probe and needs no further delay.
+    pub fn handle_expire(&mut self, now: Timestamp) {
+        let now = self.advance(now);
+        self.election = Some(now);
+        self.tenure.expire(now);
+    }
+
+    /// Our own write came back through the watch this long after it started.
+    pub fn handle_echo(&mut self, now: Timestamp, echo: Duration) {
+        self.advance(now);
+        self.echo.measure(echo);
+    }
+
+    /// The next attempt to run, if one may run now. Call it until it returns `None`, then sleep until
+    /// [`poll_timeout`](Self::poll_timeout) or the next event.
+    pub fn poll_attempt(&mut self, now: Timestamp) -> Option<Start<K, W>> {
+        let now = self.advance(now);
+        self.flights.expire(now);
+        self.queue.release_due(now);
+        let Step::Run(ready, kind) = self.step() else { return None };
+        if let Kind::Probe { suspicion } = kind {
+            // Slow start again, also after an idle term.
+            self.window.close();
+            self.counters.suspicions += u64::from(suspicion);
+        }
+        self.counters.overdue += u64::from(matches!(kind, Kind::Overdue | Kind::Own));
+        self.counters.attempts += 1;
+        let (key, taken) = self.queue.start(ready.slot);
+        let (serial, deadline) = self.flights.depart(Flight {
+            slot: ready.slot,
+            started: now,
+            reign: self.tenure.reign(),
+            kind,
+            since: taken.since,
+            tries: taken.tries,
+            setbacks: taken.setbacks,
+            cleared: false,
+        });
+        Some(Start {
+            id: AttemptId(serial),
+            key,
+            work: taken.work,
+            number: taken.tries,
+            epoch: self.tenure.epoch(),
+            deadline,
+        })
+    }
+
+    /// When something can change without an event: an attempt may start, or our lease ends. It is not later than the last
+    /// `now` if an attempt may start at once.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let lease_end = self.tenure.leads(self.clock).then(|| self.tenure.lease_end());
+        let step = match self.step() {
+            Step::Run(..) => Some(self.clock),
+            Step::Wait(until) => Some(until),
+            Step::Idle => None,
+        };
+        earliest([step, self.queue.next_due(), lease_end])
+    }
+
+    /// Takes everything that is pending, oldest first. Attempts that are out are not among it.
+    pub fn drain(&mut self) -> Vec<(K, W)> {
+        self.queue.drain()
+    }
+
+    /// The role; see [`is_leader`](Self::is_leader) for whether a leader still holds the lease.
+    pub fn role(&self) -> Role {
+        self.tenure.role()
+    }
+
+    /// Whether our own work holds the lease at `now`. An idle leader's lease runs out: nobody's work, nobody's lease.
+    pub fn is_leader(&self, now: Timestamp) -> bool {
+        self.tenure.leads(now.max(self.clock))
+    }
+
+    /// Counts the times this process became leader.
+    pub fn epoch(&self) -> u64 {
+        self.tenure.epoch()
+    }
+
+    /// Counts the changes of role.
+    pub fn reign(&self) -> u64 {
+        self.tenure.reign()
+    }
+
+    /// How many times in a row we backed off.
+    pub fn tick(&self) -> u32 {
+        self.tenure.tick()
+    }
+
+    /// When the lease ends, whoever holds it; [`Timestamp::ZERO`] before anybody did.
+    pub fn lease_end(&self) -> Timestamp {
+        self.tenure.lease_end()
+    }
+
+    /// Some work was finished: by us, by somebody else, or because there was nothing to write.
+    pub fn decided(&self) -> bool {
+        self.decided
+    }
+
+    /// How many attempts may be in flight while we lead.
+    pub fn window(&self) -> usize {
+        self.window.size()
+    }
+
+    /// How long a pending key waits before we stop trusting the leader to do it.
+    pub fn patience(&self) -> Duration {
+        self.patience.current()
+    }
+
+    /// How long our own writes take to come back.
+    pub fn echo(&self) -> Duration {
+        self.echo.current()
+    }
+
+    /// How many attempts are out, those past their deadline included.
+    pub fn in_flight(&self) -> usize {
+        self.flights.out()
+    }
+
+    /// How many keys have work pending that no attempt is out with.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nothing is pending. Attempts may still be out.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn advance(&mut self, now: Timestamp) -> Timestamp {
+        self.clock = self.clock.max(now);
+        self.clock
+    }
+
+    /// What may happen next, at the current time; the heart of the matter.
+    fn step(&self) -> Step {
+        let now = self.clock;
+        let Some(oldest) = self.queue.oldest() else { return Step::Idle };
+        if now < self.outage.until() {
+            return Step::Wait(self.outage.until());
+        }
+        let out = self.flights.counted();
+        if self.outage.lasts() && out.all > 0 {
+            return self.when_a_slot_is_free();
+        }
+        match self.tenure.role() {
+            Role::Election => match self.election {
+                Some(start) if now < start => Step::Wait(start),
+                _ if out.all == 0 => Step::Run(oldest, Kind::Probe { suspicion: false }),
+                _ => self.when_a_slot_is_free(),
+            },
+            Role::Leader => {
+                let leads = self.tenure.leads(now);
+                let kind = if leads { Kind::Lead } else { Kind::Probe { suspicion: false } };
+                let slots = if leads { self.window.size() } else { 1 };
+                if out.all < slots { Step::Run(oldest, kind) } else { self.when_a_slot_is_free() }
+            }
+            Role::Follower => self.step_as_follower(now),
+        }
+    }
+
+    fn step_as_follower(&self, now: Timestamp) -> Step {
+        let out = self.flights.counted();
+        if let Some(own) = self.queue.oldest_own()
+            && out.all < self.config.concurrency
+        {
+            return Step::Run(own, Kind::Own);
+        }
+        let Some(oldest) = self.queue.oldest_common() else { return self.when_a_slot_is_free() };
+        if out.all > out.own {
+            return self.when_a_slot_is_free();
+        }
+        let overdue = oldest.since + self.patience.current();
+        let suspect = oldest.since.max(self.tenure.last_sign()) + self.patience.current();
+        let probe = self.may_probe(oldest).min(suspect);
+        if probe <= now {
+            Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() })
+        } else if overdue <= now {
+            Step::Run(oldest, Kind::Overdue)
+        } else {
+            Step::Wait(probe.min(overdue))
+        }
+    }
+
+    /// When a follower may compete for the lease with its oldest key, if nothing is wrong with the leader: when the lease
+    /// has ended, and fresh work had the time to be done by the incumbent.
+    fn may_probe(&self, oldest: Ready) -> Timestamp {
+        if self.tenure.summoned() {
+            return self.tenure.lease_end();
+        }
+        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES);
+        let head_start = echoes.mul_f64(1.0 + self.config.jitter * self.patience.place());
+        self.tenure.lease_end().max(oldest.since + head_start)
+    }
+
+    fn when_a_slot_is_free(&self) -> Step {
+        self.flights.next_deadline().map_or(Step::Idle, Step::Wait)
+    }
+
+    fn landed(&mut self, now: Timestamp, flight: &Flight, order: Option<u64>, current: bool) {
+        if matches!(flight.kind, Kind::Overdue | Kind::Own) {
+            // The leader lives and doesn't do this key. That moves neither role nor lease.
+            let key = self.queue.key(flight.slot).clone();
+            self.queue.make_own(key);
+            return;
+        }
+        let term = self.config.term;
+        if !current || flight.started + term <= now {
+            return;
+        }
+        if self.tenure.win(flight.started, term, order) {
+            self.window.close();
+            self.counters.won += 1;
+            self.decided = true;
+        } else {
+            self.window.grow();
+        }
+    }
+
+    fn refused(&mut self, now: Timestamp, id: AttemptId, flight: &Flight) {
+        match flight.kind {
+            Kind::Lead => self.window.halve(id.0, self.flights.next_serial()),
+            Kind::Probe { suspicion: true } => {
+                self.patience.refuted(&mut self.dice);
+                self.tenure.sign_of_life(now);
+            }
+            Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Own => {}
+        }
+    }
+
+    /// Returns when the key may be tried again.
+    fn failed(&mut self, now: Timestamp, flight: &Flight, setbacks: u16, current: bool) -> Duration {
+        let (floor, cap) = (self.slowest_news(), self.config.retry_interval);
+        let (backoff, dice) = (&self.backoff, &mut self.dice);
+        let news = current
+            && self.outage.failed(now, flight.started, |streak| {
+                backoff.after_failure(streak, floor, cap, dice)
+            });
+        if news && self.tenure.role() == Role::Leader {
+            self.window.close();
+        }
+        // One key that always fails must not be the one that finds out, again and again, whether the store is back: the
+        // others go first when the pause ends.
+        let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.dice);
+        own.max(self.outage.until() - now + self.backoff.base)
+    }
+
+    fn lose(&mut self, now: Timestamp, evidence: bool) {
+        let floor = self.slowest_news();
+        let (backoff, dice) = (&self.backoff, &mut self.dice);
+        if self.tenure.lose(now, evidence, |tick| backoff.delay(tick, floor, dice)) {
+            self.counters.lost += 1;
+            self.decided = true;
+        }
+        self.window.close();
+    }
+
+    /// The floor of every backoff.
+    fn slowest_news(&self) -> Duration {
+        self.echo.current().saturating_mul(BACKOFF_ECHOES)
+    }
+
+    fn settle(
+        &mut self,
+        now: Timestamp,
+        flight: &Flight,
+        work: W,
+        delay: Option<Duration>,
+        setbacks: u16,
+    ) -> Option<W> {
+        match delay {
+            Some(delay) => {
+                self.queue.requeue(flight.slot, flight.since, work, now + delay, flight.tries, setbacks)
+            }
+            None => {
+                self.decided = true;
+                self.queue.finish(flight.slot);
+                Some(work)
+            }
+        }
+    }
+
+    fn clear(&mut self, key: &K) -> Cleared<W> {
+        let cleared = self.queue.clear(key);
+        if let Some(slot) = cleared.running
+            && let Some(flight) = self.flights.of_slot(slot)
+        {
+            flight.cleared = true;
+        }
+        cleared
+    }
+}
+
+fn earliest<const N: usize>(times: [Option<Timestamp>; N]) -> Option<Timestamp> {
+    times.into_iter().flatten().min()
+}

@@ -1,0 +1,158 @@
+//! How long a pending key waits before we stop trusting the leader to do it.
+//!
+//! Learnt like TCP's retransmission timeout (Jacobson 1988; RFC 6298): a smoothed time from wanting a write to seeing
+//! that the leader made it, plus four times its mean deviation; doubled when a suspicion was refuted.
+
+use std::time::Duration;
+
+use super::backoff::{Dice, seconds};
+use crate::config::PatienceMode;
+
+#[derive(Clone, Debug)]
+pub(super) struct Patience {
+    mode: PatienceMode,
+    term: Duration,
+    /// Smoothed sample and mean deviation, in seconds.
+    learnt: Option<(f64, f64)>,
+    doublings: u32,
+    /// Where in the spread this replica stands: small for the few that suspect early.
+    place: f64,
+    /// What follows from all of the above; asked for at every event, so it is kept.
+    now: Duration,
+}
+
+/// Before the first sample (RFC 6298, 2.1).
+const INITIAL: Duration = Duration::from_secs(1);
+
+/// The first to suspect a dead leader is this far ahead of most others, so that its success silences them.
+const SPREAD: Duration = Duration::from_secs(2);
+
+impl Patience {
+    pub fn new(mode: PatienceMode, term: Duration, dice: &mut Dice) -> Self {
+        let place = dice.sparse_early();
+        let mut new = Self { mode, term, learnt: None, doublings: 0, place, now: term };
+        new.update();
+        new
+    }
+
+    /// The patience in force; never above the term.
+    pub fn current(&self) -> Duration {
+        self.now
+    }
+
+    /// Where this replica stands among its group, in [0, 1): few low, most high.
+    pub fn place(&self) -> f64 {
+        self.place
+    }
+
+    /// The leader did a key that we wanted `sample` ago and never attempted ourselves (Karn's rule: an attempt of our own
+    /// says nothing about the leader).
+    pub fn sample(&mut self, sample: Duration) {
+        let x = sample.as_secs_f64();
+        self.learnt = Some(match self.learnt {
+            None => (x, x / 2.0),
+            Some((mean, deviation)) => {
+                (0.875 * mean + 0.125 * x, 0.75 * deviation + 0.25 * (mean - x).abs())
+            }
+        });
+        self.doublings = 0;
+        self.update();
+    }
+
+    /// We suspected the leader and were refused: it lives. Wait twice as long next time, and from another place, so that
+    /// two who suspected at once don't do so again.
+    pub fn refuted(&mut self, dice: &mut Dice) {
+        self.doublings = (self.doublings + 1).min(32);
+        self.place = dice.sparse_early();
+        self.update();
+    }
+
+    fn update(&mut self) {
+        let PatienceMode::Adaptive { min } = self.mode else {
+            self.now = self.term;
+            return;
+        };
+        let learnt = self.learnt.map_or(INITIAL, |(mean, deviation)| seconds(mean + 4.0 * deviation));
+        let doubled = seconds(learnt.as_secs_f64() * 2_f64.powi(self.doublings as i32));
+        self.now = doubled.max(min).saturating_add(SPREAD.mul_f64(self.place)).min(self.term);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: Duration = Duration::from_secs(60);
+    const MIN: Duration = Duration::from_millis(500);
+
+    fn adaptive(seed: u64) -> (Patience, Dice) {
+        let mut dice = Dice::seeded(seed);
+        (Patience::new(PatienceMode::Adaptive { min: MIN }, TERM, &mut dice), dice)
+    }
+
+    fn without_spread(patience: &Patience) -> Duration {
+        patience.current() - SPREAD.mul_f64(patience.place())
+    }
+
+    #[test]
+    fn patience_is_one_second_before_the_first_sample_and_spread_over_two() {
+        for seed in 0..100 {
+            let (patience, _) = adaptive(seed);
+            assert_eq!(without_spread(&patience), INITIAL);
+            assert!(patience.current() < INITIAL + SPREAD);
+        }
+    }
+
+    #[test]
+    fn samples_set_it_as_rfc_6298_sets_the_retransmission_timeout() {
+        let (mut patience, _) = adaptive(1);
+        patience.sample(Duration::from_secs(2));
+        assert_eq!(without_spread(&patience).as_millis(), 2_000 + 4 * 1_000);
+        patience.sample(Duration::from_secs(2));
+        assert_eq!(without_spread(&patience).as_millis(), 2_000 + 4 * 750);
+    }
+
+    #[test]
+    fn fast_leaders_never_bring_it_below_the_minimum() {
+        let (mut patience, _) = adaptive(2);
+        (0..100).for_each(|_| patience.sample(Duration::from_millis(1)));
+        assert_eq!(without_spread(&patience), MIN);
+    }
+
+    #[test]
+    fn slow_leaders_and_refuted_suspicions_never_bring_it_above_the_term() {
+        let (mut patience, mut dice) = adaptive(3);
+        (0..100).for_each(|_| patience.refuted(&mut dice));
+        assert_eq!(patience.current(), TERM);
+        patience.sample(Duration::from_secs(10_000));
+        assert_eq!(patience.current(), TERM);
+    }
+
+    #[test]
+    fn a_refuted_suspicion_doubles_it_and_a_sample_resets_the_doubling() {
+        let (mut patience, mut dice) = adaptive(4);
+        patience.sample(Duration::from_secs(1));
+        patience.refuted(&mut dice);
+        patience.refuted(&mut dice);
+        assert_eq!(without_spread(&patience).as_millis(), 4 * 3_000);
+        patience.sample(Duration::from_secs(1));
+        assert_eq!(without_spread(&patience).as_millis(), 1_000 + 4 * 375);
+    }
+
+    #[test]
+    fn a_refuted_suspicion_moves_the_replica_to_another_place() {
+        let (mut patience, mut dice) = adaptive(5);
+        let place = patience.place();
+        patience.refuted(&mut dice);
+        assert_ne!(place, patience.place());
+    }
+
+    #[test]
+    fn fixed_patience_is_the_term_whatever_happens() {
+        let mut dice = Dice::seeded(6);
+        let mut patience = Patience::new(PatienceMode::Fixed, TERM, &mut dice);
+        patience.sample(Duration::from_millis(1));
+        patience.refuted(&mut dice);
+        assert_eq!(patience.current(), TERM);
+    }
+}

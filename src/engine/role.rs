@@ -1,0 +1,133 @@
+//! Whose turn it is: the role, the lease and what moves them.
+
+use std::time::Duration;
+
+use super::time::Timestamp;
+
+/// What this replica is in the contest for the lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Nobody's work was seen yet.
+    #[default]
+    Election,
+    /// Our write was the last one to win the lease. Whether it still holds it is a matter of time: an idle leader's lease
+    /// runs out, the role stays.
+    Leader,
+    /// Somebody else's was.
+    Follower,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tenure {
+    role: Role,
+    /// Counts changes of role; attempts remember it, so that old news can be told from new.
+    reign: u64,
+    epoch: u64,
+    tick: u32,
+    lease_end: Timestamp,
+    /// Until here, evidence belongs to the burst that ended our leadership.
+    burst_end: Timestamp,
+    /// When somebody else last showed a sign of life.
+    last_sign: Timestamp,
+    /// Where the write that made us leader stands in the store's order of writes.
+    won_at: Option<u64>,
+    /// `expire` was called: the follower's next attempt needs no further delay.
+    summoned: bool,
+}
+
+impl Tenure {
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    pub fn reign(&self) -> u64 {
+        self.reign
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    /// When the lease ends, whoever holds it.
+    pub fn lease_end(&self) -> Timestamp {
+        self.lease_end
+    }
+
+    pub fn last_sign(&self) -> Timestamp {
+        self.last_sign
+    }
+
+    pub fn summoned(&self) -> bool {
+        self.summoned
+    }
+
+    pub fn leads(&self, now: Timestamp) -> bool {
+        self.role == Role::Leader && now < self.lease_end
+    }
+
+    /// Our write landed, from an attempt that began at `started`: the pessimistic end of the lease counts from there.
+    /// Returns whether we became leader by it.
+    pub fn win(&mut self, started: Timestamp, term: Duration, order: Option<u64>) -> bool {
+        if self.role == Role::Leader {
+            // Attempts overlap: one that began earlier must not shorten the lease.
+            self.lease_end = self.lease_end.max(started + term);
+            return false;
+        }
+        self.change(Role::Leader);
+        self.epoch += 1;
+        self.lease_end = started + term;
+        self.won_at = order;
+        true
+    }
+
+    /// Somebody else is the writer. `backoff` tells how long the lease is theirs after so many losses in a row. Returns
+    /// whether that changed our role.
+    ///
+    /// `evidence` is what we saw them do, as opposed to what our own work told us. What comes in one burst with the loss of
+    /// our leadership is one loss: two leaders that met at the start see each other's whole first round of writes.
+    pub fn lose(&mut self, now: Timestamp, evidence: bool, mut backoff: impl FnMut(u32) -> Duration) -> bool {
+        let was = self.role;
+        if was == Role::Follower {
+            if !(evidence && now < self.burst_end) {
+                self.tick = self.tick.saturating_add(1);
+            }
+        } else {
+            self.change(Role::Follower);
+        }
+        self.lease_end = now + backoff(self.tick);
+        self.last_sign = now;
+        self.summoned = false;
+        if was == Role::Leader {
+            self.burst_end = self.lease_end;
+        }
+        was != Role::Follower
+    }
+
+    /// Evidence from before the write that made us leader tells nothing about now.
+    pub fn is_old_news(&self, order: Option<u64>) -> bool {
+        self.role == Role::Leader && order.zip(self.won_at).is_some_and(|(seen, won)| seen < won)
+    }
+
+    /// A suspicion was refused: whoever refused it is alive.
+    pub fn sign_of_life(&mut self, now: Timestamp) {
+        self.last_sign = now;
+    }
+
+    /// The lease ends here, by decree.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.lease_end = self.lease_end.min(now);
+        self.summoned = true;
+    }
+
+    fn change(&mut self, to: Role) {
+        self.role = to;
+        self.reign += 1;
+        self.tick = 0;
+        self.summoned = false;
+        self.burst_end = Timestamp::ZERO;
+    }
+}

@@ -1,0 +1,75 @@
+//! How many attempts a leader may have in flight: slow start and congestion avoidance, as in TCP (RFC 5681), for
+//! writers. Competing writers are the congestion.
+
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    size: usize,
+    limit: usize,
+    /// Attempts with a lower serial belong to the burst that the window was halved for already.
+    halved_before: u64,
+}
+
+impl Window {
+    pub fn new(limit: usize) -> Self {
+        Self { size: 1, limit, halved_before: 0 }
+    }
+
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    pub fn grow(&mut self) {
+        self.size = (self.size + 1).min(self.limit);
+    }
+
+    pub fn close(&mut self) {
+        self.size = 1;
+    }
+
+    /// Halves on the refusal of attempt `serial`, once per burst: attempts that began before `next_serial` was given out
+    /// tell of the same congestion.
+    pub fn halve(&mut self, serial: u64, next_serial: u64) {
+        if serial >= self.halved_before {
+            self.size = (self.size / 2).max(1);
+            self.halved_before = next_serial;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_grows_by_one_up_to_the_limit() {
+        let mut window = Window::new(4);
+        let sizes: Vec<usize> = (0..6)
+            .map(|_| {
+                window.grow();
+                window.size()
+            })
+            .collect();
+        assert_eq!(sizes, [2, 3, 4, 4, 4, 4]);
+    }
+
+    #[test]
+    fn a_burst_of_conflicts_halves_the_window_once() {
+        let mut window = Window::new(16);
+        (0..16).for_each(|_| window.grow());
+        for serial in 100..116 {
+            window.halve(serial, 116);
+        }
+        assert_eq!(window.size(), 8);
+        window.halve(116, 120);
+        assert_eq!(window.size(), 4);
+    }
+
+    #[test]
+    fn the_window_never_falls_below_one() {
+        let mut window = Window::new(16);
+        for serial in 0..10 {
+            window.halve(serial, serial + 1);
+            assert_eq!(window.size(), 1);
+        }
+    }
+}
