@@ -46,7 +46,7 @@ pub enum SpawnError {
     /// A setting cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `spawn` was called outside of a tokio runtime, or on one without timers.
+    /// `spawn` was called outside of a tokio runtime.
     #[error("a lease needs a tokio runtime to run on: call spawn inside one")]
     NoRuntime,
 }

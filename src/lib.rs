@@ -3,8 +3,12 @@
 #![warn(missing_docs)]
 
 mod config;
+#[cfg(feature = "tokio")]
+mod driver;
 pub mod engine;
 mod error;
+#[cfg(feature = "tokio")]
+mod lease;
 #[cfg(feature = "tokio")]
 mod reconnect;
 #[cfg(feature = "tokio")]
@@ -18,4 +22,8 @@ pub use config::{Builder, Config};
 pub use error::ConfigError;
 #[cfg(feature = "tokio")]
 pub use error::{Ended, SpawnError};
+#[cfg(feature = "tokio")]
+pub use lease::{Snapshot, Status, WriterLease};
+#[cfg(feature = "tokio")]
+pub use work::{Attempt, limit_retries};
 pub use work::{Next, Outcome, Verdict};

@@ -90,3 +90,130 @@ impl From<Outcome> for Verdict {
         }
     }
 }
+
+#[cfg(feature = "tokio")]
+pub use attempt::{Attempt, limit_retries};
+
+#[cfg(feature = "tokio")]
+mod attempt {
+    use std::{fmt, sync::Arc};
+
+    use tokio::time::{Instant, sleep_until};
+    use tokio_util::sync::CancellationToken;
+
+    use super::{Next, Verdict};
+    use crate::driver;
+
+    /// One run of a work: what it may want to know about itself.
+    ///
+    /// Long preparation should watch [`cancelled`](Attempt::cancelled) and stop before it is stale. A write that was sent
+    /// is better awaited to its end: to drop it only makes it unknown whether it landed.
+    ///
+    /// ```
+    /// use writerlease::{Attempt, Outcome};
+    /// # async fn prepare() -> Vec<u8> { Vec::new() }
+    /// # async fn write(_: &str, _: Vec<u8>) {}
+    ///
+    /// async fn work(attempt: Attempt<String>) -> Outcome {
+    ///     let value = tokio::select! {
+    ///         value = prepare() => value,
+    ///         () = attempt.cancelled() => return Outcome::Conflict, // too late: prepare again, from the start
+    ///     };
+    ///     write(attempt.key(), value).await;
+    ///     Outcome::Extend
+    /// }
+    /// ```
+    #[derive(Clone)]
+    pub struct Attempt<K> {
+        key: K,
+        number: u32,
+        epoch: u64,
+        deadline: Instant,
+        reign: Arc<CancellationToken>,
+    }
+
+    impl<K> Attempt<K> {
+        pub(crate) fn new(
+            key: K,
+            number: u32,
+            epoch: u64,
+            deadline: Instant,
+            reign: Arc<CancellationToken>,
+        ) -> Self {
+            Self { key, number, epoch, deadline, reign }
+        }
+
+        /// The key whose work this is.
+        pub fn key(&self) -> &K {
+            &self.key
+        }
+
+        /// Counts the attempts of this work, from 1.
+        pub fn number(&self) -> u32 {
+            self.number
+        }
+
+        /// How many times this process had become leader when the attempt started.
+        pub fn epoch(&self) -> u64 {
+            self.epoch
+        }
+
+        /// When the attempt stops holding its slot.
+        pub fn deadline(&self) -> Instant {
+            self.deadline
+        }
+
+        /// Whether the role in which the attempt started was lost, or the deadline has passed.
+        pub fn is_cancelled(&self) -> bool {
+            self.reign.is_cancelled() || driver::now() >= self.deadline
+        }
+
+        /// Waits until the role in which the attempt started is lost, the deadline passes, or the lease is shut down and
+        /// its grace is over. Cancel safe.
+        pub async fn cancelled(&self) {
+            tokio::select! {
+                () = self.reign.cancelled() => {}
+                () = sleep_until(self.deadline) => {}
+            }
+        }
+    }
+
+    impl<K: fmt::Debug> fmt::Debug for Attempt<K> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Attempt")
+                .field("key", &self.key)
+                .field("number", &self.number)
+                .field("epoch", &self.epoch)
+                .field("deadline", &self.deadline)
+                .finish_non_exhaustive()
+        }
+    }
+
+    /// Wraps a work so that it is given up after `retries` retries: `retries + 1` attempts in all.
+    ///
+    /// ```
+    /// use writerlease::{Outcome, limit_retries};
+    /// # async fn f(lease: writerlease::WriterLease<String>) -> Result<(), writerlease::Ended> {
+    /// lease.try_work("key".into(), limit_retries(3, |_| async { Outcome::Failed }))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limit_retries<K, F, T, V>(
+        retries: u32,
+        mut work: F,
+    ) -> impl FnMut(Attempt<K>) -> std::pin::Pin<Box<dyn Future<Output = Verdict> + Send>> + Send
+    where
+        F: FnMut(Attempt<K>) -> T + Send,
+        T: Future<Output = V> + Send + 'static,
+        V: Into<Verdict>,
+    {
+        move |attempt| {
+            let last = attempt.number() > retries;
+            let run = work(attempt);
+            Box::pin(async move {
+                let verdict = run.await.into();
+                if last { Verdict { next: Next::Done, ..verdict } } else { verdict }
+            })
+        }
+    }
+}

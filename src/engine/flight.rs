@@ -114,6 +114,11 @@ impl Flights {
         current.chain(self.late.values_mut()).find(|flight| flight.slot == slot)
     }
 
+    /// The slots of all that are out.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.current.iter().flatten().chain(self.late.values()).map(|flight| flight.slot)
+    }
+
     /// Stops counting the attempts that are past their deadline.
     pub fn expire(&mut self, now: Timestamp) {
         while let Some(deadline) = self.next_deadline()

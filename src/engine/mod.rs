@@ -371,6 +371,11 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         earliest([step, self.queue.next_due(), lease_end])
     }
 
+    /// The keys whose attempts are out.
+    pub fn keys_in_flight(&self) -> impl Iterator<Item = &K> {
+        self.flights.slots().map(|slot| self.queue.key(slot))
+    }
+
     /// Takes everything that is pending, oldest first. Attempts that are out are not among it.
     pub fn drain(&mut self) -> Vec<(K, W)> {
         self.queue.drain()

@@ -1,0 +1,451 @@
+//! The one tokio task that moves a lease: it reads the clock, sleeps, runs attempts and feeds their outcomes back.
+//!
+//! ```text
+//!    handles (any thread) ──lock──> State { engine, ... } <──lock── driver ──first poll──> done at once (most writes to a
+//!          │                                                           │                   cache or a channel are)
+//!          └──────────── wake, if the deadline moved nearer ──────────>└──still pending──> a task of its own
+//! ```
+//!
+//! An attempt is polled once in place; only one that is not ready then costs a task. Works therefore must not block the
+//! thread, as nowhere in tokio.
+
+use std::{
+    any::Any,
+    hash::Hash,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinSet, coop},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    engine::{AttemptId, Engine, Role, Start, Timestamp},
+    error::Ended,
+    lease::Status,
+    work::{Attempt, Verdict},
+};
+
+/// A work as the queue holds it.
+pub(crate) type BoxedWork<K> = Box<dyn FnMut(Attempt<K>) -> BoxFuture<'static, Verdict> + Send>;
+
+/// How many attempts are taken under one lock.
+const BATCH: usize = 64;
+
+/// What the handles and the driver share.
+pub(crate) struct Shared<K> {
+    name: String,
+    origin: Instant,
+    state: Mutex<State<K>>,
+    wake: Notify,
+    status: watch::Sender<Status>,
+}
+
+pub(crate) struct State<K> {
+    pub engine: Engine<K, BoxedWork<K>>,
+    /// Fires when the current role is lost.
+    reign: Arc<CancellationToken>,
+    /// The driver looks again at this time by itself; zero while it is awake.
+    armed: Timestamp,
+    published: Status,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    Running,
+    /// No new attempts; those in flight may end.
+    Draining,
+    /// The driver doesn't wait for attempts any more.
+    Abandoned,
+    /// The driver is gone.
+    Ended(Ended),
+}
+
+/// The current time. Nothing else in the crate asks the clock.
+#[expect(clippy::disallowed_methods, reason = "the driver is the one place that reads the clock")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
+    /// Starts a driver on the current runtime.
+    pub fn spawn(config: Config, runtime: &tokio::runtime::Handle) -> Arc<Self> {
+        let status = Status::default();
+        let shared = Arc::new(Self {
+            name: config.name.clone(),
+            origin: now(),
+            state: Mutex::new(State {
+                engine: Engine::new(config),
+                reign: Arc::default(),
+                armed: Timestamp::ZERO,
+                published: status,
+                phase: Phase::Running,
+            }),
+            wake: Notify::new(),
+            status: watch::Sender::new(status),
+        });
+        runtime.spawn(Driver::new(shared.clone()).run());
+        shared
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State<K>> {
+        self.state.lock()
+    }
+
+    fn timestamp(&self, at: Instant) -> Timestamp {
+        Timestamp::ZERO + at.duration_since(self.origin)
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        // A deadline that no clock can show is as good as none.
+        const FAR: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
+        self.origin.checked_add(at - Timestamp::ZERO).unwrap_or_else(|| now() + FAR)
+    }
+
+    /// Lets `event` change the engine, and does what follows from the change: tells subscribers, cancels attempts whose
+    /// role was lost, and wakes the driver if it would sleep too long.
+    ///
+    /// What `event` returns is dropped by the caller, outside of the lock: it may be a user's closure.
+    pub fn handle<R>(
+        &self,
+        event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R,
+    ) -> Result<R, Ended> {
+        let mut state = self.state.lock();
+        if let Some(ended) = state.closed() {
+            return Err(ended);
+        }
+        // Read under the lock, so that the engine sees time in order.
+        let now = self.timestamp(now());
+        let result = event(&mut state.engine, now);
+        let lost = self.publish(&mut state, now);
+        let wake = state.armed != Timestamp::ZERO
+            && state.engine.poll_timeout().is_some_and(|timeout| timeout < state.armed);
+        if wake {
+            state.armed = Timestamp::ZERO;
+        }
+        drop(state);
+        if let Some(lost) = lost {
+            lost.cancel();
+        }
+        if wake {
+            self.wake.notify_one();
+        }
+        Ok(result)
+    }
+
+    /// Whether our work holds the lease right now.
+    pub fn is_leader(&self) -> bool {
+        let state = self.state.lock();
+        state.closed().is_none() && state.engine.is_leader(self.timestamp(now()))
+    }
+
+    /// How long the lease still lasts, whoever holds it.
+    pub fn lease_remaining(&self, state: &State<K>) -> std::time::Duration {
+        state.engine.lease_end() - self.timestamp(now())
+    }
+
+    /// No new attempts from now on; the driver ends when those in flight have.
+    pub fn drain(&self) {
+        self.enter(Phase::Draining);
+    }
+
+    /// The driver ends now; attempts in flight are told to stop and left to themselves.
+    pub fn abandon(&self) {
+        self.enter(Phase::Abandoned);
+    }
+
+    fn enter(&self, phase: Phase) {
+        let mut state = self.state.lock();
+        match (state.phase, phase) {
+            (Phase::Running, _) | (Phase::Draining, Phase::Abandoned) => state.phase = phase,
+            _ => return,
+        }
+        let reign = state.reign.clone();
+        drop(state);
+        if phase == Phase::Abandoned {
+            reign.cancel();
+        }
+        self.wake.notify_one();
+    }
+
+    /// Tells subscribers what changed. Returns the token to cancel if a role was lost.
+    fn publish(&self, state: &mut State<K>, now: Timestamp) -> Option<Arc<CancellationToken>> {
+        let status = Status {
+            role: state.engine.role(),
+            is_leader: state.engine.is_leader(now),
+            epoch: state.engine.epoch(),
+            decided: state.engine.decided(),
+            reign: state.engine.reign(),
+            ended: state.published.ended,
+        };
+        let before = state.published;
+        if status == before {
+            return None;
+        }
+        state.published = status;
+        self.status.send_replace(status);
+        if status.reign == before.reign {
+            return None;
+        }
+        tracing::info!(
+            lease = %self.name,
+            role = ?status.role,
+            epoch = status.epoch,
+            tick = state.engine.tick(),
+            lease_ms = (state.engine.lease_end() - now).as_millis() as u64,
+            "the role changed",
+        );
+        (status.role == Role::Follower).then(|| std::mem::take(&mut state.reign))
+    }
+
+    /// The driver's last words.
+    fn end(&self, ended: Ended) {
+        let mut state = self.state.lock();
+        state.phase = Phase::Ended(ended);
+        state.published = Status { is_leader: false, ended: Some(ended), ..state.published };
+        let reign = state.reign.clone();
+        self.status.send_replace(state.published);
+        drop(state);
+        reign.cancel();
+    }
+}
+
+impl<K> State<K> {
+    /// Why no more work is taken, if so.
+    fn closed(&self) -> Option<Ended> {
+        match self.phase {
+            Phase::Running => None,
+            Phase::Draining | Phase::Abandoned => Some(Ended::ShutDown),
+            Phase::Ended(ended) => Some(ended),
+        }
+    }
+}
+
+/// The task.
+struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
+    shared: Arc<Shared<K>>,
+    tasks: JoinSet<Finished<K>>,
+    starts: Vec<(Start<K, BoxedWork<K>>, Arc<CancellationToken>)>,
+    finished: Vec<Finished<K>>,
+    /// Works that are not needed any more: dropped outside of the lock, because they are the user's.
+    spent: Vec<BoxedWork<K>>,
+    /// When the timer rings; never, if it is not set.
+    rings: Timestamp,
+    ended: Ended,
+}
+
+/// What the driver does next.
+enum Turn {
+    Run,
+    /// Until the timer rings, which is to be set to this time first if there is one.
+    Sleep(Option<Timestamp>),
+    Drain,
+    Stop,
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
+    fn new(shared: Arc<Shared<K>>) -> Self {
+        Self {
+            shared,
+            tasks: JoinSet::new(),
+            starts: Vec::with_capacity(BATCH),
+            finished: Vec::with_capacity(BATCH),
+            spent: Vec::with_capacity(BATCH),
+            rings: Timestamp::MAX,
+            ended: Ended::DriverDied,
+        }
+    }
+
+    async fn run(mut self) {
+        let shared = self.shared.clone();
+        let mut timer = pin!(sleep_until(shared.origin));
+        loop {
+            let turn = self.turn();
+            self.spent.clear();
+            match turn {
+                Turn::Run => {
+                    self.start_attempts().await;
+                    // A stream of works that are ready at once must not keep the other tasks of the runtime waiting.
+                    coop::consume_budget().await;
+                    while let Some(joined) = self.tasks.try_join_next() {
+                        self.finished.extend(joined.ok());
+                    }
+                }
+                Turn::Sleep(reset) => {
+                    if let Some(until) = reset {
+                        timer.as_mut().reset(shared.instant(until));
+                    }
+                    tokio::select! {
+                        () = shared.wake.notified() => {}
+                        () = timer.as_mut(), if self.rings != Timestamp::MAX => self.rings = Timestamp::MAX,
+                        Some(joined) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                            self.finished.extend(joined.ok());
+                        }
+                    }
+                }
+                Turn::Drain => {
+                    tokio::select! {
+                        () = shared.wake.notified() => {}
+                        Some(joined) = self.tasks.join_next() => self.finished.extend(joined.ok()),
+                    }
+                }
+                Turn::Stop => break,
+            }
+        }
+        // A write that was sent is never cut off: that would only turn a landed write into an unknown one.
+        self.tasks.detach_all();
+        self.ended = Ended::ShutDown;
+    }
+
+    /// One visit to the engine: outcomes in, attempts out.
+    fn turn(&mut self) -> Turn {
+        let shared = self.shared.clone();
+        let mut guard = shared.state.lock();
+        let state = &mut *guard;
+        let now = shared.timestamp(now());
+        for Finished { id, work, result } in self.finished.drain(..) {
+            let spent = match result {
+                Ok(verdict) => {
+                    tracing::trace!(
+                        lease = %shared.name, attempt = ?id, outcome = ?verdict.outcome, next = ?verdict.next,
+                        "an attempt ended",
+                    );
+                    state.engine.handle_outcome(now, id, verdict, work)
+                }
+                Err(panic) => {
+                    tracing::error!(
+                        lease = %shared.name, attempt = ?id, panic = message(&*panic),
+                        "a work panicked; it is tried again at the retry interval",
+                    );
+                    state.engine.handle_panic(now, id, work)
+                }
+            };
+            self.spent.extend(spent);
+        }
+        let mut lost = shared.publish(state, now);
+        let turn = match state.phase {
+            Phase::Running => {
+                while self.starts.len() < BATCH
+                    && let Some(start) = state.engine.poll_attempt(now)
+                {
+                    tracing::trace!(
+                        lease = %shared.name, attempt = ?start.id, number = start.number, epoch = start.epoch,
+                        "an attempt starts",
+                    );
+                    self.starts.push((start, state.reign.clone()));
+                }
+                if self.starts.is_empty() {
+                    let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
+                    // Set the timer only if it would ring too late: at each write the lease ends later, and it is cheaper
+                    // to wake once too often per term than to set it each time.
+                    let reset = (timeout < self.rings).then_some(timeout);
+                    self.rings = self.rings.min(timeout);
+                    state.armed = self.rings;
+                    Turn::Sleep(reset)
+                } else {
+                    state.armed = Timestamp::ZERO;
+                    Turn::Run
+                }
+            }
+            Phase::Draining if self.tasks.is_empty() => Turn::Stop,
+            Phase::Draining => Turn::Drain,
+            Phase::Abandoned | Phase::Ended(_) => Turn::Stop,
+        };
+        drop(guard);
+        if let Some(lost) = lost.take() {
+            lost.cancel();
+        }
+        turn
+    }
+
+    async fn start_attempts(&mut self) {
+        let mut starts = std::mem::take(&mut self.starts);
+        for (start, reign) in starts.drain(..) {
+            let attempt = Attempt::new(
+                start.key,
+                start.number,
+                start.epoch,
+                self.shared.instant(start.deadline),
+                reign,
+            );
+            let mut running = match Running::start(start.id, start.work, attempt) {
+                Ok(running) => running,
+                Err(finished) => {
+                    self.finished.push(finished);
+                    continue;
+                }
+            };
+            let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut running).poll(cx))).await;
+            match first {
+                Poll::Ready(finished) => self.finished.push(finished),
+                Poll::Pending => drop(self.tasks.spawn(running)),
+            }
+        }
+        self.starts = starts;
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
+    /// However the task ends, also with its runtime, those who wait for it learn it.
+    fn drop(&mut self) {
+        if self.ended == Ended::DriverDied {
+            tracing::error!(lease = %self.shared.name, "the driver died; the lease does no more work");
+        }
+        self.shared.end(self.ended);
+    }
+}
+
+/// An attempt on its way; owns its work, which comes back with the outcome.
+struct Running<K> {
+    id: AttemptId,
+    work: Option<BoxedWork<K>>,
+    future: BoxFuture<'static, Verdict>,
+}
+
+struct Finished<K> {
+    id: AttemptId,
+    work: BoxedWork<K>,
+    result: Result<Verdict, Box<dyn Any + Send>>,
+}
+
+impl<K> Running<K> {
+    fn start(id: AttemptId, mut work: BoxedWork<K>, attempt: Attempt<K>) -> Result<Self, Finished<K>> {
+        match catch_unwind(AssertUnwindSafe(|| work(attempt))) {
+            Ok(future) => Ok(Self { id, work: Some(work), future }),
+            Err(panic) => Err(Finished { id, work, result: Err(panic) }),
+        }
+    }
+}
+
+impl<K> Future for Running<K> {
+    type Output = Finished<K>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished<K>> {
+        let result = match catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(verdict)) => Ok(verdict),
+            Err(panic) => Err(panic),
+        };
+        let work = self.work.take().expect("polled after it was ready");
+        Poll::Ready(Finished { id: self.id, work, result })
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a text)")
+}

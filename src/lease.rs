@@ -1,0 +1,287 @@
+use std::{fmt, hash::Hash, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    config::Builder,
+    driver::{BoxedWork, Shared},
+    engine::{Counters, Engine, Role, Timestamp},
+    error::{Ended, SpawnError},
+    work::{Attempt, Verdict},
+};
+
+/// A lease that is held by doing the work it protects.
+///
+/// The handle is cheap to clone. When the last one is dropped, nothing new is started, pending work is dropped, and
+/// attempts in flight run to their end; use [`shutdown`](Self::shutdown) to know what was left.
+///
+/// ```
+/// use std::sync::Arc;
+/// use writerlease::{Outcome, WriterLease};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let lease = WriterLease::builder("route-status").spawn()?;
+/// let key: Arc<str> = "default/my-route".into();
+/// lease.try_work(key, |attempt| async move {
+///     println!("attempt {} at {}", attempt.number(), attempt.key());
+///     Outcome::Extend // the write landed
+/// })?;
+/// assert!(lease.wait().await?, "nobody else is about: we lead");
+/// # Ok(())
+/// # }
+/// ```
+pub struct WriterLease<K: Hash + Eq + Clone + Send + Sync + 'static> {
+    handle: Arc<Handle<K>>,
+}
+
+/// Ends the driver with the last [`WriterLease`]. The driver itself holds only the [`Shared`] part.
+struct Handle<K: Hash + Eq + Clone + Send + Sync + 'static> {
+    shared: Arc<Shared<K>>,
+}
+
+/// The part of a lease's state that others wait for; see [`WriterLease::subscribe`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// What this process is in the contest for the lease.
+    pub role: Role,
+    /// Whether its work holds the lease. An idle lease is nobody's: this turns false a term after the last write.
+    pub is_leader: bool,
+    /// How many times this process became leader.
+    pub epoch: u64,
+    /// Whether some work was finished yet, by anybody.
+    pub decided: bool,
+    /// Set once the lease takes no more work, and why. The last status of all has it set.
+    pub ended: Option<Ended>,
+    pub(crate) reign: u64,
+}
+
+/// A look into a lease, for logs, metrics and debugging.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Keys with work pending that no attempt is out with.
+    pub pending: usize,
+    /// Attempts that are out.
+    pub in_flight: usize,
+    /// How many attempts may be out at once while we lead.
+    pub window: usize,
+    /// How many times in a row we backed off.
+    pub tick: u32,
+    /// How long the lease lasts, whoever holds it.
+    pub lease_remaining: Duration,
+    /// How long a pending key waits before we stop trusting the leader to do it.
+    pub patience: Duration,
+    /// How long our own writes take to come back through the watch.
+    pub echo: Duration,
+    /// What has happened so far.
+    pub counters: Counters,
+}
+
+impl Builder {
+    /// Checks the settings and starts a lease on the current tokio runtime, which must have timers enabled.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError`] if a setting cannot be used, or outside of a runtime.
+    pub fn spawn<K>(self) -> Result<WriterLease<K>, SpawnError>
+    where
+        K: Hash + Eq + Clone + Send + Sync + 'static,
+    {
+        let config = self.build()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
+        Ok(WriterLease { handle: Arc::new(Handle { shared: Shared::spawn(config, &runtime) }) })
+    }
+}
+
+impl WriterLease<Arc<str>> {
+    /// Settings for a lease of this name; [`Builder::spawn`] starts it, for keys of any type.
+    pub fn builder(name: impl Into<String>) -> Builder {
+        Builder::new(name)
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
+    /// **Try**: queues work for a key; it runs when this process leads, or when it is the key's turn all the same.
+    ///
+    /// At most one work per key is pending: a newer one replaces it, and keeps its place. If an attempt of the key is in
+    /// flight, the new work runs afterwards. The work is called once per attempt and returns an
+    /// [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to do next. It must not block the thread. A work
+    /// that panics is tried again at the retry interval.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`] if the lease takes no more work; the work is dropped.
+    pub fn try_work<F, T, V>(&self, key: K, mut work: F) -> Result<(), Ended>
+    where
+        F: FnMut(Attempt<K>) -> T + Send + 'static,
+        T: Future<Output = V> + Send + 'static,
+        V: Into<Verdict>,
+    {
+        let work: BoxedWork<K> = Box::new(move |attempt| {
+            let attempt = work(attempt);
+            Box::pin(async move { attempt.await.into() })
+        });
+        self.handle.shared.handle(|engine, now| engine.handle_try(now, key, work)).map(drop)
+    }
+
+    /// **Extend**: somebody else's write did what our work for this key would have done. Their lease is extended, and our
+    /// pending work for the key is dropped.
+    ///
+    /// Call it only after looking at the value: an event about an older state must not clear newer work. On a lease that
+    /// has ended this does nothing.
+    pub fn extend(&self, key: &K) {
+        self.extend_at(key, None);
+    }
+
+    /// Like [`extend`](Self::extend), for a store that orders all its writes: `order` is the position of the write that was
+    /// seen. Evidence from before the write that made us leader clears the key and moves nothing else.
+    pub fn extend_at(&self, key: &K, order: Option<u64>) {
+        self.feed(|engine, now| engine.handle_extend(now, key, order));
+    }
+
+    /// One of our group wrote something else: its lease is extended, and our own work still stands.
+    pub fn observe(&self, _key: &K) {
+        self.feed(|engine, now| engine.handle_observe(now, None));
+    }
+
+    /// **Remove**: the key is no longer ours to do; its pending work is dropped. An attempt in flight goes on, but is not
+    /// repeated.
+    pub fn remove(&self, key: &K) {
+        self.feed(|engine, now| engine.handle_remove(now, key));
+    }
+
+    /// Ends the lease, whoever holds it: we don't lead until our next success, and the next attempt needs no delay.
+    pub fn expire(&self) {
+        self.feed(|engine, now| engine.handle_expire(now));
+    }
+
+    /// Tells how long a write of ours took to come back through a watch, from the start of the write. Delays are measured
+    /// in these. The guard does it by itself.
+    pub fn echo(&self, echo: Duration) {
+        self.feed(|engine, now| engine.handle_echo(now, echo));
+    }
+
+    /// **Wait**: until the first work is finished, by us or by somebody else, or there was nothing to write; returns
+    /// whether we lead then. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`] once the lease takes no more work.
+    pub async fn wait(&self) -> Result<bool, Ended> {
+        let mut statuses = self.subscribe();
+        let status = statuses.wait_for(|status| status.decided || status.ended.is_some()).await;
+        match status.map(|status| *status) {
+            Ok(Status { ended: None, is_leader, .. }) => Ok(is_leader),
+            Ok(Status { ended: Some(ended), .. }) => Err(ended),
+            Err(_) => Err(Ended::DriverDied),
+        }
+    }
+
+    /// Like [`wait`](Self::wait), for at most `timeout`; `None` if nothing was decided in time. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`] once the lease takes no more work.
+    pub async fn wait_timeout(&self, timeout: Duration) -> Result<Option<bool>, Ended> {
+        match tokio::time::timeout(timeout, self.wait()).await {
+            Ok(decided) => decided.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Whether our work holds the lease at this moment. An idle lease is nobody's: a term after the last write this is
+    /// false, until there is work again.
+    pub fn is_leader(&self) -> bool {
+        self.handle.shared.is_leader()
+    }
+
+    /// How many keys have work pending that no attempt is out with.
+    pub fn len(&self) -> usize {
+        self.handle.shared.lock().engine.len()
+    }
+
+    /// Whether no work is pending.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// An event for the engine. To a lease that has ended it means nothing.
+    fn feed<R>(&self, event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R) {
+        let _ = self.handle.shared.handle(event);
+    }
+
+    /// The status, as the last subscriber was told it.
+    pub fn status(&self) -> Status {
+        *self.subscribe().borrow()
+    }
+
+    /// A channel that tells each change of the status. After the last one, [`Status::ended`] is set.
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.handle.shared.subscribe()
+    }
+
+    /// A look inside.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.handle.shared.lock();
+        Snapshot {
+            pending: state.engine.len(),
+            in_flight: state.engine.in_flight(),
+            window: state.engine.window(),
+            tick: state.engine.tick(),
+            lease_remaining: self.handle.shared.lease_remaining(&state),
+            patience: state.engine.patience(),
+            echo: state.engine.echo(),
+            counters: state.engine.counters(),
+        }
+    }
+
+    /// Takes no more work, starts no more attempts, waits for those in flight for at most `grace`, then cancels the rest,
+    /// and returns the keys whose work was not finished: those pending, oldest first, and those whose attempts were still
+    /// out.
+    ///
+    /// A cancelled attempt is told so and left to itself; a write that was sent is never cut off. A call that is dropped
+    /// before it returns has stopped the lease all the same; another call then returns the keys.
+    pub async fn shutdown(&self, grace: Duration) -> Vec<K> {
+        let shared = &self.handle.shared;
+        let mut statuses = self.subscribe();
+        let mut ended = async || drop(statuses.wait_for(|status| status.ended.is_some()).await);
+        shared.drain();
+        if tokio::time::timeout(grace, ended()).await.is_err() {
+            shared.abandon();
+            ended().await;
+        }
+        let (works, out) = {
+            let mut state = shared.lock();
+            let works = state.engine.drain();
+            (works, state.engine.keys_in_flight().cloned().collect::<Vec<K>>())
+        };
+        // The works themselves are dropped here, outside of the lock.
+        let mut keys: Vec<K> = works.into_iter().map(|(key, _)| key).collect();
+        for key in out {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Clone for WriterLease<K> {
+    fn clone(&self) -> Self {
+        Self { handle: self.handle.clone() }
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> fmt::Debug for WriterLease<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriterLease").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Handle<K> {
+    fn drop(&mut self) {
+        self.shared.abandon();
+    }
+}
