@@ -1,0 +1,654 @@
+//! The handle and its driver, under paused time.
+#![cfg(feature = "tokio")]
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+use writerlease::{Attempt, Builder, Ended, Outcome, SpawnError, WriterLease, engine::Role, limit_retries};
+
+type Lease = WriterLease<&'static str>;
+
+const SECOND: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(3);
+const TERM: Duration = Duration::from_secs(60);
+
+fn builder() -> Builder {
+    WriterLease::builder("test").seed(7).term(TERM).retry_interval(RETRY)
+}
+
+fn lease() -> Lease {
+    builder().spawn().unwrap()
+}
+
+/// Makes `lease` the leader, by a first write.
+async fn lead(lease: &Lease) {
+    lease.try_work("first", |_| async { Outcome::Extend }).unwrap();
+    assert_eq!(lease.wait().await, Ok(true));
+}
+
+/// Grows the window to `size` by as many writes.
+async fn open_window(lease: &Lease, size: usize) {
+    lead(lease).await;
+    while lease.snapshot().window < size {
+        run(lease, "grow", Outcome::Extend).await;
+    }
+}
+
+/// Runs one work to its end.
+async fn run(lease: &Lease, key: &'static str, outcome: Outcome) {
+    let (done, ended) = oneshot::channel::<()>();
+    let mut done = Some(done);
+    lease
+        .try_work(key, move |_| {
+            let done = done.take();
+            async move {
+                drop(done);
+                outcome
+            }
+        })
+        .unwrap();
+    let _ = ended.await;
+    tokio::task::yield_now().await;
+}
+
+/// A work that says when it starts and ends when it is told to.
+fn held(
+    started: mpsc::UnboundedSender<Attempt<&'static str>>,
+) -> (impl FnMut(Attempt<&'static str>) -> Held + Send + 'static, mpsc::UnboundedSender<Outcome>) {
+    let (end, ends) = mpsc::unbounded_channel();
+    let ends = Arc::new(tokio::sync::Mutex::new(ends));
+    let work = move |attempt: Attempt<&'static str>| -> Held {
+        let (started, ends) = (started.clone(), ends.clone());
+        Box::pin(async move {
+            started.send(attempt).unwrap();
+            ends.lock().await.recv().await.unwrap_or(Outcome::Unchanged)
+        })
+    };
+    (work, end)
+}
+
+type Held = std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+// --- the five behaviours of the Go package ---
+
+#[tokio::test(start_paused = true)]
+async fn elected_after_the_first_success() {
+    let lease = lease();
+    assert_eq!(lease.status().role, Role::Election);
+    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    assert_eq!(lease.wait().await, Ok(true));
+    assert_eq!((lease.status().role, lease.status().epoch), (Role::Leader, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn leader_after_five_retries_with_exactly_five_calls() {
+    let lease = lease();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    lease
+        .try_work("key", move |attempt| {
+            assert_eq!(counted.fetch_add(1, SeqCst) + 1, attempt.number() as usize);
+            let outcome = Outcome::Extend;
+            let verdict = if attempt.number() < 5 { outcome.retry() } else { outcome.done() };
+            async move { verdict }
+        })
+        .unwrap();
+    sleep(10 * RETRY).await;
+    assert_eq!(calls.load(SeqCst), 5);
+    assert!(lease.is_leader() && lease.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn follower_after_five_releases_with_exactly_five_calls() {
+    let lease = lease();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    lease
+        .try_work("key", move |attempt| {
+            counted.fetch_add(1, SeqCst);
+            let outcome = Outcome::Release;
+            let verdict = if attempt.number() < 5 { outcome.retry() } else { outcome.done() };
+            async move { verdict }
+        })
+        .unwrap();
+    sleep(10 * TERM).await;
+    assert_eq!(calls.load(SeqCst), 5);
+    assert_eq!(lease.status().role, Role::Follower);
+    assert_eq!(lease.snapshot().tick, 4);
+    assert!(lease.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_added_under_a_key_while_it_runs_is_run_afterwards() {
+    let lease = lease();
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (first, end_first) = held(started.clone());
+    let (second, end_second) = held(started);
+    lease.try_work("key", first).unwrap();
+    starts.recv().await.unwrap();
+    lease.try_work("key", second).unwrap();
+    assert!(timeout(SECOND, starts.recv()).await.is_err(), "never two attempts of one key at once");
+    end_first.send(Outcome::Extend).unwrap();
+    assert_eq!(starts.recv().await.unwrap().number(), 1);
+    end_second.send(Outcome::Extend).unwrap();
+    sleep(SECOND).await;
+    assert!(lease.is_empty() && lease.snapshot().in_flight == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_released_works_the_second_is_cleared_by_extend_and_the_lease_grows_by_the_capped_backoff() {
+    let lease: Lease = builder().backoff_steps(0).spawn().unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    for key in ["one", "two"] {
+        let calls = calls.clone();
+        lease
+            .try_work(key, move |_| {
+                calls.fetch_add(1, SeqCst);
+                async { Outcome::Release.retry() }
+            })
+            .unwrap();
+    }
+    while calls.load(SeqCst) == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(lease.status().role, Role::Follower);
+    assert_eq!(lease.len(), 2);
+    lease.extend(&"two");
+    assert_eq!(lease.len(), 1);
+    let remaining = lease.snapshot().lease_remaining;
+    assert!(remaining >= TERM && remaining <= TERM.mul_f64(1.1), "{remaining:?}");
+}
+
+// --- the queue, seen from outside ---
+
+#[tokio::test(start_paused = true)]
+async fn many_tries_of_a_pending_key_are_one_attempt_of_the_newest_work() {
+    let lease = lease();
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    for i in 0..100 {
+        let ran = ran.clone();
+        lease
+            .try_work("key", move |_| {
+                ran.lock().unwrap().push(i);
+                async { Outcome::Extend }
+            })
+            .unwrap();
+        assert_eq!(lease.len(), 1);
+    }
+    sleep(SECOND).await;
+    assert_eq!(*ran.lock().unwrap(), [99]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_of_the_works_handed_in_while_the_key_is_in_flight_runs() {
+    let lease = lease();
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (first, end) = held(started);
+    lease.try_work("key", first).unwrap();
+    starts.recv().await.unwrap();
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    for i in 0..10 {
+        let ran = ran.clone();
+        lease
+            .try_work("key", move |_| {
+                ran.lock().unwrap().push(i);
+                async { Outcome::Extend }
+            })
+            .unwrap();
+    }
+    end.send(Outcome::Conflict).unwrap();
+    sleep(SECOND).await;
+    assert_eq!(*ran.lock().unwrap(), [9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_work_holds_up_no_other_key() {
+    let lease = lease();
+    open_window(&lease, 4).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (slow, end) = held(started);
+    lease.try_work("slow", slow).unwrap();
+    starts.recv().await.unwrap();
+    let done = Arc::new(AtomicUsize::new(0));
+    for key in ["a", "b", "c", "d", "e"] {
+        let done = done.clone();
+        lease
+            .try_work(key, move |_| {
+                done.fetch_add(1, SeqCst);
+                async { Outcome::Extend }
+            })
+            .unwrap();
+    }
+    lease.extend(&"elsewhere"); // nor a foreign write
+    assert_eq!(lease.status().role, Role::Follower);
+    sleep(SECOND).await;
+    assert_eq!(lease.snapshot().in_flight, 1);
+    sleep(10 * SECOND).await; // past its deadline the slow one doesn't count any more
+    assert_eq!(done.load(SeqCst), 5);
+    end.send(Outcome::Unchanged).unwrap();
+    sleep(SECOND).await;
+    assert_eq!(lease.snapshot().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_runs_as_many_at_once_as_its_window_allows() {
+    let lease: Lease = builder().concurrency(4).spawn().unwrap();
+    open_window(&lease, 4).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let mut ends = Vec::new();
+    for key in ["a", "b", "c", "d", "e"] {
+        let (work, end) = held(started.clone());
+        lease.try_work(key, work).unwrap();
+        ends.push(end);
+    }
+    for _ in 0..4 {
+        starts.recv().await.unwrap();
+    }
+    assert!(timeout(SECOND, starts.recv()).await.is_err());
+    ends[0].send(Outcome::Extend).unwrap();
+    assert_eq!(*starts.recv().await.unwrap().key(), "e");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_key_is_not_attempted() {
+    let lease = lease();
+    lead(&lease).await;
+    lease.extend(&"other"); // a follower: work waits
+    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    lease.remove(&"key");
+    assert!(lease.is_empty());
+    sleep(2 * TERM).await;
+    assert_eq!(lease.snapshot().counters.attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_can_be_limited() {
+    let lease = lease();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let work = limit_retries(2, move |_| {
+        counted.fetch_add(1, SeqCst);
+        async { Outcome::Failed }
+    });
+    lease.try_work("key", work).unwrap();
+    sleep(10 * TERM).await;
+    assert_eq!(calls.load(SeqCst), 3);
+    assert!(lease.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_work_may_call_its_own_lease() {
+    let lease = lease();
+    let inner = lease.clone();
+    let (done, ended) = oneshot::channel();
+    let done = Arc::new(Mutex::new(Some(done)));
+    lease
+        .try_work("outer", move |_| {
+            let (inner, done) = (inner.clone(), done.clone());
+            async move {
+                assert_eq!(inner.len(), 0);
+                inner.observe(&"outer");
+                inner
+                    .try_work("inner", move |_| {
+                        let done = done.lock().unwrap().take();
+                        async move {
+                            done.map(|done| done.send(()));
+                            Outcome::Extend
+                        }
+                    })
+                    .unwrap();
+                Outcome::Extend
+            }
+        })
+        .unwrap();
+    ended.await.unwrap();
+}
+
+// --- panics ---
+
+#[tokio::test(start_paused = true)]
+async fn a_panicking_work_is_tried_again_at_the_retry_interval_and_takes_nothing_else_down() {
+    let lease = lease();
+    open_window(&lease, 2).await;
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    lease
+        .try_work("bad", move |attempt| {
+            seen.lock().unwrap().push(Instant::now());
+            if attempt.number() == 1 {
+                panic!("while making the attempt");
+            }
+            async move {
+                if attempt.number() == 2 {
+                    panic!("while polled");
+                }
+                sleep(Duration::from_millis(1)).await;
+                if attempt.number() == 3 {
+                    panic!("on a task of its own");
+                }
+                Outcome::Extend
+            }
+        })
+        .unwrap();
+    let start = Instant::now();
+    run(&lease, "good", Outcome::Extend).await;
+    assert_eq!(Instant::now(), start, "the other key did not wait");
+    sleep(4 * RETRY).await;
+    let calls = calls.lock().unwrap();
+    assert_eq!(calls.len(), 4);
+    assert!(calls.windows(2).all(|pair| pair[1] - pair[0] >= RETRY));
+    assert_eq!(lease.snapshot().counters.panics, 3);
+    assert!(lease.is_leader());
+    assert_eq!(lease.status().ended, None);
+}
+
+// --- cancellation ---
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_is_cancelled_when_its_role_is_lost_and_not_before() {
+    let lease = lease();
+    lead(&lease).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (work, _end) = held(started);
+    lease.try_work("key", work).unwrap();
+    let attempt = starts.recv().await.unwrap();
+    assert_eq!((*attempt.key(), attempt.epoch()), ("key", 1));
+    assert!(timeout(SECOND, attempt.cancelled()).await.is_err());
+    assert!(!attempt.is_cancelled());
+    lease.extend(&"other");
+    assert!(attempt.is_cancelled());
+    timeout(SECOND, attempt.cancelled()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_is_cancelled_when_its_deadline_passes() {
+    let lease: Lease = builder().attempt_timeout(5 * SECOND).spawn().unwrap();
+    lead(&lease).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (work, _end) = held(started);
+    lease.try_work("key", work).unwrap();
+    let attempt = starts.recv().await.unwrap();
+    let start = Instant::now();
+    attempt.cancelled().await;
+    assert!(attempt.is_cancelled());
+    assert!(Instant::now() - start >= 5 * SECOND);
+    assert!(Instant::now() - start < 6 * SECOND);
+}
+
+// --- the lease over time ---
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_lease_is_nobodys_after_the_term() {
+    let lease = lease();
+    let mut statuses = lease.subscribe();
+    lead(&lease).await;
+    statuses.wait_for(|status| status.is_leader).await.unwrap();
+    let start = Instant::now();
+    statuses.wait_for(|status| !status.is_leader).await.unwrap();
+    assert!(Instant::now() - start <= TERM + SECOND);
+    assert!(!lease.is_leader());
+    assert_eq!(lease.status().role, Role::Leader, "still the incumbent");
+    run(&lease, "key", Outcome::Extend).await;
+    assert!(lease.is_leader());
+    assert_eq!(lease.status().epoch, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn expire_ends_the_lease_until_the_next_success() {
+    let lease = lease();
+    lead(&lease).await;
+    lease.expire();
+    assert!(!lease.is_leader());
+    run(&lease, "key", Outcome::Extend).await;
+    assert!(lease.is_leader());
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscribers_are_told_each_change_of_role() {
+    let lease = lease();
+    let mut statuses = lease.subscribe();
+    lead(&lease).await;
+    assert_eq!(statuses.borrow_and_update().role, Role::Leader);
+    lease.extend(&"other");
+    statuses.changed().await.unwrap();
+    assert_eq!(statuses.borrow_and_update().role, Role::Follower);
+    run(&lease, "key", Outcome::Extend).await;
+    statuses.wait_for(|status| status.role == Role::Leader && status.epoch == 2).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_takes_over_when_the_lease_ends() {
+    let lease = lease();
+    lease.extend(&"key");
+    assert_eq!(lease.status().role, Role::Follower);
+    let start = Instant::now();
+    run(&lease, "key", Outcome::Extend).await;
+    assert!(lease.is_leader());
+    assert!(Instant::now() - start < SECOND);
+}
+
+// --- wait ---
+
+#[tokio::test(start_paused = true)]
+async fn wait_resolves_also_when_there_was_nothing_to_write() {
+    let lease = lease();
+    lease.try_work("key", |_| async { Outcome::Unchanged }).unwrap();
+    assert_eq!(lease.wait().await, Ok(false));
+    assert_eq!(lease.status().role, Role::Election);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_resolves_when_somebody_else_did_the_first_work() {
+    let lease = lease();
+    lease.extend(&"key");
+    assert_eq!(lease.wait().await, Ok(false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_timeout_says_when_nothing_was_decided_in_time() {
+    let lease = lease();
+    assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None));
+    lease.try_work("key", |_| async { Outcome::Conflict }).unwrap();
+    assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None), "a refusal decides nothing");
+    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(Some(true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_fails_once_the_lease_is_shut_down() {
+    let lease = lease();
+    let waiting = tokio::spawn({
+        let lease = lease.clone();
+        async move { lease.wait().await }
+    });
+    sleep(SECOND).await;
+    lease.shutdown(SECOND).await;
+    assert_eq!(waiting.await.unwrap(), Err(Ended::ShutDown));
+    assert_eq!(lease.wait_timeout(SECOND).await, Err(Ended::ShutDown));
+}
+
+// --- the end ---
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_hands_back_what_was_pending() {
+    let lease = lease();
+    lead(&lease).await;
+    lease.extend(&"other"); // a follower: work waits
+    for key in ["a", "b", "c"] {
+        lease.try_work(key, |_| async { Outcome::Extend }).unwrap();
+    }
+    let start = Instant::now();
+    assert_eq!(lease.shutdown(SECOND).await, ["a", "b", "c"]);
+    assert_eq!(Instant::now(), start, "nothing was in flight: nothing to wait for");
+    assert_eq!(lease.status().ended, Some(Ended::ShutDown));
+    assert!(!lease.is_leader());
+    assert_eq!(lease.try_work("d", |_| async { Outcome::Extend }), Err(Ended::ShutDown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_attempts_in_flight() {
+    let lease = lease();
+    lead(&lease).await;
+    let finished = Arc::new(AtomicUsize::new(0));
+    let counted = finished.clone();
+    lease
+        .try_work("slow", move |_| {
+            let counted = counted.clone();
+            async move {
+                sleep(SECOND).await;
+                counted.fetch_add(1, SeqCst);
+                Outcome::Extend
+            }
+        })
+        .unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert!(lease.shutdown(2 * SECOND).await.is_empty());
+    assert_eq!(finished.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_grace_an_attempt_is_told_to_stop_and_its_key_is_handed_back() {
+    let lease = lease();
+    lead(&lease).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (work, end) = held(started);
+    lease.try_work("hung", work).unwrap();
+    let attempt = starts.recv().await.unwrap();
+    let start = Instant::now();
+    assert_eq!(lease.shutdown(2 * SECOND).await, ["hung"]);
+    assert!(Instant::now() - start < 3 * SECOND);
+    assert!(attempt.is_cancelled());
+    // It was not cut off.
+    end.send(Outcome::Extend).expect("the attempt is still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_twice_is_harmless() {
+    let lease = lease();
+    lease.extend(&"x");
+    lease.try_work("a", |_| async { Outcome::Extend }).unwrap();
+    assert_eq!(lease.shutdown(SECOND).await, ["a"]);
+    assert!(lease.shutdown(SECOND).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_is_not_awaited_stops_the_lease_all_the_same() {
+    let lease = lease();
+    lead(&lease).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (work, end) = held(started);
+    lease.try_work("slow", work).unwrap();
+    starts.recv().await.unwrap();
+    assert!(timeout(SECOND, lease.shutdown(TERM)).await.is_err());
+    assert_eq!(lease.try_work("b", |_| async { Outcome::Extend }), Err(Ended::ShutDown));
+    end.send(Outcome::Extend).unwrap();
+    lease.subscribe().wait_for(|status| status.ended.is_some()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_lease_starts_nothing_more_and_lets_go_of_everything() {
+    let lease = lease();
+    lead(&lease).await;
+    let mut statuses = lease.subscribe();
+    let held_by_work = Arc::new(());
+    lease.extend(&"other");
+    let pinned = held_by_work.clone();
+    lease
+        .try_work("key", move |_| {
+            let _pinned = &pinned;
+            async { Outcome::Extend }
+        })
+        .unwrap();
+    let other_handle = lease.clone();
+    drop(lease);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(statuses.borrow().ended, None, "another handle is left");
+    drop(other_handle);
+    statuses.wait_for(|status| status.ended == Some(Ended::ShutDown)).await.unwrap();
+    assert!(statuses.changed().await.is_err(), "the channel is closed");
+    assert_eq!(Arc::strong_count(&held_by_work), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_in_flight_outlives_its_dropped_lease() {
+    let lease = lease();
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (work, end) = held(started);
+    lease.try_work("key", work).unwrap();
+    let attempt = starts.recv().await.unwrap();
+    drop(lease);
+    sleep(SECOND).await;
+    assert!(attempt.is_cancelled());
+    end.send(Outcome::Extend).expect("the attempt is still there");
+}
+
+#[test]
+fn the_death_of_the_driver_is_visible() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let lease: Lease = runtime.block_on(async { lease() });
+    runtime.block_on(async { lead(&lease).await });
+    let statuses = lease.subscribe();
+    drop(runtime);
+    assert_eq!(lease.status().ended, Some(Ended::DriverDied));
+    assert!(!statuses.borrow().is_leader && !lease.is_leader());
+    assert_eq!(lease.try_work("key", |_| async { Outcome::Extend }), Err(Ended::DriverDied));
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert_eq!(other.block_on(lease.wait()), Err(Ended::DriverDied));
+    assert!(other.block_on(lease.shutdown(SECOND)).is_empty());
+}
+
+#[test]
+fn a_lease_needs_a_runtime_and_says_so() {
+    let spawned = builder().spawn::<&str>();
+    assert_eq!(spawned.err(), Some(SpawnError::NoRuntime));
+}
+
+#[tokio::test]
+async fn a_bad_setting_is_named() {
+    let error = builder().term(Duration::ZERO).spawn::<&str>().err().unwrap();
+    assert_eq!(error.to_string(), "term is 0ns, but must be longer than zero");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handles_on_many_threads_lose_no_key() {
+    let lease: WriterLease<u32> = builder().spawn().unwrap();
+    let done = Arc::new(AtomicUsize::new(0));
+    let producers: Vec<_> = (0..4)
+        .map(|p| {
+            let (lease, done) = (lease.clone(), done.clone());
+            tokio::spawn(async move {
+                for i in 0..1000 {
+                    let done = done.clone();
+                    let work = move |_| {
+                        done.fetch_add(1, SeqCst);
+                        async { Outcome::Extend }
+                    };
+                    lease.try_work(p * 1000 + i, work).unwrap();
+                    if i % 100 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            })
+        })
+        .collect();
+    for producer in producers {
+        producer.await.unwrap();
+    }
+    timeout(20 * SECOND, async {
+        while done.load(SeqCst) < 4000 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("every key runs");
+    assert_eq!(done.load(SeqCst), 4000);
+}
