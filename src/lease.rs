@@ -163,6 +163,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.feed(|engine, now| engine.handle_echo(now, echo));
     }
 
+    /// Until the first echo: a round trip to the store took this long, so news won't travel faster.
+    pub(crate) fn echo_hint(&self, round_trip: Duration) {
+        self.feed(|engine, now| engine.handle_echo_hint(now, round_trip));
+    }
+
     /// **Wait**: until the first work is finished, by us or by somebody else, or there was nothing to write; returns
     /// whether we lead then. Cancel safe.
     ///

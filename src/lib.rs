@@ -8,6 +8,8 @@ mod driver;
 pub mod engine;
 mod error;
 #[cfg(feature = "tokio")]
+mod guard;
+#[cfg(feature = "tokio")]
 mod lease;
 #[cfg(feature = "tokio")]
 mod reconnect;
@@ -22,6 +24,8 @@ pub use config::{Builder, Config};
 pub use error::ConfigError;
 #[cfg(feature = "tokio")]
 pub use error::{Ended, SpawnError};
+#[cfg(feature = "tokio")]
+pub use guard::{Ending, Ensured, Feed, Guard, Notice};
 #[cfg(feature = "tokio")]
 pub use lease::{Snapshot, Status, WriterLease};
 #[cfg(feature = "tokio")]

@@ -18,6 +18,13 @@ impl Echo {
         self.smoothed
     }
 
+    /// News can't be faster than this, as far as we can tell without an echo.
+    pub fn at_least(&mut self, hint: Duration) {
+        if !self.measured {
+            self.smoothed = self.smoothed.max(hint);
+        }
+    }
+
     /// Smoothed by 1/8, like a round trip time (RFC 6298).
     pub fn measure(&mut self, echo: Duration) {
         self.smoothed =
@@ -35,7 +42,11 @@ mod tests {
         let ms = Duration::from_millis;
         let mut echo = Echo::hinted(ms(6));
         assert_eq!(echo.current(), ms(6));
+        echo.at_least(ms(100));
+        echo.at_least(ms(10));
+        assert_eq!(echo.current(), ms(100));
         echo.measure(ms(80));
+        echo.at_least(ms(1000));
         assert_eq!(echo.current(), ms(80));
         echo.measure(ms(160));
         assert_eq!(echo.current(), ms(90));

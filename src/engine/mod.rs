@@ -324,6 +324,12 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         self.echo.measure(echo);
     }
 
+    /// Until the first echo: a round trip to the store took this long, so news won't travel faster.
+    pub fn handle_echo_hint(&mut self, now: Timestamp, round_trip: Duration) {
+        self.advance(now);
+        self.echo.at_least(round_trip);
+    }
+
     /// The next attempt to run, if one may run now. Call it until it returns `None`, then sleep until
     /// [`poll_timeout`](Self::poll_timeout) or the next event.
     pub fn poll_attempt(&mut self, now: Timestamp) -> Option<Start<K, W>> {

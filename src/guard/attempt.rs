@@ -1,0 +1,185 @@
+//! One attempt of a key: read, ask, write if that changes something.
+
+use std::sync::Arc;
+
+use super::{
+    Ending, Inner, Notice,
+    book::{Part, Wants},
+};
+use crate::{
+    driver,
+    store::{Entry, Expected, Store, StoreError, Version},
+    work::{Outcome, Verdict},
+};
+
+impl<S: Store> Inner<S> {
+    /// Queues a part's work.
+    pub(super) fn want(self: &Arc<Self>, key: &Arc<str>, part: Part) {
+        let name = part.name.clone();
+        {
+            // One lock over book and lease: a change must not clear what is only in one of them.
+            let mut book = self.book.lock();
+            let page = book.page(key);
+            match page.parts.iter().position(|old| old.name == name) {
+                Some(old) => {
+                    let old = std::mem::replace(&mut page.parts[old], part);
+                    let _ = old.done.send(Ending::Superseded);
+                }
+                None => page.parts.push(part),
+            }
+            if let Err(ended) = self.queue(key) {
+                book.settle(key, |_| true, |_| Ending::Ended(ended));
+            }
+        }
+        self.assess(key);
+    }
+
+    fn queue(self: &Arc<Self>, key: &Arc<str>) -> Result<(), crate::Ended> {
+        // Pending work must not keep the guard alive, nor with it the lease that it is pending in.
+        let (inner, name) = (Arc::downgrade(self), key.clone());
+        self.lease.try_work(key.clone(), move |_| {
+            let (inner, key) = (inner.upgrade(), name.clone());
+            async move {
+                match inner {
+                    Some(inner) => inner.attempt(key).await,
+                    None => Outcome::Unchanged.done(),
+                }
+            }
+        })
+    }
+
+    /// Notes whether the last state that we saw of a key is as its parts want it: evidence is a change from wrong to right.
+    fn assess(&self, key: &Arc<str>) {
+        loop {
+            let (wants, known) = {
+                let mut book = self.book.lock();
+                let Some(page) = book.existing(key) else { return };
+                let Some(known) = page.known.clone() else { return };
+                (page.wants(), known)
+            };
+            let right = wants.satisfied_by(known.value.as_ref());
+            let mut book = self.book.lock();
+            let Some(page) = book.existing(key) else { return };
+            let same = page.known.as_ref().is_some_and(|now| now.version == known.version);
+            if wants.are_those_of(page) && same {
+                page.wrong = right == Some(false);
+                return;
+            }
+        }
+    }
+
+    async fn attempt(self: Arc<Self>, key: Arc<str>) -> Verdict {
+        let wants = {
+            let mut book = self.book.lock();
+            let page = book.page(&key);
+            page.flying = true;
+            page.wants()
+        };
+        // However the attempt ends, also by a panic of a closure, the changes that waited for it are looked at.
+        let _landing = Landing { inner: &*self, key: &key };
+        match self.store.get(&key).await {
+            Err(error) => self.refused(&key, &wants, error),
+            Ok(entry) => self.write(&key, &wants, entry).await,
+        }
+    }
+
+    async fn write(self: &Arc<Self>, key: &Arc<str>, wants: &Wants, entry: Option<Entry>) -> Verdict {
+        let current = entry.as_ref().map(|entry| &entry.value);
+        let asked = wants.ask(current);
+        if !asked.gone.is_empty() {
+            self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), |_| Ending::Gone);
+        }
+        let Some(value) = asked.write else { return self.nothing_to_write(key, wants, entry) };
+        {
+            let mut book = self.book.lock();
+            let page = book.page(key);
+            page.learn(entry.as_ref());
+            page.wrong = true;
+        }
+        let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
+        let started = driver::now();
+        match self.store.put(key, value.clone(), expected).await {
+            Ok(version) => {
+                let mut book = self.book.lock();
+                let page = book.page(key);
+                page.wrote(value, version.clone(), started);
+                book.settle(
+                    key,
+                    |part| wants.includes(part.serial),
+                    |_| Ending::Written(version.clone()),
+                );
+                Outcome::Extend.done().at_order(version.order())
+            }
+            Err(StoreError::Conflict { .. }) => {
+                tracing::debug!(%key, "refused as stale; reading again");
+                Outcome::Conflict.retry()
+            }
+            Err(error) => {
+                if matches!(error, StoreError::Unavailable { .. }) {
+                    self.book.lock().page(key).lost = Some(value);
+                }
+                self.refused(key, wants, error)
+            }
+        }
+    }
+
+    fn nothing_to_write(
+        self: &Arc<Self>,
+        key: &Arc<str>,
+        wants: &Wants,
+        entry: Option<Entry>,
+    ) -> Verdict {
+        let mut book = self.book.lock();
+        let page = book.page(key);
+        let known = page.known.as_ref().and_then(|known| known.version.clone());
+        let version = entry.as_ref().map(|entry| entry.version.clone());
+        let ours = page.lost.take().is_some_and(|lost| entry.as_ref().is_some_and(|entry| entry.value == lost));
+        // Somebody changed it since we last saw it wrong. A first look says nothing.
+        let by_other = page.wrong && !ours && known != version;
+        page.learn(entry.as_ref());
+        let ending = match &version {
+            Some(version) if ours => Ending::Written(version.clone()),
+            _ if by_other => Ending::ByOther,
+            _ => Ending::Satisfied,
+        };
+        let more = book.settle(key, |part| wants.includes(part.serial), |_| ending.clone());
+        if by_other {
+            self.lease.extend_at(key, version.as_ref().and_then(Version::order));
+            if more {
+                // That cleared what came in meanwhile, too. The lease may have ended; then the feed tells those who wait.
+                let _ = self.queue(key);
+            }
+        }
+        Outcome::Unchanged.done()
+    }
+
+    /// The store did not do it.
+    fn refused(&self, key: &Arc<str>, wants: &Wants, error: StoreError) -> Verdict {
+        let error = Arc::new(error);
+        let (ending, verdict) = match *error {
+            StoreError::Conflict { .. } | StoreError::Unavailable { .. } => {
+                tracing::debug!(%key, %error, "the store is unavailable; trying again");
+                return Outcome::Failed.retry();
+            }
+            StoreError::Denied { .. } => (Ending::Denied(error.clone()), Outcome::Failed.done()),
+            StoreError::TooLarge { .. } => (Ending::TooLarge(error.clone()), Outcome::Unchanged.done()),
+            StoreError::Invalid { .. } => (Ending::Invalid(error.clone()), Outcome::Unchanged.done()),
+        };
+        tracing::warn!(%key, %error, "the store refuses for good; the key's work is given up");
+        self.book.lock().settle(key, |part| wants.includes(part.serial), |_| ending.clone());
+        // Nobody has to listen.
+        let _ = self.notices.send(Notice::Refused { key: key.clone(), error });
+        verdict
+    }
+}
+
+struct Landing<'a, S: Store> {
+    inner: &'a Inner<S>,
+    key: &'a Arc<str>,
+}
+
+impl<S: Store> Drop for Landing<'_, S> {
+    fn drop(&mut self) {
+        self.inner.land(self.key);
+    }
+}

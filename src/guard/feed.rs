@@ -1,0 +1,210 @@
+//! The watch's side of the guard: what a change of a key means for the work that is pending on it.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Weak},
+};
+
+use futures_util::{Stream, StreamExt};
+use tokio::time::Instant;
+
+use super::{
+    Ending, Inner, Notice,
+    book::{Age, Change},
+};
+use crate::{
+    driver,
+    error::Ended,
+    store::{Event, Store, StoreError},
+};
+
+/// Whether the guard sees what others write.
+///
+/// A guard whose feed is not live goes on working: it is merely blind, and learns of the writes of others when its own are
+/// refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Feed {
+    /// The first listing is not complete yet.
+    Starting,
+    /// Changes arrive as they happen.
+    Live,
+    /// The watch was interrupted at this time and is being resumed.
+    Resuming {
+        /// When it was interrupted.
+        since: Instant,
+    },
+    /// The watch is over for good.
+    Gone {
+        /// When it ended.
+        since: Instant,
+    },
+}
+
+/// Feeds changes to the guard until the guard, the watch or the lease is gone.
+pub(super) async fn run<S: Store>(
+    guard: Weak<Inner<S>>,
+    changes: impl Stream<Item = Result<Event, StoreError>>,
+) {
+    let mut changes = pin!(changes);
+    let Some(mut lease) = guard.upgrade().map(|inner| inner.lease.subscribe()) else { return };
+    let started = driver::now();
+    loop {
+        let change = tokio::select! {
+            change = changes.next() => change,
+            ended = lease.wait_for(|status| status.ended.is_some()) => {
+                let ended = ended.ok().and_then(|status| status.ended).unwrap_or(Ended::DriverDied);
+                if let Some(inner) = guard.upgrade() {
+                    inner.end(ended);
+                }
+                return;
+            }
+        };
+        let Some(inner) = guard.upgrade() else { return };
+        let now = driver::now();
+        match change {
+            Some(Ok(event)) => {
+                if matches!(*inner.feed.borrow(), Feed::Resuming { .. }) {
+                    inner.feed.send_replace(Feed::Live);
+                    let _ = inner.notices.send(Notice::FeedRestored);
+                }
+                if event == Event::Init && *inner.feed.borrow() == Feed::Starting {
+                    // The first answer of the store tells how far away it is.
+                    inner.lease.echo_hint(now - started);
+                }
+                inner.event(event, now);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(prefix = %inner.prefix, %error, "the watch was interrupted: blind until it is back");
+                if !matches!(*inner.feed.borrow(), Feed::Resuming { .. }) {
+                    inner.feed.send_replace(Feed::Resuming { since: now });
+                }
+                let _ = inner.notices.send(Notice::FeedInterrupted { error: Arc::new(error) });
+            }
+            None => {
+                tracing::error!(prefix = %inner.prefix, "the watch ended: blind from now on");
+                inner.feed.send_replace(Feed::Gone { since: now });
+                let _ = inner.notices.send(Notice::FeedGone);
+                return;
+            }
+        }
+    }
+}
+
+impl<S: Store> Inner<S> {
+    fn event(&self, event: Event, arrived: Instant) {
+        match event {
+            Event::Init => self.book.lock().begin_listing(),
+            Event::InitEntry(entry) => {
+                self.book.lock().seen_in_listing(&entry.key);
+                let (value, version) = (Some(entry.value), Some(entry.version));
+                self.note(&entry.key, Change { arrived, value, version, listing: true });
+            }
+            Event::InitDone => {
+                let absent = self.book.lock().end_listing();
+                for key in absent {
+                    self.note(&key, Change { arrived, value: None, version: None, listing: true });
+                }
+                self.feed.send_replace(Feed::Live);
+            }
+            Event::Put(entry) => {
+                let (value, version) = (Some(entry.value), Some(entry.version));
+                self.note(&entry.key, Change { arrived, value, version, listing: false });
+            }
+            Event::Delete { key, version } => {
+                self.note(&key, Change { arrived, value: None, version: Some(version), listing: false });
+            }
+        }
+    }
+
+    /// A change of a key whose attempt is out waits for the attempt: it may be its own write, overtaking the answer.
+    fn note(&self, key: &Arc<str>, change: Change) {
+        {
+            let mut book = self.book.lock();
+            let page = book.page(key);
+            if page.flying {
+                page.held.push(change);
+                return;
+            }
+        }
+        self.apply(key, change, false);
+    }
+
+    /// The attempt of a key is over: its changes are looked at now, in order.
+    pub(super) fn land(&self, key: &Arc<str>) {
+        loop {
+            let held = {
+                let mut book = self.book.lock();
+                let Some(page) = book.existing(key) else { return };
+                if page.held.is_empty() {
+                    page.flying = false;
+                    book.tidy(key);
+                    return;
+                }
+                std::mem::take(&mut page.held)
+            };
+            for change in held {
+                self.apply(key, change, true);
+            }
+        }
+    }
+
+    /// Takes in a change. `landing`: for an attempt that is over, so that changes aren't held any more.
+    fn apply(&self, key: &Arc<str>, change: Change, landing: bool) {
+        loop {
+            // The closures are the user's: they are asked outside of the lock, and again if the question changed meanwhile.
+            let wants = self.book.lock().page(key).wants();
+            let right = wants.satisfied_by(change.value.as_ref());
+            let mut book = self.book.lock();
+            let page = book.page(key);
+            if page.flying && !landing {
+                page.held.push(change);
+                return;
+            }
+            if !wants.are_those_of(page) {
+                continue;
+            }
+            if let Some((version, started)) = &page.echo
+                && change.version.as_ref() == Some(version)
+            {
+                self.lease.echo(change.arrived - *started);
+                page.echo = None;
+            }
+            match page.age(&change) {
+                Age::Older | Age::Unclear => {}
+                Age::Known => page.caught_up(),
+                Age::Newer => {
+                    let ours = page.lost.take().is_some_and(|lost| change.value.as_ref() == Some(&lost));
+                    let was_wrong = page.wrong;
+                    page.record(&change);
+                    match right {
+                        _ if page.parts.is_empty() => {}
+                        // As we want it, but did anybody else make it so, just now?
+                        Some(true) if was_wrong && !ours && !change.listing => {
+                            let order = change.version.as_ref().and_then(|version| version.order());
+                            self.lease.extend_at(key, order);
+                            book.settle(key, |_| true, |_| Ending::ByOther);
+                        }
+                        Some(true) => {
+                            self.lease.remove(key);
+                            let ending = match change.version.clone() {
+                                Some(version) if ours => Ending::Written(version),
+                                _ => Ending::Satisfied,
+                            };
+                            book.settle(key, |_| true, |_| ending.clone());
+                        }
+                        Some(false) => page.wrong = true,
+                        None => {}
+                    }
+                }
+            }
+            book.tidy(key);
+            return;
+        }
+    }
+
+    /// The lease takes no more work.
+    fn end(&self, ended: Ended) {
+        self.book.lock().settle_all(|| Ending::Ended(ended));
+    }
+}

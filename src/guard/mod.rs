@@ -1,0 +1,275 @@
+//! The guard: desired state in, outcomes fed.
+//!
+//! ```text
+//!     ensure(key, closure) ──> book: what is known and wanted of each key ──try──> lease ──attempt──┐
+//!            │                   ^            │ a foreign write did our work                        │
+//!            v                   │            └──extend──> lease                                    v
+//!         Ensured               feed <──watch── store <──get, put── read, ask the closures, write if they changed it
+//! ```
+
+mod attempt;
+mod book;
+mod feed;
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{broadcast, oneshot, watch},
+    task::AbortHandle,
+};
+
+pub use self::feed::Feed;
+use self::book::{Book, Desire, Part};
+use crate::{
+    error::{Ended, SpawnError},
+    lease::WriterLease,
+    store::{Store, StoreError, Version},
+};
+
+/// Guards the keys under a prefix of a store: writes what is wanted when it is this process's turn, and learns from the
+/// writes of others when it isn't.
+///
+/// Say what a key must look like, not when to write it. The guard asks the store, asks the closure, writes if the closure
+/// says so, with compare-and-write, and feeds the lease with what came of it. Every replica may want the same thing: one of
+/// them writes, the others see it done.
+///
+/// The handle is cheap to clone. With the last one the feed ends; work that is pending in the lease is then void.
+///
+/// ```
+/// use writerlease::{Ending, Guard, WriterLease, store::MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let lease = WriterLease::builder("route-status").spawn()?;
+/// let guard = Guard::new(MemoryStore::new(), lease, "status/")?;
+///
+/// let admitted = |current: Option<&[u8]>| match current {
+///     Some(b"admitted") => None, // it is there already
+///     _ => Some("admitted"),     // write this
+/// };
+/// assert!(matches!(guard.ensure("default/my-route", admitted).await, Ending::Written(_)));
+/// assert!(matches!(guard.ensure("default/my-route", admitted).await, Ending::Satisfied));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Guard<S: Store> {
+    inner: Arc<Inner<S>>,
+    _feed: Arc<FeedTask>,
+}
+
+/// How an [`ensure`](Guard::ensure) ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Ending {
+    /// We wrote it; the version is that of our write.
+    Written(Version),
+    /// It was so already, or became so by writes that say nothing about a competitor.
+    Satisfied,
+    /// Somebody else's write did it.
+    ByOther,
+    /// A newer call for the same key and part took its place.
+    Superseded,
+    /// [`Guard::remove`] was called.
+    Removed,
+    /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create it.
+    Gone,
+    /// The store denied the request. Nobody retries; others who may will take over.
+    Denied(Arc<StoreError>),
+    /// The value is larger than the store takes.
+    TooLarge(Arc<StoreError>),
+    /// The store can never take this key or value.
+    Invalid(Arc<StoreError>),
+    /// The lease takes no more work.
+    Ended(Ended),
+}
+
+/// Waits for the end of an [`ensure`](Guard::ensure). Dropping it changes nothing: the work stays pending.
+#[derive(Debug)]
+pub struct Ensured {
+    ending: oneshot::Receiver<Ending>,
+}
+
+/// What the guard tells whoever listens, because nobody may be waiting for an [`Ensured`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The store refused to do what a key's work wants, for good: it was denied, too large or invalid.
+    Refused {
+        /// The key, prefix included.
+        key: Arc<str>,
+        /// What the store said.
+        error: Arc<StoreError>,
+    },
+    /// The watch was interrupted; until it is back the guard is blind to the writes of others, and goes on working.
+    FeedInterrupted {
+        /// What the store said.
+        error: Arc<StoreError>,
+    },
+    /// The watch goes on.
+    FeedRestored,
+    /// The watch is over for good.
+    FeedGone,
+}
+
+/// Ends the feed with the last [`Guard`].
+struct FeedTask(AbortHandle);
+
+struct Inner<S> {
+    store: S,
+    lease: WriterLease<Arc<str>>,
+    prefix: Box<str>,
+    book: Mutex<Book>,
+    serial: AtomicU64,
+    notices: broadcast::Sender<Notice>,
+    feed: watch::Sender<Feed>,
+}
+
+/// How many notices a slow listener may fall behind.
+const NOTICES: usize = 256;
+
+impl<S: Store> Guard<S> {
+    /// Guards the keys of `store` that start with `prefix`, under `lease`, and starts to watch them.
+    ///
+    /// Several guards may share a lease, if their prefixes don't overlap. The guard keeps the last value of each key under
+    /// its prefix in memory, as a controller's cache does.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::NoRuntime`] outside of a tokio runtime.
+    pub fn new(
+        store: S,
+        lease: WriterLease<Arc<str>>,
+        prefix: impl Into<String>,
+    ) -> Result<Self, SpawnError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
+        let inner = Arc::new(Inner {
+            store,
+            lease,
+            prefix: prefix.into().into_boxed_str(),
+            book: Mutex::default(),
+            serial: AtomicU64::new(0),
+            notices: broadcast::Sender::new(NOTICES),
+            feed: watch::Sender::new(Feed::Starting),
+        });
+        let changes = inner.store.watch(&inner.prefix);
+        let feed = runtime.spawn(feed::run(Arc::downgrade(&inner), changes));
+        Ok(Self { inner, _feed: Arc::new(FeedTask(feed.abort_handle())) })
+    }
+
+    /// Wants the value of a key to be as `desire` says, and returns at once. The key is relative to the prefix.
+    ///
+    /// `desire` is given the current value, `None` if there is none, and returns the value to write, or `None` if the
+    /// current one is right. It is asked again for each attempt and for each change that the watch tells, so it should be
+    /// quick and must depend on nothing that changes meanwhile. If it panics, the key is tried again at the retry interval.
+    ///
+    /// A newer call for the same key takes the place of an older one that is still pending.
+    pub fn ensure<D, V>(&self, key: &str, desire: D) -> Ensured
+    where
+        D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
+        V: Into<Bytes>,
+    {
+        self.want(key, "", false, Arc::new(move |current| desire(current).map(Into::into)))
+    }
+
+    /// Like [`ensure`](Self::ensure), for an object that somebody else creates: if it does not exist, the call ends as
+    /// [`Ending::Gone`].
+    pub fn ensure_existing<D, V>(&self, key: &str, desire: D) -> Ensured
+    where
+        D: Fn(&[u8]) -> Option<V> + Send + Sync + 'static,
+        V: Into<Bytes>,
+    {
+        self.want(key, "", true, Arc::new(move |current| current.and_then(&desire).map(Into::into)))
+    }
+
+    /// Like [`ensure`](Self::ensure), for one concern of several that share an object, such as one condition of a status.
+    ///
+    /// Parts of one key that are pending at once become one write: each is given the value that the one before it, in order
+    /// of their first calls, wants to write. `""` is the part of [`ensure`](Self::ensure).
+    pub fn ensure_part<D, V>(&self, key: &str, part: &str, desire: D) -> Ensured
+    where
+        D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
+        V: Into<Bytes>,
+    {
+        self.want(key, part, false, Arc::new(move |current| desire(current).map(Into::into)))
+    }
+
+    fn want(&self, key: &str, part: &str, must_exist: bool, desire: Desire) -> Ensured {
+        let (done, ending) = oneshot::channel();
+        let inner = &self.inner;
+        let key: Arc<str> = format!("{}{key}", inner.prefix).into();
+        let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
+        inner.want(&key, Part { name: part.into(), serial, must_exist, desire, done });
+        Ensured { ending }
+    }
+
+    /// Gives up what is pending for a key, in all its parts. An attempt in flight goes on, but is not repeated.
+    pub fn remove(&self, key: &str) {
+        let key: Arc<str> = format!("{}{key}", self.inner.prefix).into();
+        let mut book = self.inner.book.lock();
+        book.settle(&key, |_| true, |_| Ending::Removed);
+        self.inner.lease.remove(&key);
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> &WriterLease<Arc<str>> {
+        &self.inner.lease
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.inner.store
+    }
+
+    /// The state of the watch, as a channel.
+    pub fn feed(&self) -> watch::Receiver<Feed> {
+        self.inner.feed.subscribe()
+    }
+
+    /// What goes wrong from now on, also for works that nobody waits for.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.inner.notices.subscribe()
+    }
+}
+
+impl<S: Store> Clone for Guard<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), _feed: self._feed.clone() }
+    }
+}
+
+impl<S: Store> fmt::Debug for Guard<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("prefix", &self.inner.prefix)
+            .field("lease", &self.inner.lease)
+            .field("feed", &*self.inner.feed.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for FeedTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Future for Ensured {
+    type Output = Ending;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
+        // Nobody is left to say how it ended.
+        Pin::new(&mut self.ending)
+            .poll(cx)
+            .map(|ending| ending.unwrap_or(Ending::Ended(Ended::ShutDown)))
+    }
+}
