@@ -12,6 +12,7 @@ mod guard;
 #[cfg(feature = "tokio")]
 mod lease;
 #[cfg(feature = "tokio")]
+#[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only the backends have something to reconnect"))]
 mod reconnect;
 #[cfg(feature = "tokio")]
 pub mod store;

@@ -1,1 +1,161 @@
 //! Reconnecting, in one place.
+//!
+//! The only module that knows the crate `backoff`, which nobody maintains any more: a successor replaces it here.
+
+use std::{fmt, time::Duration};
+
+use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
+use tokio::time::Instant;
+
+/// The pauses of something that reconnects for ever: exponential, jittered, capped.
+#[derive(Debug)]
+pub(crate) struct Reconnect {
+    what: String,
+    backoff: ExponentialBackoff<TokioClock>,
+    interrupted: bool,
+}
+
+impl Reconnect {
+    /// `what` names the connection in the log.
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        let clock = TokioClock;
+        Self {
+            what: what.into(),
+            backoff: ExponentialBackoff {
+                current_interval: FIRST,
+                initial_interval: FIRST,
+                randomization_factor: JITTER,
+                multiplier: 2.0,
+                // The jitter comes on top; cutting it off at the cap instead would bring half of all clients back at
+                // the same instant, after just the outages that are long.
+                max_interval: LONGEST.div_f64(1.0 + JITTER),
+                start_time: clock.now(),
+                max_elapsed_time: None,
+                clock,
+            },
+            interrupted: false,
+        }
+    }
+
+    /// How long to wait before the next try. The first one after a [`reset`](Self::reset) logs the cause.
+    pub(crate) fn next_delay(&mut self, cause: &dyn fmt::Display) -> Duration {
+        if !self.interrupted {
+            self.interrupted = true;
+            tracing::warn!(connection = %self.what, %cause, "interrupted, reconnecting");
+        }
+        // `None` would mean to give up, which it doesn't without a `max_elapsed_time`.
+        self.backoff.next_backoff().unwrap_or(LONGEST)
+    }
+
+    /// The connection works: the next interruption starts from the shortest pause again.
+    pub(crate) fn reset(&mut self) {
+        if self.interrupted {
+            self.interrupted = false;
+            tracing::info!(connection = %self.what, "reconnected");
+            self.backoff.reset();
+        }
+    }
+}
+
+/// `backoff` insists on asking a clock; this one follows tokio's, paused time included.
+#[derive(Clone, Copy, Debug)]
+struct TokioClock;
+
+impl Clock for TokioClock {
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into_std()
+    }
+}
+
+/// The first pause, before jitter.
+const FIRST: Duration = Duration::from_millis(50);
+/// The longest pause, jitter included.
+const LONGEST: Duration = Duration::from_secs(5);
+/// A pause lies within this fraction of its nominal length.
+const JITTER: f64 = 0.5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_the_cap_and_never_end() {
+        let mut reconnect = Reconnect::new("test");
+        let mut nominal = FIRST;
+        for _ in 0..1000 {
+            let delay = reconnect.next_delay(&"gone");
+            assert!(delay >= nominal.mul_f64(1.0 - JITTER), "{delay:?} of {nominal:?}");
+            assert!(
+                delay <= nominal.mul_f64(1.0 + JITTER) + Duration::from_nanos(1),
+                "{delay:?} of {nominal:?}"
+            );
+            nominal = (nominal * 2).min(LONGEST.div_f64(1.0 + JITTER));
+        }
+    }
+
+    #[test]
+    fn no_two_clients_keep_in_step() {
+        let delays = || {
+            let mut reconnect = Reconnect::new("test");
+            (0..10).map(|_| reconnect.next_delay(&"gone")).collect::<Vec<_>>()
+        };
+        assert_ne!(delays(), delays());
+    }
+
+    #[test]
+    fn a_reset_starts_over_from_the_shortest_pause() {
+        let mut reconnect = Reconnect::new("test");
+        for _ in 0..20 {
+            reconnect.next_delay(&"gone");
+        }
+        reconnect.reset();
+        assert!(reconnect.next_delay(&"gone again") <= FIRST.mul_f64(1.0 + JITTER) + Duration::from_nanos(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_of_a_month_changes_nothing() {
+        let mut reconnect = Reconnect::new("test");
+        reconnect.next_delay(&"gone");
+        tokio::time::advance(Duration::from_secs(30 * 24 * 3600)).await;
+        assert!(reconnect.next_delay(&"still gone") <= LONGEST);
+    }
+
+    #[test]
+    fn an_interruption_is_logged_once_and_not_per_try() {
+        let log = Log::default();
+        tracing::subscriber::with_default(log.clone(), || {
+            let mut reconnect = Reconnect::new("test");
+            reconnect.reset();
+            for _ in 0..3 {
+                reconnect.next_delay(&"gone");
+            }
+            reconnect.reset();
+            reconnect.reset();
+            reconnect.next_delay(&"gone");
+        });
+        assert_eq!(*log.0.lock(), [tracing::Level::WARN, tracing::Level::INFO, tracing::Level::WARN]);
+    }
+
+    /// Notes the level of each log line.
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<parking_lot::Mutex<Vec<tracing::Level>>>);
+
+    impl tracing::Subscriber for Log {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            self.0.lock().push(*event.metadata().level());
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+}

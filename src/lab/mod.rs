@@ -1,1 +1,3 @@
 //! Scenarios and the conformance suite.
+
+pub mod conformance;

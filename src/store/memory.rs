@@ -1,1 +1,240 @@
 //! The embedded store.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use futures_util::{Stream, stream};
+use parking_lot::Mutex;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::{Current, Entry, Event, Expected, Store, StoreError, Version, non_empty};
+
+/// A store in memory: versioned, watchable, concurrent. Clones are handles to the same store.
+///
+/// Its versions are ordered; one counter serves the whole store. Reads take no global lock. Calls end at once: there is
+/// nothing to time out, and the only errors are [`Conflict`](StoreError::Conflict) and, for the empty key,
+/// [`Invalid`](StoreError::Invalid). Values have no size limit but the memory.
+///
+/// A call does all its work when it is first polled, so a future that was polled is a call that was made. A watch needs
+/// no timer and no particular runtime. It holds at most 1024 events of the store for a reader that is slow; a reader
+/// further behind gets a fresh listing instead, so its backlog stays bounded and its gap is told.
+///
+/// ```
+/// # use writerlease::store::{Expected, MemoryStore, Store, StoreError};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), StoreError> {
+/// let store = MemoryStore::new();
+/// let first = store.put("greeting", "hello".into(), Expected::Absent).await?;
+/// let second = store.put("greeting", "good day".into(), Expected::Version(first.clone())).await?;
+///
+/// // Whoever read the first version comes too late.
+/// let late = store.put("greeting", "hi".into(), Expected::Version(first)).await;
+/// assert!(matches!(late, Err(StoreError::Conflict { .. })));
+///
+/// let entry = store.get("greeting").await?.expect("it was written");
+/// assert_eq!((&entry.value[..], entry.version), (&b"good day"[..], second));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies one write if `key` is as expected: `Some` puts a value, `None` deletes.
+    fn commit(&self, key: &str, value: Option<Bytes>, expected: &Expected) -> Result<Version, StoreError> {
+        let key = non_empty(key)?;
+        let mut commit = self.shared.commit.lock();
+        let current = self.shared.entries.get(key).map(|entry| entry.version.clone());
+        match (expected, &current) {
+            (Expected::Absent, None) => {}
+            (Expected::Version(expected), Some(current)) if expected == current => {}
+            _ => {
+                let current = current.map_or(Current::Absent, Current::Version);
+                return Err(StoreError::Conflict { current });
+            }
+        }
+
+        commit.revision += 1;
+        let (key, version) = (Arc::<str>::from(key), Version::ordered(commit.revision));
+        let event = match value {
+            Some(value) => {
+                let entry = Entry { key: key.clone(), value, version: version.clone() };
+                self.shared.entries.insert(key, entry.clone());
+                Event::Put(entry)
+            }
+            None => {
+                self.shared.entries.remove(&key);
+                Event::Delete { key, version: version.clone() }
+            }
+        };
+        // Still under the lock, so that the watchers' queues are in the order of the revisions. It fails if nobody watches.
+        let _ = commit.events.send(event);
+        Ok(version)
+    }
+}
+
+impl Store for MemoryStore {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        Ok(self.shared.entries.get(non_empty(key)?).map(|entry| entry.clone()))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+        self.commit(key, Some(value), &expected)
+    }
+
+    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
+        self.commit(key, None, &Expected::Version(expected.clone()))
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        let watch = Watch {
+            shared: self.shared.clone(),
+            prefix: prefix.to_owned(),
+            events: None,
+            listing: VecDeque::new(),
+        };
+        stream::unfold(watch, |mut watch| async move { Some((Ok(watch.next().await), watch)) })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Changed only under the commit lock; read without it.
+    entries: DashMap<Arc<str>, Entry>,
+    commit: Mutex<Commit>,
+}
+
+#[derive(Debug)]
+struct Commit {
+    /// The revision of the last write, or 0.
+    revision: u64,
+    events: broadcast::Sender<Event>,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { revision: 0, events: broadcast::Sender::new(BACKLOG) }
+    }
+}
+
+#[derive(Debug)]
+struct Watch {
+    shared: Arc<Shared>,
+    prefix: String,
+    /// `None` before the first listing, and when a fresh one is due.
+    events: Option<broadcast::Receiver<Event>>,
+    listing: VecDeque<Event>,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.listing.pop_front() {
+                return event;
+            }
+            let Some(events) = &mut self.events else {
+                self.list();
+                continue;
+            };
+            match events.recv().await {
+                Ok(event) if event.key().is_some_and(|key| key.starts_with(&self.prefix)) => return event,
+                Ok(_) => {}
+                // `Closed` cannot be: the sender lives in what `self.shared` holds.
+                Err(RecvError::Lagged(_) | RecvError::Closed) => self.events = None,
+            }
+        }
+    }
+
+    /// Takes the listing and the place in the events at one revision: no gap between them, and nothing twice.
+    fn list(&mut self) {
+        let mut entries: Vec<Entry> = {
+            let commit = self.shared.commit.lock();
+            self.events = Some(commit.events.subscribe());
+            let entries = self.shared.entries.iter();
+            entries.filter(|entry| entry.key().starts_with(&self.prefix)).map(|entry| entry.clone()).collect()
+        };
+        entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        self.listing.push_back(Event::Init);
+        self.listing.extend(entries.into_iter().map(Event::InitEntry));
+        self.listing.push_back(Event::InitDone);
+    }
+}
+
+/// How many events of the whole store a watch may be behind before it starts over with a listing.
+const BACKLOG: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_falls_behind_starts_over_with_a_listing() {
+        let store = MemoryStore::new();
+        let mut watch = pin!(store.watch("a/").map(Result::unwrap));
+        assert_eq!(watch.next().await, Some(Event::Init));
+        assert_eq!(watch.next().await, Some(Event::InitDone));
+
+        let mut last = store.put("a/key", "0".into(), Expected::Absent).await.unwrap();
+        for i in 1..=BACKLOG {
+            last = store.put("a/key", i.to_string().into(), Expected::Version(last)).await.unwrap();
+        }
+        assert_eq!(watch.next().await, Some(Event::Init));
+        let value = Bytes::from(BACKLOG.to_string());
+        let entry = Entry { key: "a/key".into(), value, version: last };
+        assert_eq!(watch.next().await, Some(Event::InitEntry(entry)));
+        assert_eq!(watch.next().await, Some(Event::InitDone));
+        assert_eq!(watch.next().now_or_never(), None);
+    }
+
+    #[tokio::test]
+    async fn a_watch_within_its_backlog_loses_nothing() {
+        let store = MemoryStore::new();
+        let mut watch = pin!(store.watch("").map(Result::unwrap));
+        assert_eq!(watch.next().await, Some(Event::Init));
+        assert_eq!(watch.next().await, Some(Event::InitDone));
+        for i in 0..BACKLOG {
+            store.put(&format!("{i:04}"), Bytes::new(), Expected::Absent).await.unwrap();
+        }
+        for i in 0..BACKLOG {
+            let event = watch.next().await.unwrap();
+            assert_eq!(**event.key().unwrap(), *format!("{i:04}"));
+        }
+        assert_eq!(watch.next().now_or_never(), None);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_watch_frees_what_it_held() {
+        let store = MemoryStore::new();
+        let mut watch = Box::pin(store.watch(""));
+        watch.next().await;
+        assert_eq!(store.shared.commit.lock().events.receiver_count(), 1);
+        let value = Bytes::from(vec![0; 100]);
+        store.put("key", value.clone(), Expected::Absent).await.unwrap();
+        drop(watch);
+        assert_eq!(store.shared.commit.lock().events.receiver_count(), 0);
+        assert_eq!(Arc::strong_count(&store.shared), 1);
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_in_the_order_of_the_keys() {
+        let store = MemoryStore::new();
+        for key in ["b", "a", "d", "c"] {
+            store.put(key, Bytes::new(), Expected::Absent).await.unwrap();
+        }
+        let events: Vec<_> = store.watch("").map(Result::unwrap).take(6).collect().await;
+        let keys: Vec<_> = events.iter().filter_map(Event::key).map(|key| key.as_ref()).collect();
+        assert_eq!(keys, ["a", "b", "c", "d"]);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! # The contract
 //!
-//! A store maps keys (text) to values (bytes) and gives every write a [`Version`]. Whoever implements [`Store`] promises:
+//! A store maps keys (text, not empty) to values (bytes, also none) and gives every write a [`Version`]. Whoever implements [`Store`] promises:
 //!
 //! 1. **Compare-and-write is atomic.** `put` and `delete` take effect if and only if the key is in the expected state at
 //!    the moment of the write; otherwise they return [`StoreError::Conflict`] and change nothing.
@@ -180,6 +180,17 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The key that the event is about, if it is about one.
+    pub fn key(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Init | Self::InitDone => None,
+            Self::InitEntry(entry) | Self::Put(entry) => Some(&entry.key),
+            Self::Delete { key, .. } => Some(key),
+        }
+    }
+}
+
 /// What a store says of a key when it refuses a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Current {
@@ -237,6 +248,14 @@ pub enum StoreError {
         #[source]
         source: Option<BoxError>,
     },
+}
+
+/// No backend has an empty key, so no store takes one.
+fn non_empty(key: &str) -> Result<&str, StoreError> {
+    if key.is_empty() {
+        return Err(StoreError::Invalid { reason: "the key is empty".into(), source: None });
+    }
+    Ok(key)
 }
 
 /// A client's error, kept as the source of a [`StoreError`].

@@ -1,0 +1,410 @@
+//! etcd, as a store.
+
+use std::{collections::VecDeque, fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient, Txn, TxnOp,
+    TxnOpResponse, WatchClient, WatchOptions, WatchResponse, WatchStream,
+};
+use futures_util::{Stream, stream};
+use tokio::time::{sleep, timeout};
+
+use super::{Current, Entry, Event, Expected, Store, StoreError, Version, non_empty};
+use crate::reconnect::Reconnect;
+
+/// A store in etcd, 3.4 or newer.
+///
+/// A version is the key's `mod_revision`, so versions are ordered over all keys. (Restoring a cluster from a backup sets
+/// revisions back, unless `etcdutl snapshot restore --bump-revision` moves them on.) Reads are linearizable. A write is
+/// one transaction: it compares the revision and puts or deletes, or else reads the current one. With etcd's access
+/// control on, the user therefore needs both read and write permission for the keys.
+///
+/// A call that gets no answer within the request timeout (5 s unless [set](Self::with_request_timeout)) returns
+/// [`StoreError::Unavailable`]. Nothing is sent twice, with one exception: a client made with `with_auto_token_refresh`
+/// logs in again and repeats a request that the server refused for its expired token, which is safe because it did
+/// nothing. Values over the server's limit (`--max-request-bytes`, 1.5 MiB for the whole request by default) are
+/// [`StoreError::TooLarge`].
+///
+/// A watch that was interrupted goes on where it was, unless etcd has compacted the revisions it missed (or is no longer
+/// the same etcd): then it starts over with a listing. It asks a silent server for a sign of life, so that it notices a
+/// half-open connection; but only HTTP/2 keepalive replaces such a connection before TCP gives up on it. Configure it
+/// in the client that you hand in, as [`connect`](Self::connect) does.
+///
+/// Clones share the client and its connections.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use etcd_client::{Client, ConnectOptions};
+/// use writerlease::store::EtcdStore;
+///
+/// // TLS, where the features of `etcd-client` provide it, is one more option here.
+/// let options = ConnectOptions::new()
+///     .with_user("controller", "secret")
+///     .with_auto_token_refresh(true)
+///     .with_require_leader(true)
+///     .with_connect_timeout(Duration::from_secs(3))
+///     .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
+///     .with_keep_alive_while_idle(false);
+/// let client = Client::connect(["https://etcd-0:2379", "https://etcd-1:2379"], Some(options)).await?;
+/// let store = EtcdStore::new(client).with_request_timeout(Duration::from_secs(3));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct EtcdStore {
+    kv: KvClient,
+    watch: WatchClient,
+    request_timeout: Duration,
+}
+
+impl EtcdStore {
+    /// Uses a client that is configured already: TLS, user and password, keepalive.
+    pub fn new(client: Client) -> Self {
+        Self {
+            // The client's default of 4 MB is less than a few of the server's largest values, and neither the pages of a
+            // listing nor what a watch has to catch up with can be limited in bytes.
+            kv: client.kv_client().max_decoding_message_size(usize::MAX),
+            watch: client.watch_client().max_decoding_message_size(usize::MAX),
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Connects without TLS and without a user, with keepalive (10 s, given up after 5 s more) and a leader required.
+    ///
+    /// Returns before there is a connection; whether the servers can be reached shows with the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Invalid`] if there is no endpoint or one is no URL.
+    pub async fn connect<E: AsRef<str>>(endpoints: impl AsRef<[E]>) -> Result<Self, StoreError> {
+        let options = ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(Duration::from_secs(3))
+            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
+            // etcd hangs up ("too many pings") on a client that pings without a request or a watch open.
+            .with_keep_alive_while_idle(false);
+        match Client::connect(endpoints, Some(options)).await {
+            Ok(client) => Ok(Self::new(client)),
+            Err(error) => Err(StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) }),
+        }
+    }
+
+    /// How long each request may take; 5 s unless set. It also bounds every step of setting up a watch.
+    #[must_use]
+    pub fn with_request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.request_timeout = request_timeout;
+        self
+    }
+
+    /// Runs `write` if the key's last write has this revision, 0 for an absent key.
+    async fn write(&self, key: &str, revision: i64, write: TxnOp) -> Result<Version, StoreError> {
+        let read = TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
+        let txn = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, revision)])
+            .and_then([write])
+            .or_else([read]);
+        let answer = bounded(self.request_timeout, self.kv.clone().txn(txn)).await?;
+        if answer.succeeded() {
+            // The revision of the transaction is the one of its only write.
+            return answer
+                .header()
+                .map(|header| version(header.revision()))
+                .ok_or_else(|| unavailable("no header"));
+        }
+        let current = match answer.op_responses().first() {
+            Some(TxnOpResponse::Get(get)) => {
+                get.kvs().first().map_or(Current::Absent, |kv| Current::Version(version(kv.mod_revision())))
+            }
+            _ => Current::Unknown,
+        };
+        Err(StoreError::Conflict { current })
+    }
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdStore").field("request_timeout", &self.request_timeout).finish_non_exhaustive()
+    }
+}
+
+impl Store for EtcdStore {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let answer = bounded(self.request_timeout, self.kv.clone().get(non_empty(key)?, None)).await?;
+        Ok(answer.kvs().first().and_then(entry))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+        let revision = match &expected {
+            Expected::Absent => 0,
+            Expected::Version(version) => revision(version)?,
+        };
+        self.write(non_empty(key)?, revision, TxnOp::put(key, value, None)).await
+    }
+
+    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
+        self.write(non_empty(key)?, revision(expected)?, TxnOp::delete(key, None)).await
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        let watch = Watch {
+            store: self.clone(),
+            prefix: prefix.to_owned(),
+            revision: None,
+            connection: None,
+            reconnect: Reconnect::new(format!("etcd watch of {prefix:?}")),
+            pause: None,
+            reported: false,
+            ended: false,
+            ready: VecDeque::new(),
+        };
+        stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) })
+    }
+}
+
+struct Watch {
+    store: EtcdStore,
+    prefix: String,
+    /// Everything up to this revision was told; `None` when a listing is due.
+    revision: Option<i64>,
+    connection: Option<Connection>,
+    reconnect: Reconnect,
+    pause: Option<Duration>,
+    /// The reader was told of the interruption and has seen nothing good since.
+    reported: bool,
+    ended: bool,
+    ready: VecDeque<Event>,
+}
+
+struct Connection {
+    /// Both halves: etcd ends a watch whose requests have ended.
+    stream: WatchStream,
+    /// A sign of life was asked for, and nothing came since.
+    asked: bool,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<Event, StoreError>> {
+        while !self.ended {
+            if let Some(event) = self.ready.pop_front() {
+                self.reported = false;
+                return Some(Ok(event));
+            }
+            if let Some(pause) = self.pause {
+                sleep(pause).await;
+                self.pause = None;
+            }
+            let Err(error) = self.advance().await else { continue };
+            self.connection = None;
+            self.ended = matches!(error, StoreError::Denied { .. } | StoreError::Invalid { .. });
+            self.pause = Some(self.reconnect.next_delay(&error));
+            if !self.reported || self.ended {
+                self.reported = true;
+                return Some(Err(error));
+            }
+        }
+        None
+    }
+
+    async fn advance(&mut self) -> Result<(), StoreError> {
+        if self.connection.is_none() {
+            return self.open().await;
+        }
+        let message = self.message().await?;
+        self.handle_message(&message)?;
+        // Only now, not when it was opened: what is cut off each time right after that must not be retried in haste.
+        self.reconnect.reset();
+        Ok(())
+    }
+
+    /// Starts the watch after the last revision that was told, or after a fresh listing.
+    async fn open(&mut self) -> Result<(), StoreError> {
+        let resumes = self.revision.is_some();
+        let (revision, listing) = match self.revision {
+            Some(revision) => (revision, VecDeque::new()),
+            None => self.list().await?,
+        };
+        // No fragments: they could part the events of one revision, and the client doesn't tell which is the last.
+        let options = WatchOptions::new().with_range(range(&self.prefix).1).with_start_revision(revision + 1);
+        let start = async {
+            let mut stream = self.store.watch.clone().watch(range(&self.prefix).0, Some(options)).await?;
+            Ok((stream.message().await?, stream))
+        };
+        let (created, stream) = bounded(self.store.request_timeout, start).await?;
+        let created = created.ok_or_else(|| unavailable("the watch ended at once"))?;
+        if created.canceled() {
+            // A resumed watch may be refused for a token that has expired, and only the requests of a listing renew it.
+            self.revision = None;
+            return Err(match created.cancel_reason() {
+                denied if denied.contains("denied") && !resumes => {
+                    StoreError::Denied { reason: denied.to_owned(), source: None }
+                }
+                other => unavailable(format!("the watch was refused: {other}")),
+            });
+        }
+        if created.header().is_some_and(|header| resumes && header.revision() < revision) {
+            // A member that lags, or an etcd that was set up anew and would let us wait for a revision of its far future.
+            self.revision = None;
+            return Err(unavailable("the server's revision is behind what the watch has seen"));
+        }
+        self.revision = Some(revision);
+        self.ready = listing;
+        self.connection = Some(Connection { stream, asked: false });
+        Ok(())
+    }
+
+    /// Lists the prefix in pages of one revision, so that the pages are one state.
+    async fn list(&self) -> Result<(i64, VecDeque<Event>), StoreError> {
+        let mut kv = self.store.kv.clone();
+        let (mut from, end) = range(&self.prefix);
+        let (mut revision, mut listing) = (0, VecDeque::from([Event::Init]));
+        loop {
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let page = bounded(self.store.request_timeout, kv.get(from, Some(options))).await?;
+            if revision == 0 {
+                revision = page.header().map_or(0, |header| header.revision());
+            }
+            listing.extend(page.kvs().iter().filter_map(entry).map(Event::InitEntry));
+            match page.kvs().last() {
+                // The least key after the last one.
+                Some(last) if page.more() => from = [last.key(), b"\0"].concat(),
+                _ => break,
+            }
+        }
+        listing.push_back(Event::InitDone);
+        Ok((revision, listing))
+    }
+
+    /// Waits for the next message, and asks for one when the server is silent for long.
+    async fn message(&mut self) -> Result<WatchResponse, StoreError> {
+        let Some(connection) = &mut self.connection else { return Err(unavailable("not connected")) };
+        loop {
+            let patience = if connection.asked { self.store.request_timeout } else { SILENCE };
+            match timeout(patience, connection.stream.message()).await {
+                Ok(Ok(Some(message))) => {
+                    connection.asked = false;
+                    return Ok(message);
+                }
+                Ok(Ok(None)) => return Err(unavailable("the server ended the watch")),
+                Ok(Err(error)) => return Err(store_error(error)),
+                Err(_) if connection.asked => return Err(unavailable("the watch gives no sign of life")),
+                Err(_) => {
+                    bounded(self.store.request_timeout, connection.stream.request_progress()).await?;
+                    connection.asked = true;
+                }
+            }
+        }
+    }
+
+    fn handle_message(&mut self, message: &WatchResponse) -> Result<(), StoreError> {
+        if message.canceled() {
+            self.revision = None;
+            return Err(unavailable(match message.compact_revision() {
+                0 => format!("the watch was cancelled: {}", message.cancel_reason()),
+                compacted => format!("revisions before {compacted} are compacted"),
+            }));
+        }
+        for event in message.events() {
+            let Some(kv) = event.kv() else { continue };
+            self.ready.extend(match event.event_type() {
+                EventType::Put => entry(kv).map(Event::Put),
+                EventType::Delete => {
+                    key(kv).map(|key| Event::Delete { key, version: version(kv.mod_revision()) })
+                }
+            });
+            // Not from the header: etcd before 3.4.25 and 3.5.8 could announce a revision ahead of its events.
+            self.revision = Some(kv.mod_revision());
+        }
+        Ok(())
+    }
+}
+
+/// The keys with a prefix, as the range that etcd takes: from, and up to without.
+fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
+    let (mut from, mut end) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
+    match end.last_mut() {
+        // UTF-8 has no byte 0xff.
+        Some(last) => *last += 1,
+        None => (from, end) = (vec![0], vec![0]),
+    }
+    (from, end)
+}
+
+fn version(revision: i64) -> Version {
+    Version::ordered(revision.unsigned_abs())
+}
+
+/// The revision of a version that etcd gave out. Any other belongs to no key, and 0 would even mean an absent one.
+fn revision(version: &Version) -> Result<i64, StoreError> {
+    let revision = version.order().filter(|order| *order > 0 && version.token().is_empty());
+    revision
+        .and_then(|order| i64::try_from(order).ok())
+        .ok_or(StoreError::Conflict { current: Current::Unknown })
+}
+
+/// `None` for a key that is not text: nobody can have written it through a [`Store`].
+fn key(kv: &KeyValue) -> Option<Arc<str>> {
+    kv.key_str().ok().map(Arc::from)
+}
+
+fn entry(kv: &KeyValue) -> Option<Entry> {
+    let value = Bytes::copy_from_slice(kv.value());
+    Some(Entry { key: key(kv)?, value, version: version(kv.mod_revision()) })
+}
+
+async fn bounded<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, StoreError> {
+    match timeout(limit, request).await {
+        Ok(answer) => answer.map_err(store_error),
+        Err(_) => Err(unavailable(format!("no answer within {limit:?}"))),
+    }
+}
+
+fn unavailable(reason: impl Into<String>) -> StoreError {
+    StoreError::Unavailable { reason: reason.into(), source: None }
+}
+
+/// etcd uses the codes loosely, so the message decides where one code stands for several things.
+fn store_error(error: Error) -> StoreError {
+    // Not named in code, because `tonic`, whose type it is, is no dependency of ours.
+    const INVALID_ARGUMENT: i32 = 3;
+    const PERMISSION_DENIED: i32 = 7;
+    const RESOURCE_EXHAUSTED: i32 = 8;
+    const OUT_OF_RANGE: i32 = 11;
+    const UNAUTHENTICATED: i32 = 16;
+
+    let reason = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    let code = match &error {
+        Error::GRpcStatus(status) => i32::from(status.code()),
+        _ => 0,
+    };
+    let source = Some(error.into());
+    match code {
+        PERMISSION_DENIED | UNAUTHENTICATED => StoreError::Denied { reason, source },
+        INVALID_ARGUMENT if says(&["user name is empty", "authentication failed"]) => {
+            StoreError::Denied { reason, source }
+        }
+        // The permissions were changed while the request was on its way.
+        INVALID_ARGUMENT if says(&["revision of auth store is old"]) => {
+            StoreError::Unavailable { reason, source }
+        }
+        // The last two codes also stand for a full disk, too many requests, and a compacted revision.
+        INVALID_ARGUMENT | RESOURCE_EXHAUSTED | OUT_OF_RANGE
+            if says(&["request is too large", "larger than max", "length too large"]) =>
+        {
+            StoreError::TooLarge { reason, source }
+        }
+        INVALID_ARGUMENT => StoreError::Invalid { reason, source },
+        _ => StoreError::Unavailable { reason, source },
+    }
+}
+
+/// Entries in one page of a listing.
+const PAGE: i64 = 256;
+/// A watch that hears nothing for so long asks whether anybody is there.
+const SILENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,88 @@
+//! Every store keeps the contract of `Store`.
+
+#[cfg(feature = "etcd")]
+mod common;
+
+use writerlease::{
+    lab::conformance::{self, Harness},
+    store::{Expected, MemoryStore, Store},
+};
+
+struct Memory(MemoryStore);
+
+impl Harness for Memory {
+    type Store = MemoryStore;
+
+    async fn store(&self) -> MemoryStore {
+        self.0.clone()
+    }
+
+    async fn gap(&self) {
+        for i in 0..1025 {
+            self.0.put(&format!("gap/{i}"), "".into(), Expected::Absent).await.expect("the key is new");
+        }
+    }
+}
+
+fn check(report: &conformance::Report) {
+    assert!(report.results.len() >= 40, "{} cases", report.results.len());
+    assert!(report.passed(), "\n{report}");
+    println!("{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_conforms_on_many_threads() {
+    check(&conformance::run(&Memory(MemoryStore::new())).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_conforms_under_paused_time() {
+    check(&conformance::run(&Memory(MemoryStore::new())).await);
+}
+
+#[cfg(feature = "etcd")]
+mod etcd {
+    use etcd_client::{Client, CompactionOptions};
+    use tokio::sync::Mutex;
+    use writerlease::store::EtcdStore;
+
+    use super::{Harness, check, common::server::EtcdServer, conformance};
+
+    struct Etcd(Mutex<EtcdServer>);
+
+    impl Harness for Etcd {
+        type Store = EtcdStore;
+
+        async fn store(&self) -> EtcdStore {
+            EtcdStore::connect([self.0.lock().await.endpoint()]).await.expect("a valid endpoint")
+        }
+
+        /// Cuts the connections and takes away the history that the watches would need to go on.
+        async fn gap(&self) {
+            let mut server = self.0.lock().await;
+            server.restart().await;
+            let mut client = Client::connect([server.endpoint()], None).await.expect("a valid endpoint");
+            client.put("gap", "later than everything", None).await.expect("a put");
+            let put = client.put("gap", "and later", None).await.expect("a put");
+            let revision = put.header().expect("a header").revision();
+            let physical = CompactionOptions::new().with_physical();
+            client.compact(revision, Some(physical)).await.expect("a compaction");
+        }
+
+        /// Over the limit of etcd, over that of its gRPC server, and far over both.
+        fn too_large_values(&self) -> Vec<usize> {
+            vec![3 << 19, 3 << 20, 20 << 20]
+        }
+
+        /// With room for the key and the rest of the request.
+        fn largest_value(&self) -> usize {
+            (3 << 19) - 1024
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn etcd_conforms() {
+        let server = EtcdServer::start().await;
+        check(&conformance::run(&Etcd(Mutex::new(server))).await);
+    }
+}
