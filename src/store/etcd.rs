@@ -408,3 +408,33 @@ fn store_error(error: Error) -> StoreError {
 const PAGE: i64 = 256;
 /// A watch that hears nothing for so long asks whether anybody is there.
 const SILENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_first_text_that_does_not_have_it() {
+        for (prefix, end) in
+            [("a/", &b"a0"[..]), ("a", b"b"), ("\u{7f}", b"\x80"), ("\u{10ffff}", b"\xf4\x8f\xbf\xc0")]
+        {
+            assert_eq!(range(prefix), (prefix.as_bytes().to_vec(), end.to_vec()));
+        }
+        // To etcd, from and up to the zero byte means all keys.
+        assert_eq!(range(""), (vec![0], vec![0]));
+    }
+
+    #[test]
+    fn only_versions_that_etcd_can_have_given_out_are_compared() {
+        assert!(matches!(revision(&Version::ordered(1)), Ok(1)));
+        let foreign = [
+            Version::ordered(0),
+            Version::ordered(u64::MAX),
+            Version::ordered(1).with_token("x"),
+            Version::opaque("x"),
+        ];
+        for version in foreign {
+            assert!(matches!(revision(&version), Err(StoreError::Conflict { current: Current::Unknown })));
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! # The contract
 //!
-//! A store maps keys (text, not empty) to values (bytes, also none) and gives every write a [`Version`]. Whoever implements [`Store`] promises:
+//! A store maps keys (text, not empty) to values (bytes, maybe none) and gives every write a [`Version`]. Whoever
+//! implements [`Store`] promises:
 //!
 //! 1. **Compare-and-write is atomic.** `put` and `delete` take effect if and only if the key is in the expected state at
 //!    the moment of the write; otherwise they return [`StoreError::Conflict`] and change nothing.
