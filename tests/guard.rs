@@ -454,8 +454,7 @@ async fn the_feed_says_whether_it_sees_anything() {
     assert!(matches!(notices.recv().await.unwrap(), Notice::FeedInterrupted { .. }));
     // Blind, but at work.
     assert!(matches!(end(guard.ensure("key", want("value"))).await, Ending::Written(_)));
-    events.send(Ok(Event::Init)).unwrap();
-    events.send(Ok(Event::InitDone)).unwrap();
+    events.send(Ok(Event::Resumed)).unwrap();
     feed.wait_for(|feed| *feed == Feed::Live).await.unwrap();
     assert!(matches!(notices.recv().await.unwrap(), Notice::FeedRestored));
     drop(events);

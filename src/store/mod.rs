@@ -62,8 +62,8 @@ pub trait Store: Send + Sync + 'static {
     /// Watches all keys that start with `prefix` (the empty one: all keys).
     ///
     /// The stream reconnects by itself for as long as that can help, with a growing, jittered pause in between. An `Err`
-    /// item reports that the watch was interrupted, once per interruption; the next `Ok` item says that it goes on. The
-    /// stream ends only after an error that no reconnecting can mend, such as [`StoreError::Denied`].
+    /// item reports that the watch was interrupted, once per interruption; the next `Ok` item says that it goes on, with a
+    /// fresh listing or, without a gap, with [`Event::Resumed`]. The stream ends only after an error that no reconnecting can mend, such as [`StoreError::Denied`].
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static;
 }
 
@@ -170,6 +170,8 @@ pub enum Event {
     InitEntry(Entry),
     /// The listing is complete: a key under the prefix that was not in it did not exist.
     InitDone,
+    /// The watch goes on after an interruption, and nothing was missed.
+    Resumed,
     /// A key was written.
     Put(Entry),
     /// A key was deleted.
@@ -185,7 +187,7 @@ impl Event {
     /// The key that the event is about, if it is about one.
     pub fn key(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Init | Self::InitDone => None,
+            Self::Init | Self::InitDone | Self::Resumed => None,
             Self::InitEntry(entry) | Self::Put(entry) => Some(&entry.key),
             Self::Delete { key, .. } => Some(key),
         }
