@@ -38,6 +38,8 @@ mod outage;
 mod patience;
 mod queue;
 mod role;
+#[cfg(test)]
+mod tests;
 mod time;
 mod window;
 
