@@ -4,6 +4,7 @@
 //! promises, and `properties` random runs against a reference.
 
 mod go_package;
+mod rules;
 mod table;
 
 use std::{ops::RangeInclusive, time::Duration};
@@ -172,7 +173,11 @@ impl World {
     fn polls(&mut self) -> Vec<Running> {
         let all = std::iter::from_fn(|| self.engine.poll_attempt(self.now)).collect();
         let timeout = self.engine.poll_timeout();
-        assert!(timeout.is_none_or(|at| at > self.now), "asks to be polled at {timeout:?}, at {:?}", self.now);
+        assert!(
+            timeout.is_none_or(|at| at > self.now),
+            "asks to be polled at {timeout:?}, at {:?}",
+            self.now
+        );
         assert!(timeout.is_some() || self.engine.is_empty() || self.engine.in_flight() > 0);
         all
     }
