@@ -969,6 +969,39 @@ fn newer_work_replaces_what_is_pending_and_keeps_its_age_and_its_place() {
 }
 
 #[test]
+fn newer_work_of_a_key_in_flight_runs_after_it_however_it_ends() {
+    for outcome in [
+        Outcome::Extend.done(),
+        Outcome::Extend.retry(),
+        Outcome::Unchanged.done(),
+        Outcome::Unchanged.retry_after(secs(3_600)),
+        Outcome::Conflict.retry(),
+        Outcome::Failed.retry(),
+        Outcome::Failed.done(),
+    ] {
+        let mut world = World::leading_wide(1, 4);
+        let (old, _) = world.wants("a");
+        let attempt = world.one();
+        world.pass(ms(1));
+        let (newer, replaced) = world.wants("a");
+        assert_eq!(replaced, None);
+        let (newest, replaced) = world.wants("a");
+        assert_eq!(replaced, Some(newer));
+        assert!(world.polls().is_empty(), "never two attempts of one key");
+        assert_eq!(world.ends(attempt, outcome), Some(old), "{outcome:?}");
+        let ended = world.now;
+        let next = world.sleeps_for_one();
+        assert_eq!((next.work, next.number), (newest, 1));
+        let most = match outcome.outcome {
+            Outcome::Conflict => ms(30),
+            Outcome::Failed => ms(42),
+            _ => ms(0),
+        };
+        assert!(world.now - ended <= most, "{outcome:?}: {:?}", world.now - ended);
+    }
+}
+
+#[test]
 fn newer_work_after_a_refusal_has_the_age_of_the_refused_one_and_after_a_success_its_own() {
     for (outcome, first) in [(Outcome::Conflict, "a"), (Outcome::Extend, "b")] {
         let mut world = World::leading(1);
