@@ -263,6 +263,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             _ if flight.cleared => None,
             Next::Done => None,
             Next::Retry => Some(backoff),
+            Next::RetryAfter(delay) if verdict.outcome == Outcome::Failed => {
+                Some(delay.max(self.others_first(now)))
+            }
             Next::RetryAfter(delay) => Some(delay),
         };
         self.settle(now, &flight, work, delay, setbacks)
@@ -565,10 +568,14 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if news && self.tenure.role() == Role::Leader {
             self.window.close();
         }
-        // One key that always fails must not be the one that finds out, again and again, whether the store is back: the
-        // others go first when the pause ends.
         let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.dice);
-        own.max(self.outage.until() - now + self.backoff.base)
+        own.max(self.others_first(now))
+    }
+
+    /// One key that always fails must not be the one that finds out, again and again, whether the store is back: the
+    /// others go first when the pause ends.
+    fn others_first(&self, now: Timestamp) -> Duration {
+        self.outage.until() - now + self.backoff.base
     }
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {

@@ -295,6 +295,27 @@ fn a_panic_neither_starts_nor_ends_an_outage() {
 }
 
 #[test]
+fn one_key_that_always_fails_starves_no_other() {
+    for verdict in [Outcome::Failed.retry(), Outcome::Failed.retry_after(Duration::ZERO)] {
+        for seed in 0..20 {
+            for mut world in [World::new(seed), World::leading_wide(seed, 4), World::long_following(seed)] {
+                world.wants("poisoned");
+                world.wants_many(50);
+                let began = world.now;
+                while world.engine.len() + world.engine.in_flight() > 1 {
+                    for attempt in world.sleeps() {
+                        let poisoned = attempt.key == "poisoned";
+                        world.pass(ms(1));
+                        world.ends(attempt, if poisoned { verdict } else { Outcome::Extend.done() });
+                    }
+                    assert!(world.now - began < secs(10), "{seed} {verdict:?}: {} left", world.engine.len());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_conflict_delays_no_key_but_its_own() {
     let mut world = World::new(1);
     world.wants("edited");
