@@ -489,13 +489,24 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     }
 
     fn step_as_follower(&self, now: Timestamp) -> Step {
-        let out = self.flights.counted();
-        if let Some(own) = self.queue.oldest_own()
-            && out.all < self.config.concurrency
-        {
-            return Step::Run(own, Kind::Own);
+        if self.flights.counted().all >= self.config.concurrency {
+            return self.when_a_slot_is_free();
         }
-        let Some(oldest) = self.queue.oldest_common() else { return self.when_a_slot_is_free() };
+        let common = match self.queue.oldest_common() {
+            Some(oldest) => self.step_with_common(now, oldest),
+            None => Step::Idle,
+        };
+        match (self.queue.oldest_own(), common) {
+            // Whichever is older, so that a stream of work for our own keys starves no other.
+            (Some(own), Step::Run(other, kind)) if other < own => Step::Run(other, kind),
+            (Some(own), _) => Step::Run(own, Kind::Own),
+            (None, common) => common,
+        }
+    }
+
+    /// What a follower may do with its oldest key that is not its own.
+    fn step_with_common(&self, now: Timestamp, oldest: Ready) -> Step {
+        let out = self.flights.counted();
         if out.all > out.own {
             return self.when_a_slot_is_free();
         }

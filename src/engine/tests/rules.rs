@@ -896,6 +896,38 @@ fn a_released_key_and_a_removed_one_are_no_longer_ours() {
 }
 
 #[test]
+fn all_that_a_follower_has_in_flight_stays_within_its_concurrency_and_no_key_starves() {
+    for concurrency in [1, 2, 4] {
+        let mut world = World::long_following_with(settings(1).concurrency(concurrency));
+        world.wants_many(6);
+        for _ in 0..6 {
+            let attempt = world.outlasts_patience_under_evidence();
+            world.ends(attempt, Outcome::Extend);
+        }
+        // Keys of our own come back all the time; another one is overdue among them.
+        world.wants("other");
+        let began = world.now;
+        let mut running: Vec<Running> = Vec::new();
+        loop {
+            for i in 0..6 {
+                world.wants(&i.to_string());
+            }
+            running.extend(world.polls());
+            assert!(running.len() <= concurrency, "{concurrency}: {:?}", keys(&running));
+            if keys(&running).contains(&"other") {
+                break;
+            }
+            world.pass(ms(50));
+            world.evidence("theirs");
+            for attempt in std::mem::take(&mut running) {
+                world.ends(attempt, Outcome::Extend);
+            }
+            assert!(world.now - began < world.engine.patience() + secs(1), "{concurrency}: starved");
+        }
+    }
+}
+
+#[test]
 fn fixed_patience_is_the_term() {
     let mut world = World::following_with(settings(1).fixed_patience());
     assert_eq!(world.engine.patience(), TERM);
