@@ -46,7 +46,7 @@ mod window;
 use std::{hash::Hash, time::Duration};
 
 use self::{
-    backoff::{Backoff, Dice},
+    backoff::{Backoff, Dice, seconds},
     echo::Echo,
     flight::{Flight, Flights, Kind},
     outage::Outage,
@@ -207,8 +207,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     pub fn handle_try(&mut self, now: Timestamp, key: K, work: W) -> Option<W> {
         let now = self.advance(now);
         if self.tenure.role() == Role::Election && self.election.is_none() {
-            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES);
-            self.election = Some(now + spread.mul_f64(self.dice.sparse_early()));
+            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES).as_secs_f64();
+            self.election = Some(now + seconds(spread * self.dice.sparse_early()));
         }
         self.queue.push(now, key, work)
     }
@@ -528,8 +528,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if self.tenure.summoned() {
             return self.tenure.lease_end();
         }
-        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES);
-        let head_start = echoes.mul_f64(1.0 + self.config.jitter * self.patience.place());
+        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES).as_secs_f64();
+        let head_start = seconds(echoes * (1.0 + self.config.jitter * self.patience.place()));
         self.tenure.lease_end().max(oldest.since + head_start)
     }
 
@@ -586,7 +586,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// One key that always fails must not be the one that finds out, again and again, whether the store is back: the
     /// others go first when the pause ends.
     fn others_first(&self, now: Timestamp) -> Duration {
-        self.outage.until() - now + self.backoff.base
+        (self.outage.until() - now).saturating_add(self.backoff.base)
     }
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {
