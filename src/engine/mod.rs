@@ -539,9 +539,12 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     fn landed(&mut self, now: Timestamp, flight: &Flight, order: Option<u64>, current: bool) {
         if matches!(flight.kind, Kind::Overdue | Kind::Own) {
-            // The leader lives and doesn't do this key. That moves neither role nor lease.
-            let key = self.queue.key(flight.slot).clone();
-            self.queue.make_own(key);
+            // The leader lives and doesn't do this key, unless we learnt otherwise meanwhile. That moves neither role nor
+            // lease.
+            if !flight.cleared {
+                let key = self.queue.key(flight.slot).clone();
+                self.queue.make_own(key);
+            }
             return;
         }
         let term = self.config.term;

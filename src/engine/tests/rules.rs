@@ -896,6 +896,22 @@ fn a_released_key_and_a_removed_one_are_no_longer_ours() {
 }
 
 #[test]
+fn an_overdue_key_that_was_cleared_while_it_was_out_does_not_become_ours() {
+    for evidence in [true, false] {
+        let mut world = World::long_following(1);
+        let attempt = world.writes_overdue("a");
+        if evidence {
+            world.evidence("a")
+        } else {
+            world.removes("a")
+        };
+        world.ends(attempt, Outcome::Extend);
+        world.wants("a");
+        assert!(world.polls().is_empty(), "by evidence: {evidence}");
+    }
+}
+
+#[test]
 fn all_that_a_follower_has_in_flight_stays_within_its_concurrency_and_no_key_starves() {
     for concurrency in [1, 2, 4] {
         let mut world = World::long_following_with(settings(1).concurrency(concurrency));
