@@ -47,8 +47,9 @@ impl Backoff {
         let cap = self.cap.as_secs_f64();
         let mut delay = self.base.max(floor).as_secs_f64();
         if tick == 0 {
-            // No factor to jitter yet, and this is where the most wake at once.
-            return seconds(delay.min(cap) * (1.0 + self.jitter * dice.uniform()));
+            // No factor to jitter yet, and this is where the most wake at once. A base near the cap is jittered as the cap.
+            let place = dice.uniform();
+            return seconds((delay * (1.0 + self.jitter * place)).min(cap * (1.0 + 0.1 * place)));
         }
         if tick > self.steps {
             delay = cap;

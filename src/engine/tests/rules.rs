@@ -1293,6 +1293,17 @@ fn without_jitter_the_backoff_is_base_times_factor_to_the_tick_and_up_to_a_tenth
     }
 }
 
+#[test]
+fn the_backoff_never_exceeds_the_term_by_more_than_a_tenth() {
+    for seed in SEEDS {
+        let mut world = World::following_with(settings(seed).term(ms(100)).backoff_base(ms(90)));
+        for _ in 0..10 {
+            assert!(world.lease() <= ms(110), "{:?}", world.lease());
+            world.evidence("theirs");
+        }
+    }
+}
+
 // What no rule says and every user relies on.
 
 #[test]
