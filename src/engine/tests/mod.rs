@@ -4,6 +4,7 @@
 //! promises, and `properties` random runs against a reference.
 
 mod go_package;
+mod properties;
 mod rules;
 mod table;
 
