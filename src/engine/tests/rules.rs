@@ -421,6 +421,17 @@ fn evidence_within_the_first_backoff_after_the_loss_of_leadership_is_the_same_bu
 }
 
 #[test]
+fn a_release_within_the_burst_is_a_loss_of_its_own() {
+    let mut world = World::leading(1);
+    world.evidence("theirs");
+    world.engine.handle_expire(world.now);
+    world.wants("a");
+    let probe = world.one();
+    world.ends(probe, Outcome::Release);
+    assert_eq!(world.engine.tick(), 1);
+}
+
+#[test]
 fn who_never_led_has_no_burst_to_excuse() {
     let mut world = World::following(1);
     world.evidence("theirs");
@@ -444,6 +455,16 @@ fn evidence_older_than_the_write_that_made_us_leader_clears_the_key_and_moves_no
         world.engine.handle_observe(world.now, Some(101));
         assert_eq!(world.engine.role(), Role::Follower);
     }
+}
+
+#[test]
+fn evidence_of_the_very_position_of_the_winning_write_is_not_older() {
+    let mut world = World::new(1);
+    world.wants("a");
+    let probe = world.sleeps_for_one();
+    world.ends(probe, Outcome::Extend.done().at_order(Some(100)));
+    world.engine.handle_extend(world.now, &"b".to_owned(), Some(100));
+    assert_eq!(world.engine.role(), Role::Follower);
 }
 
 #[test]
@@ -1101,6 +1122,19 @@ fn newer_work_ends_a_wait_that_the_work_asked_for_and_not_one_that_the_store_did
         world.wants("a");
         assert_eq!(world.polls().len(), usize::from(at_once), "{verdict:?}");
     }
+}
+
+#[test]
+fn newer_work_after_a_panic_waits_for_the_retry_interval() {
+    let mut world = World::leading(1);
+    world.wants("a");
+    let attempt = world.one();
+    world.panics(attempt);
+    let panicked = world.now;
+    world.pass(secs(1));
+    let (newer, _) = world.wants("a");
+    assert_eq!(world.sleeps_for_one().work, newer);
+    assert_eq!(world.now, panicked + RETRY);
 }
 
 #[test]

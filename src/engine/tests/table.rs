@@ -460,6 +460,19 @@ fn expiry_as_a_follower_spares_the_next_try_the_head_start() {
     assert_eq!(world.one().key, "a");
 }
 
+#[test]
+fn evidence_revokes_an_expiry() {
+    for seed in SEEDS {
+        let mut world = World::following(seed);
+        world.engine.handle_expire(world.now);
+        world.evidence("theirs");
+        assert!(!world.lease().is_zero());
+        world.now = world.engine.lease_end();
+        world.wants("a");
+        assert!(world.timeout().unwrap() >= ECHO * 4, "the head start is the incumbent's again");
+    }
+}
+
 // The lease ends
 
 #[test]
