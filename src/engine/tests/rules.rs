@@ -1138,6 +1138,25 @@ fn newer_work_after_a_panic_waits_for_the_retry_interval() {
 }
 
 #[test]
+fn a_success_ends_the_row_of_refusals_for_newer_work_too() {
+    for seed in SEEDS {
+        let mut world = World::leading(seed);
+        world.wants("a");
+        for _ in 0..5 {
+            let attempt = world.sleeps_for_one();
+            world.ends(attempt, Outcome::Conflict);
+        }
+        let attempt = world.sleeps_for_one();
+        world.wants("a");
+        world.ends(attempt, Outcome::Extend);
+        let newer = world.one();
+        world.ends(newer, Outcome::Conflict);
+        let wait = world.timeout().unwrap();
+        assert!((ms(20)..=ms(30)).contains(&wait), "{wait:?}");
+    }
+}
+
+#[test]
 fn a_retry_comes_when_it_was_asked_for() {
     for (verdict, after) in [
         (Outcome::Extend.retry(), RETRY),
