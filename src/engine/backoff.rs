@@ -47,8 +47,9 @@ impl Backoff {
         let cap = self.cap.as_secs_f64();
         let mut delay = self.base.max(floor).as_secs_f64();
         if tick == 0 {
-            // No factor to jitter yet, and this is where the most wake at once.
-            return seconds(delay.min(cap) * (1.0 + self.jitter * dice.uniform()));
+            // No factor to jitter yet, and this is where the most wake at once. A base near the cap is jittered as the cap.
+            let place = dice.uniform();
+            return seconds((delay * (1.0 + self.jitter * place)).min(cap * (1.0 + 0.1 * place)));
         }
         if tick > self.steps {
             delay = cap;
@@ -66,14 +67,16 @@ impl Backoff {
 
     /// How long one key waits after its `setbacks`-th refusal in a row: doubling, at most `cap`, jittered.
     pub fn after_refusal(&self, setbacks: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
-        let doubled = self.base.max(floor).as_secs_f64() * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
+        let doubled =
+            self.base.max(floor).as_secs_f64() * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
         seconds((doubled * (1.0 + self.jitter * dice.uniform())).min(cap.as_secs_f64()))
     }
 
     /// How long everything pauses after the `streak`-th failure in a row: exponential up to `cap`, and up to a tenth
     /// more.
     pub fn after_failure(&self, streak: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
-        let grown = self.base.max(floor).as_secs_f64() * self.factor.powi(streak.saturating_sub(1).min(30) as i32);
+        let grown =
+            self.base.max(floor).as_secs_f64() * self.factor.powi(streak.saturating_sub(1).min(30) as i32);
         seconds(grown.min(cap.as_secs_f64()) * (1.0 + 0.1 * dice.uniform()))
     }
 }

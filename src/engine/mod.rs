@@ -38,13 +38,15 @@ mod outage;
 mod patience;
 mod queue;
 mod role;
+#[cfg(test)]
+mod tests;
 mod time;
 mod window;
 
 use std::{hash::Hash, time::Duration};
 
 use self::{
-    backoff::{Backoff, Dice},
+    backoff::{Backoff, Dice, seconds},
     echo::Echo,
     flight::{Flight, Flights, Kind},
     outage::Outage,
@@ -205,8 +207,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     pub fn handle_try(&mut self, now: Timestamp, key: K, work: W) -> Option<W> {
         let now = self.advance(now);
         if self.tenure.role() == Role::Election && self.election.is_none() {
-            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES);
-            self.election = Some(now + spread.mul_f64(self.dice.sparse_early()));
+            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES).as_secs_f64();
+            self.election = Some(now + seconds(spread * self.dice.sparse_early()));
         }
         self.queue.push(now, key, work)
     }
@@ -261,6 +263,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             _ if flight.cleared => None,
             Next::Done => None,
             Next::Retry => Some(backoff),
+            Next::RetryAfter(delay) if verdict.outcome == Outcome::Failed => {
+                Some(delay.max(self.others_first(now)))
+            }
             Next::RetryAfter(delay) => Some(delay),
         };
         self.settle(now, &flight, work, delay, setbacks)
@@ -495,13 +500,24 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     }
 
     fn step_as_follower(&self, now: Timestamp) -> Step {
-        let out = self.flights.counted();
-        if let Some(own) = self.queue.oldest_own()
-            && out.all < self.config.concurrency
-        {
-            return Step::Run(own, Kind::Own);
+        if self.flights.counted().all >= self.config.concurrency {
+            return self.when_a_slot_is_free();
         }
-        let Some(oldest) = self.queue.oldest_common() else { return self.when_a_slot_is_free() };
+        let common = match self.queue.oldest_common() {
+            Some(oldest) => self.step_with_common(now, oldest),
+            None => Step::Idle,
+        };
+        match (self.queue.oldest_own(), common) {
+            // Whichever is older, so that a stream of work for our own keys starves no other.
+            (Some(own), Step::Run(other, kind)) if other < own => Step::Run(other, kind),
+            (Some(own), _) => Step::Run(own, Kind::Own),
+            (None, common) => common,
+        }
+    }
+
+    /// What a follower may do with its oldest key that is not its own.
+    fn step_with_common(&self, now: Timestamp, oldest: Ready) -> Step {
+        let out = self.flights.counted();
         if out.all > out.own {
             return self.when_a_slot_is_free();
         }
@@ -523,8 +539,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if self.tenure.summoned() {
             return self.tenure.lease_end();
         }
-        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES);
-        let head_start = echoes.mul_f64(1.0 + self.config.jitter * self.patience.place());
+        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES).as_secs_f64();
+        let head_start = seconds(echoes * (1.0 + self.config.jitter * self.patience.place()));
         self.tenure.lease_end().max(oldest.since + head_start)
     }
 
@@ -534,9 +550,12 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     fn landed(&mut self, now: Timestamp, flight: &Flight, order: Option<u64>, current: bool) {
         if matches!(flight.kind, Kind::Overdue | Kind::Own) {
-            // The leader lives and doesn't do this key. That moves neither role nor lease.
-            let key = self.queue.key(flight.slot).clone();
-            self.queue.make_own(key);
+            // The leader lives and doesn't do this key, unless we learnt otherwise meanwhile. That moves neither role nor
+            // lease.
+            if !flight.cleared {
+                let key = self.queue.key(flight.slot).clone();
+                self.queue.make_own(key);
+            }
             return;
         }
         let term = self.config.term;
@@ -568,16 +587,20 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         let (floor, cap) = (self.slowest_news(), self.config.retry_interval);
         let (backoff, dice) = (&self.backoff, &mut self.dice);
         let news = current
-            && self.outage.failed(now, flight.started, |streak| {
-                backoff.after_failure(streak, floor, cap, dice)
-            });
+            && self
+                .outage
+                .failed(now, flight.started, |streak| backoff.after_failure(streak, floor, cap, dice));
         if news && self.tenure.role() == Role::Leader {
             self.window.close();
         }
-        // One key that always fails must not be the one that finds out, again and again, whether the store is back: the
-        // others go first when the pause ends.
         let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.dice);
-        own.max(self.outage.until() - now + self.backoff.base)
+        own.max(self.others_first(now))
+    }
+
+    /// One key that always fails must not be the one that finds out, again and again, whether the store is back: the
+    /// others go first when the pause ends.
+    fn others_first(&self, now: Timestamp) -> Duration {
+        (self.outage.until() - now).saturating_add(self.backoff.base)
     }
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {

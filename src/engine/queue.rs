@@ -150,7 +150,11 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                     self.slots[slot as usize] = Some(node);
                 }
                 self.pending += 1;
-                if own { self.enter_own(slot) } else { self.append_fresh(slot) }
+                if own {
+                    self.enter_own(slot)
+                } else {
+                    self.append_fresh(slot)
+                }
                 None
             }
         }
@@ -248,8 +252,8 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    /// The attempt is over and its work is to be tried again at `at`. Newer work takes its place, with its age. Returns
-    /// the work that is not needed any more.
+    /// The attempt is over and its work is to be tried again at `at`. Newer work takes its place, with its age; it waits
+    /// after a setback only. Returns the work that is not needed any more.
     pub fn requeue(
         &mut self,
         slot: Slot,
@@ -270,8 +274,12 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
             self.pending += 1;
             None
         };
-        self.node_mut(slot).place = Place::Waiting(at);
-        self.waiting.insert((at, slot));
+        if superseded.is_some() && setbacks == 0 {
+            self.enter_ready(slot);
+        } else {
+            self.node_mut(slot).place = Place::Waiting(at);
+            self.waiting.insert((at, slot));
+        }
         superseded
     }
 
