@@ -11,8 +11,8 @@
 
 use std::{
     any::Any,
-    hash::Hash,
     future::poll_fn,
+    hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,

@@ -163,10 +163,7 @@ async fn an_object_that_must_exist_is_not_created() {
     assert_eq!(store.get(KEY).await.unwrap(), None);
     assert_eq!(replica.counters().unchanged, 1);
     put(&store, KEY, "old").await;
-    assert!(matches!(
-        end(replica.guard.ensure_existing("key", |_| Some("value"))).await,
-        Ending::Written(_)
-    ));
+    assert!(matches!(end(replica.guard.ensure_existing("key", |_| Some("value"))).await, Ending::Written(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -632,10 +629,7 @@ async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it
         }
         for handle in handles {
             let ending = end(handle).await;
-            assert!(
-                matches!(ending, Ending::Written(_) | Ending::ByOther | Ending::Satisfied),
-                "{ending:?}"
-            );
+            assert!(matches!(ending, Ending::Written(_) | Ending::ByOther | Ending::Satisfied), "{ending:?}");
         }
         sleep(SECOND).await;
     }

@@ -51,7 +51,7 @@ use self::{
     flight::{Flight, Flights, Kind},
     outage::Outage,
     patience::Patience,
-    queue::{Cleared, Queue, Ready},
+    queue::{Back, Cleared, Queue, Ready},
     role::Tenure,
     window::Window,
 };
@@ -92,8 +92,8 @@ pub struct Engine<K, W> {
     /// The latest `now` that was passed in.
     clock: Timestamp,
     tenure: Tenure,
-    /// When the first probe of the election may start; drawn at the first try.
-    election: Option<Timestamp>,
+    /// When the first probe of the election may start; drawn when the first work comes to an idle replica.
+    election: Timestamp,
     /// Some work was finished, by us or by somebody else.
     decided: bool,
     queue: Queue<K, W>,
@@ -188,7 +188,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             },
             clock: Timestamp::ZERO,
             tenure: Tenure::default(),
-            election: None,
+            election: Timestamp::ZERO,
             decided: false,
             queue: Queue::new(),
             flights: Flights::new(config.attempt_timeout),
@@ -206,9 +206,11 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// If an attempt of the key is out, the new work runs after it.
     pub fn handle_try(&mut self, now: Timestamp, key: K, work: W) -> Option<W> {
         let now = self.advance(now);
-        if self.tenure.role() == Role::Election && self.election.is_none() {
+        // Idle replicas that get work at the same moment must not all go at once, each time.
+        let idle = self.queue.len() == 0 && self.flights.out() == 0;
+        if self.tenure.role() == Role::Election && idle && !self.tenure.summoned() {
             let spread = self.echo.current().saturating_mul(ELECTION_ECHOES).as_secs_f64();
-            self.election = Some(now + seconds(spread * self.dice.sparse_early()));
+            self.election = now + seconds(spread * self.dice.sparse_early());
         }
         self.queue.push(now, key, work)
     }
@@ -266,9 +268,16 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             Next::RetryAfter(delay) if verdict.outcome == Outcome::Failed => {
                 Some(delay.max(self.others_first(now)))
             }
-            Next::RetryAfter(delay) => Some(delay),
+            Next::RetryAfter(delay) => {
+                // The work chose to wait, so newer work need not.
+                setbacks = 0;
+                Some(delay)
+            }
         };
-        self.settle(now, &flight, work, delay, setbacks)
+        // What was done and is to be done again is a new want.
+        let fulfilled = matches!(verdict.outcome, Outcome::Extend | Outcome::Unchanged);
+        let since = (!fulfilled).then_some(flight.since);
+        self.settle(now, &flight, work, delay, Back { since, setbacks, tries: flight.tries })
     }
 
     /// Takes in that an attempt panicked. That concerns its key only, which is tried again at the retry interval.
@@ -278,7 +287,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         let Some(flight) = self.flights.land(id.0) else { return Some(work) };
         self.counters.panics += 1;
         let delay = (!flight.cleared).then_some(self.config.retry_interval);
-        self.settle(now, &flight, work, delay, flight.setbacks.saturating_add(1))
+        let setbacks = flight.setbacks.saturating_add(1);
+        let back = Back { since: Some(flight.since), setbacks, tries: flight.tries };
+        self.settle(now, &flight, work, delay, back)
     }
 
     /// Evidence: somebody else's write did what our work for this key would have done. Their lease is extended, and the
@@ -319,7 +330,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// Ends the lease, whoever holds it: the next attempt is a probe and needs no further delay.
     pub fn handle_expire(&mut self, now: Timestamp) {
         let now = self.advance(now);
-        self.election = Some(now);
+        self.election = now;
         self.tenure.expire(now);
     }
 
@@ -484,11 +495,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             return self.when_a_slot_is_free();
         }
         match self.tenure.role() {
-            Role::Election => match self.election {
-                Some(start) if now < start => Step::Wait(start),
-                _ if out.all == 0 => Step::Run(oldest, Kind::Probe { suspicion: false }),
-                _ => self.when_a_slot_is_free(),
-            },
+            Role::Election if now < self.election => Step::Wait(self.election),
+            Role::Election if out.all > 0 => self.when_a_slot_is_free(),
+            Role::Election => Step::Run(oldest, Kind::Probe { suspicion: false }),
             Role::Leader => {
                 let leads = self.tenure.leads(now);
                 let kind = if leads { Kind::Lead } else { Kind::Probe { suspicion: false } };
@@ -510,6 +519,10 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         match (self.queue.oldest_own(), common) {
             // Whichever is older, so that a stream of work for our own keys starves no other.
             (Some(own), Step::Run(other, kind)) if other < own => Step::Run(other, kind),
+            // Nobody holds the lease: a key of our own wins it as well as any.
+            (Some(own), _) if self.tenure.lease_end() <= now && self.flights.counted().all == 0 => {
+                Step::Run(own, Kind::Probe { suspicion: false })
+            }
             (Some(own), _) => Step::Run(own, Kind::Own),
             (None, common) => common,
         }
@@ -624,12 +637,10 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         flight: &Flight,
         work: W,
         delay: Option<Duration>,
-        setbacks: u16,
+        back: Back,
     ) -> Option<W> {
         match delay {
-            Some(delay) => {
-                self.queue.requeue(flight.slot, flight.since, work, now + delay, flight.tries, setbacks)
-            }
+            Some(delay) => self.queue.requeue(flight.slot, work, now + delay, back),
             None => {
                 self.decided = true;
                 self.queue.finish(flight.slot);

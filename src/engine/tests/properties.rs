@@ -180,7 +180,7 @@ impl Run {
             Event::Panic(which) if !self.out.is_empty() => {
                 let out = self.out.swap_remove(which % self.out.len());
                 let returned = self.engine.handle_panic(self.now, out.id, out.work);
-                self.settles(out, true, returned);
+                self.settles(out, true, None, returned);
             }
             Event::Outcome(..) | Event::Panic(_) => {}
             Event::Extend(key, order) => {
@@ -209,7 +209,7 @@ impl Run {
     fn wants(&mut self, key: Key) {
         self.works += 1;
         let replaced = self.engine.handle_try(self.now, key, self.works);
-        let since = self.pending.get(&key).map_or(self.now, |&(since, _)| since);
+        let since = self.pending.get(&key).map_or(self.now, |&(since, _)| since.min(self.now));
         let known = self.pending.insert(key, (since, self.works));
         assert_eq!(replaced, known.map(|(_, work)| work));
         self.returns(replaced);
@@ -223,13 +223,22 @@ impl Run {
             assert_eq!(self.standing(), before, "old news moved something");
             assert!(self.engine.outage.until() <= pause, "old news is no outage");
         }
-        self.settles(out, verdict.next != Next::Done, returned);
+        let done = matches!(verdict.outcome, Outcome::Extend | Outcome::Unchanged);
+        let anew = match verdict.next {
+            Next::RetryAfter(delay) => self.now + delay,
+            _ => self.now + self.engine.config().retry_interval(),
+        };
+        self.settles(out, verdict.next != Next::Done, done.then_some(anew), returned);
     }
 
-    /// What must become of the work of an attempt that has ended.
-    fn settles(&mut self, out: Out, again: bool, returned: Option<Work>) {
+    /// What must become of the work of an attempt that has ended. `anew`: it did what was wanted, which is wanted again
+    /// from then on.
+    fn settles(&mut self, out: Out, again: bool, anew: Option<Timestamp>, returned: Option<Work>) {
         let again = again && !out.cleared;
-        if again && let Some((since, _)) = self.pending.get_mut(&out.key) {
+        if again
+            && anew.is_none()
+            && let Some((since, _)) = self.pending.get_mut(&out.key)
+        {
             *since = out.since;
         }
         if again {
@@ -237,7 +246,7 @@ impl Run {
         }
         if again && !self.pending.contains_key(&out.key) {
             assert_eq!(returned, None);
-            self.pending.insert(out.key, (out.since, out.work));
+            self.pending.insert(out.key, (anew.unwrap_or(out.since), out.work));
         } else {
             assert_eq!(returned, Some(out.work));
             self.returns(returned);
