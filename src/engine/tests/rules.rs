@@ -899,6 +899,22 @@ fn a_key_of_our_own_runs_at_once_until_evidence_on_it_says_otherwise() {
 }
 
 #[test]
+fn a_key_of_our_own_wins_a_lease_that_is_over_like_any_other() {
+    for seed in SEEDS {
+        let mut world = World::following(seed);
+        let attempt = world.writes_overdue("a");
+        world.ends(attempt, Outcome::Extend);
+        world.pass(2 * TERM);
+        world.wants("a");
+        world.wants("b");
+        let attempt = world.one();
+        assert_eq!(attempt.key, "a", "no head start for a leader that doesn't do it");
+        world.ends(attempt, Outcome::Extend);
+        assert_eq!(world.engine.role(), Role::Leader);
+    }
+}
+
+#[test]
 fn a_released_key_and_a_removed_one_are_no_longer_ours() {
     for released in [true, false] {
         let mut world = World::long_following(1);
@@ -1391,4 +1407,59 @@ fn absurd_settings_and_echoes_end_in_the_far_future_and_not_in_a_panic() {
             world.engine.poll_timeout();
         }
     }
+}
+
+#[test]
+fn what_was_done_and_is_to_be_done_again_is_a_new_want() {
+    for outcome in [Outcome::Extend, Outcome::Unchanged] {
+        let mut world = World::following(1);
+        world.pass(2 * TERM);
+        world.wants("periodic");
+        let attempt = world.sleeps_for_one();
+        world.ends(attempt, outcome.retry_after(secs(10)));
+        world.evidence("theirs");
+        world.wants("other");
+        world.removes("other");
+        // Somebody else leads for good.
+        while world.engine.tick() <= 5 {
+            world.pass(ms(50));
+            world.evidence("theirs");
+        }
+        world.pass(secs(10));
+        world.evidence("theirs");
+        assert!(world.polls().is_empty(), "{outcome:?}: it is due, and not yet overdue");
+    }
+}
+
+#[test]
+fn newer_work_need_not_wait_because_the_older_chose_to() {
+    for outcome in [Outcome::Extend, Outcome::Conflict, Outcome::Unchanged] {
+        let mut world = World::leading(1);
+        world.wants("a");
+        let attempt = world.one();
+        world.ends(attempt, outcome.retry_after(secs(3600)));
+        world.pass(ms(1));
+        world.wants("a");
+        assert_eq!(world.one().key, "a", "{outcome:?}");
+    }
+}
+
+#[test]
+fn replicas_that_have_been_idle_draw_the_election_delay_again() {
+    let delays = |seed| {
+        let mut world = World::new(seed);
+        let mut delay = || {
+            world.wants("a");
+            let start = world.now;
+            let attempt = world.sleeps_for_one();
+            let delay = world.now - start;
+            world.ends(attempt, Outcome::Unchanged);
+            world.pass(secs(1));
+            delay
+        };
+        (delay(), delay())
+    };
+    let all: Vec<_> = SEEDS.map(delays).collect();
+    assert!(all.iter().all(|(first, second)| first != second));
+    assert!(all.iter().filter(|(_, second)| *second > 8 * ECHO).count() > SEEDS.count() * 9 / 10);
 }
