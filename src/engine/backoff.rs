@@ -66,14 +66,16 @@ impl Backoff {
 
     /// How long one key waits after its `setbacks`-th refusal in a row: doubling, at most `cap`, jittered.
     pub fn after_refusal(&self, setbacks: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
-        let doubled = self.base.max(floor).as_secs_f64() * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
+        let doubled =
+            self.base.max(floor).as_secs_f64() * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
         seconds((doubled * (1.0 + self.jitter * dice.uniform())).min(cap.as_secs_f64()))
     }
 
     /// How long everything pauses after the `streak`-th failure in a row: exponential up to `cap`, and up to a tenth
     /// more.
     pub fn after_failure(&self, streak: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
-        let grown = self.base.max(floor).as_secs_f64() * self.factor.powi(streak.saturating_sub(1).min(30) as i32);
+        let grown =
+            self.base.max(floor).as_secs_f64() * self.factor.powi(streak.saturating_sub(1).min(30) as i32);
         seconds(grown.min(cap.as_secs_f64()) * (1.0 + 0.1 * dice.uniform()))
     }
 }

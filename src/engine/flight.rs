@@ -99,7 +99,8 @@ impl Flights {
     }
 
     pub fn land(&mut self, serial: u64) -> Option<Flight> {
-        let Some(place) = serial.checked_sub(self.first).and_then(|i| self.current.get_mut(i as usize)) else {
+        let Some(place) = serial.checked_sub(self.first).and_then(|i| self.current.get_mut(i as usize))
+        else {
             return self.late.remove(&serial);
         };
         let flight = place.take()?;

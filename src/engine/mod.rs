@@ -568,9 +568,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         let (floor, cap) = (self.slowest_news(), self.config.retry_interval);
         let (backoff, dice) = (&self.backoff, &mut self.dice);
         let news = current
-            && self.outage.failed(now, flight.started, |streak| {
-                backoff.after_failure(streak, floor, cap, dice)
-            });
+            && self
+                .outage
+                .failed(now, flight.started, |streak| backoff.after_failure(streak, floor, cap, dice));
         if news && self.tenure.role() == Role::Leader {
             self.window.close();
         }

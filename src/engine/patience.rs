@@ -51,9 +51,7 @@ impl Patience {
         let x = sample.as_secs_f64();
         self.learnt = Some(match self.learnt {
             None => (x, x / 2.0),
-            Some((mean, deviation)) => {
-                (0.875 * mean + 0.125 * x, 0.75 * deviation + 0.25 * (mean - x).abs())
-            }
+            Some((mean, deviation)) => (0.875 * mean + 0.125 * x, 0.75 * deviation + 0.25 * (mean - x).abs()),
         });
         self.doublings = 0;
         self.update();

@@ -150,7 +150,11 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                     self.slots[slot as usize] = Some(node);
                 }
                 self.pending += 1;
-                if own { self.enter_own(slot) } else { self.append_fresh(slot) }
+                if own {
+                    self.enter_own(slot)
+                } else {
+                    self.append_fresh(slot)
+                }
                 None
             }
         }

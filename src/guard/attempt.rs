@@ -103,11 +103,7 @@ impl<S: Store> Inner<S> {
                 let mut book = self.book.lock();
                 let page = book.page(key);
                 page.wrote(value, version.clone(), started);
-                book.settle(
-                    key,
-                    |part| wants.includes(part.serial),
-                    |_| Ending::Written(version.clone()),
-                );
+                book.settle(key, |part| wants.includes(part.serial), |_| Ending::Written(version.clone()));
                 Outcome::Extend.done().at_order(version.order())
             }
             Err(StoreError::Conflict { .. }) => {
@@ -123,17 +119,13 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    fn nothing_to_write(
-        self: &Arc<Self>,
-        key: &Arc<str>,
-        wants: &Wants,
-        entry: Option<Entry>,
-    ) -> Verdict {
+    fn nothing_to_write(self: &Arc<Self>, key: &Arc<str>, wants: &Wants, entry: Option<Entry>) -> Verdict {
         let mut book = self.book.lock();
         let page = book.page(key);
         let known = page.known.as_ref().and_then(|known| known.version.clone());
         let version = entry.as_ref().map(|entry| entry.version.clone());
-        let ours = page.lost.take().is_some_and(|lost| entry.as_ref().is_some_and(|entry| entry.value == lost));
+        let ours =
+            page.lost.take().is_some_and(|lost| entry.as_ref().is_some_and(|entry| entry.value == lost));
         // Somebody changed it since we last saw it wrong. A first look says nothing.
         let by_other = page.wrong && !ours && known != version;
         page.learn(entry.as_ref());

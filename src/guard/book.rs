@@ -177,8 +177,7 @@ impl Page {
         self.known = Some(match entry {
             Some(entry) => {
                 let version = Some(entry.version.clone());
-                let ahead = known_version != version
-                    || self.known.as_ref().is_some_and(|known| known.ahead);
+                let ahead = known_version != version || self.known.as_ref().is_some_and(|known| known.ahead);
                 Known { value: Some(entry.value.clone()), version, ahead }
             }
             None => Known { value: None, version: known_version, ahead: existed },
@@ -218,7 +217,9 @@ impl Page {
         match (new.order(), old.order()) {
             (Some(new), Some(old)) if new < old => Age::Older,
             // We read that the key is gone, so the watch will tell of a deletion; what comes before it is older.
-            (Some(_), Some(_)) if known.ahead && known.value.is_none() && change.value.is_some() => Age::Unclear,
+            (Some(_), Some(_)) if known.ahead && known.value.is_none() && change.value.is_some() => {
+                Age::Unclear
+            }
             (Some(_), Some(_)) => Age::Newer,
             _ if known.ahead => Age::Unclear,
             _ => Age::Newer,

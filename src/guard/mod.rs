@@ -28,8 +28,8 @@ use tokio::{
     task::AbortHandle,
 };
 
-pub use self::feed::Feed;
 use self::book::{Book, Desire, Part};
+pub use self::feed::Feed;
 use crate::{
     error::{Ended, SpawnError},
     lease::WriterLease,
@@ -268,8 +268,6 @@ impl Future for Ensured {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
         // Nobody is left to say how it ended.
-        Pin::new(&mut self.ending)
-            .poll(cx)
-            .map(|ending| ending.unwrap_or(Ending::Ended(Ended::ShutDown)))
+        Pin::new(&mut self.ending).poll(cx).map(|ending| ending.unwrap_or(Ending::Ended(Ended::ShutDown)))
     }
 }

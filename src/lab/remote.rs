@@ -182,10 +182,7 @@ impl<S: Store> Remote<S> {
         *self.link.fault.borrow()
     }
 
-    async fn write<T>(
-        &self,
-        write: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+    async fn write<T>(&self, write: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.link.attempted.fetch_add(1, Relaxed);
         self.pass(self.draw(|network| network.write / 2)).await?;
         if self.fault() == Fault::Denied {
