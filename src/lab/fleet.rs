@@ -4,12 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{
-    Fault, LabError, Remote, Scenario, Strategy,
-    ledger::Ledger,
-    replica::Replica,
-    scenario::{Dice, GRACE},
-};
+use super::{Fault, LabError, Remote, Scenario, Strategy, ledger::Ledger, replica::Replica, scenario::GRACE};
 use crate::store::Store;
 
 /// The replicas of a run. [`Scenario::run`] has them in this process; `contended_updates` makes each one a process of its
@@ -48,8 +43,7 @@ impl<S: Store + Clone> Local<S> {
         let ledger = Arc::<Mutex<Ledger>>::default();
         let mut replicas = Vec::new();
         for index in 0..scenario.replicas {
-            let seed = scenario.seed_of(Dice::Network(index));
-            let remote = Remote::new(store.clone(), scenario.network.clone(), seed);
+            let remote = scenario.connect(index, store.clone());
             let notes = ledger.clone();
             let pen = move |note| notes.lock().enter(note);
             replicas.push((remote.clone(), Replica::start(scenario, index, remote, pen).await?));

@@ -4,7 +4,7 @@ use std::{fmt, ops::Range, time::Duration};
 
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use super::{Fleet, Network, Report, fleet::Local, ledger, run::Run};
+use super::{Fleet, Network, Remote, Report, fleet::Local, ledger, run::Run};
 use crate::{
     error::{ConfigError, SpawnError},
     store::{Store, StoreError},
@@ -65,7 +65,7 @@ pub struct Scenario {
     pub edits: f64,
     /// The leader is killed in this round, counted from 1, once half of the round's keys are right. Default: `None`.
     pub kill_leader_at: Option<usize>,
-    /// Between each replica and the store. Only [`run`](Self::run) uses it. Default: no delay.
+    /// Between each replica and the store. Default: no delay.
     pub network: Network,
     /// The term of the leases. Default: 60 s.
     pub term: Duration,
@@ -235,6 +235,11 @@ impl Scenario {
             }
         }
         Ok(())
+    }
+
+    /// The connection of replica number `index`, through the scenario's network.
+    pub fn connect<S: Store>(&self, index: usize, store: S) -> Remote<S> {
+        Remote::new(store, self.network.clone(), self.seed_of(Dice::Network(index)))
     }
 
     /// Whether the scenario can be run.
