@@ -253,6 +253,8 @@ impl<S: Store> Delayed<S> {
             let due = self.queue.peek().map(|Reverse(first)| first.due);
             let wait = async {
                 match due {
+                    // The shortest sleep is a millisecond.
+                    Some(due) if due <= driver::now() => {}
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
                 }

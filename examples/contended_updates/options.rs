@@ -1,0 +1,182 @@
+//! What the command line says.
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    process::ExitCode,
+    str::FromStr,
+    time::Duration,
+};
+
+use clap::{Parser, ValueEnum};
+use writerlease::lab::{Network, Scenario, Strategy};
+
+use crate::STRATEGIES;
+
+/// Replicas that all want the same objects to be the same: with a lease held by work, and without.
+///
+/// Exit code 0: no update was lost. 1: some were, or the run failed. 2: it could not begin.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "contended_updates")]
+pub struct Options {
+    /// `memory`, or `etcd://host:port[,host:port...]` (needs `--features etcd`)
+    #[arg(long, default_value = "memory")]
+    pub backend: Backend,
+    /// Processes that want to write
+    #[arg(long, default_value_t = 5)]
+    pub replicas: usize,
+    /// Objects that they want to write
+    #[arg(long, default_value_t = 200)]
+    pub keys: usize,
+    /// How often all objects change
+    #[arg(long, default_value_t = 20)]
+    pub rounds: usize,
+    /// What a write takes in addition; half of it for a read, as much for a watch event [default: 2ms, with etcd 0ms]
+    #[arg(long, value_parser = duration)]
+    pub latency: Option<Duration>,
+    /// How long a write holds the lease
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub term: Duration,
+    /// Kill the leader in the middle of this round
+    #[arg(long, value_name = "ROUND")]
+    pub kill_leader_at: Option<usize>,
+    /// Each replica is an operating system process; the leader is killed with SIGKILL
+    #[arg(long)]
+    pub processes: bool,
+    /// The seed of all randomness
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// One JSON object on stdout, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+    /// `lease`: by work. `retry`: every replica writes and retries on conflict. `all`: one after the other
+    #[arg(long, default_value = "all")]
+    pub strategy: Choice,
+    /// A replica of `--processes` is this program, too; this is its number
+    #[arg(long, hide = true)]
+    pub child: Option<usize>,
+    #[arg(long, hide = true, default_value_t = unique_prefix())]
+    pub prefix: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Memory,
+    /// Its endpoints.
+    Etcd(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    Lease,
+    Retry,
+    All,
+}
+
+/// Reads the command line. If there is nothing to run, returns how to exit.
+pub fn read() -> Result<Options, ExitCode> {
+    let options = Options::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            print!("{error}");
+            return ExitCode::SUCCESS;
+        }
+        let text = error.to_string();
+        complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "))
+    })?;
+    if options.processes && options.backend == Backend::Memory {
+        return Err(complain(
+            "--processes needs a server, such as --backend etcd://host:port: processes share no memory",
+        ));
+    }
+    Ok(options)
+}
+
+/// One line, and exit code 2.
+pub fn complain(reason: &str) -> ExitCode {
+    eprintln!("error: {reason}");
+    ExitCode::from(2)
+}
+
+impl Options {
+    pub fn strategies(&self) -> impl Iterator<Item = Strategy> {
+        let choice = self.strategy;
+        STRATEGIES.into_iter().filter(move |strategy| match choice {
+            Choice::All => true,
+            Choice::Lease => *strategy == Strategy::Lease,
+            Choice::Retry => *strategy == Strategy::Retry,
+        })
+    }
+
+    pub fn scenario(&self, strategy: Strategy) -> Scenario {
+        let latency = self.latency.unwrap_or(match self.backend {
+            Backend::Memory => Duration::from_millis(2),
+            Backend::Etcd(_) => Duration::ZERO,
+        });
+        Scenario {
+            strategy,
+            replicas: self.replicas,
+            keys: self.keys,
+            rounds: self.rounds,
+            kill_leader_at: self.kill_leader_at,
+            network: Network { read: latency / 2, write: latency, watch: latency, ..Network::default() },
+            term: self.term,
+            prefix: self.prefix.clone(),
+            seed: self.seed,
+            ..Scenario::default()
+        }
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            None if text == "memory" => Ok(Self::Memory),
+            Some(("etcd", hosts)) if !hosts.is_empty() => {
+                Ok(Self::Etcd(hosts.split(',').map(|host| format!("http://{host}")).collect()))
+            }
+            _ => Err("it is `memory` or `etcd://host:port`".into()),
+        }
+    }
+}
+
+/// As it was given.
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::Etcd(endpoints) => write!(f, "etcd://{}", endpoints.join(",").replace("http://", "")),
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lease => "lease",
+            Self::Retry => "retry",
+            Self::All => "all",
+        })
+    }
+}
+
+/// A number and `us`, `ms`, `s` or `m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit);
+    let seconds = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        _ => return Err("a duration is a number with its unit: us, ms, s or m".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+}
+
+/// Nobody else's keys.
+fn unique_prefix() -> String {
+    format!("contended-updates/{:016x}/", RandomState::new().hash_one(std::process::id()))
+}
