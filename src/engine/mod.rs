@@ -165,13 +165,6 @@ const HEAD_START_ECHOES: u32 = 4;
 /// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
 const BACKOFF_ECHOES: u32 = 2;
 
-/// A leader lives if it was heard within this share of our patience.
-const HEARD_SHARE: u32 = 8;
-/// A leader that fell silent for longer than this share of our patience, and is heard again, may be another one.
-const SILENCE_SHARE: u32 = 2;
-/// However many leaders come and go, a key is overdue after so many times our patience.
-const OVERDUE_LIMIT: u32 = 3;
-
 /// What may happen next.
 enum Step {
     Run(Ready, Kind),
@@ -546,25 +539,13 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if probe <= now {
             return Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() });
         }
-        // A leader that was heard just now lives. One that was not is about to be suspected, and a write of a single key
-        // would look like its sign of life to everybody else.
-        let heard = self.tenure.last_sign() + patience / HEARD_SHARE;
-        let overdue = self.overdue(oldest);
-        if heard <= now.max(overdue) {
-            Step::Wait(probe)
-        } else if overdue <= now {
+        // The leader was seen at work when the key was overdue already: it lives, and doesn't do this one. Evidence from
+        // before that may have been its last, and a write beside a dead leader would look like its sign of life.
+        if oldest.since + patience <= self.tenure.last_sign() {
             Step::Run(oldest, Kind::Overdue)
         } else {
-            Step::Wait(probe.min(overdue))
+            Step::Wait(probe)
         }
-    }
-
-    /// When a key has waited so long that its leader, if it lives, doesn't do it. A leader that is new after a silence gets
-    /// as long as the one before, so that its followers don't all do its work at its first sign; but not again and again.
-    fn overdue(&self, oldest: Ready) -> Timestamp {
-        let patience = self.patience.current();
-        let longest = oldest.since + patience.saturating_mul(OVERDUE_LIMIT);
-        (oldest.since.max(self.tenure.heard_since()) + patience).min(longest)
     }
 
     /// When a follower may compete for the lease with its oldest key, if nothing is wrong with the leader: when the lease
@@ -610,7 +591,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             Kind::Lead => self.window.halve(id.0, self.flights.next_serial()),
             Kind::Probe { suspicion: true } => {
                 self.patience.refuted(&mut self.dice);
-                self.tenure.sign_of_life(now, self.patience.current() / SILENCE_SHARE);
+                self.tenure.sign_of_life(now);
             }
             Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Own => {}
         }
@@ -639,7 +620,6 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {
         let floor = self.slowest_news();
-        self.tenure.sign_of_life(now, self.patience.current() / SILENCE_SHARE);
         let (backoff, dice) = (&self.backoff, &mut self.dice);
         if self.tenure.lose(now, evidence, |tick| backoff.delay(tick, floor, dice)) {
             self.counters.lost += 1;

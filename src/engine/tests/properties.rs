@@ -542,11 +542,12 @@ impl Town {
         }
     }
 
-    /// Past its patience a key waits for the election, and for older keys and their newer work at most.
+    /// Past its patience a key waits for the next sign of the leader, or as long again for its silence; then for the
+    /// election, and for older keys and their newer work at most.
     fn check_age(&self, run: &Run, wanted: Option<(Timestamp, Duration)>) {
         let (since, patience) = wanted.expect("an attempt of a key that is wanted");
         let before_it = self.latency * (2 * u32::from(KEYS) + 1);
-        let bound = patience.max(run.engine.patience()) + before_it + run.engine.echo() * 16;
+        let bound = 2 * patience.max(run.engine.patience()) + before_it + run.engine.echo() * 16;
         assert!(run.now - since <= bound, "{:?} old, {bound:?} allowed", run.now - since);
         assert!(patience <= run.engine.config().term());
     }

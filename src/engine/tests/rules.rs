@@ -874,6 +874,41 @@ fn overdue_keys_are_written_one_at_a_time_oldest_first() {
 }
 
 #[test]
+fn a_leader_that_dies_in_the_middle_of_its_work_is_replaced_and_not_worked_around() {
+    for seed in SEEDS {
+        let mut world = World::long_following(seed);
+        world.wants_all(["done", "left"]);
+        world.pass(ms(20));
+        world.evidence("done");
+        let last_sign = world.now;
+        let attempt = world.sleeps_for_one();
+        // The key has been overdue for 20 ms; but the leader was not seen since.
+        assert_eq!(world.now, last_sign + world.engine.patience());
+        world.ends(attempt, Outcome::Extend);
+        assert_eq!(world.engine.role(), Role::Leader);
+    }
+}
+
+#[test]
+fn a_key_is_overdue_when_the_leader_is_seen_at_other_work_past_the_keys_patience() {
+    for seed in SEEDS {
+        let mut world = World::long_following(seed);
+        world.wants("left");
+        let patience = world.engine.patience();
+        world.pass(patience - ms(1));
+        world.evidence("theirs");
+        assert!(world.polls().is_empty());
+        world.pass(ms(1));
+        assert!(world.polls().is_empty(), "that may have been its last sign");
+        world.evidence("theirs");
+        let attempt = world.one();
+        let before = world.standing();
+        world.ends(attempt, Outcome::Extend);
+        assert_eq!(world.standing(), before);
+    }
+}
+
+#[test]
 fn a_key_of_our_own_runs_at_once_until_evidence_on_it_says_otherwise() {
     for seed in SEEDS {
         let mut world = World::long_following(seed);
