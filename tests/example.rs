@@ -1,0 +1,185 @@
+//! What `contended_updates` promises on its command line: figures that a program can read, exit codes, one clear line.
+
+#[cfg(feature = "etcd")]
+mod common;
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::LazyLock,
+};
+
+use serde_json::Value;
+
+/// The example, built as this test was. (Cargo tells tests where binaries are, but not where examples are.)
+static EXAMPLE: LazyLock<PathBuf> = LazyLock::new(|| {
+    // target/<profile>/deps/<this>
+    let this = env::current_exe().expect("a test has a path");
+    let profile = this.ancestors().nth(2).expect("it is in deps");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--example", "contended_updates", "--target-dir"]);
+    cargo.arg(profile.parent().expect("the profile is in the target directory"));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    if cfg!(feature = "etcd") {
+        cargo.arg("--all-features");
+    }
+    assert!(cargo.status().expect("cargo runs").success());
+    profile.join("examples/contended_updates")
+});
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(&*EXAMPLE).args(arguments).stdin(Stdio::null()).output().expect("the example runs")
+}
+
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Exit code 2, nothing on stdout, and one line on stderr.
+fn complaint(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {output:?}");
+    let line = String::from_utf8(output.stderr).expect("it is text");
+    assert_eq!(line.lines().count(), 1, "{arguments:?}: {line}");
+    line
+}
+
+#[test]
+fn json_has_each_figure_of_each_strategy() {
+    let figures = json(&run(&["--json", "--replicas", "3", "--keys", "20", "--rounds", "4"]));
+    for strategy in ["lease", "retry"] {
+        let figures = &figures[strategy];
+        for (name, value) in
+            [("replicas", 3), ("keys", 20), ("rounds", 4), ("writes_needed", 80), ("updates_lost", 0)]
+        {
+            assert_eq!(figures[name], value, "{strategy} {name}");
+        }
+        for name in ["writes_attempted", "writes_refused", "leader_changes", "leaders_at_end"] {
+            assert!(figures[name].is_u64(), "{strategy} {name}: {figures}");
+        }
+        assert!(figures["round_p50_ms"].as_f64() <= figures["round_p99_ms"].as_f64(), "{figures}");
+        assert!(figures["failover_ms"].is_null(), "{figures}");
+    }
+    assert_eq!(figures["lease"]["leaders_at_end"], 1);
+    assert_eq!(figures.as_object().map(|strategies| strategies.len()), Some(2));
+}
+
+#[test]
+fn one_strategy_is_one_member_and_a_killed_leader_has_a_failover() {
+    let output =
+        run(&["--json", "--strategy", "lease", "--keys", "20", "--rounds", "4", "--kill-leader-at", "3"]);
+    let figures = json(&output);
+    assert_eq!(figures.as_object().map(|strategies| strategies.len()), Some(1));
+    assert!(figures["lease"]["failover_ms"].as_f64() > Some(0.0), "{figures}");
+    assert_eq!(figures["lease"]["leader_changes"], 1);
+}
+
+#[test]
+fn without_json_a_table_is_printed_and_progress_stays_off_stdout() {
+    let output = run(&["--replicas", "2", "--keys", "5", "--rounds", "10"]);
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).expect("it is text");
+    assert!(table.lines().any(|line| line.split_whitespace().eq(["updates", "lost", "0", "0"])), "{table}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("lease: 10 of 10 rounds\n"));
+}
+
+#[test]
+fn what_cannot_begin_is_one_line_and_exit_code_2() {
+    for (arguments, says) in [
+        (&["--replicas", "0"][..], "replicas is 0"),
+        (&["--keys", "0"], "keys is 0"),
+        (&["--term", "0s"], "term is 0ns"),
+        (&["--term", "5"], "ms"),
+        (&["--kill-leader-at", "99"], "kill_leader_at is 99"),
+        (&["--kill-leader-at", "1", "--replicas", "1"], "replicas is 1"),
+        (&["--backend", "foo://localhost:1"], "etcd://host:port"),
+        (&["--backend", "etcd://"], "etcd://host:port"),
+        (&["--processes"], "share no memory"),
+        (&["--no-such-option"], "--no-such-option"),
+    ] {
+        let line = complaint(arguments);
+        assert!(line.starts_with("error: ") && line.contains(says), "{line}");
+    }
+}
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn a_backend_that_was_not_built_in_says_how_to_get_it() {
+    assert!(complaint(&["--backend", "etcd://localhost:2379"]).contains("--features etcd"));
+}
+
+#[cfg(feature = "etcd")]
+mod etcd {
+    use super::{common::server::EtcdServer, *};
+
+    fn backend(server: &EtcdServer) -> String {
+        server.endpoint().replace("http://", "etcd://")
+    }
+
+    #[test]
+    fn an_unreachable_backend_is_one_line_and_exit_code_2() {
+        // Nobody listens on port 1.
+        for arguments in
+            [&["--backend", "etcd://127.0.0.1:1"][..], &["--backend", "etcd://127.0.0.1:1", "--processes"]]
+        {
+            assert!(complaint(arguments).contains("etcd://127.0.0.1:1"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write() {
+        let server = EtcdServer::start().await;
+        let backend = backend(&server);
+        let output = run(&[
+            "--json",
+            "--strategy",
+            "lease",
+            "--processes",
+            "--backend",
+            &backend,
+            "--replicas",
+            "3",
+            "--keys",
+            "200",
+            "--rounds",
+            "20",
+            "--kill-leader-at",
+            "10",
+        ]);
+        let figures = &json(&output)["lease"];
+        println!("{figures}");
+        assert_eq!(figures["updates_lost"], 0);
+        assert_eq!(figures["writes_needed"], 4000);
+        assert!(figures["writes_attempted"].as_u64() <= Some(4000 * 102 / 100), "{figures}");
+        assert!(figures["failover_ms"].is_f64() && figures["leaders_at_end"] == 1, "{figures}");
+    }
+
+    #[tokio::test]
+    async fn a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted() {
+        use writerlease::store::{EtcdStore, Event, Store};
+
+        let server = EtcdServer::start().await;
+        let backend = backend(&server);
+        let small = ["--backend", &backend, "--replicas", "2", "--keys", "5", "--rounds", "3", "--processes"];
+        assert!(run(&small).status.success());
+        let mut endless = Command::new(&*EXAMPLE);
+        endless.args(["--backend", &backend, "--replicas", "2", "--rounds", "1000000", "--processes"]);
+        let mut endless =
+            endless.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the example runs");
+        let store = EtcdStore::connect([server.endpoint()]).await.unwrap();
+        {
+            let mut changes = std::pin::pin!(store.watch(""));
+            while !matches!(futures_util::StreamExt::next(&mut changes).await, Some(Ok(Event::Put(_)))) {}
+        }
+        let interrupted = Command::new("kill").args(["-INT", &endless.id().to_string()]).status();
+        assert!(interrupted.expect("kill can be run").success());
+        assert_eq!(endless.wait().expect("a child can be waited for").code(), Some(130));
+        let mut changes = std::pin::pin!(store.watch(""));
+        assert_eq!(futures_util::StreamExt::next(&mut changes).await.unwrap().unwrap(), Event::Init);
+        assert_eq!(futures_util::StreamExt::next(&mut changes).await.unwrap().unwrap(), Event::InitDone);
+    }
+}
