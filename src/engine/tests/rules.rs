@@ -761,7 +761,7 @@ fn silence_counts_from_the_last_evidence() {
         let last_sign = world.now;
         let patience = world.engine.patience();
         assert!(since < last_sign);
-        world.sleeps_for_one();
+        let _probe = world.sleeps_for_one();
         assert_eq!(world.now, last_sign + patience);
         assert_eq!(world.engine.counters().suspicions, 1);
     }
