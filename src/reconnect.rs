@@ -5,7 +5,8 @@
 use std::{fmt, time::Duration};
 
 use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
-use tokio::time::Instant;
+
+use crate::driver;
 
 /// The pauses of something that reconnects for ever: exponential, jittered, capped.
 #[derive(Debug)]
@@ -63,7 +64,7 @@ struct TokioClock;
 
 impl Clock for TokioClock {
     fn now(&self) -> std::time::Instant {
-        Instant::now().into_std()
+        driver::now().into_std()
     }
 }
 
