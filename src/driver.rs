@@ -11,19 +11,20 @@
 
 use std::{
     any::Any,
+    future::poll_fn,
     hash::Hash,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{future::BoxFuture, task::AtomicWaker};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
-    sync::{Notify, watch},
-    task::{JoinSet, coop},
-    time::{Instant, sleep_until},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,12 +42,15 @@ pub(crate) type BoxedWork<K> = Box<dyn FnMut(Attempt<K>) -> BoxFuture<'static, V
 /// How many attempts are taken under one lock.
 const BATCH: usize = 64;
 
+/// How many times the driver looks at the engine before it lets other tasks run.
+const TURNS: usize = 16;
+
 /// What the handles and the driver share.
 pub(crate) struct Shared<K> {
     name: String,
     origin: Instant,
     state: Mutex<State<K>>,
-    wake: Notify,
+    waker: AtomicWaker,
     status: watch::Sender<Status>,
 }
 
@@ -91,7 +95,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 published: status,
                 phase: Phase::Running,
             }),
-            wake: Notify::new(),
+            waker: AtomicWaker::new(),
             status: watch::Sender::new(status),
         });
         runtime.spawn(Driver::new(shared.clone()).run());
@@ -142,7 +146,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             lost.cancel();
         }
         if wake {
-            self.wake.notify_one();
+            self.waker.wake();
         }
         Ok(result)
     }
@@ -179,26 +183,22 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         if phase == Phase::Abandoned {
             reign.cancel();
         }
-        self.wake.notify_one();
+        self.waker.wake();
     }
 
     /// Tells subscribers what changed. Returns the token to cancel if a role was lost.
     fn publish(&self, state: &mut State<K>, now: Timestamp) -> Option<Arc<CancellationToken>> {
-        let status = Status {
-            role: state.engine.role(),
-            is_leader: state.engine.is_leader(now),
-            epoch: state.engine.epoch(),
-            decided: state.engine.decided(),
-            reign: state.engine.reign(),
-            ended: state.published.ended,
-        };
         let before = state.published;
-        if status == before {
+        let reign = state.engine.reign();
+        let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
+        if (reign, is_leader, decided) == (before.reign, before.is_leader, before.decided) {
             return None;
         }
+        let (role, epoch) = (state.engine.role(), state.engine.epoch());
+        let status = Status { role, is_leader, epoch, decided, reign, ended: before.ended };
         state.published = status;
         self.status.send_replace(status);
-        if status.reign == before.reign {
+        if reign == before.reign {
             return None;
         }
         tracing::info!(
@@ -251,10 +251,15 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
 /// What the driver does next.
 enum Turn {
     Run,
-    /// Until the timer rings, which is to be set to this time first if there is one.
-    Sleep(Option<Timestamp>),
+    Sleep(Option<TimerEvent>),
     Drain,
     Stop,
+}
+
+/// Why the timer needs to be looked at.
+enum TimerEvent {
+    Set(Timestamp),
+    Rung,
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
@@ -270,50 +275,57 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         }
     }
 
+    /// The task. Everything that may need the driver wakes it, and each time it looks at everything.
     async fn run(mut self) {
-        let shared = self.shared.clone();
-        let mut timer = pin!(sleep_until(shared.origin));
-        loop {
-            let turn = self.turn();
-            self.spent.clear();
-            match turn {
-                Turn::Run => {
-                    self.start_attempts().await;
-                    // A stream of works that are ready at once must not keep the other tasks of the runtime waiting.
-                    coop::consume_budget().await;
-                    while let Some(joined) = self.tasks.try_join_next() {
-                        self.finished.extend(joined.ok());
-                    }
-                }
-                Turn::Sleep(reset) => {
-                    if let Some(until) = reset {
-                        timer.as_mut().reset(shared.instant(until));
-                    }
-                    tokio::select! {
-                        () = shared.wake.notified() => {}
-                        () = timer.as_mut(), if self.rings != Timestamp::MAX => self.rings = Timestamp::MAX,
-                        Some(joined) = self.tasks.join_next(), if !self.tasks.is_empty() => {
-                            self.finished.extend(joined.ok());
-                        }
-                    }
-                }
-                Turn::Drain => {
-                    tokio::select! {
-                        () = shared.wake.notified() => {}
-                        Some(joined) = self.tasks.join_next() => self.finished.extend(joined.ok()),
-                    }
-                }
-                Turn::Stop => break,
-            }
-        }
+        let mut timer = pin!(sleep_until(self.shared.origin));
+        poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
         // A write that was sent is never cut off: that would only turn a landed write into an unknown one.
         self.tasks.detach_all();
         self.ended = Ended::ShutDown;
     }
 
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+        // Before the first look, so that no event can come after the look and before this.
+        self.shared.waker.register(cx.waker());
+        for _ in 0..TURNS {
+            let turn = self.turn();
+            self.spent.clear();
+            match turn {
+                Turn::Run => self.start_attempts(cx),
+                Turn::Sleep(timer_event) => {
+                    if let Some(TimerEvent::Set(until)) = timer_event {
+                        timer.as_mut().reset(self.shared.instant(until));
+                    }
+                    // It knows whom to wake already, unless it was set or has rung.
+                    if timer_event.is_some() && timer.as_mut().poll(cx).is_ready() {
+                        self.rings = Timestamp::MAX;
+                    } else if self.poll_tasks(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                Turn::Drain => ready!(self.poll_tasks(cx)),
+                Turn::Stop => return Poll::Ready(()),
+            }
+        }
+        // A stream of works that are ready at once must not keep the other tasks of the runtime waiting.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes in the attempts that have ended on tasks of their own; ready if there were any.
+    fn poll_tasks(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.tasks.is_empty()
+            && let Poll::Ready(Some(joined)) = self.tasks.poll_join_next(cx)
+        {
+            // Panics were caught, and nobody aborts them.
+            self.finished.extend(joined.ok());
+        }
+        if self.finished.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
     /// One visit to the engine: outcomes in, attempts out.
     fn turn(&mut self) -> Turn {
-        let shared = self.shared.clone();
+        let shared = &*self.shared;
         let mut guard = shared.state.lock();
         let state = &mut *guard;
         let now = shared.timestamp(now());
@@ -352,10 +364,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
                     // Set the timer only if it would ring too late: at each write the lease ends later, and it is cheaper
                     // to wake once too often per term than to set it each time.
-                    let reset = (timeout < self.rings).then_some(timeout);
-                    self.rings = self.rings.min(timeout);
+                    let event = if timeout < self.rings {
+                        self.rings = timeout;
+                        Some(TimerEvent::Set(timeout))
+                    } else {
+                        (self.rings <= now).then_some(TimerEvent::Rung)
+                    };
                     state.armed = self.rings;
-                    Turn::Sleep(reset)
+                    Turn::Sleep(event)
                 } else {
                     state.armed = Timestamp::ZERO;
                     Turn::Run
@@ -372,30 +388,18 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         turn
     }
 
-    async fn start_attempts(&mut self) {
-        let mut starts = std::mem::take(&mut self.starts);
-        for (start, reign) in starts.drain(..) {
-            let attempt = Attempt::new(
-                start.key,
-                start.number,
-                start.epoch,
-                self.shared.instant(start.deadline),
-                reign,
-            );
-            let mut running = match Running::start(start.id, start.work, attempt) {
-                Ok(running) => running,
-                Err(finished) => {
-                    self.finished.push(finished);
-                    continue;
-                }
-            };
-            let first = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut running).poll(cx))).await;
-            match first {
-                Poll::Ready(finished) => self.finished.push(finished),
-                Poll::Pending => drop(self.tasks.spawn(running)),
+    fn start_attempts(&mut self, cx: &mut Context<'_>) {
+        for (start, reign) in self.starts.drain(..) {
+            let deadline = self.shared.instant(start.deadline);
+            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, reign);
+            match Running::start(start.id, start.work, attempt) {
+                Err(finished) => self.finished.push(finished),
+                Ok(mut running) => match Pin::new(&mut running).poll(cx) {
+                    Poll::Ready(finished) => self.finished.push(finished),
+                    Poll::Pending => drop(self.tasks.spawn(running)),
+                },
             }
         }
-        self.starts = starts;
     }
 }
 

@@ -87,7 +87,7 @@ async fn a_watch_and_its_writers_go_on_after_the_server_was_killed() {
     assert_eq!(last.len(), 4);
 
     // The history was kept, so the watch must go on without a listing and tell each acknowledged write.
-    let (mut seen, mut interruptions) = (Vec::new(), 0);
+    let (mut seen, mut interruptions, mut resumptions) = (Vec::new(), 0, 0);
     while !last.is_empty() {
         match next(&mut watch).await {
             Some(Ok(Event::Put(entry))) => {
@@ -97,10 +97,11 @@ async fn a_watch_and_its_writers_go_on_after_the_server_was_killed() {
                 seen.push((entry.key.to_string(), entry.version));
             }
             Some(Err(StoreError::Unavailable { .. })) => interruptions += 1,
+            Some(Ok(Event::Resumed)) => resumptions += 1,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(interruptions, 1, "it is told once");
+    assert_eq!((interruptions, resumptions), (1, 1), "each is told once");
     assert!(seen.is_sorted_by(|a, b| a.1.order() < b.1.order()), "in order and nothing twice");
     for write in acknowledged {
         assert!(seen.contains(&write), "{write:?} is missing");
@@ -243,7 +244,7 @@ async fn a_client_that_logs_in_again_survives_a_restart_of_the_server() {
     loop {
         match next(&mut watch).await {
             Some(Ok(Event::Put(seen) | Event::InitEntry(seen))) => break assert_eq!(seen, entry),
-            Some(Ok(Event::Init | Event::InitDone)) => {}
+            Some(Ok(Event::Init | Event::InitDone | Event::Resumed)) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -294,6 +295,7 @@ async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
     }
     let written =
         timeout(LONG, write_until(&store, "key", &AtomicBool::new(true))).await.expect("the store is back");
+    assert_eq!(event(&mut watch).await, Event::Resumed);
     loop {
         match event(&mut watch).await {
             Event::Put(entry) if entry.version == written[0].1 => break,

@@ -47,8 +47,9 @@ impl Backoff {
         let cap = self.cap.as_secs_f64();
         let mut delay = self.base.max(floor).as_secs_f64();
         if tick == 0 {
-            // No factor to jitter yet, and this is where the most wake at once.
-            return seconds(delay.min(cap) * (1.0 + self.jitter * dice.uniform()));
+            // No factor to jitter yet, and this is where the most wake at once. A base near the cap is jittered as the cap.
+            let place = dice.uniform();
+            return seconds((delay * (1.0 + self.jitter * place)).min(cap * (1.0 + 0.1 * place)));
         }
         if tick > self.steps {
             delay = cap;
@@ -80,9 +81,10 @@ impl Backoff {
     }
 }
 
-/// Seconds to a duration; what no duration can hold becomes the longest one.
+/// Seconds to a duration, at nanosecond precision; what 64 bits can't hold becomes the most that they can.
 pub(super) fn seconds(s: f64) -> Duration {
-    Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX)
+    // `as` saturates; `Duration::try_from_secs_f64` is exact, and too slow for the hot path.
+    Duration::from_nanos((s * 1e9) as u64)
 }
 
 #[cfg(test)]

@@ -38,18 +38,20 @@ mod outage;
 mod patience;
 mod queue;
 mod role;
+#[cfg(test)]
+mod tests;
 mod time;
 mod window;
 
 use std::{hash::Hash, time::Duration};
 
 use self::{
-    backoff::{Backoff, Dice},
+    backoff::{Backoff, Dice, seconds},
     echo::Echo,
     flight::{Flight, Flights, Kind},
     outage::Outage,
     patience::Patience,
-    queue::{Cleared, Queue, Ready},
+    queue::{Back, Cleared, Queue, Ready},
     role::Tenure,
     window::Window,
 };
@@ -90,8 +92,8 @@ pub struct Engine<K, W> {
     /// The latest `now` that was passed in.
     clock: Timestamp,
     tenure: Tenure,
-    /// When the first probe of the election may start; drawn at the first try.
-    election: Option<Timestamp>,
+    /// When the first probe of the election may start; drawn when the first work comes to an idle replica.
+    election: Timestamp,
     /// Some work was finished, by us or by somebody else.
     decided: bool,
     queue: Queue<K, W>,
@@ -163,13 +165,6 @@ const HEAD_START_ECHOES: u32 = 4;
 /// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
 const BACKOFF_ECHOES: u32 = 2;
 
-/// A leader lives if it was heard within this share of our patience.
-const HEARD_SHARE: u32 = 8;
-/// A leader that fell silent for longer than this share of our patience, and is heard again, may be another one.
-const SILENCE_SHARE: u32 = 2;
-/// However many leaders come and go, a key is overdue after so many times our patience.
-const OVERDUE_LIMIT: u32 = 3;
-
 /// What may happen next.
 enum Step {
     Run(Ready, Kind),
@@ -193,7 +188,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             },
             clock: Timestamp::ZERO,
             tenure: Tenure::default(),
-            election: None,
+            election: Timestamp::ZERO,
             decided: false,
             queue: Queue::new(),
             flights: Flights::new(config.attempt_timeout),
@@ -211,9 +206,11 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// If an attempt of the key is out, the new work runs after it.
     pub fn handle_try(&mut self, now: Timestamp, key: K, work: W) -> Option<W> {
         let now = self.advance(now);
-        if self.tenure.role() == Role::Election && self.election.is_none() {
-            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES);
-            self.election = Some(now + spread.mul_f64(self.dice.sparse_early()));
+        // Idle replicas that get work at the same moment must not all go at once, each time.
+        let idle = self.queue.len() == 0 && self.flights.out() == 0;
+        if self.tenure.role() == Role::Election && idle && !self.tenure.summoned() {
+            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES).as_secs_f64();
+            self.election = now + seconds(spread * self.dice.sparse_early());
         }
         self.queue.push(now, key, work)
     }
@@ -268,9 +265,19 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             _ if flight.cleared => None,
             Next::Done => None,
             Next::Retry => Some(backoff),
-            Next::RetryAfter(delay) => Some(delay),
+            Next::RetryAfter(delay) if verdict.outcome == Outcome::Failed => {
+                Some(delay.max(self.others_first(now)))
+            }
+            Next::RetryAfter(delay) => {
+                // The work chose to wait, so newer work need not.
+                setbacks = 0;
+                Some(delay)
+            }
         };
-        self.settle(now, &flight, work, delay, setbacks)
+        // What was done and is to be done again is a new want.
+        let fulfilled = matches!(verdict.outcome, Outcome::Extend | Outcome::Unchanged);
+        let since = (!fulfilled).then_some(flight.since);
+        self.settle(now, &flight, work, delay, Back { since, setbacks, tries: flight.tries })
     }
 
     /// Takes in that an attempt panicked. That concerns its key only, which is tried again at the retry interval.
@@ -280,7 +287,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         let Some(flight) = self.flights.land(id.0) else { return Some(work) };
         self.counters.panics += 1;
         let delay = (!flight.cleared).then_some(self.config.retry_interval);
-        self.settle(now, &flight, work, delay, flight.setbacks.saturating_add(1))
+        let setbacks = flight.setbacks.saturating_add(1);
+        let back = Back { since: Some(flight.since), setbacks, tries: flight.tries };
+        self.settle(now, &flight, work, delay, back)
     }
 
     /// Evidence: somebody else's write did what our work for this key would have done. Their lease is extended, and the
@@ -321,7 +330,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// Ends the lease, whoever holds it: the next attempt is a probe and needs no further delay.
     pub fn handle_expire(&mut self, now: Timestamp) {
         let now = self.advance(now);
-        self.election = Some(now);
+        self.election = now;
         self.tenure.expire(now);
     }
 
@@ -486,11 +495,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             return self.when_a_slot_is_free();
         }
         match self.tenure.role() {
-            Role::Election => match self.election {
-                Some(start) if now < start => Step::Wait(start),
-                _ if out.all == 0 => Step::Run(oldest, Kind::Probe { suspicion: false }),
-                _ => self.when_a_slot_is_free(),
-            },
+            Role::Election if now < self.election => Step::Wait(self.election),
+            Role::Election if out.all > 0 => self.when_a_slot_is_free(),
+            Role::Election => Step::Run(oldest, Kind::Probe { suspicion: false }),
             Role::Leader => {
                 let leads = self.tenure.leads(now);
                 let kind = if leads { Kind::Lead } else { Kind::Probe { suspicion: false } };
@@ -502,40 +509,41 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     }
 
     fn step_as_follower(&self, now: Timestamp) -> Step {
-        let out = self.flights.counted();
-        if let Some(own) = self.queue.oldest_own()
-            && out.all < self.config.concurrency
-        {
-            return Step::Run(own, Kind::Own);
+        if self.flights.counted().all >= self.config.concurrency {
+            return self.when_a_slot_is_free();
         }
-        let Some(oldest) = self.queue.oldest_common() else { return self.when_a_slot_is_free() };
+        let common = match self.queue.oldest_common() {
+            Some(oldest) => self.step_with_common(now, oldest),
+            None => Step::Idle,
+        };
+        match (self.queue.oldest_own(), common) {
+            // Whichever is older, so that a stream of work for our own keys starves no other.
+            (Some(own), Step::Run(other, kind)) if other < own => Step::Run(other, kind),
+            // Nobody holds the lease: a key of our own wins it as well as any.
+            (Some(own), _) if self.tenure.lease_end() <= now && self.flights.counted().all == 0 => {
+                Step::Run(own, Kind::Probe { suspicion: false })
+            }
+            (Some(own), _) => Step::Run(own, Kind::Own),
+            (None, common) => common,
+        }
+    }
+
+    /// What a follower may do with its oldest key that is not its own.
+    fn step_with_common(&self, now: Timestamp, oldest: Ready) -> Step {
+        let out = self.flights.counted();
         if out.all > out.own {
             return self.when_a_slot_is_free();
         }
-        let patience = self.patience.current();
-        let probe = self.may_probe(oldest).min(oldest.since.max(self.tenure.last_sign()) + patience);
+        let overdue = oldest.since + self.patience.current();
+        let suspect = oldest.since.max(self.tenure.last_sign()) + self.patience.current();
+        let probe = self.may_probe(oldest).min(suspect);
         if probe <= now {
-            return Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() });
-        }
-        // A leader that was heard just now lives. One that was not is about to be suspected, and a write of a single key
-        // would look like its sign of life to everybody else.
-        let heard = self.tenure.last_sign() + patience / HEARD_SHARE;
-        let overdue = self.overdue(oldest);
-        if heard <= now.max(overdue) {
-            Step::Wait(probe)
+            Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() })
         } else if overdue <= now {
             Step::Run(oldest, Kind::Overdue)
         } else {
             Step::Wait(probe.min(overdue))
         }
-    }
-
-    /// When a key has waited so long that its leader, if it lives, doesn't do it. A leader that is new after a silence gets
-    /// as long as the one before, so that its followers don't all do its work at its first sign; but not again and again.
-    fn overdue(&self, oldest: Ready) -> Timestamp {
-        let patience = self.patience.current();
-        let longest = oldest.since + patience.saturating_mul(OVERDUE_LIMIT);
-        (oldest.since.max(self.tenure.heard_since()) + patience).min(longest)
     }
 
     /// When a follower may compete for the lease with its oldest key, if nothing is wrong with the leader: when the lease
@@ -544,8 +552,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if self.tenure.summoned() {
             return self.tenure.lease_end();
         }
-        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES);
-        let head_start = echoes.mul_f64(1.0 + self.config.jitter * self.patience.place());
+        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES).as_secs_f64();
+        let head_start = seconds(echoes * (1.0 + self.config.jitter * self.patience.place()));
         self.tenure.lease_end().max(oldest.since + head_start)
     }
 
@@ -555,9 +563,12 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     fn landed(&mut self, now: Timestamp, flight: &Flight, order: Option<u64>, current: bool) {
         if matches!(flight.kind, Kind::Overdue | Kind::Own) {
-            // The leader lives and doesn't do this key. That moves neither role nor lease.
-            let key = self.queue.key(flight.slot).clone();
-            self.queue.make_own(key);
+            // The leader lives and doesn't do this key, unless we learnt otherwise meanwhile. That moves neither role nor
+            // lease.
+            if !flight.cleared {
+                let key = self.queue.key(flight.slot).clone();
+                self.queue.make_own(key);
+            }
             return;
         }
         let term = self.config.term;
@@ -578,7 +589,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             Kind::Lead => self.window.halve(id.0, self.flights.next_serial()),
             Kind::Probe { suspicion: true } => {
                 self.patience.refuted(&mut self.dice);
-                self.tenure.sign_of_life(now, self.patience.current() / SILENCE_SHARE);
+                self.tenure.sign_of_life(now);
             }
             Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Own => {}
         }
@@ -595,15 +606,18 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if news && self.tenure.role() == Role::Leader {
             self.window.close();
         }
-        // One key that always fails must not be the one that finds out, again and again, whether the store is back: the
-        // others go first when the pause ends.
         let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.dice);
-        own.max(self.outage.until() - now + self.backoff.base)
+        own.max(self.others_first(now))
+    }
+
+    /// One key that always fails must not be the one that finds out, again and again, whether the store is back: the
+    /// others go first when the pause ends.
+    fn others_first(&self, now: Timestamp) -> Duration {
+        (self.outage.until() - now).saturating_add(self.backoff.base)
     }
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {
         let floor = self.slowest_news();
-        self.tenure.sign_of_life(now, self.patience.current() / SILENCE_SHARE);
         let (backoff, dice) = (&self.backoff, &mut self.dice);
         if self.tenure.lose(now, evidence, |tick| backoff.delay(tick, floor, dice)) {
             self.counters.lost += 1;
@@ -623,12 +637,10 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         flight: &Flight,
         work: W,
         delay: Option<Duration>,
-        setbacks: u16,
+        back: Back,
     ) -> Option<W> {
         match delay {
-            Some(delay) => {
-                self.queue.requeue(flight.slot, flight.since, work, now + delay, flight.tries, setbacks)
-            }
+            Some(delay) => self.queue.requeue(flight.slot, work, now + delay, back),
             None => {
                 self.decided = true;
                 self.queue.finish(flight.slot);

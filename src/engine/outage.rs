@@ -39,7 +39,7 @@ impl Outage {
         started: Timestamp,
         pause: impl FnOnce(u32) -> Duration,
     ) -> bool {
-        if started < self.last_answer || (self.lasts() && started < self.began) {
+        if started < self.last_answer || (self.lasts() && started <= self.began) {
             return false;
         }
         self.streak = self.streak.saturating_add(1);
@@ -66,6 +66,7 @@ mod tests {
         let mut outage = Outage::default();
         assert!(outage.failed(at(5), at(0), ten_times));
         assert!(!outage.failed(at(6), at(1), ten_times));
+        assert!(!outage.failed(at(6), at(5), ten_times), "it started at the moment of the first failure");
         assert_eq!(outage.until(), at(15));
         assert!(outage.failed(at(20), at(15), ten_times));
         assert_eq!(outage.until(), at(40));

@@ -79,6 +79,15 @@ pub(super) struct Taken<W> {
     pub setbacks: u16,
 }
 
+/// What a key brings back from an attempt whose work is to be tried again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Back {
+    /// Since when the work was wanted; `None` if the attempt fulfilled it, so that what is wanted is wanted anew.
+    pub since: Option<Timestamp>,
+    pub tries: u32,
+    pub setbacks: u16,
+}
+
 /// A ready key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ready {
@@ -173,6 +182,9 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
             // It waited because its own work asked to; newer work doesn't. After a setback the store asked.
             Place::Waiting(at) if setbacks == 0 => {
                 self.waiting.remove(&(at, slot));
+                // What was to be wanted later is wanted now.
+                let node = self.node_mut(slot);
+                node.since = node.since.min(now);
                 self.enter_ready(slot);
             }
             _ => {}
@@ -252,30 +264,27 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    /// The attempt is over and its work is to be tried again at `at`. Newer work takes its place, with its age. Returns
-    /// the work that is not needed any more.
-    pub fn requeue(
-        &mut self,
-        slot: Slot,
-        since: Timestamp,
-        work: W,
-        at: Timestamp,
-        tries: u32,
-        setbacks: u16,
-    ) -> Option<W> {
+    /// The attempt is over and its work is to be tried again at `at`. Newer work takes its place, with its age; it waits
+    /// after a setback only. Returns the work that is not needed any more.
+    pub fn requeue(&mut self, slot: Slot, work: W, at: Timestamp, back: Back) -> Option<W> {
         let node = self.node_mut(slot);
-        node.since = since;
-        node.setbacks = setbacks;
+        node.setbacks = back.setbacks;
         let superseded = if node.work.is_some() {
+            node.since = back.since.unwrap_or(node.since);
             Some(work)
         } else {
+            node.since = back.since.unwrap_or(at);
             node.work = Some(work);
-            node.tries = tries;
+            node.tries = back.tries;
             self.pending += 1;
             None
         };
-        self.node_mut(slot).place = Place::Waiting(at);
-        self.waiting.insert((at, slot));
+        if superseded.is_some() && back.setbacks == 0 {
+            self.enter_ready(slot);
+        } else {
+            self.node_mut(slot).place = Place::Waiting(at);
+            self.waiting.insert((at, slot));
+        }
         superseded
     }
 
@@ -462,7 +471,12 @@ mod tests {
         let a = queue.oldest().unwrap().slot;
         let (_, taken) = queue.start(a);
         queue.push(at(2), "b", 2);
-        queue.requeue(a, taken.since, taken.work, at(10), taken.tries, 1);
+        queue.requeue(
+            a,
+            taken.work,
+            at(10),
+            Back { since: Some(taken.since), tries: taken.tries, setbacks: 1 },
+        );
         assert_eq!(queue.key(queue.oldest().unwrap().slot), &"b");
         assert_eq!(queue.next_due(), Some(at(10)));
         queue.release_due(at(10));
@@ -476,7 +490,12 @@ mod tests {
             queue.push(at(1), "a", 1);
             let a = queue.oldest().unwrap().slot;
             let (_, taken) = queue.start(a);
-            queue.requeue(a, taken.since, taken.work, at(10), taken.tries, setbacks);
+            queue.requeue(
+                a,
+                taken.work,
+                at(10),
+                Back { since: Some(taken.since), tries: taken.tries, setbacks },
+            );
             queue.push(at(2), "a", 2);
             assert_eq!(queue.oldest().is_some(), ready);
         }
@@ -517,7 +536,7 @@ mod tests {
         }
         take(&mut queue);
         let (_, taken) = take(&mut queue).unwrap();
-        queue.requeue(1, taken.since, taken.work, at(99), 1, 1);
+        queue.requeue(1, taken.work, at(99), Back { since: Some(taken.since), tries: 1, setbacks: 1 });
         assert_eq!(queue.drain(), [("again", 1), ("fresh", 2)]);
         assert_eq!(queue.len(), 0);
         queue.finish(0);

@@ -29,8 +29,6 @@ pub(super) struct Tenure {
     burst_end: Timestamp,
     /// When somebody else last showed a sign of life.
     last_sign: Timestamp,
-    /// When it did so first after a silence.
-    heard_since: Timestamp,
     /// Where the write that made us leader stands in the store's order of writes.
     won_at: Option<u64>,
     /// `expire` was called: the follower's next attempt needs no further delay.
@@ -61,10 +59,6 @@ impl Tenure {
 
     pub fn last_sign(&self) -> Timestamp {
         self.last_sign
-    }
-
-    pub fn heard_since(&self) -> Timestamp {
-        self.heard_since
     }
 
     pub fn summoned(&self) -> bool {
@@ -105,6 +99,7 @@ impl Tenure {
             self.change(Role::Follower);
         }
         self.lease_end = now + backoff(self.tick);
+        self.last_sign = now;
         self.summoned = false;
         if was == Role::Leader {
             self.burst_end = self.lease_end;
@@ -117,12 +112,8 @@ impl Tenure {
         self.role == Role::Leader && order.zip(self.won_at).is_some_and(|(seen, won)| seen < won)
     }
 
-    /// Somebody else is alive: it did our work, or refused our suspicion. After more than `silence` without such a sign
-    /// it may be somebody new.
-    pub fn sign_of_life(&mut self, now: Timestamp, silence: Duration) {
-        if self.last_sign + silence < now {
-            self.heard_since = now;
-        }
+    /// A suspicion was refused: whoever refused it is alive.
+    pub fn sign_of_life(&mut self, now: Timestamp) {
         self.last_sign = now;
     }
 

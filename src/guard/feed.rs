@@ -107,6 +107,7 @@ impl<S: Store> Inner<S> {
                 }
                 self.feed.send_replace(Feed::Live);
             }
+            Event::Resumed => {}
             Event::Put(entry) => {
                 let (value, version) = (Some(entry.value), Some(entry.version));
                 self.note(&entry.key, Change { arrived, value, version, listing: false });

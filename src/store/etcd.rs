@@ -183,6 +183,9 @@ struct Connection {
     stream: WatchStream,
     /// A sign of life was asked for, and nothing came since.
     asked: bool,
+    /// It resumes an older one, and nothing came yet: etcd confirms also a watch from a compacted revision, and cancels it
+    /// afterwards.
+    resumes: bool,
 }
 
 impl Watch {
@@ -251,7 +254,7 @@ impl Watch {
         }
         self.revision = Some(revision);
         self.ready = listing;
-        self.connection = Some(Connection { stream, asked: false });
+        self.connection = Some(Connection { stream, asked: false, resumes });
         Ok(())
     }
 
@@ -281,7 +284,11 @@ impl Watch {
     async fn message(&mut self) -> Result<WatchResponse, StoreError> {
         let Some(connection) = &mut self.connection else { return Err(unavailable("not connected")) };
         loop {
-            let patience = if connection.asked { self.store.request_timeout } else { SILENCE };
+            let patience = match connection {
+                Connection { asked: true, .. } => self.store.request_timeout,
+                Connection { resumes: true, .. } => CONFIRM,
+                _ => SILENCE,
+            };
             match timeout(patience, connection.stream.message()).await {
                 Ok(Ok(Some(message))) => {
                     connection.asked = false;
@@ -305,6 +312,9 @@ impl Watch {
                 0 => format!("the watch was cancelled: {}", message.cancel_reason()),
                 compacted => format!("revisions before {compacted} are compacted"),
             }));
+        }
+        if self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.resumes)) {
+            self.ready.push_back(Event::Resumed);
         }
         for event in message.events() {
             let Some(kv) = event.kv() else { continue };
@@ -406,5 +416,38 @@ fn store_error(error: Error) -> StoreError {
 
 /// Entries in one page of a listing.
 const PAGE: i64 = 256;
+/// A watch that was resumed asks after so long whether it really goes on. By then etcd has caught up with its revision;
+/// before, it answers no such question.
+const CONFIRM: Duration = Duration::from_millis(500);
 /// A watch that hears nothing for so long asks whether anybody is there.
 const SILENCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_first_text_that_does_not_have_it() {
+        for (prefix, end) in
+            [("a/", &b"a0"[..]), ("a", b"b"), ("\u{7f}", b"\x80"), ("\u{10ffff}", b"\xf4\x8f\xbf\xc0")]
+        {
+            assert_eq!(range(prefix), (prefix.as_bytes().to_vec(), end.to_vec()));
+        }
+        // To etcd, from and up to the zero byte means all keys.
+        assert_eq!(range(""), (vec![0], vec![0]));
+    }
+
+    #[test]
+    fn only_versions_that_etcd_can_have_given_out_are_compared() {
+        assert!(matches!(revision(&Version::ordered(1)), Ok(1)));
+        let foreign = [
+            Version::ordered(0),
+            Version::ordered(u64::MAX),
+            Version::ordered(1).with_token("x"),
+            Version::opaque("x"),
+        ];
+        for version in foreign {
+            assert!(matches!(revision(&version), Err(StoreError::Conflict { current: Current::Unknown })));
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! # The contract
 //!
-//! A store maps keys (text, not empty) to values (bytes, also none) and gives every write a [`Version`]. Whoever implements [`Store`] promises:
+//! A store maps keys (text, not empty) to values (bytes, maybe none) and gives every write a [`Version`]. Whoever
+//! implements [`Store`] promises:
 //!
 //! 1. **Compare-and-write is atomic.** `put` and `delete` take effect if and only if the key is in the expected state at
 //!    the moment of the write; otherwise they return [`StoreError::Conflict`] and change nothing.
@@ -61,8 +62,8 @@ pub trait Store: Send + Sync + 'static {
     /// Watches all keys that start with `prefix` (the empty one: all keys).
     ///
     /// The stream reconnects by itself for as long as that can help, with a growing, jittered pause in between. An `Err`
-    /// item reports that the watch was interrupted, once per interruption; the next `Ok` item says that it goes on. The
-    /// stream ends only after an error that no reconnecting can mend, such as [`StoreError::Denied`].
+    /// item reports that the watch was interrupted, once per interruption; the next `Ok` item says that it goes on, with a
+    /// fresh listing or, without a gap, with [`Event::Resumed`]. The stream ends only after an error that no reconnecting can mend, such as [`StoreError::Denied`].
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static;
 }
 
@@ -169,6 +170,8 @@ pub enum Event {
     InitEntry(Entry),
     /// The listing is complete: a key under the prefix that was not in it did not exist.
     InitDone,
+    /// The watch goes on after an interruption, and nothing was missed.
+    Resumed,
     /// A key was written.
     Put(Entry),
     /// A key was deleted.
@@ -184,7 +187,7 @@ impl Event {
     /// The key that the event is about, if it is about one.
     pub fn key(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Init | Self::InitDone => None,
+            Self::Init | Self::InitDone | Self::Resumed => None,
             Self::InitEntry(entry) | Self::Put(entry) => Some(&entry.key),
             Self::Delete { key, .. } => Some(key),
         }

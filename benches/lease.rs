@@ -1,0 +1,299 @@
+//! The lease beside its floor: the bare map, queue and channel work that nothing of its kind can do without.
+//!
+//! `cargo bench --bench lease`. Compare within one run: absolute figures drift from machine to machine and hour to hour.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use writerlease::{Outcome, WriterLease};
+
+type Key = Arc<str>;
+
+const KEYS: usize = 10_000;
+
+fn keys(n: usize) -> Vec<Key> {
+    (0..n).map(|i| Key::from(format!("default/route-{i}"))).collect()
+}
+
+fn current_thread() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn multi_thread() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A lease that leads and whose window is open.
+async fn leader() -> WriterLease<Key> {
+    let lease = WriterLease::builder("bench").seed(1).spawn().unwrap();
+    lease.expire(); // no election delay
+    while lease.snapshot().window < 16 {
+        done(&lease, "grow".into()).await;
+    }
+    lease
+}
+
+/// A lease whose work waits: somebody else leads. Patience is the term, so that nothing runs meanwhile.
+async fn follower() -> WriterLease<Key> {
+    let lease = WriterLease::builder("bench").seed(1).fixed_patience().spawn().unwrap();
+    for _ in 0..10 {
+        lease.extend(&"elsewhere".into());
+    }
+    lease
+}
+
+async fn done(lease: &WriterLease<Key>, key: Key) {
+    let (tell, told) = oneshot::channel();
+    let mut tell = Some(tell);
+    lease
+        .try_work(key, move |_| {
+            if let Some(tell) = tell.take() {
+                let _ = tell.send(());
+            }
+            async { Outcome::Extend }
+        })
+        .unwrap();
+    told.await.unwrap();
+}
+
+/// Hands in a work for each key that counts itself down; the last one tells.
+fn hand_in(lease: &WriterLease<Key>, keys: &[Key], countdown: &Arc<Countdown>) {
+    for key in keys {
+        let countdown = countdown.clone();
+        lease
+            .try_work(key.clone(), move |_| {
+                countdown.tick();
+                async { Outcome::Extend }
+            })
+            .unwrap();
+    }
+}
+
+struct Countdown {
+    left: std::sync::atomic::AtomicUsize,
+    done: tokio::sync::Notify,
+}
+
+impl Countdown {
+    fn from(n: usize) -> Arc<Self> {
+        Arc::new(Self { left: n.into(), done: tokio::sync::Notify::new() })
+    }
+
+    fn tick(&self) {
+        if self.left.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) == 1 {
+            self.done.notify_one();
+        }
+    }
+}
+
+type Work = Box<dyn FnMut() -> Outcome + Send>;
+
+/// The map and the queue that a keyed work queue is made of, behind the lock that handles on several threads need, and
+/// nothing else: no clock, no task, no future.
+#[derive(Default)]
+struct Bare(Mutex<(HashMap<Key, Work>, VecDeque<Key>)>);
+
+impl Bare {
+    fn push(&self, key: Key, work: Work) {
+        let (works, queue) = &mut *self.0.lock();
+        if works.insert(key.clone(), work).is_none() {
+            queue.push_back(key);
+        }
+    }
+
+    fn take(&self) -> Option<Work> {
+        let (works, queue) = &mut *self.0.lock();
+        works.remove(&queue.pop_front()?)
+    }
+
+    fn run_all(&self) {
+        while let Some(mut work) = self.take() {
+            let _ = black_box(work());
+        }
+    }
+
+    fn remove(&self, key: &Key) -> Option<Work> {
+        self.0.lock().0.remove(key)
+    }
+}
+
+/// `try` of distinct keys to completed work, one producer.
+fn distinct_keys(c: &mut Criterion) {
+    let mut group = c.benchmark_group("distinct keys to completion");
+    group.throughput(Throughput::Elements(KEYS as u64));
+    let keys = keys(KEYS);
+    group.bench_function("floor", |b| {
+        let bare = Bare::default();
+        b.iter(|| {
+            let countdown = Countdown::from(KEYS);
+            for key in &keys {
+                let countdown = countdown.clone();
+                bare.push(
+                    key.clone(),
+                    Box::new(move || {
+                        countdown.tick();
+                        Outcome::Extend
+                    }),
+                );
+            }
+            bare.run_all();
+        });
+    });
+    for (name, runtime) in [("current-thread", current_thread()), ("multi-thread", multi_thread())] {
+        let lease = runtime.block_on(leader());
+        group.bench_function(BenchmarkId::new("lease", name), |b| {
+            b.to_async(&runtime).iter(async || {
+                let countdown = Countdown::from(KEYS);
+                hand_in(&lease, &keys, &countdown);
+                countdown.done.notified().await;
+            });
+        });
+    }
+    group.finish();
+}
+
+/// `try` again on one key that is pending.
+fn coalescing(c: &mut Criterion) {
+    let mut group = c.benchmark_group("coalescing on one key");
+    let key = Key::from("default/route");
+    group.bench_function("floor", |b| {
+        let bare = Bare::default();
+        b.iter(|| bare.push(key.clone(), Box::new(|| Outcome::Extend)));
+    });
+    group.bench_function("lease", |b| {
+        let runtime = current_thread();
+        let lease = runtime.block_on(follower());
+        b.iter(|| lease.try_work(key.clone(), |_| async { Outcome::Extend }).unwrap());
+    });
+    group.finish();
+}
+
+/// Distinct keys to completion, from two producers at once.
+fn two_producers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("two producers");
+    group.throughput(Throughput::Elements(2 * KEYS as u64));
+    let halves = [keys(2 * KEYS)[..KEYS].to_vec(), keys(2 * KEYS)[KEYS..].to_vec()];
+    group.bench_function("floor", |b| {
+        b.iter_custom(|iterations| {
+            let bare = Bare::default();
+            let start = Instant::now();
+            for _ in 0..iterations {
+                let countdown = Countdown::from(2 * KEYS);
+                std::thread::scope(|scope| {
+                    for half in &halves {
+                        let (bare, countdown) = (&bare, &countdown);
+                        scope.spawn(move || {
+                            for key in half {
+                                let countdown = countdown.clone();
+                                let work = Box::new(move || {
+                                    countdown.tick();
+                                    Outcome::Extend
+                                });
+                                bare.push(key.clone(), work);
+                            }
+                        });
+                    }
+                });
+                bare.run_all();
+            }
+            start.elapsed()
+        });
+    });
+    group.bench_function("lease", |b| {
+        let runtime = multi_thread();
+        let lease = runtime.block_on(leader());
+        b.to_async(&runtime).iter(async || {
+            let countdown = Countdown::from(2 * KEYS);
+            let mut producers = JoinSet::new();
+            for half in halves.clone() {
+                let (lease, countdown) = (lease.clone(), countdown.clone());
+                producers.spawn(async move { hand_in(&lease, &half, &countdown) });
+            }
+            producers.join_all().await;
+            countdown.done.notified().await;
+        });
+    });
+    group.finish();
+}
+
+/// `try`, run, caller told. The floor: a task that gets requests by a channel and answers each by a oneshot.
+fn round_trip(c: &mut Criterion) {
+    let mut group = c.benchmark_group("round trip");
+    for (name, runtime) in [("current-thread", current_thread()), ("multi-thread", multi_thread())] {
+        group.bench_function(BenchmarkId::new("floor", name), |b| {
+            let (requests, mut incoming) = mpsc::unbounded_channel::<(Key, oneshot::Sender<()>)>();
+            runtime.spawn(async move {
+                while let Some((key, answer)) = incoming.recv().await {
+                    black_box(key);
+                    let _ = answer.send(());
+                }
+            });
+            let key = Key::from("default/route");
+            b.to_async(&runtime).iter(async || {
+                let (answer, answered) = oneshot::channel();
+                requests.send((key.clone(), answer)).unwrap();
+                answered.await.unwrap();
+            });
+        });
+        group.bench_function(BenchmarkId::new("lease", name), |b| {
+            let lease = runtime.block_on(leader());
+            let key = Key::from("default/route");
+            b.to_async(&runtime).iter(async || done(&lease, key.clone()).await);
+        });
+    }
+    group.finish();
+}
+
+/// A follower's life: `try`, and somebody else does it.
+fn follower_try_extend(c: &mut Criterion) {
+    let mut group = c.benchmark_group("follower try + extend");
+    // A few keys in turn, so that no one key's place in the map decides.
+    let turn = keys(64);
+    group.bench_function("floor", |b| {
+        let bare = Bare::default();
+        let mut turn = turn.iter().cycle();
+        b.iter(|| {
+            let key = turn.next().unwrap();
+            bare.0.lock().0.insert(key.clone(), Box::new(|| Outcome::Extend));
+            bare.remove(key)
+        });
+    });
+    for pending in [10, 1_000_000] {
+        let runtime = current_thread();
+        let lease = runtime.block_on(follower());
+        for i in 0..pending {
+            lease.try_work(format!("pending/{i}").into(), |_| async { Outcome::Extend }).unwrap();
+        }
+        let mut turn = turn.iter().cycle();
+        group.bench_function(BenchmarkId::new("lease", pending), |b| {
+            b.iter(|| {
+                let key = turn.next().unwrap();
+                lease.try_work(key.clone(), |_| async { Outcome::Extend }).unwrap();
+                lease.extend(key);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn quick() -> Criterion {
+    Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1))
+}
+
+criterion_group! {
+    name = benches;
+    config = quick();
+    targets = distinct_keys, coalescing, two_producers, round_trip, follower_try_extend
+}
+criterion_main!(benches);

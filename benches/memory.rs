@@ -1,0 +1,36 @@
+//! What a million keys that wait for their turn cost, the text of the keys aside.
+//!
+//! `cargo bench --bench memory`. Not a matter of time, so not a criterion benchmark: it counts what is allocated.
+
+use std::sync::Arc;
+
+use writerlease::{Outcome, WriterLease};
+
+const KEYS: u64 = 1_000_000;
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let keys: Vec<Arc<str>> = (0..KEYS).map(|i| format!("default/route-{i}").into()).collect();
+        // What a work needs to know at the least: where to write.
+        let store = Arc::new(());
+        let lease = WriterLease::builder("bench").seed(1).fixed_patience().spawn().unwrap();
+        for _ in 0..10 {
+            lease.extend(&"elsewhere".into());
+        }
+        let counted = allocation_counter::measure(|| {
+            for key in &keys {
+                let store = store.clone();
+                let work = move |_| {
+                    let _store = store.clone();
+                    async { Outcome::Extend }
+                };
+                lease.try_work(key.clone(), work).unwrap();
+            }
+        });
+        assert_eq!(lease.len() as u64, KEYS);
+        let bytes = counted.bytes_current as f64 / KEYS as f64;
+        println!("memory per deferred key, key text aside: {bytes:.1} B");
+        assert!(bytes <= 100.0, "more than 100 B");
+    });
+}

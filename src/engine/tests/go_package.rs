@@ -1,0 +1,94 @@
+//! The behaviours that the tests of OpenShift's `writerlease` package show, at the level of the engine.
+
+use super::*;
+
+#[test]
+fn the_first_success_elects_a_leader() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.wants("test");
+        let attempt = world.sleeps_for_one();
+        assert!(!world.engine.decided());
+        assert_eq!(world.ends(attempt, Outcome::Extend), Some(1));
+        assert!(world.leads() && world.engine.decided());
+        assert_eq!(world.engine.counters().attempts, 1);
+    }
+}
+
+#[test]
+fn a_work_that_succeeds_at_its_fifth_try_leads_after_exactly_five_calls() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.wants("test");
+        for call in 1..=5 {
+            let attempt = world.sleeps_for_one();
+            assert_eq!(attempt.number, call);
+            assert!(!world.leads());
+            let verdict = if call < 5 { Outcome::Unchanged.retry() } else { Outcome::Extend.done() };
+            let ended = world.now;
+            world.ends(attempt, verdict);
+            if call < 5 {
+                assert_eq!(world.engine.poll_timeout(), Some(ended + RETRY));
+            }
+        }
+        assert!(world.leads() && world.engine.is_empty());
+        world.pass(TERM * 10);
+        assert!(world.polls().is_empty());
+        assert_eq!(world.engine.counters().attempts, 5);
+    }
+}
+
+#[test]
+fn a_work_that_releases_five_times_follows_after_exactly_five_calls() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.wants("test");
+        for call in 1..=5 {
+            let attempt = world.sleeps_for_one();
+            assert_eq!(attempt.number, call);
+            let verdict = if call < 5 { Outcome::Release.retry() } else { Outcome::Release.done() };
+            world.ends(attempt, verdict);
+            assert_eq!((world.engine.role(), world.engine.tick()), (Role::Follower, call - 1));
+        }
+        assert!(!world.leads() && world.engine.decided() && world.engine.is_empty());
+        world.pass(TERM * 10);
+        assert!(world.polls().is_empty());
+        assert_eq!(world.engine.counters().releases, 5);
+    }
+}
+
+#[test]
+fn work_that_is_added_under_the_same_key_while_it_runs_is_run_afterwards() {
+    for seed in SEEDS {
+        let mut world = World::new(seed);
+        world.wants("test");
+        let first = world.sleeps_for_one();
+        assert_eq!(world.wants("test"), (2, None));
+        assert!(world.polls().is_empty(), "never two attempts of one key");
+        assert_eq!(world.ends(first, Outcome::Extend), Some(1));
+        let second = world.one();
+        assert_eq!((second.key.as_str(), second.work, second.number), ("test", 2, 1));
+        assert_eq!(world.ends(second, Outcome::Extend), Some(2));
+        assert!(world.engine.is_empty() && world.engine.in_flight() == 0);
+    }
+}
+
+#[test]
+fn of_two_released_works_the_one_that_is_seen_done_is_cleared_and_extends_the_lease_by_the_capped_backoff() {
+    for seed in SEEDS {
+        let mut world = World::with(settings(seed).jitter(0.0).backoff_steps(1));
+        world.wants_all(["one", "two"]);
+        let one = world.sleeps_for_one();
+        world.ends(one, Outcome::Release.retry());
+        assert_eq!((world.engine.tick(), world.lease()), (0, ms(20)));
+        let two = world.sleeps_for_one();
+        assert_eq!(two.key, "two");
+        world.ends(two, Outcome::Release.retry());
+        assert_eq!(world.engine.tick(), 1);
+        assert!((ms(80)..=ms(88)).contains(&world.lease()), "{:?}", world.lease());
+
+        assert_eq!(world.evidence("two"), Some(2));
+        assert_eq!((world.engine.tick(), world.engine.len()), (2, 1));
+        assert!((TERM..=TERM.mul_f64(1.1)).contains(&world.lease()), "{:?}", world.lease());
+    }
+}

@@ -1,0 +1,705 @@
+//! The guard's promises, under paused time, over the in-memory store behind a network that the tests control.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, sleep, timeout},
+};
+use writerlease::{
+    Ended, Ending, Ensured, Feed, Guard, Notice, WriterLease,
+    engine::Role,
+    lab::{Fault, Network, Remote},
+    store::{Entry, Event, Expected, MemoryStore, Store, StoreError, Version},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const KEY: &str = "guarded/key";
+
+/// One process that guards keys of a store.
+struct Replica<S: Store = Remote<MemoryStore>> {
+    remote: Remote<MemoryStore>,
+    guard: Guard<S>,
+}
+
+impl Replica {
+    async fn new(store: &MemoryStore, network: Network) -> Self {
+        let remote = Remote::new(store.clone(), network, 1);
+        let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
+        guard.feed().wait_for(|feed| *feed == Feed::Live).await.unwrap();
+        Self { remote, guard }
+    }
+
+    fn counters(&self) -> writerlease::engine::Counters {
+        self.guard.lease().snapshot().counters
+    }
+
+    /// Makes the replica a follower that has other things to wait for.
+    async fn follow(&self) {
+        for _ in 0..8 {
+            self.guard.lease().extend(&"elsewhere".into());
+        }
+        assert_eq!(self.guard.lease().status().role, Role::Follower);
+    }
+
+    /// Makes the replica the leader, by a first write.
+    async fn lead(&self) {
+        let ending = self.guard.ensure("first", want("first")).await;
+        assert!(matches!(ending, Ending::Written(_)), "{ending:?}");
+        assert!(self.guard.lease().is_leader());
+    }
+}
+
+fn lease(seed: u64) -> WriterLease<Arc<str>> {
+    WriterLease::builder("test").seed(seed).spawn().unwrap()
+}
+
+/// Wants exactly this value.
+fn want(value: &'static str) -> impl Fn(Option<&[u8]>) -> Option<&'static str> + Send + Sync + 'static {
+    move |current| (current != Some(value.as_bytes())).then_some(value)
+}
+
+/// Wants the text to hold this word, whatever else it holds.
+fn want_word(word: &'static str) -> impl Fn(Option<&[u8]>) -> Option<String> + Send + Sync + 'static {
+    move |current| {
+        let text = String::from_utf8(current.unwrap_or_default().to_vec()).unwrap();
+        (!text.contains(word)).then(|| format!("{text} {word}").trim().to_owned())
+    }
+}
+
+/// Writes as somebody else would, through no replica.
+async fn put(store: &MemoryStore, key: &str, value: &'static str) -> Version {
+    let expected = match store.get(key).await.unwrap() {
+        Some(entry) => Expected::Version(entry.version),
+        None => Expected::Absent,
+    };
+    store.put(key, value.into(), expected).await.unwrap()
+}
+
+async fn text(store: &MemoryStore, key: &str) -> String {
+    let entry = store.get(key).await.unwrap().expect("the key exists");
+    String::from_utf8(entry.value.to_vec()).unwrap()
+}
+
+/// The ending, within a time that says that nothing hangs.
+async fn end(ensured: Ensured) -> Ending {
+    timeout(300 * SECOND, ensured).await.expect("it ends")
+}
+
+// --- the table: what comes of a put ---
+
+#[tokio::test(start_paused = true)]
+async fn a_written_value_makes_us_leader() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let ending = end(replica.guard.ensure("key", want("value"))).await;
+    let version = store.get(KEY).await.unwrap().unwrap().version;
+    assert!(matches!(ending, Ending::Written(written) if written == version));
+    assert_eq!(text(&store, KEY).await, "value");
+    assert!(replica.guard.lease().is_leader());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_write_is_refused_and_the_retry_reads_again() {
+    let store = MemoryStore::new();
+    let network = Network { write: 100 * MS, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    put(&store, KEY, "person").await;
+    let ensured = replica.guard.ensure("key", want_word("ours"));
+    while replica.remote.tally().attempted == 0 {
+        sleep(MS).await;
+    }
+    put(&store, KEY, "person again").await;
+    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert_eq!(text(&store, KEY).await, "person again ours");
+    assert_eq!(replica.remote.tally().refused, 1);
+    let counters = replica.counters();
+    assert_eq!((counters.conflicts, counters.landed, counters.lost), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_did_since_we_saw_it_wrong_is_evidence_also_when_only_the_retry_sees_it() {
+    let store = MemoryStore::new();
+    // The watch is so slow that only reading can tell.
+    let network = Network { write: 100 * MS, watch: 1000 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    let ensured = replica.guard.ensure("key", want("value"));
+    while replica.remote.tally().attempted == 0 {
+        sleep(MS).await;
+    }
+    put(&store, KEY, "value").await;
+    assert!(matches!(end(ensured).await, Ending::ByOther));
+    let counters = replica.counters();
+    assert_eq!((counters.conflicts, counters.unchanged, counters.evidence), (1, 1, 1));
+    assert_eq!(replica.guard.lease().status().role, Role::Follower);
+}
+
+#[tokio::test(start_paused = true)]
+async fn finding_nothing_to_write_at_first_sight_moves_nothing() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "value").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, Ending::Satisfied));
+    let counters = replica.counters();
+    assert_eq!((counters.unchanged, counters.evidence, replica.remote.tally().attempted), (1, 0, 0));
+    assert_eq!(replica.guard.lease().status().role, Role::Election);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_must_exist_is_not_created() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let ensured = replica.guard.ensure_existing("key", |_| Some("value"));
+    assert!(matches!(end(ensured).await, Ending::Gone));
+    assert_eq!(store.get(KEY).await.unwrap(), None);
+    assert_eq!(replica.counters().unchanged, 1);
+    put(&store, KEY, "old").await;
+    assert!(matches!(end(replica.guard.ensure_existing("key", |_| Some("value"))).await, Ending::Written(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_down_the_work_stays_and_resumes_seconds_after_it_is_back() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.lead().await;
+    replica.remote.fail(Fault::Down);
+    let ensured = replica.guard.ensure("key", want("value"));
+    sleep(30 * SECOND).await;
+    let attempts = replica.counters().attempts;
+    assert!((5..40).contains(&attempts), "it tries, and doesn't hot-loop: {attempts}");
+    assert!(replica.guard.lease().is_leader(), "an outage is nobody's success");
+    replica.remote.fail(Fault::None);
+    let back = Instant::now();
+    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert!(Instant::now() - back < 7 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_write_is_told_and_somebody_who_may_takes_over() {
+    let store = MemoryStore::new();
+    let denied = Replica::new(&store, Network::default()).await;
+    let allowed = Replica::new(&store, Network::default()).await;
+    denied.lead().await;
+    denied.remote.fail(Fault::Denied);
+    let mut notices = denied.guard.notices();
+    let ours = denied.guard.ensure("key", want("value"));
+    let theirs = allowed.guard.ensure("key", want("value"));
+    match end(ours).await {
+        Ending::Denied(error) => assert!(matches!(*error, StoreError::Denied { .. })),
+        other => panic!("{other:?}"),
+    }
+    match notices.recv().await.unwrap() {
+        Notice::Refused { key, error } => {
+            assert_eq!(&*key, KEY);
+            assert!(matches!(*error, StoreError::Denied { .. }));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(denied.counters().failures, 1);
+    assert!(matches!(end(theirs).await, Ending::Written(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_can_never_take_is_told_and_given_up() {
+    let (guard, _events) = scripted(MemoryStore::new()).await;
+    let mut notices = guard.notices();
+    let long = end(guard.ensure("key", want("a value that is longer than this store takes"))).await;
+    assert!(matches!(long, Ending::TooLarge(_)), "{long:?}");
+    assert!(matches!(notices.recv().await.unwrap(), Notice::Refused { .. }));
+    let invalid = end(guard.ensure("key", want("invalid"))).await;
+    assert!(matches!(invalid, Ending::Invalid(_)), "{invalid:?}");
+    assert!(guard.lease().is_empty());
+    assert_eq!(guard.lease().snapshot().counters.failures, 0);
+    assert!(matches!(end(guard.ensure("key", want("fine"))).await, Ending::Written(_)));
+}
+
+// --- the feed: what the writes of others mean ---
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_write_that_does_our_work_is_evidence() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let before = replica.counters().evidence;
+    let ensured = replica.guard.ensure("key", want("value"));
+    sleep(50 * MS).await;
+    put(&store, KEY, "value").await;
+    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert_eq!(replica.counters().evidence, before + 1);
+    assert!(replica.guard.lease().is_empty());
+    assert_eq!(replica.remote.tally().attempted, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_that_keeps_the_object_right_clears_the_work_and_nothing_else() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "ours").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let before = replica.counters().evidence;
+    let ensured = replica.guard.ensure("key", want_word("ours"));
+    put(&store, KEY, "ours and theirs").await;
+    assert!(matches!(end(ensured).await, Ending::Satisfied));
+    assert_eq!(replica.counters().evidence, before);
+    assert!(replica.guard.lease().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_that_leaves_the_object_wrong_leaves_the_work() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let before = replica.counters().evidence;
+    let mut ensured = replica.guard.ensure("key", want_word("ours"));
+    for _ in 0..5 {
+        put(&store, KEY, "theirs").await;
+        sleep(10 * MS).await;
+    }
+    assert_eq!(replica.counters().evidence, before);
+    assert_eq!(replica.guard.lease().len(), 1);
+    assert!((&mut ensured).now_or_never().is_none());
+    assert!(matches!(end(ensured).await, Ending::Written(_)), "patience ends, the write happens");
+    assert_eq!(text(&store, KEY).await, "theirs ours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_leaves_the_object_wrong_leaves_the_work() {
+    let store = MemoryStore::new();
+    let version = put(&store, KEY, "value").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let ensured = replica.guard.ensure("key", want("other"));
+    store.delete(KEY, &version).await.unwrap();
+    sleep(10 * MS).await;
+    assert_eq!(replica.guard.lease().len(), 1);
+    put(&store, KEY, "other").await;
+    assert!(matches!(end(ensured).await, Ending::ByOther));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_overtakes_its_answer_is_known_as_our_own() {
+    let store = MemoryStore::new();
+    let network = Network { write: SECOND, watch: MS, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, Ending::Written(_)));
+    sleep(SECOND).await;
+    let snapshot = replica.guard.lease().snapshot();
+    assert_eq!((snapshot.counters.evidence, snapshot.counters.lost), (0, 0));
+    assert!(replica.guard.lease().is_leader());
+    assert!(snapshot.echo >= 250 * MS, "measured to the event's arrival: {:?}", snapshot.echo);
+    assert!(snapshot.echo <= 10 * SECOND, "{:?}", snapshot.echo);
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_events_measure_the_echo_and_are_no_evidence() {
+    let store = MemoryStore::new();
+    let network = Network { watch: 200 * MS, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    for value in ["a", "b", "c"] {
+        assert!(matches!(end(replica.guard.ensure("key", want(value))).await, Ending::Written(_)));
+        sleep(5 * SECOND).await;
+    }
+    let snapshot = replica.guard.lease().snapshot();
+    assert!(snapshot.echo >= 100 * MS && snapshot.echo <= 2 * SECOND, "{:?}", snapshot.echo);
+    assert_eq!((snapshot.counters.evidence, snapshot.counters.lost), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_answer_was_lost_is_known_when_its_event_comes() {
+    let store = MemoryStore::new();
+    let network = Network { watch: 10 * MS, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    replica.lead().await;
+    replica.remote.fail(Fault::AnswersLost);
+    let ensured = replica.guard.ensure("key", want("value"));
+    sleep(2 * MS).await;
+    replica.remote.fail(Fault::Down); // the retry can't read
+    let version = store.get(KEY).await.unwrap().expect("the write landed").version;
+    assert!(matches!(end(ensured).await, Ending::Written(written) if written == version));
+    assert_eq!((replica.counters().evidence, replica.counters().failures), (0, 1));
+    assert!(replica.guard.lease().is_leader() && replica.guard.lease().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_answer_was_lost_is_known_when_the_retry_reads_it() {
+    let store = MemoryStore::new();
+    let network = Network { watch: 1000 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    replica.lead().await;
+    replica.remote.fail(Fault::AnswersLost);
+    let ensured = replica.guard.ensure("key", want("value"));
+    sleep(2 * MS).await;
+    replica.remote.fail(Fault::None);
+    let version = store.get(KEY).await.unwrap().expect("the write landed").version;
+    assert!(matches!(end(ensured).await, Ending::Written(written) if written == version));
+    assert_eq!((replica.counters().evidence, replica.remote.tally().attempted), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no_later_ones() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network { watch: 10 * MS, ..Network::default() }).await;
+    replica.follow().await;
+    let before = replica.counters().evidence;
+    replica.remote.fail(Fault::Down); // nothing lands
+    replica.guard.lease().expire();
+    let ensured = replica.guard.ensure("key", want("value"));
+    while replica.counters().failures == 0 {
+        sleep(MS).await;
+    }
+    put(&store, KEY, "other").await; // our write can't land any more
+    sleep(SECOND).await;
+    put(&store, KEY, "value").await;
+    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert_eq!(replica.counters().evidence, before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_event_about_an_older_state_clears_no_newer_work() {
+    let store = MemoryStore::new();
+    let network = Network { write: 4 * SECOND, watch: 3 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    replica.lead().await;
+    sleep(100 * SECOND).await; // the echo is back
+    let led = replica.counters();
+    put(&store, KEY, "value").await; // as we will want it, but not for long
+    put(&store, KEY, "other").await;
+    let ensured = replica.guard.ensure("key", want("value"));
+    while replica.remote.tally().attempted < 2 {
+        sleep(MS).await;
+    }
+    put(&store, KEY, "yet another").await; // refuses our write, so that the work is pending when the events come
+    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert_eq!(text(&store, KEY).await, "value");
+    assert_eq!(replica.counters().evidence, led.evidence);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_clears_work_that_is_done_and_is_no_evidence() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let before = replica.counters().evidence;
+    let done = replica.guard.ensure("key", want("value"));
+    let open = replica.guard.ensure("open", want("value"));
+    put(&store, KEY, "value").await;
+    for _ in 0..2000 {
+        put(&store, "guarded/noise", "x").await; // more than the watch can hold: it has to list again
+    }
+    sleep(10 * MS).await;
+    assert!(matches!(end(done).await, Ending::Satisfied));
+    assert_eq!(replica.counters().evidence, before);
+    assert_eq!(replica.guard.lease().len(), 1);
+    assert!(matches!(end(open).await, Ending::Written(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_tells_what_was_deleted_meanwhile() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    follow(&guard);
+    let entry = Entry { key: KEY.into(), value: "value".into(), version: Version::ordered(1) };
+    events.send(Ok(Event::Put(entry))).unwrap();
+    sleep(MS).await;
+    for event in [Event::Init, Event::InitDone] {
+        events.send(Ok(event)).unwrap();
+    }
+    sleep(MS).await;
+    let before = guard.lease().snapshot().counters.evidence;
+    let ensured = guard.ensure("key", want("value"));
+    let entry = Entry { key: KEY.into(), value: "value".into(), version: Version::ordered(9) };
+    events.send(Ok(Event::Put(entry))).unwrap();
+    assert!(matches!(end(ensured).await, Ending::ByOther), "it was wrong: the key did not exist");
+    assert_eq!(guard.lease().snapshot().counters.evidence, before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_order_a_watch_that_lags_behind_our_own_read_clears_nothing() {
+    let store = MemoryStore::new();
+    let (guard, events) = scripted(store.clone()).await;
+    let event = |value: &'static str, version: &'static str| {
+        Ok(Event::Put(Entry { key: KEY.into(), value: value.into(), version: Version::opaque(version) }))
+    };
+    // Our own write is ahead of the watch.
+    assert!(matches!(end(guard.ensure("key", want("ours"))).await, Ending::Written(_)));
+    follow(&guard);
+    let mut ensured = guard.ensure("key", want("value"));
+    events.send(event("value", "before ours")).unwrap();
+    sleep(10 * MS).await;
+    assert!((&mut ensured).now_or_never().is_none(), "it may be old");
+    let ours = store.get(KEY).await.unwrap().unwrap();
+    let back = Entry { version: Version::opaque(format!("{:?}", ours.version)), ..ours };
+    events.send(Ok(Event::Put(back))).unwrap();
+    events.send(event("value", "after ours")).unwrap();
+    assert!(matches!(end(ensured).await, Ending::ByOther));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_feed_says_whether_it_sees_anything() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    let (mut feed, mut notices) = (guard.feed(), guard.notices());
+    events.send(Err(StoreError::Unavailable { reason: "cut".into(), source: None })).unwrap();
+    feed.wait_for(|feed| matches!(feed, Feed::Resuming { .. })).await.unwrap();
+    assert!(matches!(notices.recv().await.unwrap(), Notice::FeedInterrupted { .. }));
+    // Blind, but at work.
+    assert!(matches!(end(guard.ensure("key", want("value"))).await, Ending::Written(_)));
+    events.send(Ok(Event::Resumed)).unwrap();
+    feed.wait_for(|feed| *feed == Feed::Live).await.unwrap();
+    assert!(matches!(notices.recv().await.unwrap(), Notice::FeedRestored));
+    drop(events);
+    feed.wait_for(|feed| matches!(feed, Feed::Gone { .. })).await.unwrap();
+    assert!(matches!(notices.recv().await.unwrap(), Notice::FeedGone));
+    assert!(matches!(end(guard.ensure("key", want("more"))).await, Ending::Written(_)));
+}
+
+// --- parts ---
+
+#[tokio::test(start_paused = true)]
+async fn two_parts_of_one_object_pending_at_once_are_one_write() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
+    let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
+    assert!(matches!(end(ready).await, Ending::Written(_)));
+    assert!(matches!(end(admitted).await, Ending::Written(_)));
+    assert_eq!(text(&store, KEY).await, "ready admitted");
+    assert_eq!(replica.remote.tally().attempted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_comes_while_another_is_written_is_written_next() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network { write: SECOND, ..Network::default() }).await;
+    let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
+    while replica.remote.tally().attempted == 0 {
+        sleep(MS).await;
+    }
+    let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
+    assert!(matches!(end(ready).await, Ending::Written(_)));
+    assert!(matches!(end(admitted).await, Ending::Written(_)));
+    assert_eq!(text(&store, KEY).await, "ready admitted");
+    assert_eq!((replica.remote.tally().attempted, replica.remote.tally().refused), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lost() {
+    let store = MemoryStore::new();
+    let network = Network { read: SECOND, write: SECOND, watch: 1000 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
+    while replica.remote.tally().attempted == 0 {
+        sleep(MS).await;
+    }
+    put(&store, KEY, "ready").await;
+    while replica.remote.tally().reads < 2 {
+        sleep(MS).await; // the retry is reading
+    }
+    let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
+    assert!(matches!(end(ready).await, Ending::ByOther));
+    assert!(matches!(end(admitted).await, Ending::Written(_)));
+    assert_eq!(text(&store, KEY).await, "ready admitted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_that_cancel_each_other_out_write_nothing() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "off").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    let on = replica.guard.ensure_part("key", "a", want("on"));
+    let off = replica.guard.ensure_part("key", "b", want("off"));
+    assert!(matches!(end(on).await, Ending::Satisfied));
+    assert!(matches!(end(off).await, Ending::Satisfied));
+    assert_eq!(replica.remote.tally().attempted, 0);
+}
+
+// --- handles ---
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_call_takes_the_place_of_an_older_one() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let older = replica.guard.ensure("key", want("older"));
+    let newer = replica.guard.ensure("key", want("newer"));
+    assert!(matches!(end(older).await, Ending::Superseded));
+    assert!(matches!(end(newer).await, Ending::Written(_)));
+    assert_eq!((&*text(&store, KEY).await, replica.remote.tally().attempted), ("newer", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_key_is_not_written() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let ensured = replica.guard.ensure("key", want("value"));
+    replica.guard.remove("key");
+    assert!(matches!(end(ensured).await, Ending::Removed));
+    sleep(200 * SECOND).await;
+    assert_eq!(store.get(KEY).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_may_be_dropped() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    drop(replica.guard.ensure("key", want("value")));
+    sleep(5 * SECOND).await;
+    assert_eq!(text(&store, KEY).await, "value");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_shutdown_every_handle_says_so() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let pending = replica.guard.ensure("key", want("value"));
+    let keys = replica.guard.lease().shutdown(SECOND).await;
+    assert_eq!(keys, [Arc::from(KEY)]);
+    assert!(matches!(end(pending).await, Ending::Ended(Ended::ShutDown)));
+    let late = replica.guard.ensure("key", want("value"));
+    assert!(matches!(end(late).await, Ending::Ended(Ended::ShutDown)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_guard_lets_go_of_the_lease_and_of_those_who_wait() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let mut statuses = replica.guard.lease().subscribe();
+    let pending = replica.guard.ensure("key", want("value"));
+    drop(replica);
+    assert!(matches!(end(pending).await, Ending::Ended(_)));
+    statuses.wait_for(|status| status.ended.is_some()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_panics_is_asked_again_and_takes_nothing_else_down() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let bad = replica.guard.ensure("key", move |current| {
+        if counted.fetch_add(1, SeqCst) < 3 {
+            panic!("not yet");
+        }
+        want("value")(current)
+    });
+    let good = replica.guard.ensure("good", want("value"));
+    put(&store, KEY, "looked at by the feed, too").await;
+    assert!(matches!(end(good).await, Ending::Written(_)));
+    assert!(matches!(end(bad).await, Ending::Written(_)));
+    assert_eq!(text(&store, KEY).await, "value");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_keys_under_the_prefix_are_touched() {
+    let store = MemoryStore::new();
+    put(&store, "guardedbutnot/key", "theirs").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    assert!(matches!(end(replica.guard.ensure("key", want("ours"))).await, Ending::Written(_)));
+    assert_eq!(text(&store, "guardedbutnot/key").await, "theirs");
+    assert_eq!(text(&store, KEY).await, "ours");
+}
+
+// --- several replicas ---
+
+#[tokio::test(start_paused = true)]
+async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it_done() {
+    let store = MemoryStore::new();
+    let network = Network { read: MS, write: 2 * MS, watch: 2 * MS, ..Network::default() };
+    let mut replicas = Vec::new();
+    for seed in 0..5 {
+        let remote = Remote::new(store.clone(), network.clone(), seed);
+        let guard = Guard::new(remote.clone(), lease(seed), "guarded/").unwrap();
+        guard.feed().wait_for(|feed| *feed == Feed::Live).await.unwrap();
+        replicas.push(Replica { remote, guard });
+    }
+    for round in ["one", "two", "three"] {
+        let mut handles = Vec::new();
+        for replica in &replicas {
+            for key in ["a", "b", "c", "d"] {
+                handles.push(replica.guard.ensure(key, want(round)));
+            }
+        }
+        for handle in handles {
+            let ending = end(handle).await;
+            assert!(matches!(ending, Ending::Written(_) | Ending::ByOther | Ending::Satisfied), "{ending:?}");
+        }
+        sleep(SECOND).await;
+    }
+    let written: u64 = replicas.iter().map(|replica| replica.remote.tally().landed).sum();
+    let refused: u64 = replicas.iter().map(|replica| replica.remote.tally().refused).sum();
+    assert_eq!((written, refused), (12, 0));
+    let leaders = replicas.iter().filter(|replica| replica.guard.lease().is_leader()).count();
+    assert_eq!(leaders, 1);
+}
+
+// --- a store whose watch says what the test says ---
+
+struct Scripted {
+    store: MemoryStore,
+    events: Arc<Mutex<mpsc::UnboundedReceiver<Result<Event, StoreError>>>>,
+}
+
+type Script = mpsc::UnboundedSender<Result<Event, StoreError>>;
+
+/// A guard over a store that takes at most 16 bytes, has no order and tells only what the test sends.
+async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
+    let (script, events) = mpsc::unbounded_channel();
+    script.send(Ok(Event::Init)).unwrap();
+    script.send(Ok(Event::InitDone)).unwrap();
+    let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
+    let guard = Guard::new(store, lease(1), "guarded/").unwrap();
+    guard.feed().wait_for(|feed| *feed == Feed::Live).await.unwrap();
+    (guard, script)
+}
+
+fn follow(guard: &Guard<Scripted>) {
+    (0..8).for_each(|_| guard.lease().extend(&"elsewhere".into()));
+}
+
+impl Store for Scripted {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let entry = self.store.get(key).await?;
+        Ok(entry.map(|entry| Entry { version: Version::opaque(format!("{:?}", entry.version)), ..entry }))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+        if value.len() > 16 {
+            return Err(StoreError::TooLarge { reason: "over 16 bytes".into(), source: None });
+        }
+        if value == "invalid" {
+            return Err(StoreError::Invalid { reason: "not this".into(), source: None });
+        }
+        let current = self.store.get(key).await?;
+        let version = current.as_ref().map(|entry| Version::opaque(format!("{:?}", entry.version)));
+        let real = match (expected, current) {
+            (Expected::Absent, None) => Expected::Absent,
+            (Expected::Version(expected), Some(entry)) if Some(expected.clone()) == version => {
+                Expected::Version(entry.version)
+            }
+            _ => return Err(StoreError::Conflict { current: writerlease::store::Current::Unknown }),
+        };
+        let written = self.store.put(key, value, real).await?;
+        Ok(Version::opaque(format!("{written:?}")))
+    }
+
+    async fn delete(&self, key: &str, _: &Version) -> Result<Version, StoreError> {
+        panic!("nobody deletes {key}")
+    }
+
+    fn watch(&self, _: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        let events = self.events.clone();
+        futures_util::stream::unfold(events, |events| async move {
+            let event = events.lock().await.recv().await?;
+            Some((event, events))
+        })
+        .boxed()
+    }
+}
