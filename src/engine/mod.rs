@@ -164,6 +164,8 @@ const ELECTION_ECHOES: u32 = 16;
 const HEAD_START_ECHOES: u32 = 4;
 /// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
 const BACKOFF_ECHOES: u32 = 2;
+/// A leader that was heard within this share of our patience lives.
+const HEARD_SHARE: u32 = 8;
 
 /// What may happen next.
 enum Step {
@@ -534,11 +536,17 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if out.all > out.own {
             return self.when_a_slot_is_free();
         }
-        let overdue = oldest.since + self.patience.current();
-        let suspect = oldest.since.max(self.tenure.last_sign()) + self.patience.current();
-        let probe = self.may_probe(oldest).min(suspect);
+        let patience = self.patience.current();
+        let probe = self.may_probe(oldest).min(oldest.since.max(self.tenure.last_sign()) + patience);
         if probe <= now {
-            Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() })
+            return Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() });
+        }
+        // A leader that was heard just now lives. One that was not is about to be suspected, and a write of a single key
+        // would look like its sign of life to everybody else.
+        let heard = self.tenure.last_sign() + patience / HEARD_SHARE;
+        let overdue = oldest.since + patience;
+        if heard <= now.max(overdue) {
+            Step::Wait(probe)
         } else if overdue <= now {
             Step::Run(oldest, Kind::Overdue)
         } else {
