@@ -164,8 +164,6 @@ const ELECTION_ECHOES: u32 = 16;
 const HEAD_START_ECHOES: u32 = 4;
 /// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
 const BACKOFF_ECHOES: u32 = 2;
-/// A leader that was heard within this share of our patience lives.
-const HEARD_SHARE: u32 = 8;
 
 /// What may happen next.
 enum Step {
@@ -541,16 +539,12 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if probe <= now {
             return Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() });
         }
-        // A leader that was heard just now lives. One that was not is about to be suspected, and a write of a single key
-        // would look like its sign of life to everybody else.
-        let heard = self.tenure.last_sign() + patience / HEARD_SHARE;
-        let overdue = oldest.since + patience;
-        if heard <= now.max(overdue) {
-            Step::Wait(probe)
-        } else if overdue <= now {
+        // The leader was seen at work when the key was overdue already: it lives, and doesn't do this one. Evidence from
+        // before that may have been its last, and a write beside a dead leader would look like its sign of life.
+        if oldest.since + patience <= self.tenure.last_sign() {
             Step::Run(oldest, Kind::Overdue)
         } else {
-            Step::Wait(probe.min(overdue))
+            Step::Wait(probe)
         }
     }
 
