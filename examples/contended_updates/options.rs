@@ -23,7 +23,7 @@ pub struct Options {
     #[arg(long, default_value = "memory")]
     pub backend: Backend,
     /// Processes that want to write
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     pub replicas: usize,
     /// Objects that they want to write
     #[arg(long, default_value_t = 200)]
