@@ -120,6 +120,28 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.origin.checked_add(at - Timestamp::ZERO).unwrap_or_else(|| now() + FAR)
     }
 
+    /// Queues work. What it replaced is dropped outside of the lock: it is a user's closure.
+    pub fn try_work(&self, key: K, work: BoxedWork<K>) -> Result<(), Ended> {
+        let mut state = self.state.lock();
+        if let Some(ended) = state.closed() {
+            return Err(ended);
+        }
+        let mut timed = false;
+        let now = || {
+            timed = true;
+            self.timestamp(now())
+        };
+        let replaced = state.engine.handle_try_at(now, key, work);
+        // Whatever may run earlier by this needed the time.
+        let wake = timed && state.must_wake();
+        drop(state);
+        if wake {
+            self.waker.wake();
+        }
+        drop(replaced);
+        Ok(())
+    }
+
     /// Lets `event` change the engine, and does what follows from the change: tells subscribers, cancels attempts whose
     /// role was lost, and wakes the driver if it would sleep too long.
     ///
@@ -136,11 +158,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         let now = self.timestamp(now());
         let result = event(&mut state.engine, now);
         let lost = self.publish(&mut state, now);
-        let wake = state.armed != Timestamp::ZERO
-            && state.engine.poll_timeout().is_some_and(|timeout| timeout < state.armed);
-        if wake {
-            state.armed = Timestamp::ZERO;
-        }
+        let wake = state.must_wake();
         drop(state);
         if let Some(lost) = lost {
             lost.cancel();
@@ -224,7 +242,17 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 }
 
-impl<K> State<K> {
+impl<K: Hash + Eq + Clone> State<K> {
+    /// Whether the driver would sleep too long; from now on it is taken for awake.
+    fn must_wake(&mut self) -> bool {
+        let wake = self.armed != Timestamp::ZERO
+            && self.engine.poll_timeout().is_some_and(|timeout| timeout < self.armed);
+        if wake {
+            self.armed = Timestamp::ZERO;
+        }
+        wake
+    }
+
     /// Why no more work is taken, if so.
     fn closed(&self) -> Option<Ended> {
         match self.phase {
@@ -290,8 +318,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         // Before the first look, so that no event can come after the look and before this.
         self.shared.waker.register(cx.waker());
+        // Once per wake. Attempts that end at once count from here, too; that is the pessimistic side of their lease.
+        let now = self.shared.timestamp(now());
         for _ in 0..TURNS {
-            let turn = self.turn();
+            let turn = self.turn(now);
             self.spent.clear();
             match turn {
                 Turn::Run => self.start_attempts(cx),
@@ -327,11 +357,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     }
 
     /// One visit to the engine: outcomes in, attempts out.
-    fn turn(&mut self) -> Turn {
+    fn turn(&mut self, now: Timestamp) -> Turn {
         let shared = &*self.shared;
         let mut guard = shared.state.lock();
         let state = &mut *guard;
-        let now = shared.timestamp(now());
         for Finished { id, work, result } in self.finished.drain(..) {
             let spent = match result {
                 Ok(verdict) => {

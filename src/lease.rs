@@ -123,7 +123,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
             let attempt = work(attempt);
             Box::pin(async move { attempt.await.into() })
         });
-        self.handle.shared.handle(|engine, now| engine.handle_try(now, key, work)).map(drop)
+        self.handle.shared.try_work(key, work)
     }
 
     /// **Extend**: somebody else's write did what our work for this key would have done. Their lease is extended, and our

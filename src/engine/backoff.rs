@@ -81,10 +81,10 @@ impl Backoff {
     }
 }
 
-/// Seconds to a duration, at nanosecond precision; what 64 bits can't hold becomes the most that they can.
+/// Seconds to a duration, rounded to nanoseconds; what 64 bits can't hold becomes the most that they can.
 pub(super) fn seconds(s: f64) -> Duration {
     // `as` saturates; `Duration::try_from_secs_f64` is exact, and too slow for the hot path.
-    Duration::from_nanos((s * 1e9) as u64)
+    Duration::from_nanos((s * 1e9 + 0.5) as u64)
 }
 
 #[cfg(test)]

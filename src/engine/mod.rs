@@ -205,13 +205,25 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// Queues work for a key. Work of the same key that is still pending is replaced and returned; the key keeps its age.
     /// If an attempt of the key is out, the new work runs after it.
     pub fn handle_try(&mut self, now: Timestamp, key: K, work: W) -> Option<W> {
-        let now = self.advance(now);
+        self.handle_try_at(|| now, key, work)
+    }
+
+    /// Like [`handle_try`](Self::handle_try), with a time that is asked for at most once, and not at all if newer work only
+    /// takes the place of older: reading the clock would be half of what that costs.
+    pub(crate) fn handle_try_at(&mut self, now: impl FnOnce() -> Timestamp, key: K, work: W) -> Option<W> {
         // Idle replicas that get work at the same moment must not all go at once, each time.
         let idle = self.queue.len() == 0 && self.flights.out() == 0;
         if self.tenure.role() == Role::Election && idle && !self.tenure.summoned() {
             let spread = self.echo.current().saturating_mul(ELECTION_ECHOES).as_secs_f64();
+            let now = self.advance(now());
             self.election = now + seconds(spread * self.dice.sparse_early());
+            return self.queue.push(|| now, key, work);
         }
+        let clock = &mut self.clock;
+        let now = || {
+            *clock = now().max(*clock);
+            *clock
+        };
         self.queue.push(now, key, work)
     }
 

@@ -21,11 +21,12 @@ pub(super) struct Patience {
     now: Duration,
 }
 
-/// Before the first sample (RFC 6298, 2.1).
-const INITIAL: Duration = Duration::from_secs(1);
+/// Before the first sample (RFC 6298, 2.1), in seconds.
+const INITIAL: f64 = 1.0;
 
-/// The first to suspect a dead leader is this far ahead of most others, so that its success silences them.
-const SPREAD: Duration = Duration::from_secs(2);
+/// The first to suspect a dead leader is this far ahead of most others, so that its success silences them. In
+/// seconds.
+const SPREAD: f64 = 2.0;
 
 impl Patience {
     pub fn new(mode: PatienceMode, term: Duration, dice: &mut Dice) -> Self {
@@ -70,9 +71,9 @@ impl Patience {
             self.now = self.term;
             return;
         };
-        let learnt = self.learnt.map_or(INITIAL, |(mean, deviation)| seconds(mean + 4.0 * deviation));
-        let doubled = seconds(learnt.as_secs_f64() * 2_f64.powi(self.doublings as i32));
-        self.now = doubled.max(min).saturating_add(SPREAD.mul_f64(self.place)).min(self.term);
+        let learnt = self.learnt.map_or(INITIAL, |(mean, deviation)| mean + 4.0 * deviation);
+        let doubled = seconds(learnt * (1_u64 << self.doublings) as f64);
+        self.now = doubled.max(min).saturating_add(seconds(SPREAD * self.place)).min(self.term);
     }
 }
 
@@ -89,15 +90,15 @@ mod tests {
     }
 
     fn without_spread(patience: &Patience) -> Duration {
-        patience.current() - SPREAD.mul_f64(patience.place())
+        patience.current() - seconds(SPREAD * patience.place())
     }
 
     #[test]
     fn patience_is_one_second_before_the_first_sample_and_spread_over_two() {
         for seed in 0..100 {
             let (patience, _) = adaptive(seed);
-            assert_eq!(without_spread(&patience), INITIAL);
-            assert!(patience.current() < INITIAL + SPREAD);
+            assert_eq!(without_spread(&patience), seconds(INITIAL));
+            assert!(patience.current() < seconds(INITIAL + SPREAD));
         }
     }
 

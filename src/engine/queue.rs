@@ -127,8 +127,9 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         self.pending
     }
 
-    /// Adds work, in place of work of the same key that is still pending, which is returned.
-    pub fn push(&mut self, now: Timestamp, key: K, work: W) -> Option<W> {
+    /// Adds work, in place of work of the same key that is still pending, which is returned. `now` is asked for only if
+    /// that has to be known.
+    pub fn push(&mut self, now: impl FnOnce() -> Timestamp, key: K, work: W) -> Option<W> {
         let hash = self.hasher.hash_one(&key);
         let slots = &self.slots;
         match self.index.entry(
@@ -147,7 +148,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                 let node = Node {
                     key,
                     work: Some(work),
-                    since: now,
+                    since: now(),
                     place: Place::Running,
                     tries: 0,
                     setbacks: 0,
@@ -169,14 +170,14 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    fn replace(&mut self, now: Timestamp, slot: Slot, work: W) -> Option<W> {
+    fn replace(&mut self, now: impl FnOnce() -> Timestamp, slot: Slot, work: W) -> Option<W> {
         let node = self.node_mut(slot);
         let old = node.work.replace(work);
         node.tries = 0;
         let (place, setbacks) = (node.place, node.setbacks);
         match place {
             Place::Running if old.is_none() => {
-                node.since = now;
+                node.since = now();
                 self.pending += 1;
             }
             // It waited because its own work asked to; newer work doesn't. After a setback the store asked.
@@ -184,7 +185,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                 self.waiting.remove(&(at, slot));
                 // What was to be wanted later is wanted now.
                 let node = self.node_mut(slot);
-                node.since = node.since.min(now);
+                node.since = node.since.min(now());
                 self.enter_ready(slot);
             }
             _ => {}
@@ -446,7 +447,7 @@ mod tests {
     fn keys_come_out_in_order_of_arrival() {
         let mut queue = Queue::new();
         for (i, key) in ["a", "b", "c", "d"].into_iter().enumerate() {
-            queue.push(at(i as u64), key, 0);
+            queue.push(|| at(i as u64), key, 0);
         }
         queue.clear(&"b");
         let order: Vec<&str> = std::iter::from_fn(|| take(&mut queue).map(|(key, _)| key)).collect();
@@ -456,9 +457,9 @@ mod tests {
     #[test]
     fn newer_work_takes_the_place_and_the_age_of_the_older() {
         let mut queue = Queue::new();
-        queue.push(at(1), "a", 1);
-        queue.push(at(2), "b", 2);
-        assert_eq!(queue.push(at(3), "a", 3), Some(1));
+        queue.push(|| at(1), "a", 1);
+        queue.push(|| at(2), "b", 2);
+        assert_eq!(queue.push(|| at(3), "a", 3), Some(1));
         assert_eq!(queue.len(), 2);
         let (key, taken) = take(&mut queue).unwrap();
         assert_eq!((key, taken.work, taken.since), ("a", 3, at(1)));
@@ -467,10 +468,10 @@ mod tests {
     #[test]
     fn a_key_that_comes_back_keeps_its_age() {
         let mut queue = Queue::new();
-        queue.push(at(1), "a", 1);
+        queue.push(|| at(1), "a", 1);
         let a = queue.oldest().unwrap().slot;
         let (_, taken) = queue.start(a);
-        queue.push(at(2), "b", 2);
+        queue.push(|| at(2), "b", 2);
         queue.requeue(
             a,
             taken.work,
@@ -487,7 +488,7 @@ mod tests {
     fn newer_work_does_not_shorten_the_wait_after_a_setback_but_ends_a_voluntary_one() {
         for (setbacks, ready) in [(1, false), (0, true)] {
             let mut queue = Queue::new();
-            queue.push(at(1), "a", 1);
+            queue.push(|| at(1), "a", 1);
             let a = queue.oldest().unwrap().slot;
             let (_, taken) = queue.start(a);
             queue.requeue(
@@ -496,7 +497,7 @@ mod tests {
                 at(10),
                 Back { since: Some(taken.since), tries: taken.tries, setbacks },
             );
-            queue.push(at(2), "a", 2);
+            queue.push(|| at(2), "a", 2);
             assert_eq!(queue.oldest().is_some(), ready);
         }
     }
@@ -504,9 +505,9 @@ mod tests {
     #[test]
     fn work_handed_in_while_its_key_is_out_waits_for_it() {
         let mut queue = Queue::new();
-        queue.push(at(1), "a", 1);
+        queue.push(|| at(1), "a", 1);
         let (_, _) = take(&mut queue).unwrap();
-        queue.push(at(5), "a", 2);
+        queue.push(|| at(5), "a", 2);
         assert_eq!(queue.oldest(), None);
         queue.finish(0);
         let (_, taken) = take(&mut queue).unwrap();
@@ -517,14 +518,14 @@ mod tests {
     fn own_keys_are_apart_and_still_the_oldest_of_all() {
         let mut queue = Queue::new();
         queue.make_own("mine");
-        queue.push(at(1), "mine", 1);
-        queue.push(at(2), "other", 2);
+        queue.push(|| at(1), "mine", 1);
+        queue.push(|| at(2), "other", 2);
         assert_eq!(queue.oldest_own().unwrap().since, at(1));
         assert_eq!(queue.oldest_common().unwrap().since, at(2));
         assert_eq!(queue.oldest().unwrap().since, at(1));
         queue.disown(&"mine");
         queue.clear(&"mine");
-        queue.push(at(3), "mine", 1);
+        queue.push(|| at(3), "mine", 1);
         assert_eq!(queue.oldest_own(), None);
     }
 
@@ -532,7 +533,7 @@ mod tests {
     fn draining_hands_back_all_that_is_pending_oldest_first() {
         let mut queue = Queue::new();
         for (i, key) in ["out", "again", "fresh"].into_iter().enumerate() {
-            queue.push(at(i as u64), key, i as u32);
+            queue.push(|| at(i as u64), key, i as u32);
         }
         take(&mut queue);
         let (_, taken) = take(&mut queue).unwrap();
@@ -547,7 +548,7 @@ mod tests {
     fn slots_are_used_again() {
         let mut queue = Queue::new();
         for i in 0..1000_u64 {
-            queue.push(at(i), i, ());
+            queue.push(|| at(i), i, ());
             queue.clear(&i);
         }
         assert_eq!(queue.slots.len(), 1);
