@@ -239,7 +239,7 @@ impl<K> State<K> {
 struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     tasks: JoinSet<Finished<K>>,
-    starts: Vec<(Start<K, BoxedWork<K>>, Arc<CancellationToken>)>,
+    starts: Vec<Departing<K>>,
     finished: Vec<Finished<K>>,
     /// Works that are not needed any more: dropped outside of the lock, because they are the user's.
     spent: Vec<BoxedWork<K>>,
@@ -247,6 +247,9 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     rings: Timestamp,
     ended: Ended,
 }
+
+/// An attempt to start, with the token that fires when its role is lost.
+type Departing<K> = (Start<K, BoxedWork<K>>, Arc<CancellationToken>);
 
 /// What the driver does next.
 enum Turn {

@@ -5,7 +5,6 @@
 use std::{fmt, time::Duration};
 
 use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
-use tokio::time::Instant;
 
 /// The pauses of something that reconnects for ever: exponential, jittered, capped.
 #[derive(Debug)]
@@ -63,7 +62,7 @@ struct TokioClock;
 
 impl Clock for TokioClock {
     fn now(&self) -> std::time::Instant {
-        Instant::now().into_std()
+        crate::driver::now().into_std()
     }
 }
 
