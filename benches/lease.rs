@@ -6,7 +6,7 @@ use std::{
     collections::{HashMap, VecDeque},
     hint::black_box,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -185,29 +185,25 @@ fn two_producers(c: &mut Criterion) {
     group.throughput(Throughput::Elements(2 * KEYS as u64));
     let halves = [keys(2 * KEYS)[..KEYS].to_vec(), keys(2 * KEYS)[KEYS..].to_vec()];
     group.bench_function("floor", |b| {
-        b.iter_custom(|iterations| {
-            let bare = Bare::default();
-            let start = Instant::now();
-            for _ in 0..iterations {
-                let countdown = Countdown::from(2 * KEYS);
-                std::thread::scope(|scope| {
-                    for half in &halves {
-                        let (bare, countdown) = (&bare, &countdown);
-                        scope.spawn(move || {
-                            for key in half {
-                                let countdown = countdown.clone();
-                                let work = Box::new(move || {
-                                    countdown.tick();
-                                    Outcome::Extend
-                                });
-                                bare.push(key.clone(), work);
-                            }
-                        });
-                    }
-                });
-                bare.run_all();
-            }
-            start.elapsed()
+        let bare = Bare::default();
+        b.iter(|| {
+            let countdown = Countdown::from(2 * KEYS);
+            std::thread::scope(|scope| {
+                for half in &halves {
+                    let (bare, countdown) = (&bare, &countdown);
+                    scope.spawn(move || {
+                        for key in half {
+                            let countdown = countdown.clone();
+                            let work = Box::new(move || {
+                                countdown.tick();
+                                Outcome::Extend
+                            });
+                            bare.push(key.clone(), work);
+                        }
+                    });
+                }
+            });
+            bare.run_all();
         });
     });
     group.bench_function("lease", |b| {

@@ -239,7 +239,9 @@ impl<K> State<K> {
 struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     tasks: JoinSet<Finished<K>>,
-    starts: Vec<Departing<K>>,
+    /// Attempts to start, and the token of the reign that they belong to.
+    starts: Vec<Start<K, BoxedWork<K>>>,
+    reign: Arc<CancellationToken>,
     finished: Vec<Finished<K>>,
     /// Works that are not needed any more: dropped outside of the lock, because they are the user's.
     spent: Vec<BoxedWork<K>>,
@@ -247,9 +249,6 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     rings: Timestamp,
     ended: Ended,
 }
-
-/// An attempt to start, with the token that fires when its role is lost.
-type Departing<K> = (Start<K, BoxedWork<K>>, Arc<CancellationToken>);
 
 /// What the driver does next.
 enum Turn {
@@ -271,6 +270,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             shared,
             tasks: JoinSet::new(),
             starts: Vec::with_capacity(BATCH),
+            reign: Arc::default(),
             finished: Vec::with_capacity(BATCH),
             spent: Vec::with_capacity(BATCH),
             rings: Timestamp::MAX,
@@ -361,7 +361,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                         lease = %shared.name, attempt = ?start.id, number = start.number, epoch = start.epoch,
                         "an attempt starts",
                     );
-                    self.starts.push((start, state.reign.clone()));
+                    self.starts.push(start);
                 }
                 if self.starts.is_empty() {
                     let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
@@ -377,6 +377,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     Turn::Sleep(event)
                 } else {
                     state.armed = Timestamp::ZERO;
+                    self.reign.clone_from(&state.reign);
                     Turn::Run
                 }
             }
@@ -392,9 +393,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     }
 
     fn start_attempts(&mut self, cx: &mut Context<'_>) {
-        for (start, reign) in self.starts.drain(..) {
+        for start in self.starts.drain(..) {
             let deadline = self.shared.instant(start.deadline);
-            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, reign);
+            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, self.reign.clone());
             match Running::start(start.id, start.work, attempt) {
                 Err(finished) => self.finished.push(finished),
                 Ok(mut running) => match Pin::new(&mut running).poll(cx) {

@@ -11,8 +11,7 @@ mod error;
 mod guard;
 #[cfg(feature = "tokio")]
 mod lease;
-#[cfg(feature = "tokio")]
-#[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only the backends have something to reconnect"))]
+#[cfg(feature = "etcd")]
 mod reconnect;
 #[cfg(feature = "tokio")]
 pub mod store;

@@ -6,6 +6,8 @@ use std::{fmt, time::Duration};
 
 use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
 
+use crate::driver;
+
 /// The pauses of something that reconnects for ever: exponential, jittered, capped.
 #[derive(Debug)]
 pub(crate) struct Reconnect {
@@ -62,7 +64,7 @@ struct TokioClock;
 
 impl Clock for TokioClock {
     fn now(&self) -> std::time::Instant {
-        crate::driver::now().into_std()
+        driver::now().into_std()
     }
 }
 

@@ -1,4 +1,5 @@
 //! The guard's promises, under paused time, over the in-memory store behind a network that the tests control.
+#![allow(clippy::disallowed_methods, reason = "tests look at the clock that they pause")]
 
 use std::{
     sync::{

@@ -1,5 +1,6 @@
 //! The handle and its driver, under paused time.
 #![cfg(feature = "tokio")]
+#![allow(clippy::disallowed_methods, reason = "tests look at the clock that they pause")]
 
 use std::{
     sync::{
