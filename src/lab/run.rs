@@ -135,7 +135,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
         }
     }
 
-    /// Until the next edit, if anybody edits: whole numbers of edits per second come from nobody's clock.
+    /// Until the next edit, if anybody edits. People don't edit in step, so the edits are a Poisson process.
     fn time_to_edit(&mut self) -> Option<Duration> {
         let per_second = self.scenario.edits * self.scenario.keys as f64;
         let draw: f64 = self.edits.random();

@@ -1,0 +1,177 @@
+//! What a scenario promises to whoever runs one, in paused time.
+
+use std::{ops::Range, time::Duration};
+
+use futures_util::StreamExt;
+use writerlease::{
+    lab::{LabError, Network, Pace, Scenario, Strategy, Value},
+    store::{Entry, Event, Expected, MemoryStore, Store, StoreError, Version},
+};
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn small() -> Scenario {
+    let network = Network { read: ms(1), write: ms(2), watch: ms(2), ..Network::default() };
+    Scenario { keys: 10, rounds: 4, network, ..Scenario::default() }
+}
+
+async fn entries(store: &impl Store) -> Vec<Entry> {
+    let listing =
+        store.watch("").map(Result::unwrap).take_while(|event| std::future::ready(*event != Event::InitDone));
+    let entries = listing.filter_map(async |event| match event {
+        Event::InitEntry(entry) => Some(entry),
+        _ => None,
+    });
+    entries.collect().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_counts_what_was_needed_and_leaves_nothing_behind() {
+    for strategy in [Strategy::Lease, Strategy::Retry] {
+        let store = MemoryStore::new();
+        let mut rounds = Vec::new();
+        let scenario = Scenario { strategy, ..small() };
+        let report =
+            scenario.run_with_progress(store.clone(), |progress| rounds.push(progress.round)).await.unwrap();
+        assert_eq!(
+            (report.strategy, report.replicas, report.keys, report.rounds.len()),
+            (strategy, 3, 10, 4)
+        );
+        assert_eq!((report.writes_needed, report.updates_lost), (40, 0));
+        assert_eq!(report.writes_attempted, 40 + report.writes_refused);
+        assert!(report.round_p50() <= report.round_p99() && report.round_p99() <= report.slowest_round());
+        assert_eq!(report.leaders_at_end, usize::from(strategy == Strategy::Lease));
+        assert_eq!((report.failover, report.refused_after_kill), (None, 0));
+        assert_eq!(rounds, [1, 2, 3, 4, 5]);
+        assert_eq!(entries(&store).await, []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_that_retry_at_once_refuse_each_other() {
+    let scenario = Scenario { strategy: Strategy::Retry, skew: Duration::ZERO, ..small() };
+    let report = scenario.run(MemoryStore::new()).await.unwrap();
+    assert!(report.writes_refused >= report.writes_needed / 2, "{report}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leader_dies_in_the_middle_of_its_round() {
+    for strategy in [Strategy::Lease, Strategy::Retry] {
+        let scenario = Scenario { strategy, kill_leader_at: Some(3), ..small() };
+        let report = scenario.run(MemoryStore::new()).await.unwrap();
+        let failover = report.failover.unwrap();
+        assert!(failover <= report.rounds[2], "{failover:?} of {:?}", report.rounds);
+        assert_eq!(report.updates_lost, 0);
+        if strategy == Strategy::Lease {
+            assert!(report.leader_changes >= 1 && report.leaders_at_end == 1, "{report}");
+            assert!(failover > ms(400), "nobody takes over without patience: {failover:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_keys_that_a_replica_wants_are_its_to_write() {
+    let wants: Vec<Range<usize>> = vec![0..5, 5..10];
+    let scenario = Scenario { replicas: 2, wants, ..small() };
+    let report = scenario.run(MemoryStore::new()).await.unwrap();
+    assert_eq!((report.writes_attempted, report.writes_refused), (40, 0));
+    assert_eq!(report.leaders_at_end, 2, "each leads its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn steady_rounds_start_at_their_time_and_want_some_keys() {
+    let scenario = Scenario { pace: Pace::Steady, gap: ms(100), keys_per_round: Some(3), ..small() };
+    let early = tokio::time::timeout(ms(300), scenario.run(MemoryStore::new())).await;
+    assert!(early.is_err(), "the last round starts after 300 ms");
+    let report = scenario.run(MemoryStore::new()).await.unwrap();
+    assert_eq!(report.writes_needed, 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_somebody_else_has_there_is_left_alone() {
+    let store = MemoryStore::new();
+    store.put("lab/theirs", "value".into(), Expected::Absent).await.unwrap();
+    let error = small().run(store.clone()).await.unwrap_err();
+    assert!(matches!(&error, LabError::InUse { key } if key == "lab/theirs"), "{error}");
+    assert_eq!(entries(&store).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_that_is_never_right_is_given_up() {
+    let scenario = Scenario { term: ms(1000), ..small() };
+    let error = scenario.run(Forgetful(MemoryStore::new(), None)).await.unwrap_err();
+    assert_eq!(error.to_string(), "round 1 was not right after 32s: 1 of 10 keys were missing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_loses_is_counted() {
+    let scenario = Scenario { rounds: 3, ..small() };
+    let report = scenario.run(Forgetful(MemoryStore::new(), Some(3))).await.unwrap();
+    // At the end the key is as if the last round had not been, although its write was acknowledged.
+    assert_eq!(report.updates_lost, 2, "{report}");
+}
+
+#[test]
+fn what_cannot_be_run_names_the_field() {
+    let check = |change: fn(&mut Scenario)| {
+        let mut scenario = Scenario::default();
+        change(&mut scenario);
+        scenario.check().unwrap_err().to_string()
+    };
+    for (message, expected) in [
+        (check(|scenario| scenario.replicas = 0), "replicas is 0, but must be at least 1"),
+        (check(|scenario| scenario.keys = 0), "keys is 0, but must be at least 1"),
+        (check(|scenario| scenario.rounds = 0), "rounds is 0, but must be at least 1"),
+        (check(|scenario| scenario.concurrency = 0), "concurrency is 0, but must be at least 1"),
+        (check(|scenario| scenario.term = Duration::ZERO), "term is 0ns, but must be longer than zero"),
+        (
+            check(|scenario| scenario.keys_per_round = Some(0)),
+            "keys_per_round is 0, but must be from 1 to the keys (100)",
+        ),
+        (
+            check(|scenario| scenario.wants = vec![0..100, 90..101]),
+            "wants is 90..101, but must be within the keys (0..100)",
+        ),
+        (check(|scenario| scenario.edits = f64::NAN), "edits is NaN, but must be a number of at least 0"),
+        (
+            check(|scenario| scenario.kill_leader_at = Some(11)),
+            "kill_leader_at is 11, but must be from 1 to the rounds (10)",
+        ),
+    ] {
+        assert_eq!(message, expected);
+    }
+}
+
+/// Acknowledges writes of one key that it doesn't make: all, or those of one round, of which only the watch tells.
+#[derive(Clone)]
+struct Forgetful(MemoryStore, Option<u64>);
+
+impl Store for Forgetful {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let entry = self.0.get(key).await?;
+        let lost = |entry: &Entry| key.ends_with("00007") && self.1 == Some(Value::read(&entry.value).round);
+        Ok(entry.map(
+            |entry| if lost(&entry) { Entry { value: "round=2 writes=2".into(), ..entry } } else { entry },
+        ))
+    }
+
+    async fn put(&self, key: &str, value: bytes::Bytes, expected: Expected) -> Result<Version, StoreError> {
+        if key.ends_with("00007") && self.1.is_none() {
+            return Ok(Version::ordered(u64::MAX));
+        }
+        self.0.put(key, value, expected).await
+    }
+
+    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
+        self.0.delete(key, expected).await
+    }
+
+    fn watch(
+        &self,
+        prefix: &str,
+    ) -> impl futures_util::Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        self.0.watch(prefix)
+    }
+}
