@@ -22,8 +22,8 @@
 //! | [`handle_try`](Engine::handle_try) | queue; the first starts the election delay, then one probe | queue; runs while in flight < window | queue; runs when the lease or the key's patience ends |
 //! | [`Extend`](Outcome::Extend) | become Leader: epoch + 1, window 1, lease ends at attempt start + term | lease ends at attempt start + term; window + 1 | a probe: become Leader; an overdue key: role and lease stay, the key is ours |
 //! | [`Release`](Outcome::Release) | become Follower, tick 0, lease ends at now + backoff(0) | the same | tick + 1, lease ends at now + backoff(tick) |
-//! | [`handle_extend`](Engine::handle_extend) | as `Release`, and the key's pending work is cleared | the same | the same |
-//! | [`handle_observe`](Engine::handle_observe) | as `Release`; the work stands | the same | the same |
+//! | [`handle_extend`](Engine::handle_extend) | as `Release`, and the key's pending work is cleared | the same, and up to 16 echoes more | as `Release`, and the key's pending work is cleared |
+//! | [`handle_observe`](Engine::handle_observe) | as `Release`; the work stands | the same, and up to 16 echoes more | as `Release`; the work stands |
 //! | [`Conflict`](Outcome::Conflict) | the key is tried again after a short backoff of its own | the same, and the window halves, once per burst | the same; if it was a suspicion, patience doubles |
 //! | [`Failed`](Outcome::Failed) | all attempts pause, then one | the same, and the window falls to 1 | the same |
 //! | [`Unchanged`](Outcome::Unchanged) | nothing | nothing | nothing |
@@ -164,6 +164,10 @@ const ELECTION_ECHOES: u32 = 16;
 const HEAD_START_ECHOES: u32 = 4;
 /// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
 const BACKOFF_ECHOES: u32 = 2;
+
+/// Two leaders that see each other's work both step down. What they wait then is drawn over this many echoes more, evenly,
+/// because they are few: otherwise they meet again, and again.
+const RIVAL_ECHOES: u32 = 16;
 
 /// What may happen next.
 enum Step {
@@ -632,8 +636,13 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {
         let floor = self.slowest_news();
+        let rivalry = if evidence && self.tenure.role() == Role::Leader {
+            seconds(self.echo.current().saturating_mul(RIVAL_ECHOES).as_secs_f64() * self.dice.uniform())
+        } else {
+            Duration::ZERO
+        };
         let (backoff, dice) = (&self.backoff, &mut self.dice);
-        if self.tenure.lose(now, evidence, |tick| backoff.delay(tick, floor, dice)) {
+        if self.tenure.lose(now, evidence, rivalry, |tick| backoff.delay(tick, floor, dice)) {
             self.counters.lost += 1;
             self.decided = true;
         }

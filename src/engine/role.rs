@@ -61,6 +61,11 @@ impl Tenure {
         self.last_sign
     }
 
+    #[cfg(test)]
+    pub fn burst_end(&self) -> Timestamp {
+        self.burst_end
+    }
+
     pub fn summoned(&self) -> bool {
         self.summoned
     }
@@ -89,21 +94,29 @@ impl Tenure {
     ///
     /// `evidence` is what we saw them do, as opposed to what our own work told us. What comes in one burst with the loss of
     /// our leadership is one loss: two leaders that met at the start see each other's whole first round of writes.
-    pub fn lose(&mut self, now: Timestamp, evidence: bool, mut backoff: impl FnMut(u32) -> Duration) -> bool {
+    /// `rivalry` is added to the lease with the loss of leadership.
+    pub fn lose(
+        &mut self,
+        now: Timestamp,
+        evidence: bool,
+        rivalry: Duration,
+        mut backoff: impl FnMut(u32) -> Duration,
+    ) -> bool {
         let was = self.role;
-        if was == Role::Follower {
-            if !(evidence && now < self.burst_end) {
-                self.tick = self.tick.saturating_add(1);
-            }
-        } else {
+        let burst = was == Role::Follower && evidence && now < self.burst_end;
+        if was != Role::Follower {
             self.change(Role::Follower);
+        } else if !burst {
+            self.tick = self.tick.saturating_add(1);
         }
-        self.lease_end = now + backoff(self.tick);
+        let end = now + backoff(self.tick);
+        self.lease_end = if burst { end.max(self.lease_end) } else { end };
+        if was == Role::Leader {
+            self.burst_end = end;
+            self.lease_end = end + rivalry;
+        }
         self.last_sign = now;
         self.summoned = false;
-        if was == Role::Leader {
-            self.burst_end = self.lease_end;
-        }
         was != Role::Follower
     }
 

@@ -73,6 +73,11 @@ fn backoff(tick: u32) -> RangeInclusive<Duration> {
     }
 }
 
+/// Where the lease of those who deposed a leader must lie: the first backoff and up to 16 echoes.
+fn deposed() -> RangeInclusive<Duration> {
+    *backoff(0).start()..=*backoff(0).end() + 16 * ECHO
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         Self::with(settings(seed))

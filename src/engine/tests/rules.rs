@@ -400,12 +400,15 @@ fn evidence_within_the_first_backoff_after_the_loss_of_leadership_is_the_same_bu
     for seed in SEEDS {
         let mut world = World::leading(seed);
         world.evidence("theirs");
-        let burst_end = world.engine.lease_end();
+        let burst_end = world.engine.tenure.burst_end();
+        assert!(backoff(0).contains(&(burst_end - world.now)));
         for _ in 0..4 {
             world.pass(ms(4));
+            let lease = world.engine.lease_end();
             world.evidence("theirs");
             assert_eq!(world.engine.tick(), 0);
-            assert!(backoff(0).contains(&world.lease()), "their lease counts from the last of it");
+            assert!(world.engine.lease_end() >= lease && world.lease() >= *backoff(0).start());
+            assert!(deposed().contains(&world.lease()), "their lease counts from the last of it");
             world.engine.handle_observe(world.now, None);
             assert_eq!(world.engine.tick(), 0);
         }
@@ -418,6 +421,30 @@ fn evidence_within_the_first_backoff_after_the_loss_of_leadership_is_the_same_bu
         world.evidence("theirs");
         assert_eq!(world.engine.tick(), 2, "and from then on each is a step");
     }
+}
+
+#[test]
+fn leaders_that_deposed_each_other_are_spread_over_sixteen_echoes() {
+    let leases: Vec<Duration> = SEEDS
+        .map(|seed| {
+            let mut world = World::leading(seed);
+            world.evidence("theirs");
+            world.lease()
+        })
+        .collect();
+    let within = |from: u32, to: u32| {
+        let share = ms(20) + from * ECHO..ms(30) + to * ECHO;
+        leases.iter().filter(|lease| share.contains(lease)).count()
+    };
+    // Evenly, because they are few: a quarter of the draws in each quarter, and what the backoff's own jitter adds.
+    for quarter in 0..4 {
+        assert!(within(4 * quarter, 4 * quarter + 4) > leases.len() / 6, "quarter {quarter}");
+    }
+    let mut world = World::leading(1);
+    world.wants("a");
+    let attempt = world.one();
+    world.ends(attempt, Outcome::Release);
+    assert!(backoff(0).contains(&world.lease()), "whom a work names as the writer is no rival");
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn evidence_makes_a_follower_of_a_leader_and_clears_the_key() {
         assert_eq!(world.evidence("a"), Some(world.works - 1));
         assert_eq!((world.engine.role(), world.engine.tick(), world.engine.len()), (Role::Follower, 0, 1));
         assert_eq!(world.engine.window(), 1);
-        assert!(backoff(0).contains(&world.lease()));
+        assert!(deposed().contains(&world.lease()), "{:?}", world.lease());
         assert_eq!(world.engine.counters().lost, 1);
         assert_eq!(world.sleeps_for_one().key, "b");
     }
@@ -224,14 +224,16 @@ fn evidence_on_a_key_that_is_not_pending_counts_as_well() {
 #[test]
 fn another_write_of_the_group_moves_the_lease_like_evidence_in_every_role_and_the_work_stands() {
     for seed in SEEDS {
-        for (mut world, tick) in
-            [(World::new(seed), 0), (World::leading_wide(seed, 4), 0), (World::following(seed), 1)]
-        {
+        for (mut world, tick, lease) in [
+            (World::new(seed), 0, backoff(0)),
+            (World::leading_wide(seed, 4), 0, deposed()),
+            (World::following(seed), 1, backoff(1)),
+        ] {
             world.wants("a");
             world.engine.handle_observe(world.now, None);
             assert_eq!((world.engine.role(), world.engine.tick()), (Role::Follower, tick));
             assert_eq!((world.engine.window(), world.engine.len()), (1, 1));
-            assert!(backoff(tick).contains(&world.lease()), "{tick} {:?}", world.lease());
+            assert!(lease.contains(&world.lease()), "{tick} {:?}", world.lease());
             assert_eq!(world.sleeps_for_one().key, "a");
         }
     }
