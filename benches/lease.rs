@@ -16,7 +16,11 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
-use writerlease::{Outcome, WriterLease};
+use writerlease::{
+    Outcome, WriterLease,
+    lab::{Network, Scenario, Strategy},
+    store::MemoryStore,
+};
 
 type Key = Arc<str>;
 
@@ -283,6 +287,24 @@ fn follower_try_extend(c: &mut Criterion) {
     group.finish();
 }
 
+/// Ten rounds of 100 keys that three replicas want, 2 ms a write and reads free, in real time: start-up included. This is
+/// how to benchmark a store of your own.
+fn scenario_rounds(c: &mut Criterion) {
+    let mut group = c.benchmark_group("scenario rounds");
+    group.sample_size(10);
+    for strategy in [Strategy::Lease, Strategy::Retry] {
+        let network = Network { write: Duration::from_millis(2), ..Network::default() };
+        let scenario = Scenario { strategy, network, concurrency: 32, ..Scenario::default() };
+        group.bench_function(format!("{strategy:?}"), |b| {
+            b.to_async(multi_thread()).iter(async || {
+                let report = scenario.run(MemoryStore::new()).await.unwrap();
+                assert_eq!(report.updates_lost, 0);
+            });
+        });
+    }
+    group.finish();
+}
+
 fn quick() -> Criterion {
     Criterion::default().measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_secs(1))
 }
@@ -290,6 +312,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = distinct_keys, coalescing, two_producers, round_trip, follower_try_extend
+    targets = distinct_keys, coalescing, two_producers, round_trip, follower_try_extend, scenario_rounds
 }
 criterion_main!(benches);
