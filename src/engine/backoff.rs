@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
+use crate::config::Config;
+
 /// A seeded generator: the same seed gives the same run. The algorithm is named so that a seed means the same in every
 /// release and on every machine.
 #[derive(Clone, Debug)]
@@ -32,34 +34,48 @@ impl Dice {
 /// The exponential backoff of those who compete for the lease.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
-    pub base: Duration,
-    pub factor: f64,
-    pub steps: u32,
-    pub jitter: f64,
-    pub cap: Duration,
+    /// In seconds, like the cap.
+    base: f64,
+    factor: f64,
+    steps: u32,
+    jitter: f64,
+    cap: f64,
 }
 
 impl Backoff {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            base: config.backoff_base.as_secs_f64(),
+            factor: config.backoff_factor,
+            steps: config.backoff_steps,
+            jitter: config.jitter,
+            cap: config.term.as_secs_f64(),
+        }
+    }
+
+    /// In seconds; at least `floor`.
+    fn base(&self, floor: Duration) -> f64 {
+        self.base.max(floor.as_secs_f64())
+    }
+
     /// How long to wait after the `tick`-th loss in a row: base x factor^tick, each factor jittered, capped; past
     /// `steps` it is the cap. Then up to a tenth more, so that the capped ones don't come back in step either.
     /// `floor` raises the base where news travels slowly.
     pub fn delay(&self, tick: u32, floor: Duration, dice: &mut Dice) -> Duration {
-        let cap = self.cap.as_secs_f64();
-        let mut delay = self.base.max(floor).as_secs_f64();
+        if tick > self.steps {
+            return seconds(self.cap * (1.0 + 0.1 * dice.uniform()));
+        }
+        let mut delay = self.base(floor);
         if tick == 0 {
             // No factor to jitter yet, and this is where the most wake at once. A base near the cap is jittered as the cap.
             let place = dice.uniform();
-            return seconds((delay * (1.0 + self.jitter * place)).min(cap * (1.0 + 0.1 * place)));
+            return seconds((delay * (1.0 + self.jitter * place)).min(self.cap * (1.0 + 0.1 * place)));
         }
-        if tick > self.steps {
-            delay = cap;
-        } else {
-            for _ in 0..tick {
-                delay *= self.factor * (1.0 + self.jitter * dice.uniform());
-                if delay >= cap {
-                    delay = cap;
-                    break;
-                }
+        for _ in 0..tick {
+            delay *= self.factor * (1.0 + self.jitter * dice.uniform());
+            if delay >= self.cap {
+                delay = self.cap;
+                break;
             }
         }
         seconds(delay * (1.0 + 0.1 * dice.uniform()))
@@ -67,16 +83,14 @@ impl Backoff {
 
     /// How long one key waits after its `setbacks`-th refusal in a row: doubling, at most `cap`, jittered.
     pub fn after_refusal(&self, setbacks: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
-        let doubled =
-            self.base.max(floor).as_secs_f64() * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
+        let doubled = self.base(floor) * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
         seconds((doubled * (1.0 + self.jitter * dice.uniform())).min(cap.as_secs_f64()))
     }
 
     /// How long everything pauses after the `streak`-th failure in a row: exponential up to `cap`, and up to a tenth
     /// more.
     pub fn after_failure(&self, streak: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
-        let grown =
-            self.base.max(floor).as_secs_f64() * self.factor.powi(streak.saturating_sub(1).min(30) as i32);
+        let grown = self.base(floor) * self.factor.powi(streak.saturating_sub(1).min(30) as i32);
         seconds(grown.min(cap.as_secs_f64()) * (1.0 + 0.1 * dice.uniform()))
     }
 }
@@ -92,13 +106,7 @@ mod tests {
     use super::*;
 
     fn go_defaults() -> Backoff {
-        Backoff {
-            base: Duration::from_millis(20),
-            factor: 4.0,
-            steps: 5,
-            jitter: 0.5,
-            cap: Duration::from_secs(60),
-        }
+        Backoff { base: 0.02, factor: 4.0, steps: 5, jitter: 0.5, cap: 60.0 }
     }
 
     /// All delays that 1,000 seeds draw for one tick.
@@ -139,13 +147,7 @@ mod tests {
 
     #[test]
     fn the_extremes_of_the_settings_stay_finite() {
-        let wild = Backoff {
-            base: Duration::from_secs(1),
-            factor: 1e300,
-            steps: u32::MAX,
-            jitter: 1.0,
-            cap: Duration::from_secs(5),
-        };
+        let wild = Backoff { base: 1.0, factor: 1e300, steps: u32::MAX, jitter: 1.0, cap: 5.0 };
         for tick in [0, 1, 7, 1_000_000, u32::MAX] {
             assert!(wild.delay(tick, Duration::ZERO, &mut Dice::seeded(2)) <= Duration::from_millis(5_500));
         }

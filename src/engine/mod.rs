@@ -183,13 +183,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     pub fn new(config: Config) -> Self {
         let mut dice = Dice::seeded(config.seed);
         Self {
-            backoff: Backoff {
-                base: config.backoff_base,
-                factor: config.backoff_factor,
-                steps: config.backoff_steps,
-                jitter: config.jitter,
-                cap: config.term,
-            },
+            backoff: Backoff::new(&config),
             clock: Timestamp::ZERO,
             tenure: Tenure::default(),
             election: Timestamp::ZERO,
@@ -631,7 +625,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// One key that always fails must not be the one that finds out, again and again, whether the store is back: the
     /// others go first when the pause ends.
     fn others_first(&self, now: Timestamp) -> Duration {
-        (self.outage.until() - now).saturating_add(self.backoff.base)
+        (self.outage.until() - now).saturating_add(self.config.backoff_base)
     }
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {
