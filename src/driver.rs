@@ -16,10 +16,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
-use futures_util::{future::BoxFuture, task::AtomicWaker};
+use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::watch,
@@ -50,7 +50,6 @@ pub(crate) struct Shared<K> {
     name: String,
     origin: Instant,
     state: Mutex<State<K>>,
-    waker: AtomicWaker,
     status: watch::Sender<Status>,
 }
 
@@ -60,6 +59,8 @@ pub(crate) struct State<K> {
     reign: Arc<CancellationToken>,
     /// The driver looks again at this time by itself; zero while it is awake.
     armed: Timestamp,
+    /// Wakes the driver. Called under the lock: it is the runtime's, and no code of users.
+    waker: Option<Waker>,
     published: Status,
     phase: Phase,
 }
@@ -92,10 +93,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 engine: Engine::new(config),
                 reign: Arc::default(),
                 armed: Timestamp::ZERO,
+                waker: None,
                 published: status,
                 phase: Phase::Running,
             }),
-            waker: AtomicWaker::new(),
             status: watch::Sender::new(status),
         });
         runtime.spawn(Driver::new(shared.clone()).run());
@@ -133,11 +134,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         };
         let replaced = state.engine.handle_try_at(now, key, work);
         // Whatever may run earlier by this needed the time.
-        let wake = timed && state.must_wake();
-        drop(state);
-        if wake {
-            self.waker.wake();
+        if timed {
+            state.wake_if_needed();
         }
+        drop(state);
         drop(replaced);
         Ok(())
     }
@@ -158,13 +158,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         let now = self.timestamp(now());
         let result = event(&mut state.engine, now);
         let lost = self.publish(&mut state, now);
-        let wake = state.must_wake();
+        state.wake_if_needed();
         drop(state);
         if let Some(lost) = lost {
             lost.cancel();
-        }
-        if wake {
-            self.waker.wake();
         }
         Ok(result)
     }
@@ -196,12 +193,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             (Phase::Running, _) | (Phase::Draining, Phase::Abandoned) => state.phase = phase,
             _ => return,
         }
+        state.wake();
         let reign = state.reign.clone();
         drop(state);
         if phase == Phase::Abandoned {
             reign.cancel();
         }
-        self.waker.wake();
     }
 
     /// Tells subscribers what changed. Returns the token to cancel if a role was lost.
@@ -243,14 +240,20 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 }
 
 impl<K: Hash + Eq + Clone> State<K> {
-    /// Whether the driver would sleep too long; from now on it is taken for awake.
-    fn must_wake(&mut self) -> bool {
-        let wake = self.armed != Timestamp::ZERO
-            && self.engine.poll_timeout().is_some_and(|timeout| timeout < self.armed);
-        if wake {
-            self.armed = Timestamp::ZERO;
+    /// Wakes the driver if it would sleep too long.
+    fn wake_if_needed(&mut self) {
+        if self.armed != Timestamp::ZERO
+            && self.engine.poll_timeout().is_some_and(|timeout| timeout < self.armed)
+        {
+            self.wake();
         }
-        wake
+    }
+
+    fn wake(&mut self) {
+        self.armed = Timestamp::ZERO;
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
     }
 
     /// Why no more work is taken, if so.
@@ -316,12 +319,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        // Before the first look, so that no event can come after the look and before this.
-        self.shared.waker.register(cx.waker());
         // Once per wake. Attempts that end at once count from here, too; that is the pessimistic side of their lease.
         let now = self.shared.timestamp(now());
         for _ in 0..TURNS {
-            let turn = self.turn(now);
+            let turn = self.turn(now, cx.waker());
             self.spent.clear();
             match turn {
                 Turn::Run => self.start_attempts(cx),
@@ -357,10 +358,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     }
 
     /// One visit to the engine: outcomes in, attempts out.
-    fn turn(&mut self, now: Timestamp) -> Turn {
+    fn turn(&mut self, now: Timestamp, waker: &Waker) -> Turn {
         let shared = &*self.shared;
         let mut guard = shared.state.lock();
         let state = &mut *guard;
+        if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            state.waker = Some(waker.clone());
+        }
         for Finished { id, work, result } in self.finished.drain(..) {
             let spent = match result {
                 Ok(verdict) => {
