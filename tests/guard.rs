@@ -145,6 +145,22 @@ async fn what_another_did_since_we_saw_it_wrong_is_evidence_also_when_only_the_r
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_that_finds_it_wrong_counts_as_having_seen_it_wrong() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "value").await;
+    let network = Network { write: 100 * MS, watch: 1000 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    put(&store, KEY, "other").await; // the watch doesn't tell
+    let ensured = replica.guard.ensure("key", want("value"));
+    while replica.remote.tally().attempted == 0 {
+        sleep(MS).await;
+    }
+    put(&store, KEY, "value").await;
+    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert_eq!(replica.counters().evidence, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn finding_nothing_to_write_at_first_sight_moves_nothing() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
@@ -205,8 +221,10 @@ async fn a_denied_write_is_told_and_somebody_who_may_takes_over() {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(denied.counters().failures, 1);
     assert!(matches!(end(theirs).await, Ending::Written(_)));
+    sleep(30 * SECOND).await;
+    assert_eq!(denied.counters().failures, 1, "nobody retries what is denied");
+    assert!(denied.guard.lease().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,11 +367,14 @@ async fn a_write_whose_answer_was_lost_is_known_when_the_retry_reads_it() {
 async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no_later_ones() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network { watch: 10 * MS, ..Network::default() }).await;
-    replica.follow().await;
+    replica.lead().await;
     let before = replica.counters().evidence;
-    replica.remote.fail(Fault::Down); // nothing lands
-    replica.guard.lease().expire();
+    replica.remote.slow(Network { write: 100 * MS, watch: 10 * MS, ..Network::default() });
     let ensured = replica.guard.ensure("key", want("value"));
+    while replica.remote.tally().attempted < 2 {
+        sleep(MS).await;
+    }
+    replica.remote.fail(Fault::Down); // on the way: it does not land
     while replica.counters().failures == 0 {
         sleep(MS).await;
     }
@@ -382,6 +403,43 @@ async fn a_late_event_about_an_older_state_clears_no_newer_work() {
     assert!(matches!(end(ensured).await, Ending::Written(_)));
     assert_eq!(text(&store, KEY).await, "value");
     assert_eq!(replica.counters().evidence, led.evidence);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_read_that_found_no_object_a_late_event_of_its_past_clears_no_newer_work() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "old").await;
+    let network = Network { write: 30 * SECOND, watch: 3 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    let past = put(&store, KEY, "value").await; // as we will want it
+    store.delete(KEY, &past).await.unwrap();
+    let ensured = replica.guard.ensure("key", want("value"));
+    while replica.remote.tally().attempted == 0 {
+        sleep(MS).await; // it read that there is no object
+    }
+    put(&store, KEY, "other").await; // refuses our write, so that the work is pending when the events are looked at
+    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert_eq!((replica.counters().evidence, replica.remote.tally().refused), (0, 1));
+    assert_eq!(text(&store, KEY).await, "value");
+}
+
+#[tokio::test(start_paused = true)]
+async fn evidence_from_before_the_write_that_made_us_leader_clears_the_work_and_deposes_nobody() {
+    let store = MemoryStore::new();
+    let slow = |write| Network { write, watch: 4 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, slow(100 * MS)).await;
+    let first = replica.guard.ensure("first", want("value"));
+    let _hung = replica.guard.ensure("hung", want("value"));
+    let last = replica.guard.ensure("last", want("value"));
+    put(&store, "guarded/last", "value").await;
+    assert!(matches!(end(first).await, Ending::Written(_)));
+    // The leader's one slot is taken until the news comes.
+    replica.remote.slow(slow(1000 * SECOND));
+    let reads = replica.remote.tally().reads;
+    assert!(matches!(end(last).await, Ending::ByOther));
+    assert!(replica.remote.tally().reads <= reads + 1, "it was not attempted");
+    assert!(replica.guard.lease().is_leader());
+    assert_eq!(replica.counters().lost, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -441,6 +499,22 @@ async fn without_an_order_a_watch_that_lags_behind_our_own_read_clears_nothing()
     events.send(Ok(Event::Put(back))).unwrap();
     events.send(event("value", "after ours")).unwrap();
     assert!(matches!(end(ensured).await, Ending::ByOther));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_order_nothing_is_cleared_by_a_watch_that_lags_behind_what_we_read() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "now").await;
+    let (guard, events) = scripted(store.clone()).await;
+    // The listing did not hold it; we read what the watch has yet to tell.
+    assert!(matches!(end(guard.ensure("key", want("now"))).await, Ending::ByOther));
+    follow(&guard);
+    let mut ensured = guard.ensure("key", want("value"));
+    let past = Entry { key: KEY.into(), value: "value".into(), version: Version::opaque("past") };
+    events.send(Ok(Event::Put(past))).unwrap();
+    sleep(10 * MS).await;
+    assert!((&mut ensured).now_or_never().is_none());
+    assert!(matches!(end(ensured).await, Ending::Written(_)));
 }
 
 #[tokio::test(start_paused = true)]

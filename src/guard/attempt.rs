@@ -54,7 +54,10 @@ impl<S: Store> Inner<S> {
             let (wants, known) = {
                 let mut book = self.book.lock();
                 let Some(page) = book.existing(key) else { return };
-                let Some(known) = page.known.clone() else { return };
+                let Some(known) = page.known.clone() else {
+                    page.wrong = false;
+                    return;
+                };
                 (page.wants(), known)
             };
             let right = wants.satisfied_by(known.value.as_ref());

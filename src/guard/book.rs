@@ -127,7 +127,6 @@ impl Book {
         if !page.parts.is_empty() {
             return true;
         }
-        page.wrong = false;
         self.tidy(key);
         false
     }

@@ -98,37 +98,25 @@ impl<S: Store> Inner<S> {
             Event::InitEntry(entry) => {
                 self.book.lock().seen_in_listing(&entry.key);
                 let (value, version) = (Some(entry.value), Some(entry.version));
-                self.note(&entry.key, Change { arrived, value, version, listing: true });
+                self.apply(&entry.key, Change { arrived, value, version, listing: true }, false);
             }
             Event::InitDone => {
                 let absent = self.book.lock().end_listing();
                 for key in absent {
-                    self.note(&key, Change { arrived, value: None, version: None, listing: true });
+                    self.apply(&key, Change { arrived, value: None, version: None, listing: true }, false);
                 }
                 self.feed.send_replace(Feed::Live);
             }
             Event::Resumed => {}
             Event::Put(entry) => {
                 let (value, version) = (Some(entry.value), Some(entry.version));
-                self.note(&entry.key, Change { arrived, value, version, listing: false });
+                self.apply(&entry.key, Change { arrived, value, version, listing: false }, false);
             }
             Event::Delete { key, version } => {
-                self.note(&key, Change { arrived, value: None, version: Some(version), listing: false });
+                let version = Some(version);
+                self.apply(&key, Change { arrived, value: None, version, listing: false }, false);
             }
         }
-    }
-
-    /// A change of a key whose attempt is out waits for the attempt: it may be its own write, overtaking the answer.
-    fn note(&self, key: &Arc<str>, change: Change) {
-        {
-            let mut book = self.book.lock();
-            let page = book.page(key);
-            if page.flying {
-                page.held.push(change);
-                return;
-            }
-        }
-        self.apply(key, change, false);
     }
 
     /// The attempt of a key is over: its changes are looked at now, in order.
@@ -150,7 +138,8 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Takes in a change. `landing`: for an attempt that is over, so that changes aren't held any more.
+    /// Takes in a change. While an attempt of the key is out it waits, unless that is `landing`: it may be the attempt's own
+    /// write, overtaking the answer.
     fn apply(&self, key: &Arc<str>, change: Change, landing: bool) {
         loop {
             // The closures are the user's: they are asked outside of the lock, and again if the question changed meanwhile.
