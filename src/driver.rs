@@ -169,7 +169,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     /// Whether our work holds the lease right now.
     pub fn is_leader(&self) -> bool {
         let state = self.state.lock();
-        state.closed().is_none() && state.engine.is_leader(self.timestamp(now()))
+        !matches!(state.phase, Phase::Ended(_)) && state.engine.is_leader(self.timestamp(now()))
     }
 
     /// How long the lease still lasts, whoever holds it.
@@ -194,11 +194,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             _ => return,
         }
         state.wake();
-        let reign = state.reign.clone();
-        drop(state);
-        if phase == Phase::Abandoned {
-            reign.cancel();
-        }
     }
 
     /// Tells subscribers what changed. Returns the token to cancel if a role was lost.
@@ -444,7 +439,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
     /// However the task ends, also with its runtime, those who wait for it learn it.
     fn drop(&mut self) {
         if self.ended == Ended::DriverDied {
-            tracing::error!(lease = %self.shared.name, "the driver died; the lease does no more work");
+            tracing::warn!(lease = %self.shared.name, "the driver's task is gone; the lease does no more work");
         }
         self.shared.end(self.ended);
     }
