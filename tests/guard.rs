@@ -674,6 +674,35 @@ async fn a_closure_that_panics_is_asked_again_and_takes_nothing_else_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_closure_may_call_the_guard_also_when_it_is_dropped() {
+    struct Caller(Guard<Remote<MemoryStore>>);
+    impl Drop for Caller {
+        fn drop(&mut self) {
+            self.0.remove("elsewhere");
+        }
+    }
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let calls = |value: &'static str| {
+        let caller = Caller(replica.guard.clone());
+        replica.guard.ensure("key", move |current| {
+            drop(caller.0.ensure("other", |_| Some("x")));
+            want(value)(current)
+        })
+    };
+    let superseded = calls("a");
+    let removed = calls("b");
+    replica.guard.remove("key");
+    assert!(matches!(end(superseded).await, Ending::Superseded));
+    assert!(matches!(end(removed).await, Ending::Removed));
+    assert!(matches!(end(calls("c")).await, Ending::Written(_)));
+    let pending = calls("d");
+    replica.guard.lease().shutdown(SECOND).await;
+    assert!(matches!(end(pending).await, Ending::Ended(_)));
+    assert!(matches!(end(calls("e")).await, Ending::Ended(_)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_keys_under_the_prefix_are_touched() {
     let store = MemoryStore::new();
     put(&store, "guardedbutnot/key", "theirs").await;

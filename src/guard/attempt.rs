@@ -16,20 +16,20 @@ impl<S: Store> Inner<S> {
     /// Queues a part's work.
     pub(super) fn want(self: &Arc<Self>, key: &Arc<str>, part: Part) {
         let name = part.name.clone();
+        // Declared before the lock is taken, so that users' closures are dropped after it is released.
+        let (_replaced, _settled);
         {
             // One lock over book and lease: a change must not clear what is only in one of them.
             let mut book = self.book.lock();
             let page = book.page(key);
-            match page.parts.iter().position(|old| old.name == name) {
-                Some(old) => {
-                    let old = std::mem::replace(&mut page.parts[old], part);
-                    let _ = old.done.send(Ending::Superseded);
+            _replaced = match page.parts.iter().position(|old| old.name == name) {
+                Some(old) => Some(std::mem::replace(&mut page.parts[old], part).end(Ending::Superseded)),
+                None => {
+                    page.parts.push(part);
+                    None
                 }
-                None => page.parts.push(part),
-            }
-            if let Err(ended) = self.queue(key) {
-                book.settle(key, |_| true, |_| Ending::Ended(ended));
-            }
+            };
+            _settled = self.queue(key).map_err(|ended| book.settle(key, |_| true, || Ending::Ended(ended)));
         }
         self.assess(key);
     }
@@ -90,7 +90,7 @@ impl<S: Store> Inner<S> {
         let current = entry.as_ref().map(|entry| &entry.value);
         let asked = wants.ask(current);
         if !asked.gone.is_empty() {
-            self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), |_| Ending::Gone);
+            self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), || Ending::Gone);
         }
         let Some(value) = asked.write else { return self.nothing_to_write(key, wants, entry) };
         {
@@ -106,7 +106,7 @@ impl<S: Store> Inner<S> {
                 let mut book = self.book.lock();
                 let page = book.page(key);
                 page.wrote(value, version.clone(), started);
-                book.settle(key, |part| wants.includes(part.serial), |_| Ending::Written(version.clone()));
+                book.settle(key, |part| wants.includes(part.serial), || Ending::Written(version.clone()));
                 Outcome::Extend.done().at_order(version.order())
             }
             Err(StoreError::Conflict { .. }) => {
@@ -137,10 +137,10 @@ impl<S: Store> Inner<S> {
             _ if by_other => Ending::ByOther,
             _ => Ending::Satisfied,
         };
-        let more = book.settle(key, |part| wants.includes(part.serial), |_| ending.clone());
+        book.settle(key, |part| wants.includes(part.serial), || ending.clone());
         if by_other {
             self.lease.extend_at(key, version.as_ref().and_then(Version::order));
-            if more {
+            if book.is_pending(key) {
                 // That cleared what came in meanwhile, too. The lease may have ended; then the feed tells those who wait.
                 let _ = self.queue(key);
             }
@@ -161,7 +161,7 @@ impl<S: Store> Inner<S> {
             StoreError::Invalid { .. } => (Ending::Invalid(error.clone()), Outcome::Unchanged.done()),
         };
         tracing::warn!(%key, %error, "the store refuses for good; the key's work is given up");
-        self.book.lock().settle(key, |part| wants.includes(part.serial), |_| ending.clone());
+        self.book.lock().settle(key, |part| wants.includes(part.serial), || ending.clone());
         // Nobody has to listen.
         let _ = self.notices.send(Notice::Refused { key: key.clone(), error });
         verdict

@@ -111,33 +111,29 @@ impl Book {
         }
     }
 
-    /// Ends the parts that `which` picks. Returns whether any work is left for the key.
+    /// Ends the parts that `which` picks. Returns their closures, which are the user's: whoever holds no copy of them drops
+    /// them outside of the lock.
     pub fn settle(
         &mut self,
         key: &Arc<str>,
         which: impl Fn(&Part) -> bool,
-        ending: impl Fn(&Part) -> Ending,
-    ) -> bool {
-        let Some(page) = self.keys.get_mut(key) else { return false };
-        for part in page.parts.extract_if(.., |part| which(part)) {
-            let ending = ending(&part);
-            // Nobody has to wait for it.
-            let _ = part.done.send(ending);
-        }
-        if !page.parts.is_empty() {
-            return true;
-        }
+        ending: impl Fn() -> Ending,
+    ) -> Vec<Desire> {
+        let Some(page) = self.keys.get_mut(key) else { return Vec::new() };
+        let settled = page.parts.extract_if(.., |part| which(part)).map(|part| part.end(ending())).collect();
         self.tidy(key);
-        false
+        settled
     }
 
     /// Ends all that is pending.
-    pub fn settle_all(&mut self, ending: impl Fn() -> Ending) {
-        for page in self.keys.values_mut() {
-            for part in page.parts.drain(..) {
-                let _ = part.done.send(ending());
-            }
-        }
+    pub fn settle_all(&mut self, ending: impl Fn() -> Ending) -> Vec<Desire> {
+        let pages = self.keys.values_mut();
+        pages.flat_map(|page| page.parts.drain(..)).map(|part| part.end(ending())).collect()
+    }
+
+    /// Whether anything is pending for a key.
+    pub fn is_pending(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(|page| !page.parts.is_empty())
     }
 
     pub fn begin_listing(&mut self) {
@@ -159,6 +155,14 @@ impl Book {
         self.listed = true;
         let listing = self.listing;
         self.keys.iter().filter(|(_, page)| page.listing != listing).map(|(key, _)| key.clone()).collect()
+    }
+}
+
+impl Part {
+    pub fn end(self, ending: Ending) -> Desire {
+        // Nobody has to wait for it.
+        let _ = self.done.send(ending);
+        self.desire
     }
 }
 

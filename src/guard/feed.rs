@@ -173,7 +173,7 @@ impl<S: Store> Inner<S> {
                         Some(true) if was_wrong && !ours && !change.listing => {
                             let order = change.version.as_ref().and_then(|version| version.order());
                             self.lease.extend_at(key, order);
-                            book.settle(key, |_| true, |_| Ending::ByOther);
+                            book.settle(key, |_| true, || Ending::ByOther);
                         }
                         Some(true) => {
                             self.lease.remove(key);
@@ -181,7 +181,7 @@ impl<S: Store> Inner<S> {
                                 Some(version) if ours => Ending::Written(version),
                                 _ => Ending::Satisfied,
                             };
-                            book.settle(key, |_| true, |_| ending.clone());
+                            book.settle(key, |_| true, || ending.clone());
                         }
                         Some(false) => page.wrong = true,
                         None => {}
@@ -195,6 +195,8 @@ impl<S: Store> Inner<S> {
 
     /// The lease takes no more work.
     fn end(&self, ended: Ended) {
-        self.book.lock().settle_all(|| Ending::Ended(ended));
+        // Users' closures, dropped when the lock is released.
+        let settled = self.book.lock().settle_all(|| Ending::Ended(ended));
+        drop(settled);
     }
 }

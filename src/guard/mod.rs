@@ -215,8 +215,10 @@ impl<S: Store> Guard<S> {
     /// Gives up what is pending for a key, in all its parts. An attempt in flight goes on, but is not repeated.
     pub fn remove(&self, key: &str) {
         let key: Arc<str> = format!("{}{key}", self.inner.prefix).into();
+        // Users' closures are dropped after the lock is released.
+        let _settled;
         let mut book = self.inner.book.lock();
-        book.settle(&key, |_| true, |_| Ending::Removed);
+        _settled = book.settle(&key, |_| true, || Ending::Removed);
         self.inner.lease.remove(&key);
     }
 
