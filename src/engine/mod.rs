@@ -30,6 +30,33 @@
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending work | the same | the same |
 //! | [`handle_expire`](Engine::handle_expire) | probe now | not leader until the next success | probe now |
 //! | the lease ends | | `is_leader` turns false; the role stays, as incumbent | one probe may run |
+//!
+//! # The rules behind the table
+//!
+//! 1. **Probe when competing, fan out when leading.** Without the lease one attempt at a time; with it as many as the window
+//!    allows, which grows by one per success and halves per burst of conflicts, as TCP's does (RFC 5681). An attempt past its
+//!    deadline no longer counts, but bars its key until it returns.
+//! 2. **A conflict moves nothing, an outage moves nothing.** Anybody's edit refuses a write; a store that is down refuses
+//!    everybody's. A panic concerns its key only.
+//! 3. **Only evidence counts**: a write that turned a key from wrong to right. Telling it from other edits is the
+//!    [guard](crate::Guard)'s part.
+//! 4. **One loss is one step, old news is no news.** Attempts from before the last change of role move nothing; nor does
+//!    evidence from before the write that made us leader, where the store orders its writes. After leadership is lost, further
+//!    evidence within the first backoff is the same loss.
+//! 5. **Delays are measured in echoes**, the time our own writes take to come back, and drawn so that the first to go silences
+//!    the rest (Nonnenmacher and Biersack, "Scalable Feedback for Large Groups", 1999). Two leaders that met both step down;
+//!    because they are few, what they wait is drawn evenly over 16 echoes more, or they would meet again.
+//! 6. **Patience.** Followers learn how long a leader needs for a key, as TCP learns its retransmission timeout (Jacobson 1988;
+//!    RFC 6298; no samples from keys that we attempted ourselves, after Karn). If the leader shows no sign of life for that
+//!    long while a key is pending, it is suspected, and probed for the lease. If it is seen at other work when a key is older
+//!    than that, it lives and doesn't do this key: the key is written alone, and is ours from then on. Only a sign *after* the
+//!    key's patience tells that: a leader that died in the middle of its work was last seen just before.
+//! 7. **One timer**, however many keys wait; evidence costs the same whatever is pending.
+//! 8. **Never two attempts of one key at once, never a lost key.** Newer work takes the place of older; its age stays that of
+//!    the first unfulfilled one.
+//! 9. **The lease counts from the start of the attempt**, not from its answer: the pessimistic end.
+//! 10. **`backoff(tick)`** is base x factor^tick, each factor jittered, capped at the term; past `steps` it is the term. Up to a
+//!     tenth more, so that not even the capped ones come back in step.
 
 mod backoff;
 mod echo;
