@@ -14,7 +14,7 @@
 //!          └──────────────── somebody else's write does our work ───────────────────────────────^
 //! ```
 //!
-//! Nothing here reads a clock, sleeps, spawns or logs: the [driver](crate::WriterLease) does under tokio, and a simulator
+//! Nothing here reads a clock, sleeps, spawns or logs: the driver (`WriterLease`) does under tokio, and a simulator
 //! may on virtual time. Randomness comes from the seed in the [`Config`]: one seed and one sequence of events is one run.
 //!
 //! | event | in Election | as Leader | as Follower |
@@ -39,7 +39,7 @@
 //! 2. **A conflict moves nothing, an outage moves nothing.** Anybody's edit refuses a write; a store that is down refuses
 //!    everybody's. A panic concerns its key only.
 //! 3. **Only evidence counts**: a write that turned a key from wrong to right. Telling it from other edits is the
-//!    [guard](crate::Guard)'s part.
+//!    guard's part.
 //! 4. **One loss is one step, old news is no news.** Attempts from before the last change of role move nothing; nor does
 //!    evidence from before the write that made us leader, where the store orders its writes. After leadership is lost, further
 //!    evidence within the first backoff is the same loss.
