@@ -48,9 +48,10 @@
 //!    because they are few, what they wait is drawn evenly over 16 echoes more, or they would meet again.
 //! 6. **Patience.** Followers learn how long a leader needs for a key, as TCP learns its retransmission timeout (Jacobson 1988;
 //!    RFC 6298; no samples from keys that we attempted ourselves, after Karn). If the leader shows no sign of life for that
-//!    long while a key is pending, it is suspected, and probed for the lease. If it is seen at other work when a key is older
-//!    than that, it lives and doesn't do this key: the key is written alone, and is ours from then on. Only a sign *after* the
-//!    key's patience tells that: a leader that died in the middle of its work was last seen just before.
+//!    long while a key is pending, it is suspected, and probed for the lease. If it is seen to do what was wanted that much
+//!    later than a key, it lives and has passed this key over: the key is written alone, and is ours from then on. That the
+//!    key is old is not enough: a slow leader that works off a long queue would be deposed by such a write, and a leader
+//!    that died in the middle of one was last seen just before.
 //! 7. **One timer**, however many keys wait; evidence costs the same whatever is pending.
 //! 8. **Never two attempts of one key at once, never a lost key.** Newer work takes the place of older; its age stays that of
 //!    the first unfulfilled one.
@@ -335,13 +336,15 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// Whoever calls this has looked at the value: an event about an older state must not clear newer work.
     pub fn handle_extend(&mut self, now: Timestamp, key: &K, order: Option<u64>) -> Option<W> {
         let now = self.advance(now);
-        let Cleared { work, untouched_since, .. } = self.clear(key);
+        let Cleared { work, since, attempted, .. } = self.clear(key);
         if !self.tenure.is_old_news(order) {
-            if let Some(since) = untouched_since {
+            if let Some(since) = since.filter(|_| !attempted) {
                 self.patience.sample(now - since);
             }
             self.queue.disown(key);
             self.counters.evidence += 1;
+            // Work of unknown age may be as fresh as can be.
+            self.tenure.reaches(since.map_or(now, |since| since.min(now)));
             self.lose(now, true);
             self.decided = true;
         }
@@ -352,6 +355,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     pub fn handle_observe(&mut self, now: Timestamp, order: Option<u64>) {
         let now = self.advance(now);
         if !self.tenure.is_old_news(order) {
+            self.tenure.reaches(now);
             self.lose(now, true);
         }
     }
@@ -576,9 +580,10 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if probe <= now {
             return Step::Run(oldest, Kind::Probe { suspicion: now < self.tenure.lease_end() });
         }
-        // The leader was seen at work when the key was overdue already: it lives, and doesn't do this one. Evidence from
-        // before that may have been its last, and a write beside a dead leader would look like its sign of life.
-        if oldest.since + patience <= self.tenure.last_sign() {
+        // The leader did what was wanted a whole patience after this key: it lives, and passed this one over. What it did for
+        // older wants says nothing of the kind: it may be slow, and a write beside it would depose it; or that was the last
+        // it did, and a write beside the dead would look like its sign of life.
+        if oldest.since + patience <= self.tenure.reached() {
             Step::Run(oldest, Kind::Overdue)
         } else {
             Step::Wait(probe)

@@ -99,8 +99,10 @@ pub(super) struct Ready {
 #[derive(Debug)]
 pub(super) struct Cleared<W> {
     pub work: Option<W>,
-    /// Since when the work was pending, if this replica never attempted it.
-    pub untouched_since: Option<Timestamp>,
+    /// Since when the work was pending.
+    pub since: Option<Timestamp>,
+    /// This replica attempted it.
+    pub attempted: bool,
     /// An attempt of the key is out.
     pub running: Option<Slot>,
 }
@@ -297,7 +299,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
             .index
             .find_entry(hash, |&slot| slots[slot as usize].as_ref().is_some_and(|node| node.key == *key))
         else {
-            return Cleared { work: None, untouched_since: None, running: None };
+            return Cleared { work: None, since: None, attempted: false, running: None };
         };
         let slot = *found.get();
         let node = self.slots[slot as usize].as_mut().expect("the index names live slots");
@@ -305,15 +307,15 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         if work.is_some() {
             self.pending -= 1;
         }
+        let (since, attempted) = (Some(node.since), node.attempted);
         if node.place == Place::Running {
-            return Cleared { work, untouched_since: None, running: Some(slot) };
+            return Cleared { work, since, attempted, running: Some(slot) };
         }
-        let untouched_since = (!node.attempted).then_some(node.since);
         found.remove();
         self.leave(slot);
         self.slots[slot as usize] = None;
         self.free.push(slot);
-        Cleared { work, untouched_since, running: None }
+        Cleared { work, since, attempted, running: None }
     }
 
     /// From now on this key is ours to write, also as a follower.

@@ -29,6 +29,8 @@ pub(super) struct Tenure {
     burst_end: Timestamp,
     /// When somebody else last showed a sign of life.
     last_sign: Timestamp,
+    /// The latest want that somebody else is known to have served.
+    reached: Timestamp,
     /// Where the write that made us leader stands in the store's order of writes.
     won_at: Option<u64>,
     /// `expire` was called: the follower's next attempt needs no further delay.
@@ -59,6 +61,15 @@ impl Tenure {
 
     pub fn last_sign(&self) -> Timestamp {
         self.last_sign
+    }
+
+    pub fn reached(&self) -> Timestamp {
+        self.reached
+    }
+
+    /// Somebody else did what we have wanted since `since`.
+    pub fn reaches(&mut self, since: Timestamp) {
+        self.reached = self.reached.max(since);
     }
 
     #[cfg(test)]
