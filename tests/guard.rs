@@ -292,6 +292,28 @@ async fn an_edit_that_leaves_the_object_wrong_leaves_the_work() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_foreign_write_that_does_what_we_wanted_first_is_evidence_and_our_newer_want_is_a_new_one() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let patience = replica.guard.lease().snapshot().patience;
+    let before = replica.counters().evidence;
+    let first = replica.guard.ensure("key", want("first"));
+    sleep(patience / 2).await;
+    let second = replica.guard.ensure("key", want("second"));
+    assert!(matches!(end(first).await, Ending::Superseded));
+    put(&store, KEY, "first").await;
+    sleep(MS).await;
+    assert_eq!((replica.counters().evidence, replica.guard.lease().len()), (before + 1, 1));
+    let since = Instant::now();
+    assert!(matches!(end(second).await, Ending::Written(_)));
+    assert!(Instant::now() - since >= Duration::from_millis(500), "its patience began anew");
+    put(&store, KEY, "first").await; // nobody wanted that any more
+    sleep(MS).await;
+    assert_eq!(replica.counters().evidence, before + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_that_leaves_the_object_wrong_leaves_the_work() {
     let store = MemoryStore::new();
     let version = put(&store, KEY, "value").await;

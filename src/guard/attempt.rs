@@ -22,6 +22,9 @@ impl<S: Store> Inner<S> {
             // One lock over book and lease: a change must not clear what is only in one of them.
             let mut book = self.book.lock();
             let page = book.page(key);
+            if page.wrong && page.earlier.is_none() && !page.parts.is_empty() {
+                page.earlier = Some(page.wants());
+            }
             _replaced = match page.parts.iter().position(|old| old.name == name) {
                 Some(old) => Some(std::mem::replace(&mut page.parts[old], part).end(Ending::Superseded)),
                 None => {
@@ -34,7 +37,7 @@ impl<S: Store> Inner<S> {
         self.assess(key);
     }
 
-    fn queue(self: &Arc<Self>, key: &Arc<str>) -> Result<(), crate::Ended> {
+    pub(super) fn queue(self: &Arc<Self>, key: &Arc<str>) -> Result<(), crate::Ended> {
         // Pending work must not keep the guard alive, nor with it the lease that it is pending in.
         let (inner, name) = (Arc::downgrade(self), key.clone());
         self.lease.try_work(key.clone(), move |_| {
@@ -79,7 +82,7 @@ impl<S: Store> Inner<S> {
             page.wants()
         };
         // However the attempt ends, also by a panic of a closure, the changes that waited for it are looked at.
-        let _landing = Landing { inner: &*self, key: &key };
+        let _landing = Landing { inner: &self, key: &key };
         match self.store.get(&key).await {
             Err(error) => self.refused(&key, &wants, error),
             Ok(entry) => self.write(&key, &wants, entry).await,
@@ -169,7 +172,7 @@ impl<S: Store> Inner<S> {
 }
 
 struct Landing<'a, S: Store> {
-    inner: &'a Inner<S>,
+    inner: &'a Arc<Inner<S>>,
     key: &'a Arc<str>,
 }
 

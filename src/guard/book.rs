@@ -32,6 +32,9 @@ pub(super) struct Page {
     pub parts: Vec<Part>,
     /// Whether the last state we saw while work was pending was not as the work wants it.
     pub wrong: bool,
+    /// What was wanted when the oldest want that is not fulfilled yet was replaced by a newer one. The age of the work is
+    /// that of this want, so it has to be known when somebody fulfils it.
+    pub earlier: Option<Wants>,
     /// Our last write, until it comes back through the watch: its version, and when it started.
     pub echo: Option<(Version, Instant)>,
     /// What we wrote without getting an answer: the next version that holds exactly these bytes is ours.
@@ -120,15 +123,23 @@ impl Book {
         ending: impl Fn() -> Ending,
     ) -> Vec<Desire> {
         let Some(page) = self.keys.get_mut(key) else { return Vec::new() };
-        let settled = page.parts.extract_if(.., |part| which(part)).map(|part| part.end(ending())).collect();
+        let ended = page.parts.extract_if(.., |part| which(part)).map(|part| part.end(ending()));
+        let mut settled: Vec<Desire> = ended.collect();
+        if page.parts.is_empty() {
+            settled.extend(page.forget_earlier());
+        }
         self.tidy(key);
         settled
     }
 
     /// Ends all that is pending.
     pub fn settle_all(&mut self, ending: impl Fn() -> Ending) -> Vec<Desire> {
-        let pages = self.keys.values_mut();
-        pages.flat_map(|page| page.parts.drain(..)).map(|part| part.end(ending())).collect()
+        let mut settled = Vec::new();
+        for page in self.keys.values_mut() {
+            settled.extend(page.forget_earlier());
+            settled.extend(page.parts.drain(..).map(|part| part.end(ending())));
+        }
+        settled
     }
 
     /// Whether anything is pending for a key.
@@ -158,6 +169,12 @@ impl Book {
     }
 }
 
+impl Change {
+    pub fn order(&self) -> Option<u64> {
+        self.version.as_ref().and_then(Version::order)
+    }
+}
+
 impl Part {
     pub fn end(self, ending: Ending) -> Desire {
         // Nobody has to wait for it.
@@ -167,6 +184,10 @@ impl Part {
 }
 
 impl Page {
+    pub fn forget_earlier(&mut self) -> impl Iterator<Item = Desire> + use<> {
+        self.earlier.take().into_iter().flat_map(|earlier| earlier.0).map(|(.., desire)| desire)
+    }
+
     pub fn wants(&self) -> Wants {
         let wants = self.parts.iter().map(|part| (part.serial, part.must_exist, part.desire.clone()));
         Wants(wants.collect())

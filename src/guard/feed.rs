@@ -92,7 +92,7 @@ pub(super) async fn run<S: Store>(
 }
 
 impl<S: Store> Inner<S> {
-    fn event(&self, event: Event, arrived: Instant) {
+    fn event(self: &Arc<Self>, event: Event, arrived: Instant) {
         match event {
             Event::Init => self.book.lock().begin_listing(),
             Event::InitEntry(entry) => {
@@ -120,7 +120,7 @@ impl<S: Store> Inner<S> {
     }
 
     /// The attempt of a key is over: its changes are looked at now, in order.
-    pub(super) fn land(&self, key: &Arc<str>) {
+    pub(super) fn land(self: &Arc<Self>, key: &Arc<str>) {
         loop {
             let held = {
                 let mut book = self.book.lock();
@@ -140,11 +140,16 @@ impl<S: Store> Inner<S> {
 
     /// Takes in a change. While an attempt of the key is out it waits, unless that is `landing`: it may be the attempt's own
     /// write, overtaking the answer.
-    fn apply(&self, key: &Arc<str>, change: Change, landing: bool) {
+    fn apply(self: &Arc<Self>, key: &Arc<str>, change: Change, landing: bool) {
         loop {
             // The closures are the user's: they are asked outside of the lock, and again if the question changed meanwhile.
-            let wants = self.book.lock().page(key).wants();
+            let (wants, earlier) = {
+                let mut book = self.book.lock();
+                let page = book.page(key);
+                (page.wants(), page.earlier.clone())
+            };
             let right = wants.satisfied_by(change.value.as_ref());
+            let was_wanted = earlier.as_ref().and_then(|earlier| earlier.satisfied_by(change.value.as_ref()));
             let mut book = self.book.lock();
             let page = book.page(key);
             if page.flying && !landing {
@@ -171,8 +176,7 @@ impl<S: Store> Inner<S> {
                         _ if page.parts.is_empty() => {}
                         // As we want it, but did anybody else make it so, just now?
                         Some(true) if was_wrong && !ours && !change.listing => {
-                            let order = change.version.as_ref().and_then(|version| version.order());
-                            self.lease.extend_at(key, order);
+                            self.lease.extend_at(key, change.order());
                             book.settle(key, |_| true, || Ending::ByOther);
                         }
                         Some(true) => {
@@ -182,6 +186,14 @@ impl<S: Store> Inner<S> {
                                 _ => Ending::Satisfied,
                             };
                             book.settle(key, |_| true, || ending.clone());
+                        }
+                        // Not what we want by now, but what we wanted first: they work, and our want is a new one.
+                        Some(false) if was_wanted == Some(true) && !ours && !change.listing => {
+                            page.wrong = true;
+                            page.earlier = None;
+                            self.lease.extend_at(key, change.order());
+                            // If the lease has ended, those who wait will be told.
+                            let _ = self.queue(key);
                         }
                         Some(false) => page.wrong = true,
                         None => {}
