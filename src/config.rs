@@ -75,7 +75,8 @@ impl Builder {
         }
     }
 
-    /// How long a successful write holds the lease, and the cap of the backoff. Default: 60 s.
+    /// How long a successful write holds the lease, and the cap of the backoff, which is drawn out by up to a tenth so that
+    /// followers don't all wake at once. Default: 60 s.
     pub fn term(mut self, term: Duration) -> Self {
         self.config.term = term;
         self
@@ -93,8 +94,8 @@ impl Builder {
         self
     }
 
-    /// How long an attempt holds its slot; past it the attempt is told to stop preparing, and only its own key waits for
-    /// it. At most the term. Default: 10 s, or the term if that is shorter.
+    /// How long an attempt holds its slot, and so how long a hung work can delay other keys; past it the attempt is told to
+    /// stop preparing, and only its own key waits for it. At most the term. Default: 10 s, or the term if that is shorter.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
@@ -112,7 +113,7 @@ impl Builder {
         self
     }
 
-    /// After how many losses in a row the backoff is the term. Default: 5.
+    /// After how many losses in a row the backoff is the term (and up to a tenth more). Default: 5.
     pub fn backoff_steps(mut self, steps: u32) -> Self {
         self.config.backoff_steps = steps;
         self

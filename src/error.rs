@@ -46,8 +46,8 @@ pub enum SpawnError {
     /// A setting cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `spawn` was called outside of a tokio runtime.
-    #[error("a lease needs a tokio runtime to run on: call spawn inside one")]
+    /// Not within a tokio runtime.
+    #[error("there is no tokio runtime here to run on")]
     NoRuntime,
 }
 
@@ -55,10 +55,10 @@ pub enum SpawnError {
 #[cfg(feature = "tokio")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
-    /// [`shutdown`](crate::WriterLease::shutdown) was called.
+    /// [`shutdown`](crate::WriterLease::shutdown) was called, or the last handle was dropped.
     #[error("the lease was shut down")]
     ShutDown,
-    /// The driver's task is gone: its runtime was shut down, or it panicked.
+    /// The driver's task is gone: its runtime was shut down, or has no timers.
     #[error("the lease's driver died")]
     DriverDied,
 }

@@ -607,6 +607,17 @@ async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_that_is_right_already_ends_as_satisfied_though_another_is_written() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "ready").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
+    let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
+    assert!(matches!(end(ready).await, Ending::Satisfied));
+    assert!(matches!(end(admitted).await, Ending::Written(_)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn parts_that_cancel_each_other_out_write_nothing() {
     let store = MemoryStore::new();
     put(&store, KEY, "off").await;
@@ -672,7 +683,7 @@ async fn a_dropped_guard_lets_go_of_the_lease_and_of_those_who_wait() {
     let mut statuses = replica.guard.lease().subscribe();
     let pending = replica.guard.ensure("key", want("value"));
     drop(replica);
-    assert!(matches!(end(pending).await, Ending::Ended(_)));
+    assert!(matches!(end(pending).await, Ending::Dropped));
     statuses.wait_for(|status| status.ended.is_some()).await.unwrap();
 }
 

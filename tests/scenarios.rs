@@ -99,6 +99,28 @@ fn a_round_takes_a_few_round_trips() {
 }
 
 #[test]
+fn a_slow_store_or_a_long_queue_deposes_no_leader() {
+    for (write, keys) in [(ms(20), 200), (ms(50), 200), (ms(100), 200), (ms(10), 2000)] {
+        let network = Network { read: write / 2, write, watch: write / 2, ..Network::default() };
+        let scenario = Scenario { keys, network, ..Scenario::default() };
+        for seed in 1..=3 {
+            let alone = run(Scenario { replicas: 1, seed, ..scenario.clone() });
+            let report = run(Scenario { seed, ..scenario.clone() });
+            println!(
+                "{keys} keys, {write:?} a write: round of one replica {:?}, of three {:?}; refused {}, leader changes {}",
+                alone.round_p50(),
+                report.round_p50(),
+                report.writes_refused,
+                report.leader_changes
+            );
+            assert!(report.round_p50() <= alone.round_p50().mul_f64(1.1), "{report}");
+            // At the start two may lead until they see each other.
+            assert!(report.leader_changes <= 3 && report.writes_refused <= 3, "{report}");
+        }
+    }
+}
+
+#[test]
 fn fifty_replicas_start_without_a_fight() {
     let reports = with_seeds(&Scenario { replicas: 50, rounds: 1, network: near(), ..Scenario::default() });
     let refused = sorted(&reports, |report| report.writes_refused);

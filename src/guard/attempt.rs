@@ -32,7 +32,7 @@ impl<S: Store> Inner<S> {
                     None
                 }
             };
-            _settled = self.queue(key).map_err(|ended| book.settle(key, |_| true, || Ending::Ended(ended)));
+            _settled = self.queue(key).map_err(|ended| book.settle(key, |_| true, |_| Ending::Ended(ended)));
         }
         self.assess(key);
     }
@@ -93,7 +93,7 @@ impl<S: Store> Inner<S> {
         let current = entry.as_ref().map(|entry| &entry.value);
         let asked = wants.ask(current);
         if !asked.gone.is_empty() {
-            self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), || Ending::Gone);
+            self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), |_| Ending::Gone);
         }
         let Some(value) = asked.write else { return self.nothing_to_write(key, wants, entry) };
         {
@@ -109,7 +109,11 @@ impl<S: Store> Inner<S> {
                 let mut book = self.book.lock();
                 let page = book.page(key);
                 page.wrote(value, version.clone(), started);
-                book.settle(key, |part| wants.includes(part.serial), || Ending::Written(version.clone()));
+                let written = |part: &Part| match asked.changed.contains(&part.serial) {
+                    true => Ending::Written(version.clone()),
+                    false => Ending::Satisfied,
+                };
+                book.settle(key, |part| wants.includes(part.serial), written);
                 Outcome::Extend.done().at_order(version.order())
             }
             Err(StoreError::Conflict { .. }) => {
@@ -140,7 +144,7 @@ impl<S: Store> Inner<S> {
             _ if by_other => Ending::ByOther,
             _ => Ending::Satisfied,
         };
-        book.settle(key, |part| wants.includes(part.serial), || ending.clone());
+        book.settle(key, |part| wants.includes(part.serial), |_| ending.clone());
         if by_other {
             self.lease.extend_at(key, version.as_ref().and_then(Version::order));
             if book.is_pending(key) {
@@ -164,7 +168,7 @@ impl<S: Store> Inner<S> {
             StoreError::Invalid { .. } => (Ending::Invalid(error.clone()), Outcome::Unchanged.done()),
         };
         tracing::warn!(%key, %error, "the store refuses for good; the key's work is given up");
-        self.book.lock().settle(key, |part| wants.includes(part.serial), || ending.clone());
+        self.book.lock().settle(key, |part| wants.includes(part.serial), |_| ending.clone());
         // Nobody has to listen.
         let _ = self.notices.send(Notice::Refused { key: key.clone(), error });
         verdict

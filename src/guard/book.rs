@@ -80,6 +80,8 @@ pub(super) struct Wants(Vec<(u64, bool, Desire)>);
 pub(super) struct Asked {
     /// The value to write, if it is not right as it is.
     pub write: Option<Bytes>,
+    /// The parts that changed it.
+    pub changed: Vec<u64>,
     /// Parts whose object does not exist, although it must.
     pub gone: Vec<u64>,
 }
@@ -120,10 +122,13 @@ impl Book {
         &mut self,
         key: &Arc<str>,
         which: impl Fn(&Part) -> bool,
-        ending: impl Fn() -> Ending,
+        ending: impl Fn(&Part) -> Ending,
     ) -> Vec<Desire> {
         let Some(page) = self.keys.get_mut(key) else { return Vec::new() };
-        let ended = page.parts.extract_if(.., |part| which(part)).map(|part| part.end(ending()));
+        let ended = page.parts.extract_if(.., |part| which(part)).map(|part| {
+            let ending = ending(&part);
+            part.end(ending)
+        });
         let mut settled: Vec<Desire> = ended.collect();
         if page.parts.is_empty() {
             settled.extend(page.forget_earlier());
@@ -272,13 +277,14 @@ impl Wants {
     /// Asks each part in turn, giving it what the one before wants to write.
     pub fn ask(&self, current: Option<&Bytes>) -> Asked {
         let mut value = current.cloned();
-        let mut asked = Asked { write: None, gone: Vec::new() };
+        let mut asked = Asked { write: None, changed: Vec::new(), gone: Vec::new() };
         for (serial, must_exist, desire) in &self.0 {
             if *must_exist && value.is_none() {
                 asked.gone.push(*serial);
             } else if let Some(new) = desire(value.as_deref()) {
                 value = Some(new.clone());
                 asked.write = Some(new);
+                asked.changed.push(*serial);
             }
         }
         // What one part changed another may have changed back.

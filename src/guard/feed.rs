@@ -177,7 +177,7 @@ impl<S: Store> Inner<S> {
                         // As we want it, but did anybody else make it so, just now?
                         Some(true) if was_wrong && !ours && !change.listing => {
                             self.lease.extend_at(key, change.order());
-                            book.settle(key, |_| true, || Ending::ByOther);
+                            book.settle(key, |_| true, |_| Ending::ByOther);
                         }
                         Some(true) => {
                             self.lease.remove(key);
@@ -185,7 +185,7 @@ impl<S: Store> Inner<S> {
                                 Some(version) if ours => Ending::Written(version),
                                 _ => Ending::Satisfied,
                             };
-                            book.settle(key, |_| true, || ending.clone());
+                            book.settle(key, |_| true, |_| ending.clone());
                         }
                         // Not what we want by now, but what we wanted first: they work, and our want is a new one.
                         Some(false) if was_wanted == Some(true) && !ours && !change.listing => {

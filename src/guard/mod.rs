@@ -91,6 +91,8 @@ pub enum Ending {
     Invalid(Arc<StoreError>),
     /// The lease takes no more work.
     Ended(Ended),
+    /// The last handle of the guard was dropped.
+    Dropped,
 }
 
 /// Waits for the end of an [`ensure`](Guard::ensure). Dropping it changes nothing: the work stays pending.
@@ -140,7 +142,7 @@ const NOTICES: usize = 256;
 impl<S: Store> Guard<S> {
     /// Guards the keys of `store` that start with `prefix`, under `lease`, and starts to watch them.
     ///
-    /// Several guards may share a lease, if their prefixes don't overlap. The guard keeps the last value of each key under
+    /// The lease's keys are those of the store, `Arc<str>`. Several guards may share a lease, if their prefixes don't overlap. The guard keeps the last value of each key under
     /// its prefix in memory, as a controller's cache does.
     ///
     /// # Errors
@@ -194,7 +196,8 @@ impl<S: Store> Guard<S> {
     /// Like [`ensure`](Self::ensure), for one concern of several that share an object, such as one condition of a status.
     ///
     /// Parts of one key that are pending at once become one write: each is given the value that the one before it, in order
-    /// of their first calls, wants to write. `""` is the part of [`ensure`](Self::ensure).
+    /// of their first calls, wants to write. Those that change something end as [`Ending::Written`], the others as
+    /// [`Ending::Satisfied`]. `""` is the part of [`ensure`](Self::ensure).
     pub fn ensure_part<D, V>(&self, key: &str, part: &str, desire: D) -> Ensured
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
@@ -218,7 +221,7 @@ impl<S: Store> Guard<S> {
         // Users' closures are dropped after the lock is released.
         let _settled;
         let mut book = self.inner.book.lock();
-        _settled = book.settle(&key, |_| true, || Ending::Removed);
+        _settled = book.settle(&key, |_| true, |_| Ending::Removed);
         self.inner.lease.remove(&key);
     }
 
@@ -270,6 +273,6 @@ impl Future for Ensured {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
         // Nobody is left to say how it ended.
-        Pin::new(&mut self.ending).poll(cx).map(|ending| ending.unwrap_or(Ending::Ended(Ended::ShutDown)))
+        Pin::new(&mut self.ending).poll(cx).map(|ending| ending.unwrap_or(Ending::Dropped))
     }
 }
