@@ -31,6 +31,56 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A work is called once per attempt, so it clones what it needs. This one reads, compares and writes; a watcher tells the
+/// lease when somebody else did what it would have done. (The [`Guard`](crate::Guard) is all of that, ready made.)
+///
+/// ```
+/// use writerlease::{Ended, Outcome, Verdict, WriterLease};
+/// # #[derive(Clone)] struct Db;
+/// # struct Row { value: String, version: u64 }
+/// # enum Error { Stale, Other }
+/// # impl Db {
+/// #     async fn read(&self, _: &str) -> Result<Row, Error> { Ok(Row { value: String::new(), version: 0 }) }
+/// #     async fn write(&self, _: &str, _: &str, _: u64) -> Result<(), Error> { Ok(()) }
+/// # }
+///
+/// fn set(lease: &WriterLease<String>, db: &Db, key: &str, want: &'static str) -> Result<(), Ended> {
+///     let db = db.clone();
+///     lease.try_work(key.to_owned(), move |attempt| {
+///         let db = db.clone();
+///         async move {
+///             let Ok(row) = db.read(attempt.key()).await else { return Outcome::Failed };
+///             if row.value == want {
+///                 return Outcome::Unchanged;
+///             }
+///             match db.write(attempt.key(), want, row.version).await {
+///                 Ok(()) => Outcome::Extend,
+///                 Err(Error::Stale) => Outcome::Conflict, // tried again soon, from the read on
+///                 Err(Error::Other) => Outcome::Failed,
+///             }
+///         }
+///     })
+/// }
+///
+/// /// The database's change feed told a write that was not ours.
+/// fn changed(lease: &WriterLease<String>, key: &str, value: &str, want: &str) {
+///     if value == want {
+///         lease.extend(&key.to_owned());
+///     }
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let lease: WriterLease<String> = WriterLease::builder("x").spawn()?;
+/// # changed(&lease, "k", "a", "b");
+/// # set(&lease, &Db, "k", "want")?;
+/// # assert!(lease.wait().await?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Whoever feeds foreign writes should also tell how long news takes ([`echo`](Self::echo), or
+/// [`echo_hint`](Builder::echo_hint) where that is known): all delays are measured in that.
 pub struct WriterLease<K: Hash + Eq + Clone + Send + Sync + 'static> {
     handle: Arc<Handle<K>>,
 }
@@ -84,7 +134,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`SpawnError`] if a setting cannot be used, or outside of a runtime.
+    /// [`SpawnError`] if a setting cannot be used, or outside of a runtime. On a runtime without timers the driver dies at
+    /// once: see [`Ended::DriverDied`].
     pub fn spawn<K>(self) -> Result<WriterLease<K>, SpawnError>
     where
         K: Hash + Eq + Clone + Send + Sync + 'static,
@@ -96,7 +147,8 @@ impl Builder {
 }
 
 impl WriterLease<Arc<str>> {
-    /// Settings for a lease of this name; [`Builder::spawn`] starts it, for keys of any type.
+    /// Settings for a lease of this name; [`Builder::spawn`] starts it, for keys of any type: that of its first use, or as
+    /// in `let lease: WriterLease<u32> = WriterLease::builder("x").spawn()?`.
     pub fn builder(name: impl Into<String>) -> Builder {
         Builder::new(name)
     }
@@ -141,8 +193,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.feed(|engine, now| engine.handle_extend(now, key, order));
     }
 
-    /// One of our group wrote something else: its lease is extended, and our own work still stands.
-    pub fn observe(&self, _key: &K) {
+    /// One of our group wrote something else: its lease is extended, and our own work still stands. Which key it was makes no
+    /// difference.
+    pub fn observe(&self, key: &K) {
+        let _ = key;
         self.feed(|engine, now| engine.handle_observe(now, None));
     }
 
@@ -168,8 +222,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.feed(|engine, now| engine.handle_echo_hint(now, round_trip));
     }
 
-    /// **Wait**: until the first work is finished, by us or by somebody else, or there was nothing to write; returns
-    /// whether we lead then. Cancel safe.
+    /// **Wait**: until the first work is finished, by us or by somebody else, or there was nothing to write, or it was given
+    /// up; returns whether we lead then. Cancel safe.
     ///
     /// # Errors
     ///

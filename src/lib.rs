@@ -1,3 +1,8 @@
+//! [`engine`]: crate::engine
+#![cfg_attr(feature = "tokio", doc = "[`WriterLease`]: crate::WriterLease")]
+#![cfg_attr(feature = "tokio", doc = "[`Guard`]: crate::Guard")]
+#![cfg_attr(feature = "tokio", doc = "[`store`]: crate::store")]
+//!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -3,6 +3,15 @@
 use std::time::Duration;
 
 /// What one attempt taught us. The words are those of the lease: see the table in [`engine`](crate::engine).
+///
+/// | what a work found | outcome |
+/// |---|---|
+/// | it wrote, and the store took it | `Extend` |
+/// | it was as wanted already, and nothing tells who made it so | `Unchanged` |
+/// | it was as wanted already, and a competitor made it so | `Release` |
+/// | the compare-and-write was refused | `Conflict` |
+/// | the store did not answer, or not in time | `Failed` |
+/// | the store will never take it: give up this key alone | `Unchanged`, and tell somebody |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Outcome {

@@ -22,7 +22,7 @@ pub struct Options {
     /// `memory`, or `etcd://host:port[,host:port...]` (needs `--features etcd`)
     #[arg(long, default_value = "memory")]
     pub backend: Backend,
-    /// Processes that want to write
+    /// How many want to write: tasks, or with --processes processes
     #[arg(long, default_value_t = 3)]
     pub replicas: usize,
     /// Objects that they want to write
@@ -31,7 +31,7 @@ pub struct Options {
     /// How often all objects change
     #[arg(long, default_value_t = 20)]
     pub rounds: usize,
-    /// What a write takes in addition; half of it for a read, as much for a watch event [default: 2ms, with etcd 0ms]
+    /// What a write and a watch event take in addition; a read takes half of it [default: 2ms, with etcd 0ms]
     #[arg(long, value_parser = duration)]
     pub latency: Option<Duration>,
     /// How long a write holds the lease
@@ -43,6 +43,9 @@ pub struct Options {
     /// Each replica is an operating system process; the leader is killed with SIGKILL
     #[arg(long)]
     pub processes: bool,
+    /// How many writes each of them may have under way
+    #[arg(long, default_value_t = 16)]
+    pub concurrency: usize,
     /// The seed of all randomness
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -120,6 +123,7 @@ impl Options {
             kill_leader_at: self.kill_leader_at,
             network: Network { read: latency / 2, write: latency, watch: latency, ..Network::default() },
             term: self.term,
+            concurrency: self.concurrency,
             prefix: self.prefix.clone(),
             seed: self.seed,
             ..Scenario::default()
@@ -133,7 +137,7 @@ impl FromStr for Backend {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once("://") {
             None if text == "memory" => Ok(Self::Memory),
-            Some(("etcd", hosts)) if !hosts.is_empty() => {
+            Some(("etcd", hosts)) if hosts.split(',').all(|host| host.contains(':')) => {
                 Ok(Self::Etcd(hosts.split(',').map(|host| format!("http://{host}")).collect()))
             }
             _ => Err("it is `memory` or `etcd://host:port`".into()),

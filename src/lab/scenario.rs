@@ -39,7 +39,9 @@ use crate::{
 /// # }
 /// ```
 ///
-/// The store of a benchmark is yours: `bencher.to_async(&runtime).iter(|| scenario.run(store.clone()))` in criterion.
+/// The store of a benchmark is yours: `bencher.to_async(&runtime).iter(async || scenario.run(store.clone()).await.unwrap())`
+/// in criterion, with its feature `async_tokio`. Each run holds an election and lets its replicas learn of a round at
+/// different times within the [`skew`](Self::skew); for the time of the rounds alone, look at [`Report::rounds`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     /// How the replicas write. Default: [`Strategy::Lease`].

@@ -22,7 +22,8 @@
 //!    time that it documents. It does not retry a write by itself: only the caller knows whether to read first.
 //!
 //! Dropping the future of a `put` or `delete` leaves it unknown whether the write happened; dropping a watch ends it.
-//! `lab::conformance` (feature `lab`) holds a store against all of this.
+//! `lab::conformance` (feature `lab`) holds a store against all of this. A store of your own needs the crates `bytes` and
+//! `futures-util` (or `futures-core`), for [`Bytes`] and [`Stream`].
 
 #[cfg(feature = "etcd")]
 mod etcd;
