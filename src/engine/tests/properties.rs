@@ -542,12 +542,14 @@ impl Town {
         }
     }
 
-    /// Past its patience a key waits for the next sign of the leader, or as long again for its silence; then for the
-    /// election, and for older keys and their newer work at most.
+    /// While a key waits, the leader may do each of the others that were wanted before it, or not much later, one at a time
+    /// and just before it would be suspected. Then it shows by newer work that it has passed the key over, or falls silent.
+    /// Then the key waits for the election, and for older keys and their newer work at most.
     fn check_age(&self, run: &Run, wanted: Option<(Timestamp, Duration)>) {
         let (since, patience) = wanted.expect("an attempt of a key that is wanted");
         let before_it = self.latency * (2 * u32::from(KEYS) + 1);
-        let bound = 2 * patience.max(run.engine.patience()) + before_it + run.engine.echo() * 16;
+        let patiences = u32::from(KEYS) + 1;
+        let bound = patiences * patience.max(run.engine.patience()) + before_it + run.engine.echo() * 16;
         assert!(run.now - since <= bound, "{:?} old, {bound:?} allowed", run.now - since);
         assert!(patience <= run.engine.config().term());
     }
