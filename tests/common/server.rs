@@ -66,9 +66,14 @@ impl EtcdServer {
         fs::remove_dir_all(self.directory.path().join("data")).expect("the data can be deleted");
     }
 
-    /// SIGSTOP: connections stay open, but nobody answers.
+    /// SIGSTOP: connections stay open, but nobody answers. Returns when all threads have stopped, which takes a moment.
     pub fn pause(&self) {
         self.signal("-STOP");
+        let started = Instant::now();
+        while !self.is_stopped() {
+            assert!(started.elapsed() < START, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT, after [`pause`](Self::pause).
@@ -129,6 +134,15 @@ impl EtcdServer {
             Ok(answer)
         };
         ask().is_ok_and(|answer| answer.contains(r#""health":"true""#))
+    }
+
+    /// Whether each thread is in state `T`, the word after the name in parentheses (proc(5)).
+    fn is_stopped(&self) -> bool {
+        let process = self.process.as_ref().expect("the server runs");
+        let threads = fs::read_dir(format!("/proc/{}/task", process.id())).expect("the server's threads");
+        let mut stats =
+            threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        stats.all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
     }
 
     fn signal(&self, signal: &str) {
