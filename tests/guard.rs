@@ -314,6 +314,26 @@ async fn a_foreign_write_that_does_what_we_wanted_first_is_evidence_and_our_newe
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_we_did_ourselves_is_no_evidence_when_another_does_it_again() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network { write: SECOND, ..Network::default() }).await;
+    let first = replica.guard.ensure("key", want("first"));
+    while replica.remote.tally().attempted < 1 {
+        sleep(MS).await;
+    }
+    let second = replica.guard.ensure("key", want("second"));
+    assert!(matches!(end(first).await, Ending::Superseded));
+    while replica.remote.tally().attempted < 2 {
+        sleep(MS).await; // the first has landed, the second is on its way
+    }
+    put(&store, KEY, "first").await;
+    assert!(matches!(end(second).await, Ending::Written(_)));
+    assert_eq!(text(&store, KEY).await, "second");
+    let counters = replica.counters();
+    assert_eq!((counters.conflicts, counters.evidence, counters.lost), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_that_leaves_the_object_wrong_leaves_the_work() {
     let store = MemoryStore::new();
     let version = put(&store, KEY, "value").await;

@@ -75,11 +75,12 @@ impl<S: Store> Inner<S> {
     }
 
     async fn attempt(self: Arc<Self>, key: Arc<str>) -> Verdict {
-        let wants = {
+        // The copies also see to it that users' closures are dropped when no lock is held, at the end of the attempt.
+        let (wants, _earlier) = {
             let mut book = self.book.lock();
             let page = book.page(&key);
             page.flying = true;
-            page.wants()
+            (page.wants(), page.earlier.clone())
         };
         // However the attempt ends, also by a panic of a closure, the changes that waited for it are looked at.
         let _landing = Landing { inner: &self, key: &key };
@@ -139,6 +140,7 @@ impl<S: Store> Inner<S> {
         // Somebody changed it since we last saw it wrong. A first look says nothing.
         let by_other = page.wrong && !ours && known != version;
         page.learn(entry.as_ref());
+        page.earlier = None;
         let ending = match &version {
             Some(version) if ours => Ending::Written(version.clone()),
             _ if by_other => Ending::ByOther,

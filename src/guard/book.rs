@@ -220,6 +220,7 @@ impl Page {
         self.known = Some(Known { value: Some(value), version: Some(version), ahead: true });
         self.lost = None;
         self.wrong = false;
+        self.earlier = None;
     }
 
     /// The watch told what we knew already.
