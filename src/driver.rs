@@ -320,7 +320,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             let turn = self.turn(now, cx.waker());
             self.spent.clear();
             match turn {
-                Turn::Run => self.start_attempts(cx),
+                Turn::Run => {
+                    self.start_attempts(cx);
+                    // Also while there is always something to run: an attempt that has ended must not wait for a pause.
+                    let _ = self.poll_tasks(cx);
+                }
                 Turn::Sleep(timer_event) => {
                     if let Some(TimerEvent::Set(until)) = timer_event {
                         timer.as_mut().reset(self.shared.instant(until));

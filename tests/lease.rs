@@ -241,6 +241,36 @@ async fn a_slow_work_holds_up_no_other_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_of_works_that_are_ready_at_once_does_not_hold_up_the_end_of_a_slow_one() {
+    const LONG: usize = 100_000;
+    let lease = lease();
+    open_window(&lease, 4).await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (slow, end) = held(started);
+    lease.try_work("slow", slow).unwrap();
+    starts.recv().await.unwrap();
+    /// Each work hands in the next one, until the slow one has ended.
+    fn next(lease: &Lease, count: Arc<AtomicUsize>) {
+        let inner = lease.clone();
+        let key = if count.load(SeqCst) % 2 == 0 { "even" } else { "odd" };
+        let work = move |_| {
+            let ended = inner.snapshot().counters.unchanged == 1;
+            if !ended && count.fetch_add(1, SeqCst) < LONG {
+                next(&inner, count.clone());
+            }
+            async { Outcome::Extend }
+        };
+        lease.try_work(key, work).unwrap();
+    }
+    let count = Arc::new(AtomicUsize::new(0));
+    next(&lease, count.clone());
+    end.send(Outcome::Unchanged).unwrap();
+    sleep(SECOND).await;
+    assert_eq!(lease.snapshot().counters.unchanged, 1);
+    assert!(count.load(SeqCst) < LONG, "it ended only when the stream did");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_runs_as_many_at_once_as_its_window_allows() {
     let lease: Lease = builder().concurrency(4).spawn().unwrap();
     open_window(&lease, 4).await;
