@@ -383,7 +383,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             };
             self.spent.extend(spent);
         }
-        let mut lost = shared.publish(state, now);
+        let lost = shared.publish(state, now);
         let turn = match state.phase {
             Phase::Running => {
                 while self.starts.len() < BATCH
@@ -418,7 +418,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             Phase::Abandoned | Phase::Ended(_) => Turn::Stop,
         };
         drop(guard);
-        if let Some(lost) = lost.take() {
+        if let Some(lost) = lost {
             lost.cancel();
         }
         turn

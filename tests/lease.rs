@@ -252,7 +252,7 @@ async fn a_stream_of_works_that_are_ready_at_once_does_not_hold_up_the_end_of_a_
     /// Each work hands in the next one, until the slow one has ended.
     fn next(lease: &Lease, count: Arc<AtomicUsize>) {
         let inner = lease.clone();
-        let key = if count.load(SeqCst) % 2 == 0 { "even" } else { "odd" };
+        let key = if count.load(SeqCst).is_multiple_of(2) { "even" } else { "odd" };
         let work = move |_| {
             let ended = inner.snapshot().counters.unchanged == 1;
             if !ended && count.fetch_add(1, SeqCst) < LONG {

@@ -240,7 +240,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         // Idle replicas that get work at the same moment must not all go at once, each time.
         let idle = self.queue.len() == 0 && self.flights.out() == 0;
         if self.tenure.role() == Role::Election && idle && !self.tenure.summoned() {
-            let spread = self.echo.current().saturating_mul(ELECTION_ECHOES).as_secs_f64();
+            let spread = self.echoes(ELECTION_ECHOES).as_secs_f64();
             let now = self.advance(now());
             self.election = now + seconds(spread * self.dice.sparse_early());
             return self.queue.push(|| now, key, work);
@@ -596,7 +596,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if self.tenure.summoned() {
             return self.tenure.lease_end();
         }
-        let echoes = self.echo.current().saturating_mul(HEAD_START_ECHOES).as_secs_f64();
+        let echoes = self.echoes(HEAD_START_ECHOES).as_secs_f64();
         let head_start = seconds(echoes * (1.0 + self.config.jitter * self.patience.place()));
         self.tenure.lease_end().max(oldest.since + head_start)
     }
@@ -663,7 +663,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     fn lose(&mut self, now: Timestamp, evidence: bool) {
         let floor = self.slowest_news();
         let rivalry = if evidence && self.tenure.role() == Role::Leader {
-            seconds(self.echo.current().saturating_mul(RIVAL_ECHOES).as_secs_f64() * self.dice.uniform())
+            seconds(self.echoes(RIVAL_ECHOES).as_secs_f64() * self.dice.uniform())
         } else {
             Duration::ZERO
         };
@@ -677,7 +677,11 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     /// The floor of every backoff.
     fn slowest_news(&self) -> Duration {
-        self.echo.current().saturating_mul(BACKOFF_ECHOES)
+        self.echoes(BACKOFF_ECHOES)
+    }
+
+    fn echoes(&self, count: u32) -> Duration {
+        self.echo.current().saturating_mul(count)
     }
 
     fn settle(

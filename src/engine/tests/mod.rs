@@ -43,6 +43,20 @@ struct Standing {
     patience: Duration,
 }
 
+impl Standing {
+    fn of<K: Hash + Eq + Clone, W>(engine: &Engine<K, W>) -> Self {
+        Self {
+            role: engine.role(),
+            reign: engine.reign(),
+            epoch: engine.epoch(),
+            tick: engine.tick(),
+            lease_end: engine.lease_end(),
+            window: engine.window(),
+            patience: engine.patience(),
+        }
+    }
+}
+
 fn settings(seed: u64) -> Builder {
     Builder::new("test").seed(seed)
 }
@@ -133,15 +147,7 @@ impl World {
     }
 
     fn standing(&self) -> Standing {
-        Standing {
-            role: self.engine.role(),
-            reign: self.engine.reign(),
-            epoch: self.engine.epoch(),
-            tick: self.engine.tick(),
-            lease_end: self.engine.lease_end(),
-            window: self.engine.window(),
-            patience: self.engine.patience(),
-        }
+        Standing::of(&self.engine)
     }
 
     fn pass(&mut self, time: Duration) {

@@ -158,15 +158,7 @@ impl Run {
     }
 
     fn standing(&self) -> Standing {
-        Standing {
-            role: self.engine.role(),
-            reign: self.engine.reign(),
-            epoch: self.engine.epoch(),
-            tick: self.engine.tick(),
-            lease_end: self.engine.lease_end(),
-            window: self.engine.window(),
-            patience: self.engine.patience(),
-        }
+        Standing::of(&self.engine)
     }
 
     fn take(&mut self, setup: &Setup, event: &Event) {
