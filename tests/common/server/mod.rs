@@ -2,6 +2,9 @@
 
 mod etcd;
 mod ports;
+mod redis;
+mod redis_cluster;
+mod zookeeper;
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -20,7 +23,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use self::etcd::EtcdServer;
+#[allow(unused_imports, reason = "each test uses some of them")]
+pub use self::{
+    etcd::EtcdServer, redis::RedisServer, redis_cluster::RedisCluster, zookeeper::ZookeeperServer,
+};
 use ports::Port;
 
 /// What one kind of server differs in from the others.

@@ -1,0 +1,91 @@
+use std::{net::SocketAddr, path::Path, process::Command, time::Instant};
+
+use tokio::time::sleep;
+
+use super::{Kind, LIMIT, POLL, Server, ask};
+
+/// A Redis server that keeps what it acknowledged.
+pub type RedisServer = Server<Redis>;
+
+#[derive(Debug)]
+pub struct Redis {
+    arguments: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts a server with an empty data directory and returns when it answers.
+    pub async fn start() -> Self {
+        Self::start_with::<&str>([]).await
+    }
+
+    /// The same with more settings, such as `["--maxmemory", "2mb"]`. They win over ours. With `--requirepass` the
+    /// methods here know the password, and clients need it.
+    pub async fn start_with<A: Into<String>>(arguments: impl IntoIterator<Item = A>) -> Self {
+        Self::launch(Redis { arguments: arguments.into_iter().map(Into::into).collect() }).await
+    }
+
+    /// Starts a replica, which follows `master` when this returns. The master must not want a password.
+    pub async fn start_replica_of(master: &RedisServer) -> Self {
+        let port = master.address().port().to_string();
+        let replica = Self::start_with(["--replicaof", "127.0.0.1", &port]).await;
+        let started = Instant::now();
+        while !replica.ask("INFO replication").await.contains("master_link_status:up") {
+            assert!(started.elapsed() < LIMIT, "the replica does not follow:\n{}", replica.log());
+            sleep(POLL).await;
+        }
+        replica
+    }
+
+    /// Where clients connect to.
+    pub fn endpoint(&self) -> String {
+        format!("redis://{}", self.address())
+    }
+
+    /// Does a command, written as for `redis-cli`, on a connection of its own. Returns the answer as it came, in RESP.
+    pub async fn ask(&self, command: &str) -> String {
+        let login = self.kind.password().map(|password| format!("AUTH {password}\r\n"));
+        let request = format!("{}{command}\r\nQUIT\r\n", login.as_deref().unwrap_or_default());
+        let answer = ask(self.address(), &request).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{command}: {error}"));
+        // Those to AUTH and to QUIT.
+        let answer = if login.is_some() { answer.strip_prefix(OK).unwrap_or(&answer) } else { &answer };
+        answer.strip_suffix(OK).unwrap_or(answer).to_owned()
+    }
+
+    /// How many clients, replicas among them, the server thinks it has.
+    pub async fn connections(&self) -> usize {
+        // One of them is ours.
+        self.ask("CLIENT LIST").await.matches(" laddr=").count() - 1
+    }
+}
+
+impl Redis {
+    fn password(&self) -> Option<&str> {
+        let mut arguments = self.arguments.iter().skip_while(|argument| *argument != "--requirepass");
+        arguments.nth(1).map(String::as_str)
+    }
+}
+
+impl Kind for Redis {
+    const PROGRAM: &'static str = "redis-server";
+    const PACKAGE: &'static str = "redis-server";
+    /// The second one is that of the cluster bus, where there is one.
+    const PORTS: usize = 2;
+
+    fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]) {
+        command.args(["--bind", "127.0.0.1", "--port", &ports[0].to_string()]);
+        command.args(["--cluster-port", &ports[1].to_string()]);
+        command.arg("--dir").arg(data).args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+        // By default a replica waits five seconds for others that could be served together with it.
+        command.args(["--repl-diskless-sync-delay", "0"]);
+        command.args(&self.arguments);
+    }
+
+    async fn is_ready(&self, address: SocketAddr) -> bool {
+        let answer = ask(address, "PING\r\nQUIT\r\n").await;
+        // The second is what one that wants a password says once it is there. One that still loads says neither.
+        answer.is_ok_and(|answer| ["+PONG", "-NOAUTH"].iter().any(|ready| answer.starts_with(ready)))
+    }
+}
+
+const OK: &str = "+OK\r\n";
