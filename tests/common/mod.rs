@@ -2,4 +2,5 @@
 #![allow(dead_code)]
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
 
+pub mod proxy;
 pub mod server;
