@@ -4,6 +4,8 @@
 
 use std::{fmt, time::Duration};
 
+use tokio::time::Instant;
+
 use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
 
 use crate::driver;
@@ -14,6 +16,8 @@ pub(crate) struct Reconnect {
     what: String,
     backoff: ExponentialBackoff<TokioClock>,
     interrupted: bool,
+    /// Since when the connection works, or worked before it was interrupted.
+    connected: Option<Instant>,
 }
 
 impl Reconnect {
@@ -35,25 +39,32 @@ impl Reconnect {
                 clock,
             },
             interrupted: false,
+            connected: None,
         }
     }
 
-    /// How long to wait before the next try. The first one after a [`reset`](Self::reset) logs the cause.
+    /// How long to wait before the next try. Logs the cause, once per interruption.
     pub(crate) fn next_delay(&mut self, cause: &dyn fmt::Display) -> Duration {
         if !self.interrupted {
             self.interrupted = true;
             tracing::warn!(connection = %self.what, %cause, "interrupted, reconnecting");
         }
+        // What is cut off each time soon after it began must not be retried in haste.
+        if self.connected.take().is_some_and(|since| driver::now() - since >= LONGEST) {
+            self.backoff.reset();
+        }
         // `None` would mean to give up, which it doesn't without a `max_elapsed_time`.
         self.backoff.next_backoff().unwrap_or(LONGEST)
     }
 
-    /// The connection works: the next interruption starts from the shortest pause again.
-    pub(crate) fn reset(&mut self) {
+    /// The connection works. Once it has done so for a while, the next interruption starts from the shortest pause again.
+    pub(crate) fn connected(&mut self) {
+        if self.connected.is_none() {
+            self.connected = Some(driver::now());
+        }
         if self.interrupted {
             self.interrupted = false;
             tracing::info!(connection = %self.what, "reconnected");
-            self.backoff.reset();
         }
     }
 }
@@ -103,14 +114,23 @@ mod tests {
         assert_ne!(delays(), delays());
     }
 
-    #[test]
-    fn a_reset_starts_over_from_the_shortest_pause() {
+    #[tokio::test(start_paused = true)]
+    async fn only_a_connection_that_lasted_starts_over_from_the_shortest_pause() {
         let mut reconnect = Reconnect::new("test");
         for _ in 0..20 {
+            reconnect.connected();
+            tokio::time::advance(LONGEST / 2).await;
             reconnect.next_delay(&"gone");
         }
-        reconnect.reset();
-        assert!(reconnect.next_delay(&"gone again") <= FIRST.mul_f64(1.0 + JITTER) + Duration::from_nanos(1));
+        reconnect.connected();
+        let long = reconnect.next_delay(&"gone again");
+        assert!(long >= LONGEST.mul_f64((1.0 - JITTER) / (1.0 + JITTER)), "{long:?}");
+        for _ in 0..2 {
+            reconnect.connected();
+            tokio::time::advance(LONGEST / 2).await;
+        }
+        let short = reconnect.next_delay(&"gone at last");
+        assert!(short <= FIRST.mul_f64(1.0 + JITTER) + Duration::from_nanos(1), "{short:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -126,12 +146,12 @@ mod tests {
         let log = Log::default();
         tracing::subscriber::with_default(log.clone(), || {
             let mut reconnect = Reconnect::new("test");
-            reconnect.reset();
+            reconnect.connected();
             for _ in 0..3 {
                 reconnect.next_delay(&"gone");
             }
-            reconnect.reset();
-            reconnect.reset();
+            reconnect.connected();
+            reconnect.connected();
             reconnect.next_delay(&"gone");
         });
         assert_eq!(*log.0.lock(), [tracing::Level::WARN, tracing::Level::INFO, tracing::Level::WARN]);

@@ -848,7 +848,7 @@ impl Store for Scripted {
         Ok(Version::opaque(format!("{written:?}")))
     }
 
-    async fn delete(&self, key: &str, _: &Version) -> Result<Version, StoreError> {
+    async fn delete(&self, key: &str, _: &Version) -> Result<(), StoreError> {
         panic!("nobody deletes {key}")
     }
 

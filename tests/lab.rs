@@ -164,7 +164,7 @@ impl Store for Forgetful {
         self.0.put(key, value, expected).await
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
+    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
         self.0.delete(key, expected).await
     }
 

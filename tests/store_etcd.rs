@@ -155,8 +155,8 @@ async fn a_watch_whose_history_was_compacted_lists_again() {
     assert_eq!(event(&mut watch).await, Event::Init);
     let listed = entries(&mut watch).await;
     assert_eq!(listed, [Entry { key: "k/new".into(), value: "2".into(), version: new.clone() }]);
-    let version = other.delete("k/new", &new).await.unwrap();
-    assert_eq!(event(&mut watch).await, Event::Delete { key: "k/new".into(), version });
+    other.delete("k/new", &new).await.unwrap();
+    assert!(matches!(event(&mut watch).await, Event::Delete { key, .. } if *key == *"k/new"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

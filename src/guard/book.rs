@@ -244,7 +244,7 @@ impl Page {
         if new == old {
             return if change.value.is_some() == known.value.is_some() { Age::Known } else { Age::Older };
         }
-        match (new.order(), old.order()) {
+        match (new.sequence(), old.sequence()) {
             (Some(new), Some(old)) if new < old => Age::Older,
             // We read that the key is gone, so the watch will tell of a deletion; what comes before it is older.
             (Some(_), Some(_)) if known.ahead && known.value.is_none() && change.value.is_some() => {

@@ -91,7 +91,7 @@ impl<S: Store> Store for Noted<S> {
         result
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
+    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
         self.store.delete(key, expected).await
     }
 

@@ -215,7 +215,7 @@ impl<S: Store> Store for Remote<S> {
         self.write(self.link.store.put(key, value, expected)).await
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
+    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
         self.write(self.link.store.delete(key, expected)).await
     }
 

@@ -7,11 +7,13 @@ use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, KeyValue, KvClient, Txn, TxnOp,
     TxnOpResponse, WatchClient, WatchOptions, WatchResponse, WatchStream,
 };
-use futures_util::{Stream, stream};
-use tokio::time::{sleep, timeout};
+use futures_util::Stream;
+use tokio::time::timeout;
 
-use super::{Current, Entry, Event, Expected, Store, StoreError, Version, non_empty};
-use crate::reconnect::Reconnect;
+use super::{
+    Current, Entry, Event, Expected, Store, StoreError, Version, non_empty,
+    source::{self, Source, unavailable},
+};
 
 /// A store in etcd, 3.4 or newer.
 ///
@@ -144,23 +146,14 @@ impl Store for EtcdStore {
         self.write(non_empty(key)?, revision, TxnOp::put(key, value, None)).await
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
-        self.write(non_empty(key)?, revision(expected)?, TxnOp::delete(key, None)).await
+    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
+        self.write(non_empty(key)?, revision(expected)?, TxnOp::delete(key, None)).await.map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
-        let watch = Watch {
-            store: self.clone(),
-            prefix: prefix.to_owned(),
-            revision: None,
-            connection: None,
-            reconnect: Reconnect::new(format!("etcd watch of {prefix:?}")),
-            pause: None,
-            reported: false,
-            ended: false,
-            ready: VecDeque::new(),
-        };
-        stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) })
+        let watch =
+            Watch { store: self.clone(), prefix: prefix.to_owned(), revision: None, connection: None };
+        source::watch(format!("etcd watch of {prefix:?}"), watch)
     }
 }
 
@@ -170,12 +163,6 @@ struct Watch {
     /// Everything up to this revision was told; `None` when a listing is due.
     revision: Option<i64>,
     connection: Option<Connection>,
-    reconnect: Reconnect,
-    pause: Option<Duration>,
-    /// The reader was told of the interruption and has seen nothing good since.
-    reported: bool,
-    ended: bool,
-    ready: VecDeque<Event>,
 }
 
 struct Connection {
@@ -188,42 +175,23 @@ struct Connection {
     resumes: bool,
 }
 
-impl Watch {
-    async fn next(&mut self) -> Option<Result<Event, StoreError>> {
-        while !self.ended {
-            if let Some(event) = self.ready.pop_front() {
-                self.reported = false;
-                return Some(Ok(event));
-            }
-            if let Some(pause) = self.pause {
-                sleep(pause).await;
-                self.pause = None;
-            }
-            let Err(error) = self.advance().await else { continue };
-            self.connection = None;
-            self.ended = matches!(error, StoreError::Denied { .. } | StoreError::Invalid { .. });
-            self.pause = Some(self.reconnect.next_delay(&error));
-            if !self.reported || self.ended {
-                self.reported = true;
-                return Some(Err(error));
-            }
-        }
-        None
-    }
-
-    async fn advance(&mut self) -> Result<(), StoreError> {
+impl Source for Watch {
+    async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         if self.connection.is_none() {
-            return self.open().await;
+            return self.open(ready).await;
         }
         let message = self.message().await?;
-        self.handle_message(&message)?;
-        // Only now, not when it was opened: what is cut off each time right after that must not be retried in haste.
-        self.reconnect.reset();
-        Ok(())
+        self.handle_message(&message, ready)
     }
 
+    fn disconnect(&mut self) {
+        self.connection = None;
+    }
+}
+
+impl Watch {
     /// Starts the watch after the last revision that was told, or after a fresh listing.
-    async fn open(&mut self) -> Result<(), StoreError> {
+    async fn open(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let resumes = self.revision.is_some();
         let (revision, listing) = match self.revision {
             Some(revision) => (revision, VecDeque::new()),
@@ -253,7 +221,7 @@ impl Watch {
             return Err(unavailable("the server's revision is behind what the watch has seen"));
         }
         self.revision = Some(revision);
-        self.ready = listing;
+        ready.extend(listing);
         self.connection = Some(Connection { stream, asked: false, resumes });
         Ok(())
     }
@@ -305,7 +273,11 @@ impl Watch {
         }
     }
 
-    fn handle_message(&mut self, message: &WatchResponse) -> Result<(), StoreError> {
+    fn handle_message(
+        &mut self,
+        message: &WatchResponse,
+        ready: &mut VecDeque<Event>,
+    ) -> Result<(), StoreError> {
         if message.canceled() {
             self.revision = None;
             return Err(unavailable(match message.compact_revision() {
@@ -314,11 +286,11 @@ impl Watch {
             }));
         }
         if self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.resumes)) {
-            self.ready.push_back(Event::Resumed);
+            ready.push_back(Event::Resumed);
         }
         for event in message.events() {
             let Some(kv) = event.kv() else { continue };
-            self.ready.extend(match event.event_type() {
+            ready.extend(match event.event_type() {
                 EventType::Put => entry(kv).map(Event::Put),
                 EventType::Delete => {
                     key(kv).map(|key| Event::Delete { key, version: version(kv.mod_revision()) })
@@ -368,14 +340,7 @@ async fn bounded<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, StoreError> {
-    match timeout(limit, request).await {
-        Ok(answer) => answer.map_err(store_error),
-        Err(_) => Err(unavailable(format!("no answer within {limit:?}"))),
-    }
-}
-
-fn unavailable(reason: impl Into<String>) -> StoreError {
-    StoreError::Unavailable { reason: reason.into(), source: None }
+    source::bounded(limit, request, store_error).await
 }
 
 /// etcd uses the codes loosely, so the message decides where one code stands for several things.

@@ -90,8 +90,8 @@ impl Store for MemoryStore {
         self.commit(key, Some(value), &expected)
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<Version, StoreError> {
-        self.commit(key, None, &Expected::Version(expected.clone()))
+    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
+        self.commit(key, None, &Expected::Version(expected.clone())).map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {

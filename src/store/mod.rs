@@ -10,12 +10,14 @@
 //! 2. **A version is never used twice,** not even after the key was deleted and created again: a writer that read the
 //!    key before the delete must lose. Versions are compared for equality.
 //! 3. **An order only where there is one.** [`Version::order`] is `Some` only if the numbers grow over *all* writes to
-//!    the store (etcd's revision, a zxid), so that versions of different keys can be compared.
+//!    the store (etcd's revision, a zxid), so that versions of different keys can be compared. [`Version::sequence`] is
+//!    `Some` if they grow at least over the writes of one key.
 //! 4. **A watch tells what happened, in order.** It starts with a listing ([`Event::Init`], the entries,
-//!    [`Event::InitDone`]) and goes on with every write and delete of a key under the prefix, each with the version that
-//!    the writer got. Events of one key come in the order of its writes. Where the store cannot go on without a gap it
-//!    says so by starting again with [`Event::Init`]. Between two listings nothing comes twice, and nothing is left out but
-//!    a write that a newer one of the same key has already replaced.
+//!    [`Event::InitDone`]) and goes on with every write and delete of a key under the prefix, each write with the version
+//!    that the writer got. Events of one key come in the order of its writes. Where the store cannot go on without a gap it
+//!    says so by starting again with [`Event::Init`]. Between two listings nothing comes twice, and nothing is left out;
+//!    only a store whose versions have a sequence may leave out a write or delete that a newer write of the same key has
+//!    already replaced.
 //! 5. **Errors tell what is known.** [`StoreError::Unavailable`] from a `put` or `delete` means that the write may or may
 //!    not have landed. Every other error means that it did not.
 //! 6. **Calls end.** A store gives up on a server that does not answer and returns [`StoreError::Unavailable`] after a
@@ -28,6 +30,8 @@
 #[cfg(feature = "etcd")]
 mod etcd;
 mod memory;
+#[cfg(feature = "etcd")]
+mod source;
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -52,19 +56,17 @@ pub trait Store: Send + Sync + 'static {
         expected: Expected,
     ) -> impl Future<Output = Result<Version, StoreError>> + Send;
 
-    /// Deletes the key if it still has the `expected` version, and returns the version of the deletion, which is the one
-    /// that the watch tells.
-    fn delete(
-        &self,
-        key: &str,
-        expected: &Version,
-    ) -> impl Future<Output = Result<Version, StoreError>> + Send;
+    /// Deletes the key if it still has the `expected` version.
+    ///
+    /// There is no version to return: neither ZooKeeper nor Kubernetes tells one of a deletion.
+    fn delete(&self, key: &str, expected: &Version) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Watches all keys that start with `prefix` (the empty one: all keys).
     ///
     /// The stream reconnects by itself for as long as that can help, with a growing, jittered pause in between. An `Err`
     /// item reports that the watch was interrupted, once per interruption; the next `Ok` item says that it goes on, with a
-    /// fresh listing or, without a gap, with [`Event::Resumed`]. The stream ends only after an error that no reconnecting can mend, such as [`StoreError::Denied`].
+    /// fresh listing or, without a gap, with [`Event::Resumed`]. The stream ends only after an error that no reconnecting
+    /// can mend, such as [`StoreError::Denied`].
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static;
 }
 
@@ -82,11 +84,7 @@ impl<S: Store> Store for Arc<S> {
         (**self).put(key, value, expected)
     }
 
-    fn delete(
-        &self,
-        key: &str,
-        expected: &Version,
-    ) -> impl Future<Output = Result<Version, StoreError>> + Send {
+    fn delete(&self, key: &str, expected: &Version) -> impl Future<Output = Result<(), StoreError>> + Send {
         (**self).delete(key, expected)
     }
 
@@ -102,23 +100,30 @@ impl<S: Store> Store for Arc<S> {
 pub struct Version {
     token: Bytes,
     order: Option<u64>,
+    sequence: Option<u64>,
 }
 
 impl Version {
     /// A version of a store that orders all its writes: `order` is the identity and the position in one.
     pub fn ordered(order: u64) -> Self {
-        Self { token: Bytes::new(), order: Some(order) }
+        Self { token: Bytes::new(), order: Some(order), sequence: Some(order) }
     }
 
     /// A version that can only be compared for equality.
     pub fn opaque(token: impl Into<Bytes>) -> Self {
-        Self { token: token.into(), order: None }
+        Self { token: token.into(), order: None, sequence: None }
     }
 
     /// Adds what the store itself needs to compare, beside the order.
     #[must_use]
     pub fn with_token(self, token: impl Into<Bytes>) -> Self {
         Self { token: token.into(), ..self }
+    }
+
+    /// Adds the position among the writes of the same key, where there is no order over all keys.
+    #[must_use]
+    pub fn with_sequence(self, sequence: u64) -> Self {
+        Self { sequence: Some(sequence), ..self }
     }
 
     /// What the store put in: its own business.
@@ -129,6 +134,12 @@ impl Version {
     /// The position of the write among all writes of the store, if the store has such an order.
     pub fn order(&self) -> Option<u64> {
         self.order
+    }
+
+    /// The position of the write among those of its key, if the store knows it: a later write has a greater one, and
+    /// nothing is said of how much greater.
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
     }
 }
 
@@ -179,7 +190,8 @@ pub enum Event {
     Delete {
         /// The key, prefix included.
         key: Arc<str>,
-        /// The version of the deletion.
+        /// What orders the deletion among the writes: a version of its own where the store has one, otherwise one that is
+        /// newer than what was deleted and older than what is written next.
         version: Version,
     },
 }

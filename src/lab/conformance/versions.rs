@@ -8,11 +8,16 @@ use crate::store::{Current, Expected, Store, StoreError};
 pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
     suite.case("no two writes of a key get the same version", never_twice).await;
     suite.case("the same bytes written again get another version", same_bytes).await;
-    suite.case("versions have no order, or grow with every write of any key", order).await;
+    suite
+        .case(
+            "versions have no order, or grow with every write of any key, or at least of the same key",
+            order,
+        )
+        .await;
     suite.case("a conflict tells the truth about the current version, or nothing", truthful).await;
 }
 
-/// Creates, updates and deletes some keys in turns.
+/// Creates, updates and deletes some keys in turns; returns what was put.
 async fn history<H: Harness>(bench: &Bench<'_, H>) -> Vec<Write> {
     let keys: Vec<String> = (0..3).map(|i| bench.key(i)).collect();
     let mut writes = Vec::new();
@@ -27,7 +32,7 @@ async fn history<H: Harness>(bench: &Bench<'_, H>) -> Vec<Write> {
         }
         writes.extend(last.clone());
         for write in &last {
-            writes.push(bench.delete(write).await);
+            bench.delete(write).await;
         }
     }
     writes
@@ -53,6 +58,13 @@ async fn order<H: Harness>(bench: &Bench<'_, H>) {
     let none = orders.iter().all(Option::is_none);
     let grows = orders.iter().all(Option::is_some) && orders.is_sorted_by(|a, b| a < b);
     assert!(none || grows, "{writes:?}");
+    for key in writes.iter().map(|write| &write.key) {
+        let of_key = writes.iter().filter(|write| write.key == *key);
+        let sequence: Vec<_> = of_key.map(|write| write.version.sequence()).collect();
+        let none = sequence.iter().all(Option::is_none);
+        let grows = sequence.iter().all(Option::is_some) && sequence.is_sorted_by(|a, b| a < b);
+        assert!(none || grows, "{writes:?}");
+    }
 }
 
 async fn truthful<H: Harness>(bench: &Bench<'_, H>) {

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{Bench, Harness, Suite, Watched, Write, put};
-use crate::store::{Event, Expected, Store, StoreError};
+use crate::store::{Event, Expected, Store, StoreError, Version};
 
 pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
     suite.case("a watch of nothing begins with an empty listing", empty_listing).await;
     suite.case("a watch begins with a listing of what is there", listing).await;
     suite.case("a listing of many keys is complete and names none twice", long_listing).await;
     suite.case("a watch tells a write with the version that its writer got", own_write).await;
-    suite.case("a watch tells a deletion with the version that its writer got", own_deletion).await;
+    suite.case("a watch tells a deletion, and its place among the writes", own_deletion).await;
     suite.case("a watch tells the writes of a key in their order", order).await;
     suite.case("two watches tell the same", two_watches).await;
     suite.case("a watch of a prefix sees nothing of its siblings", siblings).await;
@@ -83,9 +83,18 @@ async fn own_deletion<H: Harness>(bench: &Bench<'_, H>) {
     let mut watch = bench.watch();
     assert_eq!(watch.listing().await, std::slice::from_ref(&created));
     let deleted = bench.delete(&created).await;
-    assert_eq!(watch.change().await, deleted);
+    let told = watch.change().await;
+    assert_eq!(told, deleted);
     let again = bench.create(&created.key, "value").await;
     assert_eq!(watch.change().await, again);
+    let versions = [created.version, told.version, again.version];
+    assert!(versions[0] != versions[1] && versions[1] != versions[2], "{versions:?}");
+    let grows = |place: fn(&Version) -> Option<u64>| {
+        let places: Vec<_> = versions.iter().map(place).collect();
+        places.iter().all(Option::is_none)
+            || places.iter().all(Option::is_some) && places.is_sorted_by(|a, b| a < b)
+    };
+    assert!(grows(Version::order) && grows(Version::sequence), "{versions:?}");
 }
 
 /// Writes some keys many times, each with deletions in between, and ends with a put.
@@ -100,9 +109,8 @@ async fn rounds(store: &impl Store, keys: &[String]) -> Vec<Write> {
             };
             let write = match (round % 5, expected) {
                 (3, Expected::Version(expected)) => {
-                    let version =
-                        store.delete(key, &expected).await.expect("a delete of the current version");
-                    Write { key: (**key).into(), value: None, version }
+                    store.delete(key, &expected).await.expect("a delete of the current version");
+                    Write { key: (**key).into(), value: None, version: expected }
                 }
                 (_, expected) => put(store, key, round.to_string(), expected).await,
             };
