@@ -16,7 +16,7 @@ mod error;
 mod guard;
 #[cfg(feature = "tokio")]
 mod lease;
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "redis"))]
 mod reconnect;
 #[cfg(feature = "tokio")]
 pub mod store;

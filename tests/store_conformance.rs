@@ -1,6 +1,6 @@
 //! Every store keeps the contract of `Store`.
 
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "redis"))]
 mod common;
 
 use writerlease::{
@@ -84,5 +84,79 @@ mod etcd {
     async fn etcd_conforms() {
         let server = EtcdServer::start().await;
         check(&conformance::run(&Etcd(Mutex::new(server))).await);
+    }
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use tokio::sync::Mutex;
+    use writerlease::store::RedisStore;
+
+    use super::{
+        Harness, check,
+        common::server::{RedisCluster, RedisServer},
+        conformance,
+    };
+
+    /// What no value of Redis may be.
+    const TOO_LARGE: usize = (512 << 20) + 1;
+
+    struct Redis(Mutex<RedisServer>);
+
+    impl Harness for Redis {
+        type Store = RedisStore;
+
+        async fn store(&self) -> RedisStore {
+            RedisStore::new(self.0.lock().await.endpoint()).expect("a valid URL")
+        }
+
+        /// A server doesn't remember for its clients what they missed.
+        async fn gap(&self) {
+            self.0.lock().await.restart().await;
+        }
+
+        fn too_large_values(&self) -> Vec<usize> {
+            vec![TOO_LARGE]
+        }
+
+        fn coalesces(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn redis_conforms() {
+        let server = RedisServer::start().await;
+        check(&conformance::run(&Redis(Mutex::new(server))).await);
+    }
+
+    struct Cluster(Mutex<RedisCluster>);
+
+    impl Harness for Cluster {
+        type Store = RedisStore;
+
+        async fn store(&self) -> RedisStore {
+            RedisStore::cluster(self.0.lock().await.endpoints()).expect("valid URLs")
+        }
+
+        async fn gap(&self) {
+            let mut cluster = self.0.lock().await;
+            cluster.nodes[1].restart().await;
+            cluster.complete().await;
+        }
+
+        fn too_large_values(&self) -> Vec<usize> {
+            vec![TOO_LARGE]
+        }
+
+        fn coalesces(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_redis_cluster_conforms() {
+        let cluster = RedisCluster::start().await;
+        check(&conformance::run(&Cluster(Mutex::new(cluster))).await);
     }
 }

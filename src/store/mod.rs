@@ -30,7 +30,9 @@
 #[cfg(feature = "etcd")]
 mod etcd;
 mod memory;
-#[cfg(feature = "etcd")]
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "etcd", feature = "redis"))]
 mod source;
 
 use std::{fmt, future::Future, sync::Arc};
@@ -41,6 +43,8 @@ use futures_util::Stream;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
+#[cfg(feature = "redis")]
+pub use redis::RedisStore;
 
 /// A versioned key-value store with compare-and-write and a watch. The [module](self) states its contract.
 pub trait Store: Send + Sync + 'static {
