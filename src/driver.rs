@@ -32,6 +32,7 @@ use crate::{
     config::Config,
     engine::{AttemptId, Engine, Role, Start, Timestamp},
     error::Ended,
+    feed::{Feed, Feeds},
     lease::Status,
     work::{Attempt, Verdict},
 };
@@ -62,6 +63,7 @@ pub(crate) struct State<K> {
     /// Wakes the driver. Called under the lock: it is the runtime's, and no code of users.
     waker: Option<Waker>,
     published: Status,
+    feeds: Feeds,
     phase: Phase,
 }
 
@@ -95,6 +97,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 armed: Timestamp::ZERO,
                 waker: None,
                 published: status,
+                feeds: Feeds::default(),
                 phase: Phase::Running,
             }),
             status: watch::Sender::new(status),
@@ -205,7 +208,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             return None;
         }
         let (role, epoch) = (state.engine.role(), state.engine.epoch());
-        let status = Status { role, is_leader, epoch, decided, reign, ended: before.ended };
+        let status = Status { role, is_leader, epoch, decided, reign, ..before };
         state.published = status;
         self.status.send_replace(status);
         if reign == before.reign {
@@ -220,6 +223,27 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             "the role changed",
         );
         (status.role == Role::Follower).then(|| std::mem::take(&mut state.reign))
+    }
+
+    pub fn add_feed(&self) -> u64 {
+        let mut state = self.state.lock();
+        let id = state.feeds.add();
+        self.publish_feed(&mut state);
+        id
+    }
+
+    pub fn set_feed(&self, id: u64, feed: Option<Feed>) {
+        let mut state = self.state.lock();
+        state.feeds.set(id, feed);
+        self.publish_feed(&mut state);
+    }
+
+    fn publish_feed(&self, state: &mut State<K>) {
+        let feed = state.feeds.worst();
+        if feed != state.published.feed && !matches!(state.phase, Phase::Ended(_)) {
+            state.published.feed = feed;
+            self.status.send_replace(state.published);
+        }
     }
 
     /// The driver's last words.

@@ -7,6 +7,7 @@ use crate::{
     driver::{BoxedWork, Shared},
     engine::{Counters, Engine, Role, Timestamp},
     error::{Ended, SpawnError},
+    feed::{Feed, FeedReporter},
     work::{Attempt, Verdict},
 };
 
@@ -102,6 +103,9 @@ pub struct Status {
     pub epoch: u64,
     /// Whether some work was finished yet, by anybody.
     pub decided: bool,
+    /// Whether the writes of others are observed: the state of the feed that is worst off, if several guards share the lease,
+    /// and none if nobody told of a feed. A lease whose feed is not live goes on working, blindly.
+    pub feed: Option<Feed>,
     /// Set once the lease takes no more work, and why. The last status of all has it set.
     pub ended: Option<Ended>,
     pub(crate) reign: u64,
@@ -215,6 +219,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// in these. The guard does it by itself.
     pub fn echo(&self, echo: Duration) {
         self.feed(|engine, now| engine.handle_echo(now, echo));
+    }
+
+    /// For whoever feeds foreign writes without a guard: tells in the [`Status`] whether they are observed at present.
+    pub fn feed_reporter(&self) -> FeedReporter<K> {
+        FeedReporter::new(self.handle.shared.clone())
     }
 
     /// Until the first echo: a round trip to the store took this long, so news won't travel faster.

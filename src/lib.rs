@@ -13,6 +13,8 @@ mod driver;
 pub mod engine;
 mod error;
 #[cfg(feature = "tokio")]
+mod feed;
+#[cfg(feature = "tokio")]
 mod guard;
 #[cfg(feature = "tokio")]
 mod lease;
@@ -30,7 +32,9 @@ pub use error::ConfigError;
 #[cfg(feature = "tokio")]
 pub use error::{Ended, SpawnError};
 #[cfg(feature = "tokio")]
-pub use guard::{Ending, Ensured, Feed, Guard, Notice};
+pub use feed::{Feed, FeedReporter};
+#[cfg(feature = "tokio")]
+pub use guard::{Ending, Ensured, Guard, Notice};
 #[cfg(feature = "tokio")]
 pub use lease::{Snapshot, Status, WriterLease};
 #[cfg(feature = "tokio")]

@@ -26,6 +26,13 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const KEY: &str = "guarded/key";
 
+/// Waits until the guard's feed is in such a state, as the lease's status tells it.
+async fn feed<S: Store>(guard: &Guard<S>, state: impl Fn(&Feed) -> bool) {
+    let mut statuses = guard.lease().subscribe();
+    statuses.wait_for(|status| status.feed.as_ref().is_some_and(&state)).await.unwrap();
+    assert_eq!(guard.lease().status().feed, Some(guard.feed()));
+}
+
 /// One process that guards keys of a store.
 struct Replica<S: Store = Remote<MemoryStore>> {
     remote: Remote<MemoryStore>,
@@ -36,7 +43,7 @@ impl Replica {
     async fn new(store: &MemoryStore, network: Network) -> Self {
         let remote = Remote::new(store.clone(), network, 1);
         let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
-        guard.feed().wait_for(|feed| *feed == Feed::Live).await.unwrap();
+        feed(&guard, |feed| *feed == Feed::Live).await;
         Self { remote, guard }
     }
 
@@ -563,19 +570,27 @@ async fn without_an_order_nothing_is_cleared_by_a_watch_that_lags_behind_what_we
 #[tokio::test(start_paused = true)]
 async fn the_feed_says_whether_it_sees_anything() {
     let (guard, events) = scripted(MemoryStore::new()).await;
-    let (mut feed, mut notices) = (guard.feed(), guard.notices());
+    let mut notices = guard.notices();
+    sleep(SECOND).await;
+    let cut = tokio::time::Instant::now();
     events.send(Err(StoreError::Unavailable { reason: "cut".into(), source: None })).unwrap();
-    feed.wait_for(|feed| matches!(feed, Feed::Resuming { .. })).await.unwrap();
+    feed(&guard, |feed| matches!(feed, Feed::Resuming { .. })).await;
+    sleep(SECOND).await;
+    assert_eq!(guard.feed(), Feed::Resuming { since: cut });
     assert!(matches!(notices.recv().await.unwrap(), Notice::FeedInterrupted { .. }));
     // Blind, but at work.
     assert!(matches!(end(guard.ensure("key", want("value"))).await, Ending::Written(_)));
     events.send(Ok(Event::Resumed)).unwrap();
-    feed.wait_for(|feed| *feed == Feed::Live).await.unwrap();
+    feed(&guard, |feed| *feed == Feed::Live).await;
     assert!(matches!(notices.recv().await.unwrap(), Notice::FeedRestored));
     drop(events);
-    feed.wait_for(|feed| matches!(feed, Feed::Gone { .. })).await.unwrap();
+    feed(&guard, |feed| matches!(feed, Feed::Gone { .. })).await;
     assert!(matches!(notices.recv().await.unwrap(), Notice::FeedGone));
     assert!(matches!(end(guard.ensure("key", want("more"))).await, Ending::Written(_)));
+    let lease = guard.lease().clone();
+    drop(guard);
+    let mut statuses = lease.subscribe();
+    statuses.wait_for(|status| status.feed.is_none()).await.expect("with the guard its feed is gone");
 }
 
 // --- parts ---
@@ -775,7 +790,7 @@ async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it
     for seed in 0..5 {
         let remote = Remote::new(store.clone(), network.clone(), seed);
         let guard = Guard::new(remote.clone(), lease(seed), "guarded/").unwrap();
-        guard.feed().wait_for(|feed| *feed == Feed::Live).await.unwrap();
+        feed(&guard, |feed| *feed == Feed::Live).await;
         replicas.push(Replica { remote, guard });
     }
     for round in ["one", "two", "three"] {
@@ -814,7 +829,7 @@ async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
     script.send(Ok(Event::InitDone)).unwrap();
     let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
-    guard.feed().wait_for(|feed| *feed == Feed::Live).await.unwrap();
+    feed(&guard, |feed| *feed == Feed::Live).await;
     (guard, script)
 }
 

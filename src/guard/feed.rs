@@ -15,31 +15,9 @@ use super::{
 use crate::{
     driver,
     error::Ended,
+    feed::Feed,
     store::{Event, Store, StoreError},
 };
-
-/// Whether the guard sees what others write.
-///
-/// A guard whose feed is not live goes on working: it is merely blind, and learns of the writes of others when its own are
-/// refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Feed {
-    /// The first listing is not complete yet.
-    Starting,
-    /// Changes arrive as they happen.
-    Live,
-    /// The watch was interrupted at this time and is being resumed.
-    Resuming {
-        /// When it was interrupted.
-        since: Instant,
-    },
-    /// The watch is over for good.
-    Gone {
-        /// When it ended.
-        since: Instant,
-    },
-}
 
 /// Feeds changes to the guard until the guard, the watch or the lease is gone.
 pub(super) async fn run<S: Store>(
@@ -64,11 +42,12 @@ pub(super) async fn run<S: Store>(
         let now = driver::now();
         match change {
             Some(Ok(event)) => {
-                if matches!(*inner.feed.borrow(), Feed::Resuming { .. }) {
-                    inner.feed.send_replace(Feed::Live);
+                let feed = *inner.feed.lock();
+                if matches!(feed, Feed::Resuming { .. }) {
+                    inner.set_feed(Feed::Live);
                     let _ = inner.notices.send(Notice::FeedRestored);
                 }
-                if event == Event::Init && *inner.feed.borrow() == Feed::Starting {
+                if event == Event::Init && feed == Feed::Starting {
                     // The first answer of the store tells how far away it is.
                     inner.lease.echo_hint(now - started);
                 }
@@ -76,14 +55,14 @@ pub(super) async fn run<S: Store>(
             }
             Some(Err(error)) => {
                 tracing::warn!(prefix = %inner.prefix, %error, "the watch was interrupted: blind until it is back");
-                if !matches!(*inner.feed.borrow(), Feed::Resuming { .. }) {
-                    inner.feed.send_replace(Feed::Resuming { since: now });
+                if !matches!(*inner.feed.lock(), Feed::Resuming { .. }) {
+                    inner.set_feed(Feed::Resuming { since: now });
                 }
                 let _ = inner.notices.send(Notice::FeedInterrupted { error: Arc::new(error) });
             }
             None => {
                 tracing::error!(prefix = %inner.prefix, "the watch ended: blind from now on");
-                inner.feed.send_replace(Feed::Gone { since: now });
+                inner.set_feed(Feed::Gone { since: now });
                 let _ = inner.notices.send(Notice::FeedGone);
                 return;
             }
@@ -105,7 +84,7 @@ impl<S: Store> Inner<S> {
                 for key in absent {
                     self.apply(&key, Change { arrived, value: None, version: None, listing: true }, false);
                 }
-                self.feed.send_replace(Feed::Live);
+                self.set_feed(Feed::Live);
             }
             Event::Resumed => {}
             Event::Put(entry) => {
@@ -203,6 +182,11 @@ impl<S: Store> Inner<S> {
             book.tidy(key);
             return;
         }
+    }
+
+    fn set_feed(&self, feed: Feed) {
+        *self.feed.lock() = feed;
+        self.reporter.set(feed);
     }
 
     /// The lease takes no more work.

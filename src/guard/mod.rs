@@ -24,14 +24,14 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{broadcast, oneshot, watch},
+    sync::{broadcast, oneshot},
     task::AbortHandle,
 };
 
 use self::book::{Book, Desire, Part};
-pub use self::feed::Feed;
 use crate::{
     error::{Ended, SpawnError},
+    feed::{Feed, FeedReporter},
     lease::WriterLease,
     store::{Store, StoreError, Version},
 };
@@ -133,7 +133,8 @@ struct Inner<S> {
     book: Mutex<Book>,
     serial: AtomicU64,
     notices: broadcast::Sender<Notice>,
-    feed: watch::Sender<Feed>,
+    feed: Mutex<Feed>,
+    reporter: FeedReporter<Arc<str>>,
 }
 
 /// How many notices a slow listener may fall behind.
@@ -154,6 +155,7 @@ impl<S: Store> Guard<S> {
         prefix: impl Into<String>,
     ) -> Result<Self, SpawnError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
+        let reporter = lease.feed_reporter();
         let inner = Arc::new(Inner {
             store,
             lease,
@@ -161,7 +163,8 @@ impl<S: Store> Guard<S> {
             book: Mutex::default(),
             serial: AtomicU64::new(0),
             notices: broadcast::Sender::new(NOTICES),
-            feed: watch::Sender::new(Feed::Starting),
+            feed: Mutex::new(Feed::Starting),
+            reporter,
         });
         let changes = inner.store.watch(&inner.prefix);
         let feed = runtime.spawn(feed::run(Arc::downgrade(&inner), changes));
@@ -235,9 +238,9 @@ impl<S: Store> Guard<S> {
         &self.inner.store
     }
 
-    /// The state of the watch, as a channel.
-    pub fn feed(&self) -> watch::Receiver<Feed> {
-        self.inner.feed.subscribe()
+    /// Whether this guard sees what others write. The lease's [`Status`](crate::Status) tells the same, and each change of it.
+    pub fn feed(&self) -> Feed {
+        *self.inner.feed.lock()
     }
 
     /// What goes wrong from now on, also for works that nobody waits for.
@@ -257,7 +260,7 @@ impl<S: Store> fmt::Debug for Guard<S> {
         f.debug_struct("Guard")
             .field("prefix", &self.inner.prefix)
             .field("lease", &self.inner.lease)
-            .field("feed", &*self.inner.feed.borrow())
+            .field("feed", &self.feed())
             .finish_non_exhaustive()
     }
 }

@@ -70,8 +70,8 @@ impl<S: Store> Replica<S> {
             Strategy::Lease => {
                 let lease = scenario.lease(index).spawn()?;
                 let guard = Guard::new(store, lease, &*scenario.prefix)?;
-                let mut feed = guard.feed();
-                let live = feed.wait_for(|feed| *feed == Feed::Live);
+                let mut statuses = guard.lease().subscribe();
+                let live = statuses.wait_for(|status| status.feed == Some(Feed::Live));
                 if !matches!(timeout(START, live).await, Ok(Ok(_))) {
                     let reason = "the watch did not start".into();
                     return Err(StoreError::Unavailable { reason, source: None }.into());

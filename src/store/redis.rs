@@ -115,7 +115,7 @@ impl RedisStore {
         }
         let script = Script::new(WRITE);
         let mut call = script.key(key);
-        call.arg(expected).arg(format!("{:016x}", rand::rng().random::<u64>()));
+        call.arg(expected).arg(nonce());
         if let Some(value) = &value {
             call.arg(&value[..]);
         }
@@ -198,6 +198,15 @@ fn version(token: Bytes) -> Version {
 fn number(token: &[u8]) -> Option<u64> {
     let digits = token.split(|byte| !byte.is_ascii_digit()).next()?;
     std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// What makes a version unlike those of all other processes, which a seeded generator could not promise.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing is decided by it, so runs with one seed are still the same"
+)]
+fn nonce() -> String {
+    format!("{:016x}", rand::rng().random::<u64>())
 }
 
 /// What a version is to Redis. One of another store belongs to no key, and the empty one would even mean an absent key.

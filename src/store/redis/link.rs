@@ -114,23 +114,20 @@ impl Link {
     async fn masters(&self, config: &AsyncConnectionConfig) -> RedisResult<Vec<ConnectionInfo>> {
         let mut last = None;
         for server in &self.servers {
-            let slots: RedisResult<Vec<(u16, u16, (String, u16))>> = async {
+            let masters: RedisResult<Vec<(String, u16)>> = async {
                 let mut connection = connect(server, config.clone()).await?;
                 let slots: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
-                // After the range its master comes first, then the replicas; after the address more may follow.
-                let master = |range: Vec<Value>| {
-                    let [from, to, Value::Array(master), ..] = &range[..] else { return None };
-                    let [host, port, ..] = &master[..] else { return None };
-                    let number = |value: &Value| redis::from_redis_value(value.clone()).ok();
-                    let host = redis::from_redis_value(host.clone()).ok()?;
-                    Some((number(from)?, number(to)?, (host, number(port)?)))
+                // After the two ends of a range comes its master, by address first, then the replicas.
+                let master = |mut range: Vec<Value>| {
+                    let Value::Array(mut master) = range.drain(2..).next()? else { return None };
+                    master.truncate(2);
+                    redis::from_redis_value(Value::Array(master)).ok()
                 };
-                Ok(slots.into_iter().filter_map(master).collect())
+                Ok(slots.into_iter().filter(|range| range.len() > 2).filter_map(master).collect())
             }
             .await;
-            match slots {
-                Ok(slots) => {
-                    let mut masters: Vec<_> = slots.into_iter().map(|(.., master)| master).collect();
+            match masters {
+                Ok(mut masters) => {
                     masters.sort_unstable();
                     masters.dedup();
                     return Ok(masters.into_iter().map(|(host, port)| at(server, host, port)).collect());
