@@ -4,6 +4,8 @@
 //! cargo run --release --example contended_updates
 //! cargo run --release --example contended_updates -- --kill-leader-at 10 --strategy lease
 //! cargo run --release --example contended_updates --features etcd -- --backend etcd://localhost:2379 --processes
+//! cargo run --release --example contended_updates --features redis -- --backend redis://localhost:6379 --processes
+//! cargo run --release --example contended_updates --features zookeeper -- --backend zookeeper://localhost:2181 --processes
 //! ```
 //!
 //! In each round every replica learns that every key should be at the round's number. What differs is who writes it. At
@@ -13,7 +15,7 @@
 mod options;
 #[path = "contended_updates/output.rs"]
 mod output;
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 #[path = "contended_updates/processes.rs"]
 mod processes;
 
@@ -46,10 +48,29 @@ async fn main() -> ExitCode {
     let result = match &options.backend {
         Backend::Memory => all(&options, MemoryStore::new()).await,
         #[cfg(feature = "etcd")]
-        Backend::Etcd(endpoints) => on_etcd(&options, endpoints).await,
-        #[cfg(not(feature = "etcd"))]
-        Backend::Etcd(_) => {
-            Err(Failure::Usage("built without etcd: run it with `cargo run --features etcd`".into()))
+        Backend::Etcd(hosts) => {
+            let endpoints: Vec<_> = hosts.split(',').map(|host| format!("http://{host}")).collect();
+            on_server(&options, writerlease::store::EtcdStore::connect(endpoints).await).await
+        }
+        #[cfg(feature = "redis")]
+        Backend::Redis(hosts) => {
+            let url = |host| format!("redis://{host}");
+            let store = match hosts.split_once(',') {
+                None => writerlease::store::RedisStore::new(url(hosts)),
+                Some(_) => writerlease::store::RedisStore::cluster(hosts.split(',').map(url)),
+            };
+            on_server(&options, store).await
+        }
+        #[cfg(feature = "zookeeper")]
+        Backend::Zookeeper(hosts) => {
+            let access = writerlease::store::ZookeeperAccess::open();
+            let store = writerlease::store::ZookeeperStore::new(hosts, "/writerlease", access);
+            on_server(&options, store).await
+        }
+        #[cfg(not(all(feature = "etcd", feature = "redis", feature = "zookeeper")))]
+        other => {
+            let name = other.name();
+            Err(Failure::Usage(format!("built without {name}: run it with `cargo run --features {name}`")))
         }
     };
     match result {
@@ -67,16 +88,17 @@ async fn main() -> ExitCode {
     }
 }
 
-#[cfg(feature = "etcd")]
-async fn on_etcd(options: &Options, endpoints: &[String]) -> Result<Vec<Report>, Failure> {
-    use writerlease::store::EtcdStore;
-
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+async fn on_server<S: Store + Clone>(
+    options: &Options,
+    store: Result<S, writerlease::store::StoreError>,
+) -> Result<Vec<Report>, Failure> {
     let unreachable = |error| Failure::Usage(format!("{}: {error}", options.backend));
-    let store = EtcdStore::connect(endpoints).await.map_err(unreachable)?;
+    let store = store.map_err(unreachable)?;
     if let Some(index) = options.child {
         processes::replica(options, index, store).await;
     }
-    // It connects when it is first asked.
+    // Some connect when they are first asked.
     store.get(&format!("{}probe", options.prefix)).await.map_err(unreachable)?;
     all(options, store).await
 }
@@ -113,7 +135,7 @@ async fn run<S: Store + Clone>(
     store: &S,
     output: &mut Output,
 ) -> Result<Report, LabError> {
-    #[cfg(feature = "etcd")]
+    #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
     if options.processes {
         let mut fleet = processes::Processes::start(options, scenario).await?;
         let result = scenario.run_fleet(store, &mut fleet, |progress| output.show(progress)).await;

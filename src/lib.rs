@@ -18,7 +18,7 @@ mod feed;
 mod guard;
 #[cfg(feature = "tokio")]
 mod lease;
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod reconnect;
 #[cfg(feature = "tokio")]
 pub mod store;

@@ -1,6 +1,6 @@
 //! What `contended_updates` promises on its command line: figures that a program can read, exit codes, one clear line.
 
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod common;
 
 use std::{
@@ -23,8 +23,14 @@ static EXAMPLE: LazyLock<PathBuf> = LazyLock::new(|| {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    if cfg!(feature = "etcd") {
-        cargo.arg("--all-features");
+    for (feature, enabled) in [
+        ("etcd", cfg!(feature = "etcd")),
+        ("redis", cfg!(feature = "redis")),
+        ("zookeeper", cfg!(feature = "zookeeper")),
+    ] {
+        if enabled {
+            cargo.args(["--features", feature]);
+        }
     }
     assert!(cargo.status().expect("cargo runs").success());
     profile.join("examples/contended_updates")
@@ -95,8 +101,8 @@ fn what_cannot_begin_is_one_line_and_exit_code_2() {
         (&["--term", "5"], "ms"),
         (&["--kill-leader-at", "99"], "kill_leader_at is 99"),
         (&["--kill-leader-at", "1", "--replicas", "1"], "replicas is 1"),
-        (&["--backend", "foo://localhost:1"], "etcd://host:port"),
-        (&["--backend", "etcd://"], "etcd://host:port"),
+        (&["--backend", "foo://localhost:1"], "`zookeeper://` and `host:port`"),
+        (&["--backend", "etcd://"], "`zookeeper://` and `host:port`"),
         (&["--processes"], "share no memory"),
         (&["--no-such-option"], "--no-such-option"),
     ] {
@@ -105,51 +111,40 @@ fn what_cannot_begin_is_one_line_and_exit_code_2() {
     }
 }
 
-#[cfg(not(feature = "etcd"))]
+#[cfg(not(all(feature = "etcd", feature = "redis", feature = "zookeeper")))]
 #[test]
 fn a_backend_that_was_not_built_in_says_how_to_get_it() {
-    assert!(complaint(&["--backend", "etcd://localhost:2379"]).contains("--features etcd"));
+    for (name, built_in) in [
+        ("etcd", cfg!(feature = "etcd")),
+        ("redis", cfg!(feature = "redis")),
+        ("zookeeper", cfg!(feature = "zookeeper")),
+    ] {
+        let line = || complaint(&["--backend", &format!("{name}://localhost:1")]);
+        assert!(built_in || line().contains(&format!("--features {name}")));
+    }
 }
 
-#[cfg(feature = "etcd")]
-mod etcd {
-    use super::{common::server::EtcdServer, *};
+/// What holds on a real server, whichever it is: the test of each one names it, and says how to start it.
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+mod server {
+    use std::pin::pin;
 
-    fn backend(server: &EtcdServer) -> String {
-        server.endpoint().replace("http://", "etcd://")
-    }
+    use futures_util::StreamExt;
+    use writerlease::store::{Event, Store};
 
-    #[test]
-    fn an_unreachable_backend_is_one_line_and_exit_code_2() {
-        // Nobody listens on port 1.
-        for arguments in
-            [&["--backend", "etcd://127.0.0.1:1"][..], &["--backend", "etcd://127.0.0.1:1", "--processes"]]
-        {
-            assert!(complaint(arguments).contains("etcd://127.0.0.1:1"));
+    use super::*;
+
+    pub fn an_unreachable_backend_is_one_line_and_exit_code_2(backend: &str) {
+        for arguments in [&["--backend", backend][..], &["--backend", backend, "--processes"]] {
+            assert!(complaint(arguments).contains(backend));
         }
     }
 
-    #[tokio::test]
-    async fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write() {
-        let server = EtcdServer::start().await;
-        let backend = backend(&server);
-        let output = run(&[
-            "--json",
-            "--strategy",
-            "lease",
-            "--processes",
-            "--backend",
-            &backend,
-            "--replicas",
-            "3",
-            "--keys",
-            "200",
-            "--rounds",
-            "20",
-            "--kill-leader-at",
-            "10",
-        ]);
-        let figures = &json(&output)["lease"];
+    pub fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write(backend: &str) {
+        let scenario =
+            "--json --strategy lease --processes --replicas 3 --keys 200 --rounds 20 --kill-leader-at 10";
+        let arguments: Vec<_> = scenario.split(' ').chain(["--backend", backend]).collect();
+        let figures = &json(&run(&arguments))["lease"];
         println!("{figures}");
         assert_eq!(figures["updates_lost"], 0);
         assert_eq!(figures["writes_needed"], 4000);
@@ -160,28 +155,142 @@ mod etcd {
         );
     }
 
-    #[tokio::test]
-    async fn a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted() {
-        use writerlease::store::{EtcdStore, Event, Store};
+    pub fn replicas_in_one_process_lose_no_update_either(backend: &str) {
+        let figures = json(&run(&["--json", "--backend", backend, "--keys", "50", "--rounds", "5"]));
+        for strategy in ["lease", "retry"] {
+            assert_eq!(figures[strategy]["updates_lost"], 0, "{figures}");
+        }
+    }
 
-        let server = EtcdServer::start().await;
-        let backend = backend(&server);
-        let small = ["--backend", &backend, "--replicas", "2", "--keys", "5", "--rounds", "3", "--processes"];
-        assert!(run(&small).status.success());
+    pub async fn a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted(
+        backend: &str,
+        store: impl Store,
+    ) {
+        let small = ["--backend", backend, "--replicas", "2", "--keys", "5", "--rounds", "3", "--processes"];
+        let small = run(&small);
+        assert!(small.status.success(), "{small:?}");
         let mut endless = Command::new(&*EXAMPLE);
-        endless.args(["--backend", &backend, "--replicas", "2", "--rounds", "1000000", "--processes"]);
+        endless.args(["--backend", backend, "--replicas", "2", "--rounds", "1000000", "--processes"]);
         let mut endless =
             endless.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the example runs");
-        let store = EtcdStore::connect([server.endpoint()]).await.unwrap();
         {
-            let mut changes = std::pin::pin!(store.watch(""));
-            while !matches!(futures_util::StreamExt::next(&mut changes).await, Some(Ok(Event::Put(_)))) {}
+            let mut changes = pin!(store.watch(""));
+            while !matches!(changes.next().await, Some(Ok(Event::Put(_)))) {}
         }
         let interrupted = Command::new("kill").args(["-INT", &endless.id().to_string()]).status();
         assert!(interrupted.expect("kill can be run").success());
         assert_eq!(endless.wait().expect("a child can be waited for").code(), Some(130));
-        let mut changes = std::pin::pin!(store.watch(""));
-        assert_eq!(futures_util::StreamExt::next(&mut changes).await.unwrap().unwrap(), Event::Init);
-        assert_eq!(futures_util::StreamExt::next(&mut changes).await.unwrap().unwrap(), Event::InitDone);
+        let mut changes = pin!(store.watch(""));
+        assert_eq!(changes.next().await.unwrap().unwrap(), Event::Init);
+        assert_eq!(changes.next().await.unwrap().unwrap(), Event::InitDone);
+    }
+}
+
+#[cfg(feature = "etcd")]
+mod etcd {
+    use writerlease::store::EtcdStore;
+
+    use super::{common::server::EtcdServer, server};
+
+    fn backend(server: &EtcdServer) -> String {
+        format!("etcd://{}", server.address())
+    }
+
+    #[test]
+    fn an_unreachable_backend_is_one_line_and_exit_code_2() {
+        // Nobody listens on port 1.
+        server::an_unreachable_backend_is_one_line_and_exit_code_2("etcd://127.0.0.1:1");
+    }
+
+    #[tokio::test]
+    async fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write() {
+        let server = EtcdServer::start().await;
+        server::a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn replicas_in_one_process_lose_no_update_either() {
+        let server = EtcdServer::start().await;
+        server::replicas_in_one_process_lose_no_update_either(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted() {
+        let server = EtcdServer::start().await;
+        let store = EtcdStore::connect([server.endpoint()]).await.expect("a valid address");
+        server::a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted(&backend(&server), store).await;
+    }
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use writerlease::store::RedisStore;
+
+    use super::{common::server::RedisServer, server};
+
+    fn backend(server: &RedisServer) -> String {
+        format!("redis://{}", server.address())
+    }
+
+    #[test]
+    fn an_unreachable_backend_is_one_line_and_exit_code_2() {
+        // Nobody listens on port 1.
+        server::an_unreachable_backend_is_one_line_and_exit_code_2("redis://127.0.0.1:1");
+    }
+
+    #[tokio::test]
+    async fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write() {
+        let server = RedisServer::start().await;
+        server::a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn replicas_in_one_process_lose_no_update_either() {
+        let server = RedisServer::start().await;
+        server::replicas_in_one_process_lose_no_update_either(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted() {
+        let server = RedisServer::start().await;
+        let store = RedisStore::new(server.endpoint()).expect("a valid address");
+        server::a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted(&backend(&server), store).await;
+    }
+}
+
+#[cfg(feature = "zookeeper")]
+mod zookeeper {
+    use writerlease::store::{ZookeeperAccess, ZookeeperStore};
+
+    use super::{common::server::ZookeeperServer, server};
+
+    fn backend(server: &ZookeeperServer) -> String {
+        format!("zookeeper://{}", server.address())
+    }
+
+    #[test]
+    fn an_unreachable_backend_is_one_line_and_exit_code_2() {
+        // Nobody listens on port 1.
+        server::an_unreachable_backend_is_one_line_and_exit_code_2("zookeeper://127.0.0.1:1");
+    }
+
+    #[tokio::test]
+    async fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write() {
+        let server = ZookeeperServer::start().await;
+        server::a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn replicas_in_one_process_lose_no_update_either() {
+        let server = ZookeeperServer::start().await;
+        server::replicas_in_one_process_lose_no_update_either(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted() {
+        let server = ZookeeperServer::start().await;
+        let store = ZookeeperStore::new(&server.endpoint(), "/writerlease", ZookeeperAccess::open())
+            .expect("a valid address");
+        server::a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted(&backend(&server), store).await;
     }
 }

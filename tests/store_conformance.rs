@@ -1,6 +1,6 @@
 //! Every store keeps the contract of `Store`.
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod common;
 
 use writerlease::{
@@ -158,5 +158,50 @@ mod redis {
     async fn a_redis_cluster_conforms() {
         let cluster = RedisCluster::start().await;
         check(&conformance::run(&Cluster(Mutex::new(cluster))).await);
+    }
+}
+
+#[cfg(feature = "zookeeper")]
+mod zookeeper {
+    use std::time::Duration;
+
+    use tokio::sync::Mutex;
+    use writerlease::store::{ZookeeperAccess, ZookeeperStore};
+
+    use super::{Harness, check, common::server::ZookeeperServer, conformance};
+
+    struct Zookeeper(Mutex<ZookeeperServer>);
+
+    impl Harness for Zookeeper {
+        type Store = ZookeeperStore;
+
+        async fn store(&self) -> ZookeeperStore {
+            let servers = self.0.lock().await.endpoint();
+            let store = ZookeeperStore::new(&servers, "/writerlease/conformance", ZookeeperAccess::open());
+            store.expect("a valid address").with_session_timeout(Duration::from_secs(2))
+        }
+
+        /// A server doesn't remember for its clients what they missed.
+        async fn gap(&self) {
+            self.0.lock().await.restart().await;
+        }
+
+        fn largest_value(&self) -> usize {
+            (1 << 20) - 2048
+        }
+
+        fn too_large_values(&self) -> Vec<usize> {
+            vec![(1 << 20) - 1, 1 << 20, 20 << 20]
+        }
+
+        fn coalesces(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn zookeeper_conforms() {
+        let server = ZookeeperServer::start().await;
+        check(&conformance::run(&Zookeeper(Mutex::new(server))).await);
     }
 }

@@ -19,7 +19,8 @@ use crate::STRATEGIES;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "contended_updates")]
 pub struct Options {
-    /// `memory`, or `etcd://host:port[,host:port...]` (needs `--features etcd`)
+    /// `memory`, or with the feature of that name `etcd://`, `redis://` (several nodes: a cluster) or `zookeeper://`,
+    /// followed by `host:port[,host:port...]`
     #[arg(long, default_value = "memory")]
     pub backend: Backend,
     /// How many want to write: tasks, or with --processes processes
@@ -31,7 +32,7 @@ pub struct Options {
     /// How often all objects change
     #[arg(long, default_value_t = 20)]
     pub rounds: usize,
-    /// What a write and a watch event take in addition; a read takes half of it [default: 2ms, with etcd 0ms]
+    /// What a write and a watch event take in addition; a read takes half of it [default: 2ms, with a server 0ms]
     #[arg(long, value_parser = duration)]
     pub latency: Option<Duration>,
     /// How long a write holds the lease
@@ -65,8 +66,10 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
     Memory,
-    /// Its endpoints.
-    Etcd(Vec<String>),
+    /// `host:port`, one or several with commas, as for the others.
+    Etcd(String),
+    Redis(String),
+    Zookeeper(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -113,7 +116,7 @@ impl Options {
     pub fn scenario(&self, strategy: Strategy) -> Scenario {
         let latency = self.latency.unwrap_or(match self.backend {
             Backend::Memory => Duration::from_millis(2),
-            Backend::Etcd(_) => Duration::ZERO,
+            _ => Duration::ZERO,
         });
         Scenario {
             strategy,
@@ -136,11 +139,25 @@ impl FromStr for Backend {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once("://") {
-            None if text == "memory" => Ok(Self::Memory),
-            Some(("etcd", hosts)) if hosts.split(',').all(|host| host.contains(':')) => {
-                Ok(Self::Etcd(hosts.split(',').map(|host| format!("http://{host}")).collect()))
+            None if text == "memory" => return Ok(Self::Memory),
+            Some((name, hosts)) if hosts.split(',').all(|host| host.contains(':')) => {
+                let of = [Self::Etcd, Self::Redis, Self::Zookeeper].map(|backend| backend(hosts.to_owned()));
+                of.into_iter().find(|backend| backend.name() == name)
             }
-            _ => Err("it is `memory` or `etcd://host:port`".into()),
+            _ => None,
+        }
+        .ok_or_else(|| "it is `memory`, or `etcd://`, `redis://` or `zookeeper://` and `host:port`".into())
+    }
+}
+
+impl Backend {
+    /// That of the scheme and of the feature.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Etcd(_) => "etcd",
+            Self::Redis(_) => "redis",
+            Self::Zookeeper(_) => "zookeeper",
         }
     }
 }
@@ -150,7 +167,9 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
-            Self::Etcd(endpoints) => write!(f, "etcd://{}", endpoints.join(",").replace("http://", "")),
+            Self::Etcd(hosts) | Self::Redis(hosts) | Self::Zookeeper(hosts) => {
+                write!(f, "{}://{hosts}", self.name())
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
 };
 use writerlease::{
     lab::{Fleet, LabError, Ledger, Note, Replica, Scenario, Strategy},
-    store::EtcdStore,
+    store::Store,
 };
 
 use crate::options::Options;
@@ -214,7 +214,7 @@ fn failed(index: usize, reason: impl ToString) -> LabError {
 }
 
 /// The child's side: runs one replica until stdin ends.
-pub async fn replica(options: &Options, index: usize, store: EtcdStore) -> ! {
+pub async fn replica(options: &Options, index: usize, store: impl Store) -> ! {
     let strategy = options.strategies().next().expect("there is always one");
     let scenario = options.scenario(strategy);
     let pen = |note| match note {

@@ -32,8 +32,10 @@ mod etcd;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod source;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -45,6 +47,8 @@ pub use etcd::EtcdStore;
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use redis::RedisStore;
+#[cfg(feature = "zookeeper")]
+pub use zookeeper::{ZookeeperAccess, ZookeeperStore};
 
 /// A versioned key-value store with compare-and-write and a watch. The [module](self) states its contract.
 pub trait Store: Send + Sync + 'static {
