@@ -54,7 +54,7 @@ async fn main() -> ExitCode {
         }
         #[cfg(feature = "redis")]
         Backend::Redis(hosts) => {
-            let url = |host| format!("redis://{host}");
+            let url = |host: &str| format!("redis://{host}");
             let store = match hosts.split_once(',') {
                 None => writerlease::store::RedisStore::new(url(hosts)),
                 Some(_) => writerlease::store::RedisStore::cluster(hosts.split(',').map(url)),
