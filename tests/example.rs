@@ -127,7 +127,7 @@ fn a_backend_that_was_not_built_in_says_how_to_get_it() {
 /// What holds on a real server, whichever it is: the test of each one names it, and says how to start it.
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod server {
-    use std::pin::pin;
+    use std::{pin::pin, time::Duration};
 
     use futures_util::StreamExt;
     use writerlease::store::{Event, Store};
@@ -162,6 +162,51 @@ mod server {
         }
     }
 
+    /// The leader, as far as can be seen from outside: the process that has worked most.
+    pub async fn a_leader_that_slept_loses_no_update_and_leads_no_more(backend: &str, sleep: Duration) {
+        let mut run = Command::new(&*EXAMPLE);
+        run.args("--json --strategy lease --processes --keys 10 --latency 100ms".split(' '));
+        // Two thirds of the rounds take longer than the sleep, so it ends before they do.
+        run.args(["--backend", backend, "--rounds", &(15 + sleep.as_secs() * 8).to_string()]);
+        let run = run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let run = run.expect("the example runs");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let leader = children(run.id()).into_iter().max_by_key(|(_, worked)| *worked);
+        let (leader, _) = leader.expect("replicas are child processes");
+        signal("-STOP", leader);
+        tokio::time::sleep(sleep).await;
+        signal("-CONT", leader);
+        let output = run.wait_with_output().expect("it ends");
+        let figures = &json(&output)["lease"];
+        println!("{figures}");
+        assert_eq!(figures["updates_lost"], 0, "{figures}");
+        assert_eq!(figures["leaders_at_end"], 1, "{figures}");
+        // What was under way when it fell asleep, and a suspicion or two.
+        let needed = figures["writes_needed"].as_u64().expect("a number");
+        assert!(figures["writes_attempted"].as_u64() <= Some(needed + 24), "{figures}");
+    }
+
+    /// The processes that a process started, and for how long each has worked.
+    fn children(parent: u32) -> Vec<(u32, u64)> {
+        let mut children = Vec::new();
+        for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
+            let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { continue };
+            // After the name in parentheses (proc(5)): state, parent, and as 12th and 13th the time in user and system mode.
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            let number = |index: usize| fields[index].parse::<u64>().expect("a number");
+            if number(1) == u64::from(parent) {
+                let id = process.file_name().to_string_lossy().parse().expect("the name is the process id");
+                children.push((id, number(11) + number(12)));
+            }
+        }
+        children
+    }
+
+    fn signal(signal: &str, process: u32) {
+        let status = Command::new("kill").args([signal, &process.to_string()]).status();
+        assert!(status.expect("kill can be run").success());
+    }
+
     pub async fn a_run_leaves_no_key_behind_nor_does_one_that_is_interrupted(
         backend: &str,
         store: impl Store,
@@ -177,8 +222,7 @@ mod server {
             let mut changes = pin!(store.watch(""));
             while !matches!(changes.next().await, Some(Ok(Event::Put(_)))) {}
         }
-        let interrupted = Command::new("kill").args(["-INT", &endless.id().to_string()]).status();
-        assert!(interrupted.expect("kill can be run").success());
+        signal("-INT", endless.id());
         assert_eq!(endless.wait().expect("a child can be waited for").code(), Some(130));
         let mut changes = pin!(store.watch(""));
         assert_eq!(changes.next().await.unwrap().unwrap(), Event::Init);
@@ -206,6 +250,13 @@ mod etcd {
     async fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write() {
         let server = EtcdServer::start().await;
         server::a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_slept_loses_no_update_and_leads_no_more() {
+        let server = EtcdServer::start().await;
+        let sleep = std::time::Duration::from_secs(4);
+        server::a_leader_that_slept_loses_no_update_and_leads_no_more(&backend(&server), sleep).await;
     }
 
     #[tokio::test]
@@ -245,6 +296,13 @@ mod redis {
     }
 
     #[tokio::test]
+    async fn a_leader_that_slept_loses_no_update_and_leads_no_more() {
+        let server = RedisServer::start().await;
+        let sleep = std::time::Duration::from_secs(4);
+        server::a_leader_that_slept_loses_no_update_and_leads_no_more(&backend(&server), sleep).await;
+    }
+
+    #[tokio::test]
     async fn replicas_in_one_process_lose_no_update_either() {
         let server = RedisServer::start().await;
         server::replicas_in_one_process_lose_no_update_either(&backend(&server));
@@ -278,6 +336,14 @@ mod zookeeper {
     async fn a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write() {
         let server = ZookeeperServer::start().await;
         server::a_leader_killed_with_sigkill_loses_no_update_and_costs_hardly_a_write(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_slept_loses_no_update_and_leads_no_more() {
+        let server = ZookeeperServer::start().await;
+        // For longer than its session lasts.
+        let sleep = std::time::Duration::from_secs(13);
+        server::a_leader_that_slept_loses_no_update_and_leads_no_more(&backend(&server), sleep).await;
     }
 
     #[tokio::test]

@@ -11,6 +11,8 @@ const REQUEST: Duration = Duration::from_secs(1);
 
 pub trait Engine: Sized {
     type Store: Store + Clone;
+    /// As many connections as a store and its watch need at most.
+    const CONNECTIONS: usize;
 
     async fn start() -> Self;
     fn address(&self) -> SocketAddr;
@@ -38,6 +40,7 @@ impl Etcd {
 
 impl Engine for Etcd {
     type Store = EtcdStore;
+    const CONNECTIONS: usize = 1;
 
     async fn start() -> Self {
         Self { server: EtcdServer::start().await }
@@ -71,6 +74,8 @@ pub struct Redis {
 
 impl Engine for Redis {
     type Store = RedisStore;
+    /// The watch has one of its own.
+    const CONNECTIONS: usize = 2;
 
     async fn start() -> Self {
         Self { server: RedisServer::start().await }
@@ -99,6 +104,7 @@ pub struct Zookeeper {
 
 impl Engine for Zookeeper {
     type Store = ZookeeperStore;
+    const CONNECTIONS: usize = 1;
 
     async fn start() -> Self {
         Self { server: ZookeeperServer::start().await }

@@ -88,8 +88,7 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
     }
 
     let before: Vec<Counters> = world.counters();
-    let connections: Vec<(usize, u64)> =
-        world.replicas.iter().map(|replica| (replica.proxy.open(), replica.proxy.accepted())).collect();
+    let accepted: Vec<u64> = world.replicas.iter().map(|replica| replica.proxy.accepted()).collect();
     let began = Instant::now();
     fault(&mut world).await;
     let ended = Instant::now();
@@ -120,10 +119,9 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         );
         assert!(vain as f64 <= 20.0 + 15.0 * seconds, "{vain} in {seconds} s: {after:?}");
         let replica = &world.replicas[index];
-        let connects = replica.proxy.accepted() - connections[index].1;
+        let connects = replica.proxy.accepted() - accepted[index];
         assert!(connects as f64 <= 10.0 + 5.0 * seconds, "{connects} connections made in {seconds} s");
-        let limit = connections[index].0;
-        until("the connections are as many as before", || replica.proxy.open() <= limit).await;
+        until("no connection is left over", || replica.proxy.open() <= E::CONNECTIONS).await;
         replica.guard.lease().shutdown(LONG).await;
     }
 
@@ -152,8 +150,9 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         drop(guard);
         until("all connections are closed", || proxy.open() == 0).await;
     }
-    drop((engine, direct));
+    drop(direct);
     until("all tasks have ended", || Handle::current().metrics().num_alive_tasks() <= tasks_before).await;
+    drop(engine);
 }
 
 impl<E: Engine> World<E> {
