@@ -1,10 +1,6 @@
 //! How long news of a foreign write takes until the lease is told, beside how long the server's own bare notice takes to
 //! arrive for the same write: `cargo bench --bench news --all-features`.
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
-#![cfg_attr(
-    not(any(feature = "etcd", feature = "redis", feature = "zookeeper")),
-    allow(dead_code, unused_imports)
-)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -58,7 +54,6 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-#[cfg(feature = "etcd")]
 async fn etcd() {
     use writerlease::store::EtcdStore;
 
@@ -77,7 +72,6 @@ async fn etcd() {
     measure("etcd", store().await, store().await, notices).await;
 }
 
-#[cfg(feature = "redis")]
 async fn redis() {
     use writerlease::store::RedisStore;
 
@@ -100,12 +94,32 @@ async fn redis() {
     measure("redis", store(), store(), notices).await;
 }
 
+async fn zookeeper() {
+    use writerlease::store::{ZookeeperAccess, ZookeeperStore};
+    use zookeeper_client::{AddWatchMode, Client};
+
+    let server = common::server::ZookeeperServer::start().await;
+    let client = Client::connect(&server.endpoint()).await.expect("a session");
+    let mut watcher = client.watch("/bench", AddWatchMode::PersistentRecursive).await.expect("a watch");
+    let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            // Only of keys: the first write also creates the base path.
+            if watcher.changed().await.path.ends_with("key") {
+                let _ = sender.send(Instant::now());
+            }
+        }
+    });
+    let store = || ZookeeperStore::new(&server.endpoint(), "/bench", ZookeeperAccess::open());
+    let store = || store().expect("a valid address");
+    measure("zookeeper", store(), store(), notices).await;
+}
+
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        #[cfg(feature = "etcd")]
         etcd().await;
-        #[cfg(feature = "redis")]
         redis().await;
+        zookeeper().await;
     });
 }

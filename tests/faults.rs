@@ -170,3 +170,106 @@ mod zookeeper {
         every_answer_takes_half_a_second,
     );
 }
+
+/// It has no server and no connection; what can fail is the network that the lab puts before it. In virtual time.
+mod memory {
+    use std::{sync::Arc, time::Duration};
+
+    use parking_lot::Mutex;
+    use tokio::time::sleep;
+    use writerlease::{
+        lab::{Fault, Ledger, Network, Remote, Replica, Scenario, Value},
+        store::{MemoryStore, Store},
+    };
+
+    type Remotes = [Remote<MemoryStore>; 3];
+
+    async fn show(fault: impl Fn(&Remotes), heal: impl Fn(&Remotes)) {
+        let store = MemoryStore::new();
+        let scenario = Scenario { keys: 8, skew: Duration::ZERO, ..Scenario::default() };
+        let ms = Duration::from_millis(1);
+        let network = || Network { read: ms, write: 2 * ms, watch: ms, ..Network::default() };
+        let remotes = [1, 2, 3].map(|seed| Remote::new(store.clone(), network(), seed));
+        let ledger = Arc::<Mutex<Ledger>>::default();
+        let mut replicas = Vec::new();
+        for (index, remote) in remotes.iter().enumerate() {
+            let notes = ledger.clone();
+            let pen = move |note| notes.lock().enter(note);
+            replicas.push(Replica::start(&scenario, index, remote.clone(), pen).await.unwrap());
+        }
+        let keys: Vec<usize> = (0..scenario.keys).collect();
+        let mut attempted = 0;
+        for round in 1..=200 {
+            match round {
+                50 => {
+                    attempted = ledger.lock().attempted;
+                    fault(&remotes);
+                }
+                100 => {
+                    attempted = ledger.lock().attempted - attempted;
+                    heal(&remotes);
+                }
+                _ => {}
+            }
+            replicas.iter().for_each(|replica| replica.want(round, &keys));
+            sleep(50 * ms).await;
+        }
+        // As many as rounds and keys, or less, and a few in vain.
+        assert!(attempted <= 50 * 8 + 60, "{attempted} writes sent in 2.5 s");
+        // It was healed five seconds ago, and two retry intervals are six.
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1, "replicas that lead");
+        for replica in replicas {
+            replica.finish(Duration::from_secs(5)).await;
+        }
+        let ledger = ledger.lock().clone();
+        let mut writes = 0;
+        for key in keys {
+            let entry =
+                store.get(&format!("{}key-{key:05}", scenario.prefix)).await.unwrap().expect("written");
+            let value = Value::read(&entry.value);
+            assert_eq!(value.round, 200);
+            assert!(value.writes >= ledger.landed[key], "{value} of {}", ledger.landed[key]);
+            writes += value.writes;
+        }
+        let landed: u64 = ledger.landed.iter().sum();
+        assert!((landed..=ledger.attempted - ledger.refused).contains(&writes), "{writes}: {ledger:?}");
+    }
+
+    fn all(fault: Fault) -> impl Fn(&Remotes) {
+        move |remotes| remotes.iter().for_each(|remote| remote.fail(fault))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_is_down() {
+        show(all(Fault::Down), all(Fault::None)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_is_cut_off() {
+        show(all(Fault::Dead), all(Fault::None)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answers_to_landed_writes_are_lost() {
+        show(all(Fault::AnswersLost), all(Fault::None)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_after_the_other_is_dead() {
+        for one in 0..3 {
+            show(|remotes| remotes[one].fail(Fault::Dead), |remotes| remotes[one].fail(Fault::None)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_answer_takes_half_a_second() {
+        let slow = |remotes: &Remotes| {
+            let half = Duration::from_millis(500);
+            let network = Network { read: half, write: half, watch: half, ..Network::default() };
+            remotes.iter().for_each(|remote| remote.slow(network.clone()));
+        };
+        let quick = |remotes: &Remotes| remotes.iter().for_each(|remote| remote.slow(Network::default()));
+        show(slow, quick).await;
+    }
+}
