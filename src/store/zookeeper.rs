@@ -30,7 +30,7 @@ use super::{
 /// expected write, the data version of the node is as good as the zxid, and otherwise the zxid is looked at again first,
 /// which costs that update one more round trip. Keys must be deleted in this way only.
 ///
-/// The nodes are created with the ACL of the [`Access`] that was asked for. A value together with its key has at most about
+/// The nodes are created with the ACL of the [access](ZookeeperAccess) that was asked for. A value together with its key has at most about
 /// 1 MB (`jute.maxbuffer`); more is [`StoreError::TooLarge`] and is not sent, because the server would hang up on it.
 ///
 /// A call that gets no answer within the request timeout (5 s unless [set](Self::with_request_timeout)) returns
@@ -92,7 +92,7 @@ impl ZookeeperAccess {
         Self { auth: None, acl: None }
     }
 
-    /// This user, and nobody else. (The password travels in plain text; `ZooKeeper` doesn't tell whether it is right, but
+    /// This user, and nobody else. (The password travels in plain text; ZooKeeper doesn't tell whether it is right, but
     /// denies what the right one may do.)
     pub fn digest(user: &str, password: &str) -> Self {
         Self::auth("digest", format!("{user}:{password}"))
