@@ -50,8 +50,10 @@
 //!    RFC 6298; no samples from keys that we attempted ourselves, after Karn). If the leader shows no sign of life for that
 //!    long while a key is pending, it is suspected, and probed for the lease. If it is seen to do what was wanted that much
 //!    later than a key, it lives and has passed this key over: the key is written alone, and is ours from then on. That the
-//!    key is old is not enough: a slow leader that works off a long queue would be deposed by such a write, and a leader
-//!    that died in the middle of one was last seen just before.
+//!    key is old is not enough: a slow leader that works off a long queue would be deposed by such a write, a leader that died
+//!    in the middle of one was last seen just before, and one that is heard again after an outage needs its time. Who was
+//!    seen may also be another follower with overdue keys of its own; so that no group does all its work like that, without a
+//!    leader, such keys are let go of now and then, ever more rarely.
 //! 7. **One timer**, however many keys wait; evidence costs the same whatever is pending.
 //! 8. **Never two attempts of one key at once, never a lost key.** Newer work takes the place of older; its age stays that of
 //!    the first unfulfilled one.
@@ -63,6 +65,7 @@ mod backoff;
 mod echo;
 mod flight;
 mod outage;
+mod own;
 mod patience;
 mod queue;
 mod role;
@@ -196,6 +199,9 @@ const BACKOFF_ECHOES: u32 = 2;
 /// Two leaders that see each other's work both step down. What they wait then is drawn over this many echoes more, evenly,
 /// because they are few: otherwise they meet again, and again.
 const RIVAL_ECHOES: u32 = 16;
+
+/// For how long an overdue key is ours the first time, in patiences. While it is not, it is late by one.
+const LOAN_PATIENCES: u32 = 4;
 
 /// What may happen next.
 enum Step {
@@ -393,6 +399,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         let now = self.advance(now);
         self.flights.expire(now);
         self.queue.release_due(now);
+        self.queue.end_loans(now);
         let Step::Run(ready, kind) = self.step() else { return None };
         if let Kind::Probe { suspicion } = kind {
             // Slow start again, also after an idle term.
@@ -582,8 +589,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         }
         // The leader did what was wanted a whole patience after this key: it lives, and passed this one over. What it did for
         // older wants says nothing of the kind: it may be slow, and a write beside it would depose it; or that was the last
-        // it did, and a write beside the dead would look like its sign of life.
-        if oldest.since + patience <= self.tenure.reached() {
+        // it did, and a write beside the dead would look like its sign of life. Nor does the age of a key from before it led, or
+        // was heard again: it gets its time.
+        if oldest.since.max(self.tenure.signs_since()) + patience <= self.tenure.reached() {
             Step::Run(oldest, Kind::Overdue)
         } else {
             Step::Wait(probe)
@@ -611,7 +619,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             // lease.
             if !flight.cleared {
                 let key = self.queue.key(flight.slot).clone();
-                self.queue.make_own(key);
+                let loan = self.patience.current().saturating_mul(LOAN_PATIENCES);
+                self.queue.make_own(now, key, loan);
             }
             return;
         }
@@ -633,7 +642,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             Kind::Lead => self.window.halve(id.0, self.flights.next_serial()),
             Kind::Probe { suspicion: true } => {
                 self.patience.refuted(&mut self.dice);
-                self.tenure.sign_of_life(now);
+                self.tenure.sign_of_life(now, self.patience.current());
             }
             Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Own => {}
         }
@@ -667,8 +676,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         } else {
             Duration::ZERO
         };
-        let (backoff, dice) = (&self.backoff, &mut self.dice);
-        if self.tenure.lose(now, evidence, rivalry, |tick| backoff.delay(tick, floor, dice)) {
+        let (patience, backoff, dice) = (self.patience.current(), &self.backoff, &mut self.dice);
+        if self.tenure.lose(now, evidence, rivalry, patience, |tick| backoff.delay(tick, floor, dice)) {
             self.counters.lost += 1;
             self.decided = true;
         }

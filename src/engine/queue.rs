@@ -14,17 +14,18 @@
 //! ```
 //!
 //! Fresh keys are in order of arrival because time only grows; keys that come back are sorted in by their age. So the
-//! oldest ready key is always at one of two heads. A key of our own (`Queue::own`) goes to a third one, because a
+//! oldest ready key is always at one of two heads. A key of our own (`Own`) goes to a third one, because a
 //! follower may take it when it may take no other.
 
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, Hash},
+    time::Duration,
 };
 
-use hashbrown::{DefaultHashBuilder, HashSet, HashTable, hash_table::Entry};
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
-use super::time::Timestamp;
+use super::{own::Own, time::Timestamp};
 
 /// Index of a slot. Four bytes, because there may be millions.
 pub(super) type Slot = u32;
@@ -43,7 +44,7 @@ pub(super) struct Queue<K, W> {
     again: BTreeSet<(Timestamp, Slot)>,
     own_ready: BTreeSet<(Timestamp, Slot)>,
     waiting: BTreeSet<(Timestamp, Slot)>,
-    own: HashSet<K>,
+    own: Own<K>,
     pending: usize,
 }
 
@@ -119,7 +120,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
             again: BTreeSet::new(),
             own_ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            own: HashSet::new(),
+            own: Own::new(),
             pending: 0,
         }
     }
@@ -144,7 +145,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                 self.replace(now, slot, work)
             }
             Entry::Vacant(vacant) => {
-                let own = !self.own.is_empty() && self.own.contains(&key);
+                let own = self.own.contains(&key);
                 let slot = self.free.pop().unwrap_or(self.slots.len() as Slot);
                 vacant.insert(slot);
                 let node = Node {
@@ -318,15 +319,22 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         Cleared { work, since, attempted, running: None }
     }
 
-    /// From now on this key is ours to write, also as a follower.
-    pub fn make_own(&mut self, key: K) {
-        self.own.insert(key);
+    /// From now on this key is ours to write, also as a follower; the first time for as long as `first`.
+    pub fn make_own(&mut self, now: Timestamp, key: K, first: Duration) {
+        self.own.lend(now, key, first);
     }
 
     /// Somebody else does this key after all.
     pub fn disown(&mut self, key: &K) {
-        if !self.own.is_empty() {
-            self.own.remove(key);
+        self.own.forget(key);
+    }
+
+    /// Keys whose loan is over are no longer ours.
+    pub fn end_loans(&mut self, now: Timestamp) {
+        if self.own.end_due(now) {
+            for (_, slot) in std::mem::take(&mut self.own_ready) {
+                self.enter_ready(slot);
+            }
         }
     }
 
@@ -372,7 +380,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
 
     fn enter_ready(&mut self, slot: Slot) {
         let node = self.node(slot);
-        if !self.own.is_empty() && self.own.contains(&node.key) {
+        if self.own.contains(&node.key) {
             return self.enter_own(slot);
         }
         let since = node.since;
@@ -519,7 +527,8 @@ mod tests {
     #[test]
     fn own_keys_are_apart_and_still_the_oldest_of_all() {
         let mut queue = Queue::new();
-        queue.make_own("mine");
+        let loan = Duration::from_nanos(10);
+        queue.make_own(at(0), "mine", loan);
         queue.push(|| at(1), "mine", 1);
         queue.push(|| at(2), "other", 2);
         assert_eq!(queue.oldest_own().unwrap().since, at(1));
@@ -529,6 +538,14 @@ mod tests {
         queue.clear(&"mine");
         queue.push(|| at(3), "mine", 1);
         assert_eq!(queue.oldest_own(), None);
+        queue.make_own(at(4), "lent", loan);
+        queue.push(|| at(5), "lent", 3);
+        queue.end_loans(at(9));
+        assert_eq!(queue.oldest_own().unwrap().since, at(5));
+        queue.end_loans(at(10));
+        assert_eq!(queue.oldest_own(), None);
+        assert_eq!(queue.oldest_common().unwrap().since, at(2));
+        assert_eq!(queue.drain(), [("other", 2), ("mine", 1), ("lent", 3)]);
     }
 
     #[test]

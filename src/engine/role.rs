@@ -29,6 +29,8 @@ pub(super) struct Tenure {
     burst_end: Timestamp,
     /// When somebody else last showed a sign of life.
     last_sign: Timestamp,
+    /// Since when these came without a pause in which we would have suspected them.
+    signs_since: Timestamp,
     /// The latest want that somebody else is known to have served.
     reached: Timestamp,
     /// Where the write that made us leader stands in the store's order of writes.
@@ -61,6 +63,10 @@ impl Tenure {
 
     pub fn last_sign(&self) -> Timestamp {
         self.last_sign
+    }
+
+    pub fn signs_since(&self) -> Timestamp {
+        self.signs_since
     }
 
     pub fn reached(&self) -> Timestamp {
@@ -111,6 +117,7 @@ impl Tenure {
         now: Timestamp,
         evidence: bool,
         rivalry: Duration,
+        patience: Duration,
         mut backoff: impl FnMut(u32) -> Duration,
     ) -> bool {
         let was = self.role;
@@ -126,7 +133,10 @@ impl Tenure {
             self.burst_end = end;
             self.lease_end = end + rivalry;
         }
-        self.last_sign = now;
+        self.sign_of_life(now, patience);
+        if was != Role::Follower {
+            self.signs_since = now;
+        }
         self.summoned = false;
         was != Role::Follower
     }
@@ -136,8 +146,11 @@ impl Tenure {
         self.role == Role::Leader && order.zip(self.won_at).is_some_and(|(seen, won)| seen < won)
     }
 
-    /// A suspicion was refused: whoever refused it is alive.
-    pub fn sign_of_life(&mut self, now: Timestamp) {
+    /// Somebody else is alive. Who was silent for longer than `patience` begins anew.
+    pub fn sign_of_life(&mut self, now: Timestamp, patience: Duration) {
+        if now - self.last_sign > patience {
+            self.signs_since = now;
+        }
         self.last_sign = now;
     }
 

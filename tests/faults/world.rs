@@ -102,10 +102,8 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         world.sees(replica).await;
         world.observes(replica).await;
     }
-    // No two. It should be exactly one; but when everybody was cut off, two followers can have taken half of the keys each, as
-    // overdue ones that are theirs from then on, and go on like that: all is done in time, and nobody leads.
     let leaders = || world.replicas.iter().filter(|replica| replica.guard.lease().is_leader()).count();
-    until("no two replicas lead", || leaders() <= 1).await;
+    until("exactly one replica leads", || leaders() == 1).await;
     load.abort();
     let _ = load.await;
     world.reach(world.round.load(SeqCst)).await;

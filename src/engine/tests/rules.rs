@@ -932,6 +932,31 @@ fn a_key_is_overdue_when_the_leader_is_seen_at_other_work_past_the_keys_patience
 }
 
 #[test]
+fn a_leader_that_is_new_or_heard_again_gets_its_time_before_old_keys_are_overdue() {
+    for seed in SEEDS {
+        for deposed in [true, false] {
+            let mut world = if deposed { World::leading(seed) } else { World::long_following(seed) };
+            world.wants("old");
+            // An outage: nobody writes, and what we try fails.
+            while world.now - Timestamp::ZERO < secs(1_030) {
+                for attempt in world.polls() {
+                    world.ends(attempt, Outcome::Failed);
+                }
+                world.pass(ms(10));
+            }
+            let heard = world.now;
+            world.evidence("theirs");
+            let patience = world.engine.patience();
+            let attempt = world.outlasts_patience_under_evidence();
+            assert!(world.now - heard >= patience, "{deposed}: {:?} of {patience:?}", world.now - heard);
+            let before = world.standing();
+            world.ends(attempt, Outcome::Extend);
+            assert_eq!(world.standing(), before, "overdue");
+        }
+    }
+}
+
+#[test]
 fn a_key_of_our_own_runs_at_once_until_evidence_on_it_says_otherwise() {
     for seed in SEEDS {
         let mut world = World::long_following(seed);
@@ -1035,6 +1060,82 @@ fn all_that_a_follower_has_in_flight_stays_within_its_concurrency_and_no_key_sta
             }
             assert!(world.now - began < world.engine.patience() + secs(1), "{concurrency}: starved");
         }
+    }
+}
+
+/// Everybody wants the same keys, again and again. What one writes, the others see.
+fn society(worlds: &mut [World], keys: &[&str], time: Duration, mut each_round: impl FnMut(&[World])) {
+    let end = worlds[0].now + time;
+    while worlds[0].now < end {
+        let mut missing: Vec<&str> = keys.to_vec();
+        worlds.iter_mut().for_each(|world| world.wants_all(keys.iter().copied()));
+        for _ in 0..5 {
+            for one in 0..worlds.len() {
+                for attempt in worlds[one].polls() {
+                    let key = attempt.key.clone();
+                    let Some(place) = missing.iter().position(|missing| *missing == key) else {
+                        worlds[one].ends(attempt, Outcome::Unchanged);
+                        continue;
+                    };
+                    missing.remove(place);
+                    worlds[one].ends(attempt, Outcome::Extend);
+                    for (other, world) in worlds.iter_mut().enumerate() {
+                        if other != one {
+                            world.evidence(&key);
+                        }
+                    }
+                }
+            }
+            worlds.iter_mut().for_each(|world| world.pass(ms(10)));
+        }
+        each_round(worlds);
+    }
+}
+
+#[test]
+fn followers_that_share_the_work_as_overdue_keys_end_up_with_one_leader() {
+    for seed in SEEDS.step_by(4) {
+        let mut worlds = [0, 1, 2].map(|replica| World::long_following(3 * seed + replica));
+        // Everybody believes in another leader, and half of the keys are one's own, half another's.
+        let keys = ["0", "1", "2", "3", "4", "5", "6", "7"];
+        for (world, own) in worlds.iter_mut().zip(keys.chunks(4)) {
+            for key in own {
+                let attempt = world.writes_overdue(key);
+                world.ends(attempt, Outcome::Extend);
+            }
+        }
+        let latest = worlds.iter().map(|world| world.now).max().unwrap();
+        worlds.iter_mut().for_each(|world| world.now = latest);
+        let leaders = |worlds: &[World]| worlds.iter().filter(|world| world.leads()).count();
+        society(&mut worlds, &keys, secs(45), |_| {});
+        let mut rounds = Vec::new();
+        society(&mut worlds, &keys, secs(10), |worlds| rounds.push(leaders(worlds)));
+        assert!(rounds.iter().all(|leaders| *leaders == 1), "seed {seed}: {rounds:?}");
+    }
+}
+
+#[test]
+fn a_key_that_nobody_else_does_waits_ever_more_rarely() {
+    for seed in SEEDS.step_by(10) {
+        let mut world = World::long_following(seed);
+        let patience = world.engine.patience();
+        let attempt = world.writes_overdue("a");
+        world.ends(attempt, Outcome::Extend);
+        let (began, mut late) = (world.now, Vec::new());
+        while world.now - began < 100 * patience {
+            let wanted = world.now;
+            let attempt = world.writes_overdue("a");
+            world.ends(attempt, Outcome::Extend);
+            if world.now - wanted >= ms(100) {
+                assert!(world.now - wanted <= patience + ms(100), "{:?}", world.now - wanted);
+                late.push(wanted - began);
+            }
+            world.pass(ms(50));
+            world.evidence("theirs");
+        }
+        // After 4 patiences, and each time after twice as many.
+        let patiences: Vec<f64> = late.iter().map(|late| late.div_duration_f64(patience).round()).collect();
+        assert_eq!(patiences, [4.0, 13.0, 30.0, 63.0], "{late:?}");
     }
 }
 

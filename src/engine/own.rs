@@ -1,0 +1,133 @@
+//! The keys that a follower writes although somebody else leads, and for how long.
+//!
+//! Such a key was overdue: others were seen at later work and passed it over. Who they are can't be seen from here. If it is
+//! a leader that doesn't want the key, it is ours for good. But it may be another follower with overdue keys of its own: each
+//! takes the other's writes for the leader's, and for good there would be none. So a key is lent. When the loan ends, we let
+//! go of it and wait like any follower. If somebody else wanted it all the time, they do it, or miss our writes
+//! altogether and compete for the lease. If the key is overdue again, it is lent for twice as long. That a key which only
+//! we want has to wait becomes ever rarer, and no split lasts.
+//!
+//! When a loan ends, all shorter ones do, too: it is our silence that tells the others. Longer ones go on, so that new keys do
+//! not hold up the ones that were found to be ours long ago.
+
+use std::{hash::Hash, time::Duration};
+
+use hashbrown::HashMap;
+
+use super::time::Timestamp;
+
+#[derive(Debug)]
+pub(super) struct Own<K> {
+    loans: HashMap<K, Loan>,
+    /// When the loans end, by how many times they had ended before.
+    ends: Vec<Option<Timestamp>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Loan {
+    /// How many times it had ended before.
+    ended: usize,
+    /// It has not ended again.
+    runs: bool,
+}
+
+/// A loan that has doubled this many times is for good.
+const DOUBLINGS: usize = 31;
+
+impl<K: Hash + Eq> Own<K> {
+    pub fn new() -> Self {
+        Self { loans: HashMap::new(), ends: Vec::new() }
+    }
+
+    pub fn contains(&self, key: &K) -> bool {
+        !self.loans.is_empty() && self.loans.get(key).is_some_and(|loan| loan.runs)
+    }
+
+    /// The key is ours for `first`, and for twice as long each time that nobody else did it in between; or for what is left
+    /// of a loan of that length that runs already.
+    pub fn lend(&mut self, now: Timestamp, key: K, first: Duration) {
+        let loan = self.loans.entry(key).or_insert(Loan { ended: 0, runs: true });
+        loan.runs = true;
+        let ended = loan.ended;
+        if self.ends.len() <= ended {
+            self.ends.resize(ended + 1, None);
+        }
+        self.ends[ended].get_or_insert_with(|| now + first.saturating_mul(1 << ended));
+    }
+
+    /// Somebody else does it.
+    pub fn forget(&mut self, key: &K) {
+        if !self.loans.is_empty() {
+            self.loans.remove(key);
+        }
+    }
+
+    /// Ends the loans that are due; returns whether any was.
+    pub fn end_due(&mut self, now: Timestamp) -> bool {
+        let Some(longest) = self.ends.iter().rposition(|end| end.is_some_and(|end| end <= now)) else {
+            return false;
+        };
+        self.ends[..=longest].fill(None);
+        for loan in self.loans.values_mut() {
+            if loan.runs && loan.ended <= longest {
+                loan.runs = false;
+                loan.ended = (loan.ended + 1).min(DOUBLINGS);
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_loan_that_nobody_else_claims_doubles() {
+        let mut own = Own::new();
+        let mut now = at(0);
+        for length in [1, 2, 4, 8, 16] {
+            own.lend(now, "key", FIRST);
+            assert!(!own.end_due(now + Duration::from_millis(1_000 * length - 1)), "{length}");
+            now = now + Duration::from_secs(length);
+            assert!(own.contains(&"key"));
+            assert!(own.end_due(now));
+            assert!(!own.contains(&"key"));
+            assert!(!own.end_due(now + Duration::from_secs(99)), "it has ended");
+        }
+        own.forget(&"key");
+        own.lend(now, "key", FIRST);
+        assert!(own.end_due(now + FIRST), "somebody else did it, and it starts anew");
+    }
+
+    #[test]
+    fn new_keys_end_no_longer_loan_and_the_end_of_a_longer_one_ends_theirs() {
+        let mut own = Own::new();
+        own.lend(at(0), "old", FIRST);
+        own.end_due(at(1));
+        own.lend(at(10), "old", FIRST);
+        own.lend(at(10), "new", FIRST);
+        assert!(own.end_due(at(11)));
+        assert!(own.contains(&"old") && !own.contains(&"new"));
+        own.lend(at(11), "newer", FIRST * 100);
+        assert!(own.end_due(at(12)));
+        assert!(!own.contains(&"old") && !own.contains(&"newer"));
+    }
+
+    #[test]
+    fn a_key_that_is_lent_for_ever_longer_never_overflows() {
+        let mut own = Own::new();
+        let mut now = at(0);
+        for _ in 0..100 {
+            own.lend(now, "key", Duration::MAX);
+            now = Timestamp::from_nanos(u64::MAX);
+            own.end_due(now);
+        }
+    }
+}
