@@ -5,7 +5,6 @@ mod common;
 
 use std::{
     collections::HashMap,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,43 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::server::EtcdServer;
+use common::{server::EtcdServer, watch::Watch};
 use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType};
-use futures_util::{Stream, StreamExt};
 use tokio::time::{sleep, timeout};
 use writerlease::store::{Entry, EtcdStore, Event, Expected, Store, StoreError, Version};
 
 /// Only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
 
-type Watch = Pin<Box<dyn Stream<Item = Result<Event, StoreError>> + Send>>;
-
 async fn connect(server: &EtcdServer) -> EtcdStore {
     EtcdStore::connect([server.endpoint()]).await.expect("a valid endpoint")
-}
-
-async fn next(watch: &mut Watch) -> Option<Result<Event, StoreError>> {
-    timeout(LONG, watch.next()).await.expect("the watch says something")
-}
-
-async fn event(watch: &mut Watch) -> Event {
-    next(watch).await.expect("the watch goes on").expect("the watch is not interrupted")
-}
-
-async fn listing(watch: &mut Watch) -> Vec<Entry> {
-    assert_eq!(event(watch).await, Event::Init);
-    entries(watch).await
-}
-
-async fn entries(watch: &mut Watch) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    loop {
-        match event(watch).await {
-            Event::InitEntry(entry) => entries.push(entry),
-            Event::InitDone => return entries,
-            other => panic!("{other:?} within a listing"),
-        }
-    }
 }
 
 /// What a write must answer when nothing is there to answer.
@@ -63,8 +35,8 @@ fn assert_unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>, since: 
 async fn a_watch_and_its_writers_go_on_after_the_server_was_killed() {
     let mut server = EtcdServer::start().await;
     let store = connect(&server).await.with_request_timeout(Duration::from_secs(1));
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    listing(&mut watch).await;
+    let mut watch = Watch::of(&store, "k/");
+    watch.listing().await;
 
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..4)
@@ -90,7 +62,7 @@ async fn a_watch_and_its_writers_go_on_after_the_server_was_killed() {
     // The history was kept, so the watch must go on without a listing and tell each acknowledged write.
     let (mut seen, mut interruptions, mut resumptions) = (Vec::new(), 0, 0);
     while !last.is_empty() {
-        match next(&mut watch).await {
+        match watch.next().await {
             Some(Ok(Event::Put(entry))) => {
                 if last.get(&*entry.key) == Some(&entry.version) {
                     last.remove(&*entry.key);
@@ -139,11 +111,11 @@ async fn a_watch_whose_history_was_compacted_lists_again() {
     let mut server = EtcdServer::start().await;
     let store = connect(&server).await;
     let gone = store.put("k/gone", "1".into(), Expected::Absent).await.unwrap();
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
 
     server.kill();
-    assert!(matches!(next(&mut watch).await, Some(Err(StoreError::Unavailable { .. }))));
+    watch.interrupted().await;
     server.restart().await;
     let mut client = Client::connect([server.endpoint()], None).await.unwrap();
     let other = EtcdStore::new(client.clone());
@@ -152,11 +124,11 @@ async fn a_watch_whose_history_was_compacted_lists_again() {
     let last = client.put("elsewhere", "", None).await.unwrap().header().unwrap().revision();
     client.compact(last, Some(CompactionOptions::new().with_physical())).await.unwrap();
 
-    assert_eq!(event(&mut watch).await, Event::Init);
-    let listed = entries(&mut watch).await;
+    assert_eq!(watch.event().await, Event::Init);
+    let listed = watch.entries().await;
     assert_eq!(listed, [Entry { key: "k/new".into(), value: "2".into(), version: new.clone() }]);
     other.delete("k/new", &new).await.unwrap();
-    assert!(matches!(event(&mut watch).await, Event::Delete { key, .. } if *key == *"k/new"));
+    assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/new"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,13 +138,13 @@ async fn a_watch_of_a_server_that_was_set_up_anew_lists_again() {
     for i in 0..10 {
         store.put(&format!("k/{i}"), "old".into(), Expected::Absent).await.unwrap();
     }
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 10);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 10);
     server.kill();
-    assert!(matches!(next(&mut watch).await, Some(Err(StoreError::Unavailable { .. }))));
+    watch.interrupted().await;
     server.forget();
     server.restart().await;
-    assert_eq!(listing(&mut watch).await, [], "its revisions began at 1 again");
+    assert_eq!(watch.listing().await, [], "its revisions began at 1 again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,8 +164,8 @@ async fn a_user_without_permission_is_denied() {
     let user = ConnectOptions::new().with_user("reader", "secret");
     let reader = EtcdStore::new(Client::connect([server.endpoint()], Some(user)).await.unwrap());
     assert!(matches!(reader.get("own/key").await, Ok(None)));
-    let mut watch: Watch = Box::pin(reader.watch("own/"));
-    assert_eq!(listing(&mut watch).await, []);
+    let mut watch = Watch::of(&reader, "own/");
+    assert_eq!(watch.listing().await, []);
 
     let nobody = connect(&server).await;
     for (store, key) in [(&reader, "foreign/key"), (&nobody, "own/key")] {
@@ -203,10 +175,10 @@ async fn a_user_without_permission_is_denied() {
         assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
         let delete = store.delete(key, &Version::ordered(1)).await;
         assert!(matches!(delete, Err(StoreError::Denied { .. })), "{delete:?}");
-        let mut watch: Watch = Box::pin(store.watch(key));
-        let item = next(&mut watch).await;
+        let mut watch = Watch::of(store, key);
+        let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{item:?}");
-        assert!(next(&mut watch).await.is_none(), "reconnecting cannot mend it");
+        assert!(watch.next().await.is_none(), "reconnecting cannot mend it");
     }
     // May read but not write.
     let put = reader.put("own/key", "value".into(), Expected::Absent).await;
@@ -224,11 +196,11 @@ async fn a_client_that_logs_in_again_survives_a_restart_of_the_server() {
 
     let options = ConnectOptions::new().with_user("root", "secret").with_auto_token_refresh(true);
     let store = EtcdStore::new(Client::connect([server.endpoint()], Some(options)).await.unwrap());
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await, []);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await, []);
     // It forgets the tokens that it gave out.
     server.restart().await;
-    assert!(matches!(next(&mut watch).await, Some(Err(StoreError::Unavailable { .. }))));
+    watch.interrupted().await;
 
     let version = timeout(LONG, async {
         loop {
@@ -243,7 +215,7 @@ async fn a_client_that_logs_in_again_survives_a_restart_of_the_server() {
     let entry = Entry { key: "k/key".into(), value: "value".into(), version };
     // Whether the watch resumes or lists again depends on who renewed the token first.
     loop {
-        match next(&mut watch).await {
+        match watch.next().await {
             Some(Ok(Event::Put(seen) | Event::InitEntry(seen))) => break assert_eq!(seen, entry),
             Some(Ok(Event::Init | Event::InitDone | Event::Resumed)) => {}
             other => panic!("{other:?}"),
@@ -264,10 +236,10 @@ async fn nobody_at_the_endpoint_is_unavailable_within_the_timeout() {
     let since = Instant::now();
     assert_unavailable(store.delete("key", &Version::ordered(1)).await, since, limit);
 
-    let mut watch: Watch = Box::pin(store.watch(""));
-    assert!(matches!(next(&mut watch).await, Some(Err(StoreError::Unavailable { .. }))));
+    let mut watch = Watch::of(&store, "");
+    watch.interrupted().await;
     server.restart().await;
-    assert_eq!(listing(&mut watch).await, [], "it was told once and then waited for the server");
+    assert_eq!(watch.listing().await, [], "it was told once and then waited for the server");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,8 +248,8 @@ async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
     let limit = Duration::from_secs(1);
     let store = connect(&server).await.with_request_timeout(limit);
     let version = store.put("key", "value".into(), Expected::Absent).await.unwrap();
-    let mut watch: Watch = Box::pin(store.watch(""));
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    let mut watch = Watch::of(&store, "");
+    assert_eq!(watch.listing().await.len(), 1);
 
     server.pause();
     let since = Instant::now();
@@ -287,7 +259,7 @@ async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
     let since = Instant::now();
     assert_unavailable(store.delete("key", &version).await, since, limit);
     // The connection is open and silent; the watch notices all the same.
-    assert!(matches!(next(&mut watch).await, Some(Err(StoreError::Unavailable { .. }))));
+    watch.interrupted().await;
 
     server.resume();
     let deadline = Instant::now() + LONG;
@@ -296,9 +268,9 @@ async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
     }
     let written =
         timeout(LONG, write_until(&store, "key", &AtomicBool::new(true))).await.expect("the store is back");
-    assert_eq!(event(&mut watch).await, Event::Resumed);
+    assert_eq!(watch.event().await, Event::Resumed);
     loop {
-        match event(&mut watch).await {
+        match watch.event().await {
             Event::Put(entry) if entry.version == written[0].1 => break,
             // What was sent to the stopped server may have landed.
             Event::Put(_) | Event::Delete { .. } => {}

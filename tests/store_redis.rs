@@ -3,23 +3,18 @@
 
 mod common;
 
-use std::{
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use common::{
     proxy::Proxy,
     server::{RedisCluster, RedisServer},
+    watch::Watch,
 };
-use futures_util::{Stream, StreamExt};
 use tokio::time::{sleep, timeout};
 use writerlease::store::{Entry, Event, Expected, RedisStore, Store, StoreError, Version};
 
 /// Only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
-
-type Watch = Pin<Box<dyn Stream<Item = Result<Event, StoreError>> + Send>>;
 
 fn connect(server: &RedisServer) -> RedisStore {
     RedisStore::new(server.endpoint()).expect("a valid URL").with_request_timeout(Duration::from_secs(1))
@@ -28,31 +23,6 @@ fn connect(server: &RedisServer) -> RedisStore {
 fn through(proxy: &Proxy) -> RedisStore {
     let store = RedisStore::new(format!("redis://{}", proxy.address())).expect("a valid URL");
     store.with_request_timeout(Duration::from_millis(300))
-}
-
-async fn next(watch: &mut Watch) -> Option<Result<Event, StoreError>> {
-    timeout(LONG, watch.next()).await.expect("the watch says something")
-}
-
-async fn event(watch: &mut Watch) -> Event {
-    next(watch).await.expect("the watch goes on").expect("the watch is not interrupted")
-}
-
-async fn listing(watch: &mut Watch) -> Vec<Entry> {
-    assert_eq!(event(watch).await, Event::Init);
-    let mut entries = Vec::new();
-    loop {
-        match event(watch).await {
-            Event::InitEntry(entry) => entries.push(entry),
-            Event::InitDone => return entries,
-            other => panic!("{other:?} within a listing"),
-        }
-    }
-}
-
-async fn interrupted(watch: &mut Watch) {
-    let item = next(watch).await;
-    assert!(matches!(item, Some(Err(StoreError::Unavailable { .. }))), "{item:?}");
 }
 
 async fn create(store: &RedisStore, key: &str) -> Version {
@@ -64,11 +34,11 @@ async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
     let mut server = RedisServer::start().await;
     let store = connect(&server);
     let first = create(&store, "k/1").await;
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
 
     server.kill();
-    interrupted(&mut watch).await;
+    watch.interrupted().await;
     for _ in 0..2 {
         let put = store.put("k/1", "late".into(), Expected::Version(first.clone())).await;
         assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
@@ -76,23 +46,23 @@ async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
     server.restart().await;
     let second = store.put("k/1", "2".into(), Expected::Version(first)).await.expect("the first call works");
     assert_eq!(
-        listing(&mut watch).await,
+        watch.listing().await,
         [Entry { key: "k/1".into(), value: "2".into(), version: second.clone() }]
     );
     store.delete("k/1", &second).await.unwrap();
-    assert!(matches!(event(&mut watch).await, Event::Delete { key, .. } if *key == *"k/1"));
+    assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_tracks_again_after_its_connection_was_killed() {
     let server = RedisServer::start().await;
     let store = connect(&server);
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    listing(&mut watch).await;
+    let mut watch = Watch::of(&store, "k/");
+    watch.listing().await;
     for round in 0..3 {
         server.ask("CLIENT KILL TYPE normal").await;
-        interrupted(&mut watch).await;
-        assert_eq!(listing(&mut watch).await.len(), round);
+        watch.interrupted().await;
+        assert_eq!(watch.listing().await.len(), round);
         let key = format!("k/{round}");
         // The store's own connection was killed, too.
         let version = loop {
@@ -103,7 +73,7 @@ async fn a_watch_tracks_again_after_its_connection_was_killed() {
             }
         };
         let entry = Entry { key: key.into(), value: "value".into(), version };
-        assert_eq!(event(&mut watch).await, Event::Put(entry));
+        assert_eq!(watch.event().await, Event::Put(entry));
     }
 }
 
@@ -113,17 +83,17 @@ async fn a_half_open_connection_is_noticed_and_replaced() {
     let proxy = Proxy::start(server.address()).await;
     let (store, direct) = (through(&proxy), connect(&server));
     let version = create(&store, "k/1").await;
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
 
     proxy.half_open();
     let put = store.put("k/1", "late".into(), Expected::Version(version.clone())).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     assert_eq!(store.get("k/1").await.expect("a new connection").map(|entry| entry.version), Some(version));
-    interrupted(&mut watch).await;
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    watch.interrupted().await;
+    assert_eq!(watch.listing().await.len(), 1);
     create(&direct, "k/2").await;
-    assert!(matches!(event(&mut watch).await, Event::Put(entry) if *entry.key == *"k/2"));
+    assert!(matches!(watch.event().await, Event::Put(entry) if *entry.key == *"k/2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,13 +101,13 @@ async fn flushing_the_database_is_told_as_a_fresh_listing_and_stale_writers_stil
     let server = RedisServer::start().await;
     let store = connect(&server);
     let stale = create(&store, "k/1").await;
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
     server.ask("FLUSHALL").await;
-    assert_eq!(listing(&mut watch).await, []);
+    assert_eq!(watch.listing().await, []);
     let current = create(&store, "k/1").await;
     assert!(current.sequence() > stale.sequence());
-    assert!(matches!(event(&mut watch).await, Event::Put(entry) if entry.version == current));
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == current));
     let late = store.put("k/1", "late".into(), Expected::Version(stale)).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
 }
@@ -161,23 +131,23 @@ async fn what_other_programs_do_to_our_keys_is_told() {
     let store = connect(&server);
     let version = create(&store, "k/1").await;
     create(&store, "k/2").await;
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 2);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 2);
 
     server.ask("HSET k/1 value theirs version mine-1").await;
-    let Event::Put(entry) = event(&mut watch).await else { panic!("no put") };
+    let Event::Put(entry) = watch.event().await else { panic!("no put") };
     assert_eq!((&entry.value[..], entry.version.token()), (&b"theirs"[..], &b"mine-1"[..]));
     let late = store.put("k/1", "late".into(), Expected::Version(version)).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
     let ours = store.put("k/1", "ours".into(), Expected::Version(entry.version)).await.unwrap();
-    assert!(matches!(event(&mut watch).await, Event::Put(entry) if entry.version == ours));
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == ours));
 
     server.ask("DEL k/1").await;
-    let Event::Delete { version, .. } = event(&mut watch).await else { panic!("no delete") };
+    let Event::Delete { version, .. } = watch.event().await else { panic!("no delete") };
     assert!(version.sequence() > ours.sequence());
     server.ask("PEXPIRE k/2 1").await;
     // The expiry is a change of the key, which is still there, and then it is gone.
-    assert!(matches!(event(&mut watch).await, Event::Delete { key, .. } if *key == *"k/2"));
+    assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,8 +156,8 @@ async fn keys_of_other_programs_are_left_alone() {
     let store = connect(&server);
     server.ask("SET k/text theirs").await;
     server.ask("HSET k/hash field theirs").await;
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await, []);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await, []);
     server.ask("SET k/text newer").await;
     for key in ["k/text", "k/hash"] {
         let put = store.put(key, "ours".into(), Expected::Absent).await;
@@ -197,7 +167,7 @@ async fn keys_of_other_programs_are_left_alone() {
     assert!(matches!(get, Err(StoreError::Invalid { .. })), "{get:?}");
     assert!(server.ask("GET k/text").await.contains("newer"));
     let ours = create(&store, "k/ours").await;
-    assert!(matches!(event(&mut watch).await, Event::Put(entry) if entry.version == ours));
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == ours));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,10 +180,10 @@ async fn a_wrong_password_or_a_missing_permission_is_denied() {
         let store = RedisStore::new(url.as_str()).unwrap();
         let get = store.get("k/1").await;
         assert!(matches!(get, Err(StoreError::Denied { .. })), "{url}: {get:?}");
-        let mut watch: Watch = Box::pin(store.watch("k/"));
-        let item = next(&mut watch).await;
+        let mut watch = Watch::of(&store, "k/");
+        let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{url}: {item:?}");
-        assert!(next(&mut watch).await.is_none(), "reconnecting cannot mend it");
+        assert!(watch.next().await.is_none(), "reconnecting cannot mend it");
     }
     let reader = RedisStore::new(format!("redis://reader:secret@{address}")).unwrap();
     assert!(matches!(reader.get("k/1").await, Ok(None)));
@@ -244,13 +214,13 @@ async fn a_cluster_whose_node_was_killed_works_on_when_it_is_back() {
     for key in &keys {
         create(&store, key).await;
     }
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), keys.len());
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), keys.len());
     cluster.nodes[0].kill();
-    interrupted(&mut watch).await;
+    watch.interrupted().await;
     cluster.nodes[0].restart().await;
     cluster.complete().await;
-    assert_eq!(listing(&mut watch).await.len(), keys.len());
+    assert_eq!(watch.listing().await.len(), keys.len());
     for key in &keys {
         let written = timeout(LONG, async {
             loop {
@@ -267,7 +237,7 @@ async fn a_cluster_whose_node_was_killed_works_on_when_it_is_back() {
             }
         });
         let version = written.await.expect("the cluster is back");
-        let told = event(&mut watch).await;
+        let told = watch.event().await;
         assert!(matches!(&told, Event::Put(entry) if entry.version == version), "{told:?}");
     }
 }
@@ -307,8 +277,8 @@ async fn what_is_dropped_leaves_neither_connections_nor_tasks_behind() {
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = (server.connections().await, metrics.num_alive_tasks());
     let store = connect(&server);
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    listing(&mut watch).await;
+    let mut watch = Watch::of(&store, "k/");
+    watch.listing().await;
     create(&store, "k/1").await;
     assert_eq!(server.connections().await, before.0 + 2);
     drop((watch, store));

@@ -3,14 +3,10 @@
 
 mod common;
 
-use std::{
-    pin::Pin,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use common::{proxy::Proxy, server::ZookeeperServer};
-use futures_util::{Stream, StreamExt};
-use tokio::time::{sleep, timeout};
+use common::{proxy::Proxy, server::ZookeeperServer, watch::Watch};
+use tokio::time::sleep;
 use writerlease::store::{
     Entry, Event, Expected, Store, StoreError, Version, ZookeeperAccess, ZookeeperStore,
 };
@@ -20,8 +16,6 @@ use zookeeper_client::{Acls, Client, CreateMode};
 const LONG: Duration = Duration::from_secs(20);
 const BASE: &str = "/tests/store";
 
-type Watch = Pin<Box<dyn Stream<Item = Result<Event, StoreError>> + Send>>;
-
 fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperStore {
     let store = ZookeeperStore::new(&server.endpoint(), BASE, access).expect("a valid address");
     store.with_session_timeout(Duration::from_secs(2)).with_request_timeout(Duration::from_secs(2))
@@ -29,31 +23,6 @@ fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperSt
 
 fn connect(server: &ZookeeperServer) -> ZookeeperStore {
     with_access(server, ZookeeperAccess::open())
-}
-
-async fn next(watch: &mut Watch) -> Option<Result<Event, StoreError>> {
-    timeout(LONG, watch.next()).await.expect("the watch says something")
-}
-
-async fn event(watch: &mut Watch) -> Event {
-    next(watch).await.expect("the watch goes on").expect("the watch is not interrupted")
-}
-
-async fn listing(watch: &mut Watch) -> Vec<Entry> {
-    assert_eq!(event(watch).await, Event::Init);
-    let mut entries = Vec::new();
-    loop {
-        match event(watch).await {
-            Event::InitEntry(entry) => entries.push(entry),
-            Event::InitDone => return entries,
-            other => panic!("{other:?} within a listing"),
-        }
-    }
-}
-
-async fn interrupted(watch: &mut Watch) {
-    let item = next(watch).await;
-    assert!(matches!(item, Some(Err(StoreError::Unavailable { .. }))), "{item:?}");
 }
 
 async fn create(store: &ZookeeperStore, key: &str) -> Version {
@@ -119,12 +88,12 @@ async fn a_session_that_expired_while_the_connection_was_dead_is_replaced() {
         store.with_session_timeout(Duration::from_secs(1)).with_request_timeout(Duration::from_millis(500));
     let direct = connect(&server);
     let version = create(&store, "k/1").await;
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
     let before = server.sessions().await;
 
     proxy.stall();
-    interrupted(&mut watch).await;
+    watch.interrupted().await;
     let put = update(&store, "k/1", &version).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     let deadline = Instant::now() + LONG;
@@ -134,10 +103,10 @@ async fn a_session_that_expired_while_the_connection_was_dead_is_replaced() {
     }
     create(&direct, "k/2").await;
     proxy.heal();
-    assert_eq!(listing(&mut watch).await.len(), 2, "in a new session");
+    assert_eq!(watch.listing().await.len(), 2, "in a new session");
     create(&direct, "k/3").await;
     loop {
-        match event(&mut watch).await {
+        match watch.event().await {
             Event::Put(entry) if *entry.key == *"k/3" => break,
             // The write without an answer may have landed.
             Event::Put(entry) if *entry.key == *"k/1" => {}
@@ -153,14 +122,14 @@ async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
     let mut server = ZookeeperServer::start().await;
     let store = connect(&server);
     let first = create(&store, "k/1").await;
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
     server.restart().await;
-    interrupted(&mut watch).await;
-    assert_eq!(listing(&mut watch).await.len(), 1);
+    watch.interrupted().await;
+    assert_eq!(watch.listing().await.len(), 1);
     let second = update(&store, "k/1", &first).await.expect("the session goes on");
     let entry = Entry { key: "k/1".into(), value: "newer".into(), version: second };
-    assert_eq!(event(&mut watch).await, Event::Put(entry));
+    assert_eq!(watch.event().await, Event::Put(entry));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,10 +151,10 @@ async fn only_the_user_who_created_it_has_access_unless_it_is_open() {
         assert!(matches!(put, Err(StoreError::Denied { .. })), "{access:?}: {put:?}");
         let put = update(&other, "k/1", &version).await;
         assert!(matches!(put, Err(StoreError::Denied { .. } | StoreError::Conflict { .. })), "{put:?}");
-        let mut watch: Watch = Box::pin(other.watch("k/"));
-        let item = next(&mut watch).await;
+        let mut watch = Watch::of(&other, "k/");
+        let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{access:?}: {item:?}");
-        assert!(next(&mut watch).await.is_none(), "reconnecting cannot mend it");
+        assert!(watch.next().await.is_none(), "reconnecting cannot mend it");
     }
     assert_eq!(owner.get("k/1").await.unwrap().expect("it exists").value, "newer");
 }
@@ -198,17 +167,17 @@ async fn create_refused(store: &ZookeeperStore, key: &str) -> Result<Version, St
 async fn keys_that_no_node_could_be_named_after_are_kept_and_told() {
     let server = ZookeeperServer::start().await;
     let store = connect(&server);
-    let mut watch: Watch = Box::pin(store.watch(""));
-    assert_eq!(listing(&mut watch).await, []);
+    let mut watch = Watch::of(&store, "");
+    assert_eq!(watch.listing().await, []);
     let keys = ["/", "a/b", "//", ".", "..", "a/../b", "%", "%2F", "%deletions", "\u{0}\u{1}", "ä€😀", " "];
     for key in keys {
         let version = create(&store, key).await;
         let entry = Entry { key: key.into(), value: "value".into(), version };
         assert_eq!(store.get(key).await.unwrap().as_ref(), Some(&entry), "{key:?}");
-        assert_eq!(event(&mut watch).await, Event::Put(entry), "{key:?}");
+        assert_eq!(watch.event().await, Event::Put(entry), "{key:?}");
     }
-    let mut again: Watch = Box::pin(connect(&server).watch(""));
-    assert_eq!(listing(&mut again).await.len(), keys.len());
+    let mut again = Watch::of(&connect(&server), "");
+    assert_eq!(again.listing().await.len(), keys.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,13 +189,13 @@ async fn nodes_of_others_are_left_alone() {
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
     client.create(&format!("{BASE}/%theirs"), b"", &options).await.unwrap();
     client.create(&format!("{BASE}/ours/child"), b"", &options).await.unwrap();
-    let mut watch: Watch = Box::pin(store.watch(""));
-    let listed = listing(&mut watch).await;
+    let mut watch = Watch::of(&store, "");
+    let listed = watch.listing().await;
     assert_eq!(listed.iter().map(|entry| &*entry.key).collect::<Vec<_>>(), ["ours"]);
     client.set_data(&format!("{BASE}/%theirs"), b"newer", None).await.unwrap();
     client.set_data(&format!("{BASE}/ours/child"), b"newer", None).await.unwrap();
     create(&store, "next").await;
-    assert!(matches!(event(&mut watch).await, Event::Put(entry) if *entry.key == *"next"));
+    assert!(matches!(watch.event().await, Event::Put(entry) if *entry.key == *"next"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,8 +231,8 @@ async fn what_is_dropped_leaves_neither_sessions_nor_tasks_behind() {
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = (server.sessions().await, metrics.num_alive_tasks());
     let store = connect(&server);
-    let mut watch: Watch = Box::pin(store.watch("k/"));
-    listing(&mut watch).await;
+    let mut watch = Watch::of(&store, "k/");
+    watch.listing().await;
     create(&store, "k/1").await;
     assert_eq!(server.sessions().await, before.0 + 1, "watch and calls share one");
     drop((watch, store));
