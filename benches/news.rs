@@ -33,7 +33,7 @@ async fn measure<S: Store>(engine: &str, writer: S, reader: S, mut notices: Unbo
         let ensured =
             guard.ensure("key", move |current| (current != Some(want.as_bytes())).then(|| want.clone()));
         let begin = Instant::now();
-        let version = writer.put("news/key", value.into(), expected).await.expect("nobody else writes");
+        let version = writer.put("news/key", value.into(), expected, None).await.expect("nobody else writes");
         let ending = ensured.await;
         let end = Instant::now();
         assert!(matches!(ending, Ending::ByOther), "{ending:?}");

@@ -10,6 +10,8 @@
 mod config;
 #[cfg(feature = "tokio")]
 mod driver;
+#[cfg(feature = "tokio")]
+pub mod election;
 pub mod engine;
 mod error;
 #[cfg(feature = "tokio")]

@@ -10,11 +10,11 @@ use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
 
 use crate::driver;
 
-/// The pauses of something that reconnects for ever: exponential, jittered, capped.
+/// Something that reconnects for ever, and its pauses.
 #[derive(Debug)]
 pub(crate) struct Reconnect {
     what: String,
-    backoff: ExponentialBackoff<TokioClock>,
+    pauses: Pauses,
     interrupted: bool,
     /// Since when the connection works, or worked before it was interrupted.
     connected: Option<Instant>,
@@ -23,24 +23,8 @@ pub(crate) struct Reconnect {
 impl Reconnect {
     /// `what` names the connection in the log.
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        let clock = TokioClock;
-        Self {
-            what: what.into(),
-            backoff: ExponentialBackoff {
-                current_interval: FIRST,
-                initial_interval: FIRST,
-                randomization_factor: JITTER,
-                multiplier: 2.0,
-                // The jitter comes on top; cutting it off at the cap instead would bring half of all clients back at
-                // the same instant, after just the outages that are long.
-                max_interval: LONGEST.div_f64(1.0 + JITTER),
-                start_time: clock.now(),
-                max_elapsed_time: None,
-                clock,
-            },
-            interrupted: false,
-            connected: None,
-        }
+        let pauses = Pauses::new(FIRST, LONGEST);
+        Self { what: what.into(), pauses, interrupted: false, connected: None }
     }
 
     /// How long to wait before the next try. Logs the cause, once per interruption.
@@ -51,10 +35,9 @@ impl Reconnect {
         }
         // What is cut off each time soon after it began must not be retried in haste.
         if self.connected.take().is_some_and(|since| driver::now() - since >= LONGEST) {
-            self.backoff.reset();
+            self.pauses.reset();
         }
-        // `None` would mean to give up, which it doesn't without a `max_elapsed_time`.
-        self.backoff.next_backoff().unwrap_or(LONGEST)
+        self.pauses.next()
     }
 
     /// The connection works. Once it has done so for a while, the next interruption starts from the shortest pause again.
@@ -66,6 +49,40 @@ impl Reconnect {
             self.interrupted = false;
             tracing::info!(connection = %self.what, "reconnected");
         }
+    }
+}
+
+/// Pauses that grow without an end to the tries: exponential, jittered, capped.
+#[derive(Debug)]
+pub(crate) struct Pauses(ExponentialBackoff<TokioClock>);
+
+impl Pauses {
+    /// The first pause before jitter, and the longest after it.
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        let clock = TokioClock;
+        // The jitter comes on top of the last interval; cutting it off at the cap instead would bring half of all clients
+        // back at the same instant, after just the outages that are long.
+        let max_interval = longest.div_f64(1.0 + JITTER);
+        let first = first.min(max_interval);
+        Self(ExponentialBackoff {
+            current_interval: first,
+            initial_interval: first,
+            randomization_factor: JITTER,
+            multiplier: 2.0,
+            max_interval,
+            start_time: clock.now(),
+            max_elapsed_time: None,
+            clock,
+        })
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        // `None` would mean to give up, which it doesn't without a `max_elapsed_time`.
+        self.0.next_backoff().unwrap_or(self.0.max_interval)
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.0.reset();
     }
 }
 

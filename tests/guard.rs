@@ -19,7 +19,7 @@ use writerlease::{
     Ended, Ending, Ensured, Feed, Guard, Notice, WriterLease,
     engine::Role,
     lab::{Fault, Network, Remote},
-    store::{Entry, Event, Expected, MemoryStore, Store, StoreError, Version},
+    store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -90,7 +90,7 @@ async fn put(store: &MemoryStore, key: &str, value: &'static str) -> Version {
         Some(entry) => Expected::Version(entry.version),
         None => Expected::Absent,
     };
-    store.put(key, value.into(), expected).await.unwrap()
+    store.put(key, value.into(), expected, None).await.unwrap()
 }
 
 async fn text(store: &MemoryStore, key: &str) -> String {
@@ -347,7 +347,7 @@ async fn a_deletion_that_leaves_the_object_wrong_leaves_the_work() {
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
     let ensured = replica.guard.ensure("key", want("other"));
-    store.delete(KEY, &version).await.unwrap();
+    store.delete(KEY, &version, None).await.unwrap();
     sleep(10 * MS).await;
     assert_eq!(replica.guard.lease().len(), 1);
     put(&store, KEY, "other").await;
@@ -462,7 +462,7 @@ async fn after_a_read_that_found_no_object_a_late_event_of_its_past_clears_no_ne
     let network = Network { write: 30 * SECOND, watch: 3 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     let past = put(&store, KEY, "value").await; // as we will want it
-    store.delete(KEY, &past).await.unwrap();
+    store.delete(KEY, &past, None).await.unwrap();
     let ensured = replica.guard.ensure("key", want("value"));
     while replica.remote.tally().attempted == 0 {
         sleep(MS).await; // it read that there is no object
@@ -843,7 +843,13 @@ impl Store for Scripted {
         Ok(entry.map(|entry| Entry { version: Version::opaque(format!("{:?}", entry.version)), ..entry }))
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         if value.len() > 16 {
             return Err(StoreError::TooLarge { reason: "over 16 bytes".into(), source: None });
         }
@@ -859,11 +865,11 @@ impl Store for Scripted {
             }
             _ => return Err(StoreError::Conflict { current: writerlease::store::Current::Unknown }),
         };
-        let written = self.store.put(key, value, real).await?;
+        let written = self.store.put(key, value, real, fence).await?;
         Ok(Version::opaque(format!("{written:?}")))
     }
 
-    async fn delete(&self, key: &str, _: &Version) -> Result<(), StoreError> {
+    async fn delete(&self, key: &str, _: &Version, _: Option<&Fence>) -> Result<(), StoreError> {
         panic!("nobody deletes {key}")
     }
 

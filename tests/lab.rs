@@ -5,7 +5,7 @@ use std::{ops::Range, time::Duration};
 use futures_util::StreamExt;
 use writerlease::{
     lab::{LabError, Network, Pace, Scenario, Strategy, Value},
-    store::{Entry, Event, Expected, MemoryStore, Store, StoreError, Version},
+    store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
 };
 
 fn ms(ms: u64) -> Duration {
@@ -92,7 +92,7 @@ async fn steady_rounds_start_at_their_time_and_want_some_keys() {
 #[tokio::test(start_paused = true)]
 async fn a_key_that_somebody_else_has_there_is_left_alone() {
     let store = MemoryStore::new();
-    store.put("lab/theirs", "value".into(), Expected::Absent).await.unwrap();
+    store.put("lab/theirs", "value".into(), Expected::Absent, None).await.unwrap();
     let error = small().run(store.clone()).await.unwrap_err();
     assert!(matches!(&error, LabError::InUse { key } if key == "lab/theirs"), "{error}");
     assert_eq!(entries(&store).await.len(), 1);
@@ -157,15 +157,21 @@ impl Store for Forgetful {
         ))
     }
 
-    async fn put(&self, key: &str, value: bytes::Bytes, expected: Expected) -> Result<Version, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: bytes::Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         if key.ends_with("00007") && self.1.is_none() {
             return Ok(Version::ordered(u64::MAX));
         }
-        self.0.put(key, value, expected).await
+        self.0.put(key, value, expected, fence).await
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.0.delete(key, expected).await
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.0.delete(key, expected, fence).await
     }
 
     fn watch(

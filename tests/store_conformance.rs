@@ -19,7 +19,7 @@ impl Harness for Memory {
 
     async fn gap(&self) {
         for i in 0..1025 {
-            self.0.put(&format!("gap/{i}"), "".into(), Expected::Absent).await.expect("the key is new");
+            self.0.put(&format!("gap/{i}"), "".into(), Expected::Absent, None).await.expect("the key is new");
         }
     }
 }

@@ -95,7 +95,7 @@ async fn write_until(store: &EtcdStore, key: &str, stop: &AtomicBool) -> Vec<(St
                 Err(StoreError::Unavailable { .. }) => continue,
                 Err(error) => panic!("{error:?}"),
             };
-            match store.put(key, "value".into(), expected).await {
+            match store.put(key, "value".into(), expected, None).await {
                 Ok(version) => break acknowledged.push((key.to_owned(), version)),
                 Err(StoreError::Unavailable { .. } | StoreError::Conflict { .. }) => {}
                 Err(error) => panic!("{error:?}"),
@@ -110,7 +110,7 @@ async fn write_until(store: &EtcdStore, key: &str, stop: &AtomicBool) -> Vec<(St
 async fn a_watch_whose_history_was_compacted_lists_again() {
     let mut server = EtcdServer::start().await;
     let store = connect(&server).await;
-    let gone = store.put("k/gone", "1".into(), Expected::Absent).await.unwrap();
+    let gone = store.put("k/gone", "1".into(), Expected::Absent, None).await.unwrap();
     let mut watch = Watch::of(&store, "k/");
     assert_eq!(watch.listing().await.len(), 1);
 
@@ -119,15 +119,15 @@ async fn a_watch_whose_history_was_compacted_lists_again() {
     server.restart().await;
     let mut client = Client::connect([server.endpoint()], None).await.unwrap();
     let other = EtcdStore::new(client.clone());
-    other.delete("k/gone", &gone).await.unwrap();
-    let new = other.put("k/new", "2".into(), Expected::Absent).await.unwrap();
+    other.delete("k/gone", &gone, None).await.unwrap();
+    let new = other.put("k/new", "2".into(), Expected::Absent, None).await.unwrap();
     let last = client.put("elsewhere", "", None).await.unwrap().header().unwrap().revision();
     client.compact(last, Some(CompactionOptions::new().with_physical())).await.unwrap();
 
     assert_eq!(watch.event().await, Event::Init);
     let listed = watch.entries().await;
     assert_eq!(listed, [Entry { key: "k/new".into(), value: "2".into(), version: new.clone() }]);
-    other.delete("k/new", &new).await.unwrap();
+    other.delete("k/new", &new, None).await.unwrap();
     assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/new"));
 }
 
@@ -136,7 +136,7 @@ async fn a_watch_of_a_server_that_was_set_up_anew_lists_again() {
     let mut server = EtcdServer::start().await;
     let store = connect(&server).await;
     for i in 0..10 {
-        store.put(&format!("k/{i}"), "old".into(), Expected::Absent).await.unwrap();
+        store.put(&format!("k/{i}"), "old".into(), Expected::Absent, None).await.unwrap();
     }
     let mut watch = Watch::of(&store, "k/");
     assert_eq!(watch.listing().await.len(), 10);
@@ -171,9 +171,9 @@ async fn a_user_without_permission_is_denied() {
     for (store, key) in [(&reader, "foreign/key"), (&nobody, "own/key")] {
         let get = store.get(key).await;
         assert!(matches!(get, Err(StoreError::Denied { .. })), "{get:?}");
-        let put = store.put(key, "value".into(), Expected::Absent).await;
+        let put = store.put(key, "value".into(), Expected::Absent, None).await;
         assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
-        let delete = store.delete(key, &Version::ordered(1)).await;
+        let delete = store.delete(key, &Version::ordered(1), None).await;
         assert!(matches!(delete, Err(StoreError::Denied { .. })), "{delete:?}");
         let mut watch = Watch::of(store, key);
         let item = watch.next().await;
@@ -181,7 +181,7 @@ async fn a_user_without_permission_is_denied() {
         assert!(watch.next().await.is_none(), "reconnecting cannot mend it");
     }
     // May read but not write.
-    let put = reader.put("own/key", "value".into(), Expected::Absent).await;
+    let put = reader.put("own/key", "value".into(), Expected::Absent, None).await;
     assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
 }
 
@@ -204,7 +204,7 @@ async fn a_client_that_logs_in_again_survives_a_restart_of_the_server() {
 
     let version = timeout(LONG, async {
         loop {
-            match store.put("k/key", "value".into(), Expected::Absent).await {
+            match store.put("k/key", "value".into(), Expected::Absent, None).await {
                 Ok(version) => break version,
                 Err(StoreError::Unavailable { .. }) => sleep(Duration::from_millis(50)).await,
                 Err(error) => panic!("{error:?}"),
@@ -232,9 +232,9 @@ async fn nobody_at_the_endpoint_is_unavailable_within_the_timeout() {
     let since = Instant::now();
     assert_unavailable(store.get("key").await, since, limit);
     let since = Instant::now();
-    assert_unavailable(store.put("key", "value".into(), Expected::Absent).await, since, limit);
+    assert_unavailable(store.put("key", "value".into(), Expected::Absent, None).await, since, limit);
     let since = Instant::now();
-    assert_unavailable(store.delete("key", &Version::ordered(1)).await, since, limit);
+    assert_unavailable(store.delete("key", &Version::ordered(1), None).await, since, limit);
 
     let mut watch = Watch::of(&store, "");
     watch.interrupted().await;
@@ -247,7 +247,7 @@ async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
     let server = EtcdServer::start().await;
     let limit = Duration::from_secs(1);
     let store = connect(&server).await.with_request_timeout(limit);
-    let version = store.put("key", "value".into(), Expected::Absent).await.unwrap();
+    let version = store.put("key", "value".into(), Expected::Absent, None).await.unwrap();
     let mut watch = Watch::of(&store, "");
     assert_eq!(watch.listing().await.len(), 1);
 
@@ -255,9 +255,13 @@ async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
     let since = Instant::now();
     assert_unavailable(store.get("key").await, since, limit);
     let since = Instant::now();
-    assert_unavailable(store.put("key", "1".into(), Expected::Version(version.clone())).await, since, limit);
+    assert_unavailable(
+        store.put("key", "1".into(), Expected::Version(version.clone()), None).await,
+        since,
+        limit,
+    );
     let since = Instant::now();
-    assert_unavailable(store.delete("key", &version).await, since, limit);
+    assert_unavailable(store.delete("key", &version, None).await, since, limit);
     // The connection is open and silent; the watch notices all the same.
     watch.interrupted().await;
 

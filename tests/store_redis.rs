@@ -26,7 +26,7 @@ fn through(proxy: &Proxy) -> RedisStore {
 }
 
 async fn create(store: &RedisStore, key: &str) -> Version {
-    store.put(key, "value".into(), Expected::Absent).await.expect("the key is new")
+    store.put(key, "value".into(), Expected::Absent, None).await.expect("the key is new")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,16 +40,17 @@ async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
     server.kill();
     watch.interrupted().await;
     for _ in 0..2 {
-        let put = store.put("k/1", "late".into(), Expected::Version(first.clone())).await;
+        let put = store.put("k/1", "late".into(), Expected::Version(first.clone()), None).await;
         assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     }
     server.restart().await;
-    let second = store.put("k/1", "2".into(), Expected::Version(first)).await.expect("the first call works");
+    let second =
+        store.put("k/1", "2".into(), Expected::Version(first), None).await.expect("the first call works");
     assert_eq!(
         watch.listing().await,
         [Entry { key: "k/1".into(), value: "2".into(), version: second.clone() }]
     );
-    store.delete("k/1", &second).await.unwrap();
+    store.delete("k/1", &second, None).await.unwrap();
     assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/1"));
 }
 
@@ -66,7 +67,7 @@ async fn a_watch_tracks_again_after_its_connection_was_killed() {
         let key = format!("k/{round}");
         // The store's own connection was killed, too.
         let version = loop {
-            match store.put(&key, "value".into(), Expected::Absent).await {
+            match store.put(&key, "value".into(), Expected::Absent, None).await {
                 Ok(version) => break version,
                 Err(StoreError::Unavailable { .. }) => {}
                 Err(error) => panic!("{error:?}"),
@@ -87,7 +88,7 @@ async fn a_half_open_connection_is_noticed_and_replaced() {
     assert_eq!(watch.listing().await.len(), 1);
 
     proxy.half_open();
-    let put = store.put("k/1", "late".into(), Expected::Version(version.clone())).await;
+    let put = store.put("k/1", "late".into(), Expected::Version(version.clone()), None).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     assert_eq!(store.get("k/1").await.expect("a new connection").map(|entry| entry.version), Some(version));
     watch.interrupted().await;
@@ -108,7 +109,7 @@ async fn flushing_the_database_is_told_as_a_fresh_listing_and_stale_writers_stil
     let current = create(&store, "k/1").await;
     assert!(current.sequence() > stale.sequence());
     assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == current));
-    let late = store.put("k/1", "late".into(), Expected::Version(stale)).await;
+    let late = store.put("k/1", "late".into(), Expected::Version(stale), None).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
 }
 
@@ -121,7 +122,7 @@ async fn a_server_that_lost_its_data_gives_no_version_twice() {
     server.restart().await;
     let current = create(&connect(&server), "k/1").await;
     assert_ne!(current, stale);
-    let late = connect(&server).put("k/1", "late".into(), Expected::Version(stale)).await;
+    let late = connect(&server).put("k/1", "late".into(), Expected::Version(stale), None).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
 }
 
@@ -137,9 +138,9 @@ async fn what_other_programs_do_to_our_keys_is_told() {
     server.ask("HSET k/1 value theirs version mine-1").await;
     let Event::Put(entry) = watch.event().await else { panic!("no put") };
     assert_eq!((&entry.value[..], entry.version.token()), (&b"theirs"[..], &b"mine-1"[..]));
-    let late = store.put("k/1", "late".into(), Expected::Version(version)).await;
+    let late = store.put("k/1", "late".into(), Expected::Version(version), None).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
-    let ours = store.put("k/1", "ours".into(), Expected::Version(entry.version)).await.unwrap();
+    let ours = store.put("k/1", "ours".into(), Expected::Version(entry.version), None).await.unwrap();
     assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == ours));
 
     server.ask("DEL k/1").await;
@@ -160,7 +161,7 @@ async fn keys_of_other_programs_are_left_alone() {
     assert_eq!(watch.listing().await, []);
     server.ask("SET k/text newer").await;
     for key in ["k/text", "k/hash"] {
-        let put = store.put(key, "ours".into(), Expected::Absent).await;
+        let put = store.put(key, "ours".into(), Expected::Absent, None).await;
         assert!(matches!(put, Err(StoreError::Invalid { .. })), "{put:?}");
     }
     let get = store.get("k/text").await;
@@ -187,7 +188,7 @@ async fn a_wrong_password_or_a_missing_permission_is_denied() {
     }
     let reader = RedisStore::new(format!("redis://reader:secret@{address}")).unwrap();
     assert!(matches!(reader.get("k/1").await, Ok(None)));
-    let put = reader.put("k/1", "value".into(), Expected::Absent).await;
+    let put = reader.put("k/1", "value".into(), Expected::Absent, None).await;
     assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
     let owner = RedisStore::new(format!("redis://:secret@{address}")).unwrap();
     create(&owner, "k/1").await;
@@ -197,12 +198,15 @@ async fn a_wrong_password_or_a_missing_permission_is_denied() {
 async fn a_write_that_too_few_replicas_have_is_unknown() {
     let server = RedisServer::start().await;
     let store = connect(&server).with_replicas(1);
-    let put = store.put("key", "value".into(), Expected::Absent).await;
+    let put = store.put("key", "value".into(), Expected::Absent, None).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     let entry = store.get("key").await.unwrap().expect("it landed all the same");
 
     let _replica = RedisServer::start_replica_of(&server).await;
-    store.put("key", "newer".into(), Expected::Version(entry.version)).await.expect("the replica has it");
+    store
+        .put("key", "newer".into(), Expected::Version(entry.version), None)
+        .await
+        .expect("the replica has it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +233,7 @@ async fn a_cluster_whose_node_was_killed_works_on_when_it_is_back() {
                     Err(StoreError::Unavailable { .. }) => continue,
                     Err(error) => panic!("{error:?}"),
                 };
-                match store.put(key, "newer".into(), Expected::Version(entry.version)).await {
+                match store.put(key, "newer".into(), Expected::Version(entry.version), None).await {
                     Ok(version) => break version,
                     Err(StoreError::Unavailable { .. } | StoreError::Conflict { .. }) => {}
                     Err(error) => panic!("{error:?}"),
@@ -263,9 +267,9 @@ async fn all_unavailable(store: &RedisStore, version: &Version) {
     let expected = Expected::Version(version.clone());
     let get = store.get("key").await;
     assert!(matches!(get, Err(StoreError::Unavailable { .. })), "{get:?}");
-    let put = store.put("key", "late".into(), expected).await;
+    let put = store.put("key", "late".into(), expected, None).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
-    let delete = store.delete("key", &Version::opaque("0-other")).await;
+    let delete = store.delete("key", &Version::opaque("0-other"), None).await;
     assert!(matches!(delete, Err(StoreError::Unavailable { .. })), "{delete:?}");
     // Generous: it is about hanging, not about precision.
     assert!(since.elapsed() < Duration::from_secs(3 + 5), "after {:?}", since.elapsed());

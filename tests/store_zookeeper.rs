@@ -26,11 +26,11 @@ fn connect(server: &ZookeeperServer) -> ZookeeperStore {
 }
 
 async fn create(store: &ZookeeperStore, key: &str) -> Version {
-    store.put(key, "value".into(), Expected::Absent).await.expect("the key is new")
+    store.put(key, "value".into(), Expected::Absent, None).await.expect("the key is new")
 }
 
 async fn update(store: &ZookeeperStore, key: &str, version: &Version) -> Result<Version, StoreError> {
-    store.put(key, "newer".into(), Expected::Version(version.clone())).await
+    store.put(key, "newer".into(), Expected::Version(version.clone()), None).await
 }
 
 #[track_caller]
@@ -47,11 +47,11 @@ async fn a_stale_writer_loses_although_the_data_version_is_that_which_it_read() 
         let stale = update(&store, &key, &create(&store, &key).await).await.unwrap();
         // In half of the rounds the stale writer's store has seen the newest deletion, in the others it has not.
         let deleter = if round % 2 == 0 { &store } else { &other };
-        deleter.delete(&key, &stale).await.unwrap();
+        deleter.delete(&key, &stale, None).await.unwrap();
         let current = update(&other, &key, &create(&other, &key).await).await.unwrap();
         assert_eq!(stale.token(), current.token(), "both are the second write of a node");
         assert_conflict(update(&store, &key, &stale).await);
-        assert_conflict(store.delete(&key, &stale).await);
+        assert_conflict(store.delete(&key, &stale, None).await);
         // Nor one that has never spoken with the server before.
         assert_conflict(update(&connect(&server), &key, &stale).await);
         update(&store, &key, &current).await.expect("nobody wrote since");
@@ -68,7 +68,7 @@ async fn deletions_of_other_keys_refuse_nobody() {
         tokio::spawn(async move {
             for i in 0..100 {
                 let key = format!("other/{i}");
-                store.delete(&key, &create(&store, &key).await).await.unwrap();
+                store.delete(&key, &create(&store, &key).await, None).await.unwrap();
             }
         })
     };
@@ -160,7 +160,7 @@ async fn only_the_user_who_created_it_has_access_unless_it_is_open() {
 }
 
 async fn create_refused(store: &ZookeeperStore, key: &str) -> Result<Version, StoreError> {
-    store.put(key, "value".into(), Expected::Absent).await
+    store.put(key, "value".into(), Expected::Absent, None).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +219,7 @@ async fn all_unavailable(store: &ZookeeperStore, version: &Version) {
     assert!(matches!(get, Err(StoreError::Unavailable { .. })), "{get:?}");
     let put = update(store, "key", version).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
-    let delete = store.delete("key", version).await;
+    let delete = store.delete("key", version, None).await;
     assert!(matches!(delete, Err(StoreError::Unavailable { .. })), "{delete:?}");
     // Generous: it is about hanging, not about precision.
     assert!(since.elapsed() < Duration::from_secs(6 + 5), "after {:?}", since.elapsed());

@@ -105,7 +105,7 @@ impl<S: Store> Inner<S> {
         }
         let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
         let started = driver::now();
-        match self.store.put(key, value.clone(), expected).await {
+        match self.store.put(key, value.clone(), expected, None).await {
             Ok(version) => {
                 let mut book = self.book.lock();
                 let page = book.page(key);
@@ -161,8 +161,8 @@ impl<S: Store> Inner<S> {
     fn refused(&self, key: &Arc<str>, wants: &Wants, error: StoreError) -> Verdict {
         let error = Arc::new(error);
         let (ending, verdict) = match *error {
-            StoreError::Conflict { .. } | StoreError::Unavailable { .. } => {
-                tracing::debug!(%key, %error, "the store is unavailable; trying again");
+            StoreError::Conflict { .. } | StoreError::Unavailable { .. } | StoreError::Fenced { .. } => {
+                tracing::debug!(%key, %error, "nothing was learnt; trying again");
                 return Outcome::Failed.retry();
             }
             StoreError::Denied { .. } => (Ending::Denied(error.clone()), Outcome::Failed.done()),

@@ -20,7 +20,7 @@
 //!     // More events than it keeps for a slow reader.
 //!     async fn gap(&self) {
 //!         for i in 0..1025 {
-//!             self.0.put(&format!("gap/{i}"), "".into(), Expected::Absent).await.expect("the key is new");
+//!             self.0.put(&format!("gap/{i}"), "".into(), Expected::Absent, None).await.expect("the key is new");
 //!         }
 //!     }
 //! }
@@ -230,7 +230,7 @@ impl<H: Harness> Bench<'_, H> {
     }
 
     async fn delete(&self, last: &Write) -> Write {
-        self.store.delete(&last.key, &last.version).await.expect("a delete of the current version");
+        self.store.delete(&last.key, &last.version, None).await.expect("a delete of the current version");
         Write { value: None, ..last.clone() }
     }
 
@@ -254,7 +254,7 @@ impl<H: Harness> Bench<'_, H> {
 
 async fn put(store: &impl Store, key: &str, value: impl Into<Bytes>, expected: Expected) -> Write {
     let value = value.into();
-    let version = store.put(key, value.clone(), expected).await.expect("a put as expected");
+    let version = store.put(key, value.clone(), expected, None).await.expect("a put as expected");
     Write { key: key.into(), value: Some(value), version }
 }
 

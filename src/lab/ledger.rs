@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use crate::store::{Entry, Event, Expected, Store, StoreError, Version};
+use crate::store::{Entry, Event, Expected, Fence, Store, StoreError, Version};
 
 /// What a replica notes of one of its writes, in the order in which it learns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +76,18 @@ impl<S: Store> Store for Noted<S> {
         self.store.get(key).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         let Some(number) = number(&self.prefix, key) else {
-            return self.store.put(key, value, expected).await;
+            return self.store.put(key, value, expected, fence).await;
         };
         (self.pen)(Note::Sent(number));
-        let result = self.store.put(key, value, expected).await;
+        let result = self.store.put(key, value, expected, fence).await;
         match result {
             Ok(_) => (self.pen)(Note::Landed(number)),
             Err(StoreError::Conflict { .. }) => (self.pen)(Note::Refused(number)),
@@ -91,8 +97,8 @@ impl<S: Store> Store for Noted<S> {
         result
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.store.delete(key, expected).await
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.store.delete(key, expected, fence).await
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::{
     driver,
-    store::{Entry, Event, Expected, Store, StoreError, Version},
+    store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
 };
 
 /// One replica's connection to a store: adds latency and faults to what passes, and counts it.
@@ -39,7 +39,7 @@ use crate::{
 /// # async fn main() {
 /// let network = Network { write: Duration::from_millis(2), watch: Duration::from_millis(4), ..Network::default() };
 /// let remote = Remote::new(MemoryStore::new(), network, 1);
-/// remote.put("key", "value".into(), writerlease::store::Expected::Absent).await.unwrap();
+/// remote.put("key", "value".into(), writerlease::store::Expected::Absent, None).await.unwrap();
 /// assert_eq!(remote.tally().landed, 1);
 /// # }
 /// ```
@@ -211,12 +211,18 @@ impl<S: Store> Store for Remote<S> {
         answer
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
-        self.write(self.link.store.put(key, value, expected)).await
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        self.write(self.link.store.put(key, value, expected, fence)).await
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.write(self.link.store.delete(key, expected)).await
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.write(self.link.store.delete(key, expected, fence)).await
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {

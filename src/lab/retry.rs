@@ -92,7 +92,7 @@ impl<S: Store> Retrier<S> {
         let value = entry.as_ref().map(|entry| Value::read(&entry.value)).unwrap_or_default();
         if let Some(value) = value.wanted(round, self.replica) {
             let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
-            self.store.put(&name, value, expected).await?;
+            self.store.put(&name, value, expected, None).await?;
         }
         Ok(())
     }

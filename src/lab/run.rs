@@ -150,7 +150,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             let entry = self.store.get(&name).await?;
             let value = entry.as_ref().map(|entry| Value::read(&entry.value)).unwrap_or_default();
             let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
-            match self.store.put(&name, value.edited(), expected).await {
+            match self.store.put(&name, value.edited(), expected, None).await {
                 Err(StoreError::Conflict { .. }) => {}
                 written => break drop(written?),
             }

@@ -230,7 +230,7 @@ impl Scenario {
         for key in 0..self.keys {
             let name = ledger::name(&self.prefix, key);
             while let Some(entry) = store.get(&name).await? {
-                match store.delete(&name, &entry.version).await {
+                match store.delete(&name, &entry.version, None).await {
                     Err(StoreError::Conflict { .. }) => {}
                     deleted => drop(deleted?),
                 }

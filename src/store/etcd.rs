@@ -11,7 +11,7 @@ use futures_util::Stream;
 use tokio::time::timeout;
 
 use super::{
-    Current, Entry, Event, Expected, Store, StoreError, Version, non_empty,
+    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
     source::{self, Source, unavailable},
 };
 
@@ -19,8 +19,9 @@ use super::{
 ///
 /// A version is the key's `mod_revision`, so versions are ordered over all keys. (Restoring a cluster from a backup sets
 /// revisions back, unless `etcdutl snapshot restore --bump-revision` moves them on.) Reads are linearizable. A write is
-/// one transaction: it compares the revision and puts or deletes, or else reads the current one. With etcd's access
-/// control on, the user therefore needs both read and write permission for the keys.
+/// one transaction: it compares the revision, and the create revision of the leader's key if there is a [`Fence`], and puts or
+/// deletes, or else reads the current ones. With etcd's access control on, the user therefore needs both read and write
+/// permission for the keys, and read permission for the leader's.
 ///
 /// A call that gets no answer within the request timeout (5 s unless [set](Self::with_request_timeout)) returns
 /// [`StoreError::Unavailable`]. Nothing is sent twice, with one exception: a client made with `with_auto_token_refresh`
@@ -101,13 +102,27 @@ impl EtcdStore {
         self
     }
 
-    /// Runs `write` if the key's last write has this revision, 0 for an absent key.
-    async fn write(&self, key: &str, revision: i64, write: TxnOp) -> Result<Version, StoreError> {
-        let read = TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
-        let txn = Txn::new()
-            .when([Compare::mod_revision(key, CompareOp::Equal, revision)])
-            .and_then([write])
-            .or_else([read]);
+    /// Runs `write` if the key's last write has this revision, 0 for an absent key, and the fence holds.
+    async fn write(
+        &self,
+        key: &str,
+        revision: i64,
+        write: TxnOp,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        let read = |key: &[u8]| TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
+        let mut compares = vec![Compare::mod_revision(key, CompareOp::Equal, revision)];
+        let mut reads = vec![read(key.as_bytes())];
+        let mut leads_since = 0;
+        if let Some(fence) = fence {
+            let leader = fence.of(ENGINE)?.proof();
+            // A token that etcd cannot have given out is that of nobody.
+            leads_since =
+                i64::try_from(fence.token()).ok().filter(|token| *token > 0).ok_or(fence.refused())?;
+            compares.push(Compare::create_revision(leader, CompareOp::Equal, leads_since));
+            reads.push(read(leader));
+        }
+        let txn = Txn::new().when(compares).and_then([write]).or_else(reads);
         let answer = bounded(self.request_timeout, self.kv.clone().txn(txn)).await?;
         if answer.succeeded() {
             // The revision of the transaction is the one of its only write.
@@ -116,13 +131,21 @@ impl EtcdStore {
                 .map(|header| version(header.revision()))
                 .ok_or_else(|| unavailable("no header"));
         }
-        let current = match answer.op_responses().first() {
+        let mut answers = answer.op_responses().into_iter();
+        let current = match answers.next() {
             Some(TxnOpResponse::Get(get)) => {
                 get.kvs().first().map_or(Current::Absent, |kv| Current::Version(version(kv.mod_revision())))
             }
             _ => Current::Unknown,
         };
-        Err(StoreError::Conflict { current })
+        match (fence, answers.next()) {
+            (Some(fence), Some(TxnOpResponse::Get(leader)))
+                if leader.kvs().first().is_none_or(|leader| leader.create_revision() != leads_since) =>
+            {
+                Err(fence.refused())
+            }
+            _ => Err(StoreError::Conflict { current }),
+        }
     }
 }
 
@@ -138,16 +161,22 @@ impl Store for EtcdStore {
         Ok(answer.kvs().first().and_then(entry))
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         let revision = match &expected {
             Expected::Absent => 0,
             Expected::Version(version) => revision(version)?,
         };
-        self.write(non_empty(key)?, revision, TxnOp::put(key, value, None)).await
+        self.write(non_empty(key)?, revision, TxnOp::put(key, value, None), fence).await
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.write(non_empty(key)?, revision(expected)?, TxnOp::delete(key, None)).await.map(drop)
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.write(non_empty(key)?, revision(expected)?, TxnOp::delete(key, None), fence).await.map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
@@ -280,10 +309,13 @@ impl Watch {
     ) -> Result<(), StoreError> {
         if message.canceled() {
             self.revision = None;
-            return Err(unavailable(match message.compact_revision() {
-                0 => format!("the watch was cancelled: {}", message.cancel_reason()),
-                compacted => format!("revisions before {compacted} are compacted"),
-            }));
+            return Err(match message.compact_revision() {
+                0 => unavailable(format!("the watch was cancelled: {}", message.cancel_reason())),
+                compacted => {
+                    let compacted = Compacted(compacted);
+                    StoreError::Unavailable { reason: compacted.to_string(), source: Some(compacted.into()) }
+                }
+            });
         }
         if self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.resumes)) {
             ready.push_back(Event::Resumed);
@@ -302,6 +334,11 @@ impl Watch {
         Ok(())
     }
 }
+
+/// etcd no longer has the revisions that a watch has to go on from.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("revisions before {0} are compacted")]
+pub(crate) struct Compacted(i64);
 
 /// The keys with a prefix, as the range that etcd takes: from, and up to without.
 fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
@@ -336,7 +373,7 @@ fn entry(kv: &KeyValue) -> Option<Entry> {
     Some(Entry { key: key(kv)?, value, version: version(kv.mod_revision()) })
 }
 
-async fn bounded<T>(
+pub(crate) async fn bounded<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, StoreError> {
@@ -379,6 +416,8 @@ fn store_error(error: Error) -> StoreError {
     }
 }
 
+/// Of the fences that can be checked here.
+pub(crate) const ENGINE: &str = "etcd";
 /// Entries in one page of a listing.
 const PAGE: i64 = 256;
 /// A watch that was resumed asks after so long whether it really goes on. By then etcd has caught up with its revision;

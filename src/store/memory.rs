@@ -1,6 +1,9 @@
 //! The embedded store.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -8,7 +11,7 @@ use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{Current, Entry, Event, Expected, Store, StoreError, Version, non_empty};
+use super::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
 
 /// A store in memory: versioned, watchable, concurrent. Clones are handles to the same store.
 ///
@@ -25,11 +28,11 @@ use super::{Current, Entry, Event, Expected, Store, StoreError, Version, non_emp
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), StoreError> {
 /// let store = MemoryStore::new();
-/// let first = store.put("greeting", "hello".into(), Expected::Absent).await?;
-/// let second = store.put("greeting", "good day".into(), Expected::Version(first.clone())).await?;
+/// let first = store.put("greeting", "hello".into(), Expected::Absent, None).await?;
+/// let second = store.put("greeting", "good day".into(), Expected::Version(first.clone()), None).await?;
 ///
 /// // Whoever read the first version comes too late.
-/// let late = store.put("greeting", "hi".into(), Expected::Version(first)).await;
+/// let late = store.put("greeting", "hi".into(), Expected::Version(first), None).await;
 /// assert!(matches!(late, Err(StoreError::Conflict { .. })));
 ///
 /// let entry = store.get("greeting").await?.expect("it was written");
@@ -49,9 +52,18 @@ impl MemoryStore {
     }
 
     /// Applies one write if `key` is as expected: `Some` puts a value, `None` deletes.
-    fn commit(&self, key: &str, value: Option<Bytes>, expected: &Expected) -> Result<Version, StoreError> {
+    fn commit(
+        &self,
+        key: &str,
+        value: Option<Bytes>,
+        expected: &Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         let key = non_empty(key)?;
         let mut commit = self.shared.commit.lock();
+        if let Some(fence) = fence {
+            commit.check(fence)?;
+        }
         let current = self.shared.entries.get(key).map(|entry| entry.version.clone());
         match (expected, &current) {
             (Expected::Absent, None) => {}
@@ -86,12 +98,18 @@ impl Store for MemoryStore {
         Ok(self.shared.entries.get(non_empty(key)?).map(|entry| entry.clone()))
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
-        self.commit(key, Some(value), &expected)
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        self.commit(key, Some(value), &expected, fence)
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.commit(key, None, &Expected::Version(expected.clone())).map(drop)
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.commit(key, None, &Expected::Version(expected.clone()), fence).map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
@@ -117,11 +135,25 @@ struct Commit {
     /// The revision of the last write, or 0.
     revision: u64,
     events: broadcast::Sender<Event>,
+    /// The greatest token that was seen, of each election by its engine and name.
+    tokens: HashMap<(&'static str, Box<str>), u64>,
+}
+
+impl Commit {
+    /// No election takes place here, so what is known of one is the fences of its leaders.
+    fn check(&mut self, fence: &Fence) -> Result<(), StoreError> {
+        let newest = self.tokens.entry((fence.engine(), fence.election().into())).or_default();
+        if fence.token() < *newest {
+            return Err(fence.refused());
+        }
+        *newest = fence.token();
+        Ok(())
+    }
 }
 
 impl Default for Commit {
     fn default() -> Self {
-        Self { revision: 0, events: broadcast::Sender::new(BACKLOG) }
+        Self { revision: 0, events: broadcast::Sender::new(BACKLOG), tokens: HashMap::new() }
     }
 }
 
@@ -186,9 +218,9 @@ mod tests {
         assert_eq!(watch.next().await, Some(Event::Init));
         assert_eq!(watch.next().await, Some(Event::InitDone));
 
-        let mut last = store.put("a/key", "0".into(), Expected::Absent).await.unwrap();
+        let mut last = store.put("a/key", "0".into(), Expected::Absent, None).await.unwrap();
         for i in 1..=BACKLOG {
-            last = store.put("a/key", i.to_string().into(), Expected::Version(last)).await.unwrap();
+            last = store.put("a/key", i.to_string().into(), Expected::Version(last), None).await.unwrap();
         }
         assert_eq!(watch.next().await, Some(Event::Init));
         let value = Bytes::from(BACKLOG.to_string());
@@ -205,7 +237,7 @@ mod tests {
         assert_eq!(watch.next().await, Some(Event::Init));
         assert_eq!(watch.next().await, Some(Event::InitDone));
         for i in 0..BACKLOG {
-            store.put(&format!("{i:04}"), Bytes::new(), Expected::Absent).await.unwrap();
+            store.put(&format!("{i:04}"), Bytes::new(), Expected::Absent, None).await.unwrap();
         }
         for i in 0..BACKLOG {
             let event = watch.next().await.unwrap();
@@ -221,7 +253,7 @@ mod tests {
         watch.next().await;
         assert_eq!(store.shared.commit.lock().events.receiver_count(), 1);
         let value = Bytes::from(vec![0; 100]);
-        store.put("key", value.clone(), Expected::Absent).await.unwrap();
+        store.put("key", value.clone(), Expected::Absent, None).await.unwrap();
         drop(watch);
         assert_eq!(store.shared.commit.lock().events.receiver_count(), 0);
         assert_eq!(Arc::strong_count(&store.shared), 1);
@@ -231,7 +263,7 @@ mod tests {
     async fn a_listing_is_in_the_order_of_the_keys() {
         let store = MemoryStore::new();
         for key in ["b", "a", "d", "c"] {
-            store.put(key, Bytes::new(), Expected::Absent).await.unwrap();
+            store.put(key, Bytes::new(), Expected::Absent, None).await.unwrap();
         }
         let events: Vec<_> = store.watch("").map(Result::unwrap).take(6).collect().await;
         let keys: Vec<_> = events.iter().filter_map(Event::key).map(|key| key.as_ref()).collect();

@@ -18,9 +18,12 @@
 //!    says so by starting again with [`Event::Init`]. Between two listings nothing comes twice, and nothing is left out;
 //!    only a store whose versions have a sequence may leave out a write or delete that a newer write of the same key has
 //!    already replaced.
-//! 5. **Errors tell what is known.** [`StoreError::Unavailable`] from a `put` or `delete` means that the write may or may
+//! 5. **A fence is checked with the write.** A `put` or `delete` that carries a [`Fence`] takes effect only if the fence
+//!    holds at the moment of the write; otherwise it is [`StoreError::Fenced`], whatever state the key is in. A store that
+//!    cannot check a fence returns [`StoreError::Invalid`]; it never leaves one out.
+//! 6. **Errors tell what is known.** [`StoreError::Unavailable`] from a `put` or `delete` means that the write may or may
 //!    not have landed. Every other error means that it did not.
-//! 6. **Calls end.** A store gives up on a server that does not answer and returns [`StoreError::Unavailable`] after a
+//! 7. **Calls end.** A store gives up on a server that does not answer and returns [`StoreError::Unavailable`] after a
 //!    time that it documents. It does not retry a write by itself: only the caller knows whether to read first.
 //!
 //! Dropping the future of a `put` or `delete` leaves it unknown whether the write happened; dropping a watch ends it.
@@ -28,14 +31,15 @@
 //! `futures-util` (or `futures-core`), for [`Bytes`] and [`Stream`].
 
 #[cfg(feature = "etcd")]
-mod etcd;
+pub(crate) mod etcd;
+mod fence;
 mod memory;
 #[cfg(feature = "redis")]
-mod redis;
+pub(crate) mod redis;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
-mod source;
+pub(crate) mod source;
 #[cfg(feature = "zookeeper")]
-mod zookeeper;
+pub(crate) mod zookeeper;
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -44,6 +48,7 @@ use futures_util::Stream;
 
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
+pub use fence::Fence;
 pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use redis::RedisStore;
@@ -56,18 +61,25 @@ pub trait Store: Send + Sync + 'static {
     /// before the call, whoever made it.
     fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
-    /// Writes `value` if the key is in the `expected` state, and returns the version of the write.
+    /// Writes `value` if the key is in the `expected` state and the `fence` holds, if there is one, and returns the version
+    /// of the write.
     fn put(
         &self,
         key: &str,
         value: Bytes,
         expected: Expected,
+        fence: Option<&Fence>,
     ) -> impl Future<Output = Result<Version, StoreError>> + Send;
 
-    /// Deletes the key if it still has the `expected` version.
+    /// Deletes the key if it still has the `expected` version and the `fence` holds, if there is one.
     ///
     /// There is no version to return: neither ZooKeeper nor Kubernetes tells one of a deletion.
-    fn delete(&self, key: &str, expected: &Version) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn delete(
+        &self,
+        key: &str,
+        expected: &Version,
+        fence: Option<&Fence>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Watches all keys that start with `prefix` (the empty one: all keys).
     ///
@@ -88,12 +100,18 @@ impl<S: Store> Store for Arc<S> {
         key: &str,
         value: Bytes,
         expected: Expected,
+        fence: Option<&Fence>,
     ) -> impl Future<Output = Result<Version, StoreError>> + Send {
-        (**self).put(key, value, expected)
+        (**self).put(key, value, expected, fence)
     }
 
-    fn delete(&self, key: &str, expected: &Version) -> impl Future<Output = Result<(), StoreError>> + Send {
-        (**self).delete(key, expected)
+    fn delete(
+        &self,
+        key: &str,
+        expected: &Version,
+        fence: Option<&Fence>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        (**self).delete(key, expected, fence)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
@@ -235,6 +253,12 @@ pub enum StoreError {
     Conflict {
         /// What the store knows of the current version.
         current: Current,
+    },
+    /// The writer's leadership is over, or was never seen by this store's engine; nothing was changed.
+    #[error("the fence with token {token} does not hold: whoever wrote this leads no more")]
+    Fenced {
+        /// The token of the fence.
+        token: u64,
     },
     /// No answer: the server cannot be reached, is overloaded, or took too long. A write may have landed.
     #[error("the store is unavailable: {reason}")]

@@ -1,6 +1,6 @@
 //! Redis and Valkey, as a store.
 
-mod link;
+pub(crate) mod link;
 mod watch;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -15,7 +15,7 @@ use self::{
     watch::Watch,
 };
 use super::{
-    Current, Entry, Event, Expected, Store, StoreError, Version, non_empty,
+    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
     source::{self, unavailable},
 };
 
@@ -26,7 +26,8 @@ use super::{
 /// tell of it. A version is the server's time in microseconds, or one more than the version before if that is later, and
 /// a random part: no version comes twice, also not after the key was deleted and created, `FLUSHALL` or a failover. The
 /// first part orders the writes of one key. A write is one script; the user needs `EVALSHA`, `SCRIPT|LOAD`, and what the
-/// script and the watch call: `TIME`, `HGET`, `HSET`, `EXISTS`, `DEL`, `HMGET`, `SCAN`, `CLIENT|TRACKING`, `PING`.
+/// script and the watch call: `TIME`, `GET`, `HGET`, `HSET`, `EXISTS`, `DEL`, `HMGET`, `SCAN`, `CLIENT|TRACKING`, `PING`.
+/// A write with a [`Fence`] also reads the lock; in a cluster it must be in the same slot as the key (`{hash tags}`).
 ///
 /// **A failover can lose writes that were acknowledged**, because Redis replicates them afterwards. So can a crash of the
 /// machine unless `appendfsync always` is set, and `maxmemory` with an eviction policy. The lease survives that, because
@@ -108,20 +109,29 @@ impl RedisStore {
     }
 
     /// Runs the script, with a value to put or without one to delete.
-    async fn write(&self, key: &str, expected: &[u8], value: Option<Bytes>) -> Result<Version, StoreError> {
+    async fn write(
+        &self,
+        key: &str,
+        expected: &[u8],
+        value: Option<Bytes>,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         if value.as_ref().is_some_and(|value| value.len() > LARGEST) {
             let reason = format!("a value of Redis has at most {LARGEST} bytes");
             return Err(StoreError::TooLarge { reason, source: None });
         }
         let script = Script::new(WRITE);
         let mut call = script.key(key);
-        call.arg(expected).arg(nonce());
+        if let Some(fence) = fence {
+            call.key(fence.of(ENGINE)?.election());
+        }
+        call.arg(expected).arg(nonce()).arg(fence.map_or(&b""[..], Fence::proof));
         if let Some(value) = &value {
             call.arg(&value[..]);
         }
         let request = async |mut connection: Connection| {
-            let answer: (bool, Bytes) = call.invoke_async(&mut connection).await?;
-            if !answer.0 || self.replicas == 0 {
+            let answer: (i64, Bytes) = call.invoke_async(&mut connection).await?;
+            if answer.0 != WRITTEN || self.replicas == 0 {
                 return Ok((answer, true));
             }
             let limit = self.request_timeout.as_millis() as u64 / 2;
@@ -130,11 +140,16 @@ impl RedisStore {
                 wait.arg(self.replicas).arg(limit.max(1)).query_async(&mut connection).await?;
             Ok((answer, reached >= self.replicas))
         };
-        match self.link.request(self.request_timeout, request).await? {
-            ((true, _), false) => Err(unavailable(format!("fewer than {} replicas have it", self.replicas))),
-            ((true, token), true) => Ok(version(token)),
-            ((false, token), _) if token.is_empty() => Err(StoreError::Conflict { current: Current::Absent }),
-            ((false, token), _) => Err(StoreError::Conflict { current: Current::Version(version(token)) }),
+        match (self.link.request(self.request_timeout, request).await?, fence) {
+            (((WRITTEN, _), false), _) => {
+                Err(unavailable(format!("fewer than {} replicas have it", self.replicas)))
+            }
+            (((WRITTEN, token), true), _) => Ok(version(token)),
+            (((FENCED, _), _), Some(fence)) => Err(fence.refused()),
+            (((_, token), _), _) if token.is_empty() => {
+                Err(StoreError::Conflict { current: Current::Absent })
+            }
+            (((_, token), _), _) => Err(StoreError::Conflict { current: Current::Version(version(token)) }),
         }
     }
 }
@@ -156,16 +171,22 @@ impl Store for RedisStore {
         Ok(entry(key.into(), token, value))
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         let key = non_empty(key)?;
         match &expected {
-            Expected::Absent => self.write(key, b"", Some(value)).await,
-            Expected::Version(version) => self.write(key, token(version)?, Some(value)).await,
+            Expected::Absent => self.write(key, b"", Some(value), fence).await,
+            Expected::Version(version) => self.write(key, token(version)?, Some(value), fence).await,
         }
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.write(non_empty(key)?, token(expected)?, None).await.map(drop)
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.write(non_empty(key)?, token(expected)?, None, fence).await.map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
@@ -205,7 +226,7 @@ fn number(token: &[u8]) -> Option<u64> {
     clippy::disallowed_methods,
     reason = "nothing is decided by it, so runs with one seed are still the same"
 )]
-fn nonce() -> String {
+pub(crate) fn nonce() -> String {
     format!("{:016x}", rand::rng().random::<u64>())
 }
 
@@ -217,23 +238,32 @@ fn token(version: &Version) -> Result<&[u8], StoreError> {
     }
 }
 
-fn store_error(error: RedisError) -> StoreError {
+pub(crate) fn store_error(error: RedisError) -> StoreError {
     let reason = error.to_string();
     let (kind, code) = (error.kind(), error.code().map(str::to_owned));
     let source = Some(error.into());
     match (kind, code.as_deref()) {
         (ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm), _)
         | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => StoreError::Denied { reason, source },
-        (_, Some("WRONGTYPE")) | (ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig, _) => {
+        (_, Some("WRONGTYPE" | "CROSSSLOT"))
+        | (ErrorKind::RESP3NotSupported | ErrorKind::InvalidClientConfig, _) => {
             StoreError::Invalid { reason, source }
         }
         _ => StoreError::Unavailable { reason, source },
     }
 }
 
-/// Puts or deletes if the version is as expected (empty: the key does not exist). Answers whether it did, and with the new
-/// version or else the current one.
+/// Of the fences that can be checked here.
+pub(crate) const ENGINE: &str = "redis";
+/// The script's answers; any other is a conflict.
+const WRITTEN: i64 = 1;
+const FENCED: i64 = 2;
+/// Puts or deletes if the fence holds and the version is as expected (empty: the key does not exist). Answers whether it did,
+/// and with the new version or else the current one.
 const WRITE: &str = r"
+if KEYS[2] and redis.call('GET', KEYS[2]) ~= ARGV[3] then
+    return {2, ''}
+end
 local now = redis.call('TIME')
 local current = redis.call('HGET', KEYS[1], 'version')
 if not current and redis.call('EXISTS', KEYS[1]) == 1 then
@@ -242,13 +272,13 @@ end
 if (current or '') ~= ARGV[1] then
     return {0, current or ''}
 end
-if not ARGV[3] then
+if not ARGV[4] then
     redis.call('DEL', KEYS[1])
     return {1, ''}
 end
 local last = tonumber(string.match(current or '', '^%d+')) or 0
 local version = string.format('%.0f-%s', math.max(now[1] * 1000000 + now[2], last + 1), ARGV[2])
-redis.call('HSET', KEYS[1], 'version', version, 'value', ARGV[3])
+redis.call('HSET', KEYS[1], 'version', version, 'value', ARGV[4])
 return {1, version}
 ";
 

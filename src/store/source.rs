@@ -76,7 +76,7 @@ impl<S: Source> Watch<S> {
 }
 
 /// Gives up on a request after `limit`.
-pub(super) async fn bounded<T, E>(
+pub(crate) async fn bounded<T, E>(
     limit: Duration,
     request: impl Future<Output = Result<T, E>>,
     store_error: impl FnOnce(E) -> StoreError,
@@ -87,6 +87,6 @@ pub(super) async fn bounded<T, E>(
     }
 }
 
-pub(super) fn unavailable(reason: impl Into<String>) -> StoreError {
+pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
     StoreError::Unavailable { reason: reason.into(), source: None }
 }

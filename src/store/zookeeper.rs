@@ -9,12 +9,13 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::Mutex;
 use zookeeper_client::{
-    Acl, Acls, Client, CreateMode, CreateOptions, Error, MultiWriteError, MultiWriteResult, Stat,
+    Acl, Acls, Client, Connector, CreateMode, CreateOptions, Error, MultiWriteError, MultiWriteResult,
+    MultiWriter, Stat,
 };
 
 use self::watch::Watch;
 use super::{
-    Current, Entry, Event, Expected, Store, StoreError, Version, non_empty,
+    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
     source::{self, unavailable},
 };
 
@@ -109,13 +110,27 @@ impl ZookeeperAccess {
         Self { acl: Some(acl), ..self }
     }
 
-    fn options(&self) -> CreateOptions<'_> {
-        CreateMode::Persistent.with_acls(match (&self.acl, &self.auth) {
+    pub(crate) fn connector(&self, session_timeout: Duration) -> Connector {
+        let connector = Client::connector().with_session_timeout(session_timeout).with_fail_eagerly();
+        match &self.auth {
+            Some((scheme, credential)) => connector.with_auth(scheme, credential),
+            None => connector,
+        }
+    }
+
+    pub(crate) fn options(&self, mode: CreateMode) -> CreateOptions<'_> {
+        mode.with_acls(match (&self.acl, &self.auth) {
             (Some(acl), _) => Acls::new(acl),
             (None, Some(_)) => Acls::creator_all(),
             (None, None) => Acls::anyone_all(),
         })
     }
+}
+
+/// Whether it is a path below which nodes of ours may be.
+pub(crate) fn is_base(path: &str) -> bool {
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(char::is_control);
+    path.strip_prefix('/').is_some_and(|names| names.split('/').all(is_name)) && path != "/zookeeper"
 }
 
 /// Without the credential.
@@ -137,9 +152,7 @@ impl ZookeeperStore {
         if servers.is_empty() || servers.contains('/') {
             return Err(invalid(format!("servers are {servers:?}: expected host:port, separated by commas")));
         }
-        let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(char::is_control);
-        if !base.strip_prefix('/').is_some_and(|names| names.split('/').all(is_name)) || base == "/zookeeper"
-        {
+        if !is_base(base) {
             return Err(invalid(format!(
                 "base is {base:?}: expected a path such as \"/controllers/status\""
             )));
@@ -178,11 +191,7 @@ impl ZookeeperStore {
         {
             return Ok(client.clone());
         }
-        let mut connector =
-            Client::connector().with_session_timeout(self.session_timeout).with_fail_eagerly();
-        if let Some((scheme, credential)) = &self.shared.access.auth {
-            connector = connector.with_auth(scheme, credential);
-        }
+        let connector = self.shared.access.connector(self.session_timeout);
         let client = connector.connect(&self.shared.servers).await.map_err(store_error)?;
         *current = Some(client.clone());
         Ok(client)
@@ -198,7 +207,7 @@ impl ZookeeperStore {
 
     /// Creates the base path and the node that counts deletions.
     async fn prepare(&self, client: &Client) -> Result<(), StoreError> {
-        let options = self.shared.access.options();
+        let options = self.shared.access.options(CreateMode::Persistent);
         client.mkdir(&self.shared.base, &options).await.map_err(store_error)?;
         match client.create(&self.deletions_path(), b"", &options).await {
             Ok(_) | Err(Error::NodeExists) => Ok(()),
@@ -206,11 +215,31 @@ impl ZookeeperStore {
         }
     }
 
-    async fn create(&self, path: &str, value: &[u8]) -> Result<Version, StoreError> {
+    async fn create(&self, path: &str, value: &[u8], fence: Option<&Fence>) -> Result<Version, StoreError> {
         let client = self.client().await?;
+        let options = self.shared.access.options(CreateMode::Persistent);
         loop {
-            match client.create(path, value, &self.shared.access.options()).await {
-                Ok((stat, _)) => return Ok(version(&stat)),
+            let created = match fence {
+                None => client.create(path, value, &options).await.map(|(stat, _)| stat),
+                Some(fence) => {
+                    let mut writer = client.new_multi_writer();
+                    add_fence(&mut writer, fence)?;
+                    // Of a creation within a transaction, servers up to 3.8 tell nothing (ZOOKEEPER-4667).
+                    let added = writer
+                        .add_create(path, b"", &options)
+                        .and_then(|()| writer.add_set_data(path, value, Some(0)));
+                    added.map_err(store_error)?;
+                    match writer.commit().await {
+                        Ok(results) => Ok(written(results)?),
+                        Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }) => {
+                            return Err(fence.refused());
+                        }
+                        Err(error) => Err(error.into()),
+                    }
+                }
+            };
+            match created {
+                Ok(stat) => return Ok(version(&stat)),
                 Err(Error::NodeExists) => return Err(StoreError::Conflict { current: Current::Unknown }),
                 Err(Error::NoNode) => self.prepare(&client).await?,
                 Err(error) => return Err(store_error(error)),
@@ -224,6 +253,7 @@ impl ZookeeperStore {
         path: &str,
         value: Option<&[u8]>,
         expected: &Version,
+        fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
         let (zxid, data_version) = parts(expected)?;
         let client = self.client().await?;
@@ -231,6 +261,11 @@ impl ZookeeperStore {
         loop {
             let deletions = self.deletions_before(&client, path, zxid).await?;
             let mut writer = client.new_multi_writer();
+            // The fence comes first, so that it is what is told when more than one thing is wrong.
+            let deletions_index = match fence {
+                Some(fence) => add_fence(&mut writer, fence).map(|()| 1)?,
+                None => 0,
+            };
             let added = match value {
                 Some(value) => writer
                     .add_check_version(&self.deletions_path(), deletions.version)
@@ -240,31 +275,33 @@ impl ZookeeperStore {
                     .and_then(|()| writer.add_delete(path, Some(data_version))),
             };
             added.map_err(store_error)?;
-            match writer.commit().await {
-                Ok(results) => {
-                    let stat = results.into_iter().find_map(|result| match result {
-                        MultiWriteResult::SetData { stat } => Some(stat),
-                        _ => None,
-                    });
-                    let stat = stat.ok_or_else(|| unavailable("the answer has no stat"))?;
+            match (writer.commit().await, fence) {
+                (Ok(results), _) => {
+                    let stat = written(results)?;
                     if value.is_none() {
                         self.saw(&stat);
                     }
                     return Ok(version(&stat));
                 }
-                Err(MultiWriteError::OperationFailed {
-                    index: 0,
-                    source: Error::BadVersion | Error::NoNode,
-                }) => {
+                (Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }), Some(fence)) => {
+                    return Err(fence.refused());
+                }
+                (
+                    Err(MultiWriteError::OperationFailed {
+                        index,
+                        source: Error::BadVersion | Error::NoNode,
+                    }),
+                    _,
+                ) if index == deletions_index => {
                     *self.shared.deletions.lock() = None;
                 }
-                Err(MultiWriteError::OperationFailed { source: Error::BadVersion, .. }) => {
+                (Err(MultiWriteError::OperationFailed { source: Error::BadVersion, .. }), _) => {
                     return Err(StoreError::Conflict { current: Current::Unknown });
                 }
-                Err(MultiWriteError::OperationFailed { source: Error::NoNode, .. }) => {
+                (Err(MultiWriteError::OperationFailed { source: Error::NoNode, .. }), _) => {
                     return Err(StoreError::Conflict { current: Current::Absent });
                 }
-                Err(error) => return Err(store_error(error.into())),
+                (Err(error), _) => return Err(store_error(error.into())),
             }
         }
     }
@@ -336,26 +373,51 @@ impl Store for ZookeeperStore {
         self.bounded(read).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         let path = self.path(non_empty(key)?);
-        let size = value.len() + path.len() + self.deletions_path().len() + OVERHEAD;
+        let fence_size = fence.map_or(0, |fence| fence.proof().len());
+        let size = value.len() + 2 * path.len() + self.deletions_path().len() + fence_size + OVERHEAD;
         if size > LARGEST {
             let reason = format!("the request has {size} bytes, of at most {LARGEST} (jute.maxbuffer)");
             return Err(StoreError::TooLarge { reason, source: None });
         }
         match expected {
-            Expected::Absent => self.bounded(self.create(&path, &value)).await,
-            Expected::Version(expected) => self.bounded(self.update(&path, Some(&value), &expected)).await,
+            Expected::Absent => self.bounded(self.create(&path, &value, fence)).await,
+            Expected::Version(expected) => {
+                self.bounded(self.update(&path, Some(&value), &expected, fence)).await
+            }
         }
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.bounded(self.update(&self.path(non_empty(key)?), None, expected)).await.map(drop)
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.bounded(self.update(&self.path(non_empty(key)?), None, expected, fence)).await.map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
         source::watch(format!("zookeeper watch of {prefix:?}"), Watch::new(self.clone(), prefix))
     }
+}
+
+/// The transaction takes effect only if the leader's node exists.
+fn add_fence(writer: &mut MultiWriter<'_>, fence: &Fence) -> Result<(), StoreError> {
+    // A path that is no path is that of nobody.
+    let node = std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())?;
+    writer.add_check_version(node, ANY_VERSION).map_err(store_error)
+}
+
+/// The state that a transaction's only change of data left behind.
+fn written(results: Vec<MultiWriteResult>) -> Result<Stat, StoreError> {
+    let stat = results.into_iter().find_map(|result| match result {
+        MultiWriteResult::SetData { stat } => Some(stat),
+        _ => None,
+    });
+    stat.ok_or_else(|| unavailable("the answer has no stat"))
 }
 
 fn version(stat: &Stat) -> Version {
@@ -373,7 +435,7 @@ fn entry(key: Arc<str>, value: Vec<u8>, stat: &Stat) -> Entry {
     Entry { key, value: value.into(), version: version(stat) }
 }
 
-fn store_error(error: Error) -> StoreError {
+pub(crate) fn store_error(error: Error) -> StoreError {
     let (reason, denied) = (error.to_string(), matches!(error, Error::NoAuth | Error::AuthFailed));
     let invalid =
         matches!(error, Error::BadArguments(_) | Error::InvalidAcl | Error::NoChildrenForEphemerals);
@@ -385,6 +447,10 @@ fn store_error(error: Error) -> StoreError {
     }
 }
 
+/// Of the fences that can be checked here.
+pub(crate) const ENGINE: &str = "zookeeper";
+/// What ZooKeeper takes for any data version.
+const ANY_VERSION: i32 = -1;
 /// The node that counts deletions, by its data version. No key has this name.
 const DELETIONS: &str = "%deletions";
 /// The servers' default of `jute.maxbuffer`.

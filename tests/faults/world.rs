@@ -20,7 +20,7 @@ use writerlease::{
     Feed, Guard, WriterLease,
     engine::Counters,
     lab::Value,
-    store::{Entry, Event, Expected, Store, StoreError, Version},
+    store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
 };
 
 use super::{common::proxy::Proxy, engines::Engine};
@@ -277,9 +277,15 @@ impl<S: Store> Store for Counted<S> {
         self.store.get(key).await
     }
 
-    async fn put(&self, key: &str, value: Bytes, expected: Expected) -> Result<Version, StoreError> {
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
         self.count(key, |tally| tally.sent += 1);
-        let result = self.store.put(key, value, expected).await;
+        let result = self.store.put(key, value, expected, fence).await;
         match result {
             Ok(_) => self.count(key, |tally| tally.landed += 1),
             Err(StoreError::Conflict { .. }) => self.count(key, |tally| tally.refused += 1),
@@ -289,8 +295,8 @@ impl<S: Store> Store for Counted<S> {
         result
     }
 
-    async fn delete(&self, key: &str, expected: &Version) -> Result<(), StoreError> {
-        self.store.delete(key, expected).await
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.store.delete(key, expected, fence).await
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {

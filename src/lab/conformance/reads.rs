@@ -55,7 +55,7 @@ async fn every_byte<H: Harness>(bench: &Bench<'_, H>) {
 async fn empty_value<H: Harness>(bench: &Bench<'_, H>) {
     let empty = bench.create(&bench.key("key"), "").await;
     bench.assert_current(&empty).await;
-    let again = bench.store.put(&empty.key, Bytes::new(), Expected::Absent).await;
+    let again = bench.store.put(&empty.key, Bytes::new(), Expected::Absent, None).await;
     assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}: it exists");
     let full = bench.update(&empty, "full").await;
     let empty = bench.update(&full, "").await;
@@ -74,11 +74,13 @@ async fn too_large_value<H: Harness>(bench: &Bench<'_, H>) {
     let written = bench.create(&bench.key("key"), "small").await;
     for size in bench.harness.too_large_values() {
         let value = Bytes::from(vec![1; size]);
-        let update =
-            bench.store.put(&written.key, value.clone(), Expected::Version(written.version.clone())).await;
+        let update = bench
+            .store
+            .put(&written.key, value.clone(), Expected::Version(written.version.clone()), None)
+            .await;
         assert!(matches!(update, Err(StoreError::TooLarge { .. })), "{size} bytes: {update:?}");
         let other = bench.key("other");
-        let create = bench.store.put(&other, value, Expected::Absent).await;
+        let create = bench.store.put(&other, value, Expected::Absent, None).await;
         assert!(matches!(create, Err(StoreError::TooLarge { .. })), "{size} bytes: {create:?}");
         bench.assert_current(&written).await;
         bench.assert_absent(&other).await;
@@ -127,7 +129,7 @@ async fn unusual_keys<H: Harness>(bench: &Bench<'_, H>) {
         if bench.harness.takes_key(&key) {
             written.push(bench.create(&key, name.to_owned()).await);
         } else {
-            let refused = bench.store.put(&key, Bytes::new(), Expected::Absent).await;
+            let refused = bench.store.put(&key, Bytes::new(), Expected::Absent, None).await;
             assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{key:?}: {refused:?}");
         }
     }
@@ -148,8 +150,8 @@ async fn unusual_keys<H: Harness>(bench: &Bench<'_, H>) {
 async fn empty_key<H: Harness>(bench: &Bench<'_, H>) {
     let get = bench.store.get("").await;
     assert!(matches!(get, Err(StoreError::Invalid { .. })), "get: {get:?}");
-    let put = bench.store.put("", Bytes::new(), Expected::Absent).await;
+    let put = bench.store.put("", Bytes::new(), Expected::Absent, None).await;
     assert!(matches!(put, Err(StoreError::Invalid { .. })), "put: {put:?}");
-    let delete = bench.store.delete("", &Version::ordered(1)).await;
+    let delete = bench.store.delete("", &Version::ordered(1), None).await;
     assert!(matches!(delete, Err(StoreError::Invalid { .. })), "delete: {delete:?}");
 }

@@ -48,7 +48,7 @@ async fn same_bytes<H: Harness>(bench: &Bench<'_, H>) {
     let first = bench.create(&bench.key("key"), "value").await;
     let second = bench.update(&first, "value").await;
     assert_ne!(first.version, second.version);
-    let late = bench.store.put(&first.key, "late".into(), Expected::Version(first.version)).await;
+    let late = bench.store.put(&first.key, "late".into(), Expected::Version(first.version), None).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
 }
 
@@ -71,7 +71,7 @@ async fn truthful<H: Harness>(bench: &Bench<'_, H>) {
     let mut stale = bench.create(&bench.key("key"), "0").await;
     for i in 1..10 {
         let current = bench.update(&stale, i.to_string()).await;
-        match bench.other.put(&stale.key, "late".into(), Expected::Version(stale.version)).await {
+        match bench.other.put(&stale.key, "late".into(), Expected::Version(stale.version), None).await {
             Err(StoreError::Conflict { current: Current::Version(version) }) => {
                 // Good enough to write with, without another read.
                 assert_eq!(version, current.version);

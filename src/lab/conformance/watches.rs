@@ -109,7 +109,7 @@ async fn rounds(store: &impl Store, keys: &[String]) -> Vec<Write> {
             };
             let write = match (round % 5, expected) {
                 (3, Expected::Version(expected)) => {
-                    store.delete(key, &expected).await.expect("a delete of the current version");
+                    store.delete(key, &expected, None).await.expect("a delete of the current version");
                     Write { key: (**key).into(), value: None, version: expected }
                 }
                 (_, expected) => put(store, key, round.to_string(), expected).await,
@@ -198,10 +198,10 @@ async fn refused_writes<H: Harness>(bench: &Bench<'_, H>) {
     let mut watch = bench.watch();
     watch.listing().await;
     let stale = Expected::Version(first.version.clone());
-    assert!(bench.store.put(&first.key, "late".into(), Expected::Absent).await.is_err());
-    assert!(bench.store.put(&first.key, "late".into(), stale.clone()).await.is_err());
-    assert!(bench.store.put(&bench.key("other"), "late".into(), stale).await.is_err());
-    assert!(bench.store.delete(&first.key, &first.version).await.is_err());
+    assert!(bench.store.put(&first.key, "late".into(), Expected::Absent, None).await.is_err());
+    assert!(bench.store.put(&first.key, "late".into(), stale.clone(), None).await.is_err());
+    assert!(bench.store.put(&bench.key("other"), "late".into(), stale, None).await.is_err());
+    assert!(bench.store.delete(&first.key, &first.version, None).await.is_err());
     let third = bench.update(&second, "third").await;
     assert_eq!(watch.change().await, third);
 }

@@ -44,14 +44,14 @@ fn at(write: &Write) -> (Expected, Current) {
 
 async fn create_existing<H: Harness>(bench: &Bench<'_, H>) {
     let written = bench.create(&bench.key("key"), "first").await;
-    let refused = bench.other.put(&written.key, "second".into(), Expected::Absent).await;
+    let refused = bench.other.put(&written.key, "second".into(), Expected::Absent, None).await;
     assert_conflict(refused, &at(&written).1);
     bench.assert_current(&written).await;
 }
 
 async fn update_absent<H: Harness>(bench: &Bench<'_, H>) {
     let (key, sibling) = (bench.key("key"), bench.create(&bench.key("sibling"), "").await);
-    let refused = bench.store.put(&key, "value".into(), at(&sibling).0).await;
+    let refused = bench.store.put(&key, "value".into(), at(&sibling).0, None).await;
     assert_conflict(refused, &Current::Absent);
     bench.assert_absent(&key).await;
 }
@@ -59,7 +59,7 @@ async fn update_absent<H: Harness>(bench: &Bench<'_, H>) {
 async fn update_current<H: Harness>(bench: &Bench<'_, H>) {
     let first = bench.create(&bench.key("key"), "first").await;
     let read = bench.read(&first.key).await.expect("it was written");
-    let version = bench.other.put(&first.key, "second".into(), Expected::Version(read.version)).await;
+    let version = bench.other.put(&first.key, "second".into(), Expected::Version(read.version), None).await;
     let second =
         Write { value: Some("second".into()), version: version.expect("nobody else wrote"), ..first };
     bench.assert_current(&second).await;
@@ -68,7 +68,7 @@ async fn update_current<H: Harness>(bench: &Bench<'_, H>) {
 async fn update_stale<H: Harness>(bench: &Bench<'_, H>) {
     let first = bench.create(&bench.key("key"), "first").await;
     let second = bench.update(&first, "second").await;
-    assert_conflict(bench.other.put(&first.key, "late".into(), at(&first).0).await, &at(&second).1);
+    assert_conflict(bench.other.put(&first.key, "late".into(), at(&first).0, None).await, &at(&second).1);
     bench.assert_current(&second).await;
 }
 
@@ -78,10 +78,13 @@ async fn foreign_version<H: Harness>(bench: &Bench<'_, H>) {
     let foreign = [Version::ordered(0), Version::ordered(u64::MAX), Version::opaque("of another store")];
     for version in foreign {
         let expected = Expected::Version(version.clone());
-        assert_conflict(bench.store.put(&absent, "late".into(), expected.clone()).await, &Current::Absent);
-        assert_conflict(bench.store.delete(&absent, &version).await, &Current::Absent);
-        assert_conflict(bench.store.put(&written.key, "late".into(), expected).await, &at(&written).1);
-        assert_conflict(bench.store.delete(&written.key, &version).await, &at(&written).1);
+        assert_conflict(
+            bench.store.put(&absent, "late".into(), expected.clone(), None).await,
+            &Current::Absent,
+        );
+        assert_conflict(bench.store.delete(&absent, &version, None).await, &Current::Absent);
+        assert_conflict(bench.store.put(&written.key, "late".into(), expected, None).await, &at(&written).1);
+        assert_conflict(bench.store.delete(&written.key, &version, None).await, &at(&written).1);
     }
     bench.assert_absent(&absent).await;
     bench.assert_current(&written).await;
@@ -100,15 +103,15 @@ async fn delete_current<H: Harness>(bench: &Bench<'_, H>) {
 async fn delete_stale<H: Harness>(bench: &Bench<'_, H>) {
     let first = bench.create(&bench.key("key"), "first").await;
     let second = bench.update(&first, "second").await;
-    assert_conflict(bench.other.delete(&first.key, &first.version).await, &at(&second).1);
+    assert_conflict(bench.other.delete(&first.key, &first.version, None).await, &at(&second).1);
     bench.assert_current(&second).await;
 }
 
 async fn delete_absent<H: Harness>(bench: &Bench<'_, H>) {
     let (key, sibling) = (bench.key("key"), bench.create(&bench.key("sibling"), "").await);
-    assert_conflict(bench.store.delete(&key, &sibling.version).await, &Current::Absent);
+    assert_conflict(bench.store.delete(&key, &sibling.version, None).await, &Current::Absent);
     bench.delete(&sibling).await;
-    assert_conflict(bench.store.delete(&sibling.key, &sibling.version).await, &Current::Absent);
+    assert_conflict(bench.store.delete(&sibling.key, &sibling.version, None).await, &Current::Absent);
 }
 
 async fn stale_after_create<H: Harness>(bench: &Bench<'_, H>) {
@@ -122,8 +125,8 @@ async fn stale_after_create<H: Harness>(bench: &Bench<'_, H>) {
     // The same value and as many writes as before: only the version can tell it from the others.
     let current = bench.create(&key, "same bytes").await;
     for stale in stale {
-        assert_conflict(bench.other.put(&key, "late".into(), at(&stale).0).await, &at(&current).1);
-        assert_conflict(bench.other.delete(&key, &stale.version).await, &at(&current).1);
+        assert_conflict(bench.other.put(&key, "late".into(), at(&stale).0, None).await, &at(&current).1);
+        assert_conflict(bench.other.delete(&key, &stale.version, None).await, &at(&current).1);
     }
     bench.assert_current(&current).await;
 }
@@ -131,7 +134,10 @@ async fn stale_after_create<H: Harness>(bench: &Bench<'_, H>) {
 async fn stale_after_delete<H: Harness>(bench: &Bench<'_, H>) {
     let written = bench.create(&bench.key("key"), "value").await;
     bench.delete(&written).await;
-    assert_conflict(bench.other.put(&written.key, "late".into(), at(&written).0).await, &Current::Absent);
+    assert_conflict(
+        bench.other.put(&written.key, "late".into(), at(&written).0, None).await,
+        &Current::Absent,
+    );
     bench.assert_absent(&written.key).await;
 }
 
@@ -146,9 +152,9 @@ async fn only_winner<S: Store>(
         let (store, key) = (stores[i % 2].clone(), key.to_owned());
         tasks.spawn(async move {
             let version = match (value.clone(), &expected) {
-                (Some(value), _) => store.put(&key, value, expected).await,
+                (Some(value), _) => store.put(&key, value, expected, None).await,
                 (None, Expected::Version(version)) => {
-                    store.delete(&key, version).await.map(|()| version.clone())
+                    store.delete(&key, version, None).await.map(|()| version.clone())
                 }
                 (None, Expected::Absent) => panic!("an absent key cannot be deleted"),
             };
@@ -229,7 +235,7 @@ async fn concurrent_increments<H: Harness>(bench: &Bench<'_, H>) {
 async fn increment(store: &impl Store, key: &str) {
     loop {
         let (count, version) = count(store, key).await;
-        match store.put(key, (count + 1).to_string().into(), Expected::Version(version)).await {
+        match store.put(key, (count + 1).to_string().into(), Expected::Version(version), None).await {
             Ok(_) => return,
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => panic!("{error:?} instead of a conflict"),
@@ -247,7 +253,7 @@ async fn dropped_writes<H: Harness>(bench: &Bench<'_, H>) {
     let mut last = bench.create(&bench.key("key"), "0").await;
     for i in 1..=20 {
         // Polled once, which on most stores sends the request, and then dropped.
-        let write = bench.store.put(&last.key, i.to_string().into(), at(&last).0);
+        let write = bench.store.put(&last.key, i.to_string().into(), at(&last).0, None);
         let _ = futures_util::FutureExt::now_or_never(write);
         // It may still land now, between the read and the write, which then loses and reads again.
         last = loop {
@@ -256,7 +262,7 @@ async fn dropped_writes<H: Harness>(bench: &Bench<'_, H>) {
                 current == last || current.value == Some(i.to_string().into()),
                 "{current:?} after {last:?}"
             );
-            match bench.store.put(&last.key, "settled".into(), at(&current).0).await {
+            match bench.store.put(&last.key, "settled".into(), at(&current).0, None).await {
                 Ok(version) => break Write { value: Some("settled".into()), version, ..current },
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => panic!("{error:?} instead of a conflict"),

@@ -16,7 +16,7 @@ use super::store_error;
 use crate::store::{StoreError, source};
 
 /// Where the servers are, and the connection that all calls share.
-pub(super) struct Link {
+pub(crate) struct Link {
     servers: Vec<ConnectionInfo>,
     is_cluster: bool,
     /// The current connection and its number; none before the first call and after a failed one.
@@ -24,7 +24,7 @@ pub(super) struct Link {
 }
 
 #[derive(Clone)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Server(MultiplexedConnection),
     Cluster(ClusterConnection),
 }

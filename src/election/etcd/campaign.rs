@@ -1,0 +1,184 @@
+//! The task of a candidate: it keeps a session, takes part, and does what it is told.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    super::{
+        ElectionError, Leadership,
+        desk::{Order, Orders},
+        office::Office,
+    },
+    info, prefix,
+    session::{Etcd, Lost, Session},
+};
+use crate::{
+    driver,
+    reconnect::Reconnect,
+    store::{EtcdStore, Event, Store, source::unavailable},
+};
+
+pub(super) struct Campaign {
+    pub etcd: Etcd,
+    pub store: EtcdStore,
+    pub office: Office,
+    pub election: String,
+    pub contest: Contest,
+    pub value: Vec<u8>,
+    pub ttl: Duration,
+    pub session: Option<Session>,
+    /// Told to keep out.
+    pub evicted: bool,
+    /// Resigned where the fastest wins, and therefore keeps out until then.
+    pub rest: Option<Instant>,
+}
+
+/// What decides who leads.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Contest {
+    /// The oldest of all keys under the election's prefix.
+    Queue,
+    /// Who creates the key of the election's name.
+    Key,
+}
+
+pub(super) enum Command {
+    Resign(oneshot::Sender<Result<(), ElectionError>>),
+    Evict(bool, oneshot::Sender<Result<(), ElectionError>>),
+}
+
+impl Campaign {
+    pub async fn run(mut self, mut orders: Orders<Command>) {
+        loop {
+            let order = tokio::select! {
+                biased;
+                order = orders.next() => Some(order),
+                lost = self.serve() => {
+                    if let Lost::Lease = lost {
+                        self.session = None;
+                    }
+                    None
+                }
+            };
+            // Before anything is told to etcd.
+            self.office.set(Leadership::Unknown);
+            match order {
+                // What can't be told ends with the session.
+                None => drop(self.withdraw().await),
+                Some(Order::Command(Command::Resign(answer))) => {
+                    if self.contest == Contest::Key {
+                        self.rest = Some(driver::now() + 2 * self.ttl);
+                    }
+                    // Nobody has to wait for it.
+                    let _ = answer.send(self.withdraw().await);
+                }
+                Some(Order::Command(Command::Evict(evicted, answer))) => {
+                    self.evicted = evicted;
+                    let _ = answer.send(if evicted { self.withdraw().await } else { Ok(()) });
+                }
+                Some(Order::Stop) => break,
+            }
+        }
+        if let Some(session) = self.session.take()
+            && let Err(error) = session.end().await
+        {
+            tracing::warn!(election = %self.election, %error, "the session is left to end by itself");
+        }
+        self.office.set(Leadership::Failed(Arc::new(ElectionError::Closed)));
+    }
+
+    /// Gives up what we hold. If that cannot be told, the session is given up with it.
+    async fn withdraw(&mut self) -> Result<(), ElectionError> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.session = session.withdraw().await?;
+        Ok(())
+    }
+
+    /// Takes part until the key or the session is lost.
+    async fn serve(&mut self) -> Lost {
+        let mut reconnect = Reconnect::new(format!("etcd election {}", self.election));
+        if self.session.is_none() {
+            let begin = || Session::begin(self.etcd.clone(), self.office.clone(), &self.election, self.ttl);
+            self.session = Some(self.office.insist(&mut reconnect, begin).await);
+        }
+        let session = self.session.as_ref().expect("it was begun");
+        tokio::select! {
+            lost = session.keep() => lost,
+            lost = self.campaign(session, &mut reconnect) => lost,
+        }
+    }
+
+    /// Looks who leads, after each change.
+    async fn campaign(&self, session: &Session, reconnect: &mut Reconnect) -> Lost {
+        let office = &self.office;
+        let watched = match self.contest {
+            Contest::Queue => prefix(&self.election),
+            Contest::Key => self.election.clone(),
+        };
+        if self.contest == Contest::Queue && !self.evicted {
+            let key = format!("{watched}{:x}", session.lease).into_bytes();
+            office.insist(reconnect, || session.create(&key, &self.value)).await;
+        }
+        let mut changes = pin!(self.store.watch(&watched));
+        let mut rested = pin!(sleep_until(self.rest.unwrap_or_else(driver::now)));
+        let mut rests = self.rest.is_some();
+        let mut refused = unavailable("the watch ended");
+        loop {
+            let change = tokio::select! {
+                change = changes.next() => change,
+                () = &mut rested, if rests => {
+                    rests = false;
+                    Some(Ok(Event::Resumed))
+                }
+            };
+            match change {
+                Some(Ok(Event::Delete { key, version })) if session.is_gone(&key, version.order()) => {
+                    return Lost::Key;
+                }
+                Some(Ok(Event::Init | Event::InitEntry(_))) => continue,
+                Some(Ok(event)) if self.contest == Contest::Queue || concerns(&event, &watched) => {}
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => {
+                    refused = error;
+                    continue;
+                }
+                None => break,
+            }
+            let leader = match self.contest {
+                Contest::Queue => office.insist(reconnect, || self.etcd.first(&watched)).await,
+                Contest::Key if rests || self.evicted => {
+                    office.insist(reconnect, || self.etcd.read(watched.as_bytes())).await
+                }
+                Contest::Key => {
+                    let create = || session.create(watched.as_bytes(), &self.value);
+                    Some(office.insist(reconnect, create).await)
+                }
+            };
+            match leader {
+                Some(leader) if session.is_held(&leader) => session.leads(),
+                leader => {
+                    let leader = leader.map(|leader| match self.contest {
+                        Contest::Queue => info(&leader).id.into(),
+                        Contest::Key => String::from_utf8_lossy(&leader.value).into(),
+                    });
+                    office.set(Leadership::Follower { leader });
+                }
+            }
+        }
+        // Denied: what was allowed when we started may be allowed again.
+        let pause = reconnect.next_delay(&refused);
+        office.interrupted(refused);
+        sleep(pause).await;
+        Lost::Key
+    }
+}
+
+/// Whether it may change who has the key. A watch of a key tells also of those that it is a prefix of.
+fn concerns(event: &Event, key: &str) -> bool {
+    event.key().is_none_or(|changed| **changed == *key)
+}

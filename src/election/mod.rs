@@ -1,0 +1,199 @@
+//! Leader election, for work that only one process may do at all.
+//!
+//! A [`WriterLease`](crate::WriterLease) needs no leader: whoever works leads. Where the work itself cannot be compared and
+//! written, or others expect an elected leader, these electors take part in elections on etcd, ZooKeeper and Redis. They
+//! replace four packages that many use; what those offer, each adapter's page tells line by line.
+//!
+//! | elector | on | after | candidates of others that take part |
+//! |---|---|---|---|
+#![cfg_attr(
+    feature = "etcd",
+    doc = "| [`EtcdElector`] | etcd | pingcap/tiflow `dm/pkg/election` | Go's `clientv3/concurrency`, `etcdctl elect` |"
+)]
+#![cfg_attr(
+    feature = "etcd",
+    doc = "| [`EtcdVoters`] | etcd | gravitational/coordinate `leader` | whoever creates the same key |"
+)]
+#![cfg_attr(
+    feature = "zookeeper",
+    doc = "| [`ZookeeperElector`] | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |"
+)]
+#![cfg_attr(
+    feature = "redis",
+    doc = "| [`RedisElector`] | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |"
+)]
+//!
+//! # What all promise
+//!
+//! 1. **Leadership ends by our own clock.** [`Leadership::Leader`] says until when, on the monotonic clock, counted from the
+//!    *sending* of the last renewal that succeeded, less a fiftieth for clocks that don't run alike. The engine counts from
+//!    later on, so nobody else is elected before, however long this process was stopped or cut off.
+//! 2. **Every leader has a token,** greater than those before it in the same election, and a [`Fence`] for the stores of its
+//!    engine: a write that was sent too late is refused there.
+//! 3. **We stop before we say so.** Whoever resigns or closes is told to be no leader first, and only then is the engine told.
+//! 4. **Nothing is left behind.** After [`close`](Elector::close) the engine holds nothing of the candidate. If it could not be
+//!    told, what is left ends with the session: within its TTL.
+//! 5. **The end is visible.** An elector whose task is gone, for whatever reason, is [`Leadership::Failed`].
+//!
+//! A leader that lost contact for longer than its time is [`Leadership::Unknown`]. If it turns out that nobody took over, it
+//! leads again, with the same token: it is still the same reign.
+
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+mod desk;
+mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+mod office;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::Stream;
+use tokio::{
+    sync::{mpsc::UnboundedReceiver, watch},
+    time::Instant,
+};
+
+pub use error::ElectionError;
+#[cfg(feature = "etcd")]
+pub use etcd::{
+    EtcdElector, EtcdElectorBuilder, EtcdVoter, EtcdVoters, LeaderInfo, LeaderNotice, UnlimitedBackoff,
+};
+#[cfg(feature = "redis")]
+pub use redis::{RedisElector, RedisElectorBuilder};
+#[cfg(feature = "zookeeper")]
+pub use zookeeper::{ZookeeperElector, ZookeeperElectorBuilder};
+
+use crate::{driver, store::Fence};
+
+/// A candidate in an election. The [module](self) says what each implementation promises.
+///
+/// Dropping the last handle closes the elector in the background.
+pub trait Elector: Send + Sync + 'static {
+    /// How others see this candidate.
+    fn identity(&self) -> &str;
+
+    /// A channel with the current state, renewals included.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// What happens from now on, in order and without gaps; the state of now comes first, if it is known. It is buffered
+    /// without limit for a reader that is slow.
+    fn events(&self) -> Events;
+
+    /// Gives the leadership up and lets others win. The candidate goes on competing, behind them. Of one that doesn't lead
+    /// this asks nothing but to go to the end of the queue, where there is one.
+    ///
+    /// When this returns, `leadership` doesn't say that we lead by the old reign. A call that is dropped has an effect or none.
+    ///
+    /// # Errors
+    ///
+    /// [`ElectionError::Store`] if the engine could not be told: we resigned all the same, but the others have to wait until
+    /// our session ends. [`ElectionError::Closed`] if this elector has ended.
+    fn resign(&self) -> impl Future<Output = Result<(), ElectionError>> + Send;
+
+    /// Ends the candidacy, after resigning if we lead, and returns when the engine holds nothing of it. If the engine does
+    /// not answer, that takes as long as one request may take. Further calls do nothing. A call that is dropped closes all the
+    /// same.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+
+    /// Whether we lead at this moment, by our own clock.
+    fn is_leader(&self) -> bool {
+        self.leadership().borrow().is_leader()
+    }
+
+    /// The fence for a write that is to be sent now; `None` unless we lead.
+    fn fence(&self) -> Option<Fence> {
+        self.leadership().borrow().fence().cloned()
+    }
+}
+
+/// What a candidate knows of the leadership.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Leadership {
+    /// Nothing is known: the election has not begun, the connection is lost, or our time ran out before a renewal was
+    /// confirmed.
+    Unknown,
+    /// We lead.
+    Leader {
+        /// What our writes should carry; it has the token.
+        fence: Fence,
+        /// Until when, unless it is renewed. A state with a time that has passed counts for nothing:
+        /// [`is_leader`](Self::is_leader) looks at the clock.
+        until: Instant,
+    },
+    /// Somebody else leads, or nobody does yet.
+    Follower {
+        /// Who, if that is known.
+        leader: Option<Arc<str>>,
+    },
+    /// The elector has ended, closed or broken, and nothing more will come.
+    Failed(Arc<ElectionError>),
+}
+
+/// What happens to a candidate.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// We lead from now on.
+    Elected {
+        /// The number of this reign.
+        token: u64,
+    },
+    /// We lead no more: we resigned, were deposed, or our time ran out.
+    Retired {
+        /// The number of the reign that is over.
+        token: u64,
+    },
+    /// Somebody else leads.
+    NewLeader {
+        /// Who.
+        leader: Arc<str>,
+    },
+    /// Something went wrong; the elector goes on trying. It is told once per interruption.
+    Interrupted(Arc<ElectionError>),
+    /// The elector has ended. Nothing comes after this.
+    Failed(Arc<ElectionError>),
+}
+
+/// The events of an elector; see [`Elector::events`].
+#[derive(Debug)]
+pub struct Events(UnboundedReceiver<Event>);
+
+impl Leadership {
+    /// Whether we lead at this moment, by our own clock.
+    pub fn is_leader(&self) -> bool {
+        self.fence().is_some()
+    }
+
+    /// The fence for a write that is to be sent now; `None` unless we lead.
+    pub fn fence(&self) -> Option<&Fence> {
+        match self {
+            Self::Leader { fence, until } if driver::now() < *until => Some(fence),
+            _ => None,
+        }
+    }
+}
+
+/// For electors of one's own.
+impl From<UnboundedReceiver<Event>> for Events {
+    fn from(events: UnboundedReceiver<Event>) -> Self {
+        Self(events)
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_recv(context)
+    }
+}
