@@ -23,17 +23,19 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
+    election::Leadership,
     engine::{AttemptId, Engine, Role, Start, Timestamp},
     error::Ended,
     feed::{Feed, Feeds},
     lease::Status,
+    store::Fence,
     work::{Attempt, Verdict},
 };
 
@@ -64,6 +66,9 @@ pub(crate) struct State<K> {
     waker: Option<Waker>,
     published: Status,
     feeds: Feeds,
+    /// What attempts carry; and the task that follows the election.
+    fence: Option<Fence>,
+    follower: Option<AbortHandle>,
     phase: Phase,
 }
 
@@ -98,6 +103,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 waker: None,
                 published: status,
                 feeds: Feeds::default(),
+                fence: None,
+                follower: None,
                 phase: Phase::Running,
             }),
             status: watch::Sender::new(status),
@@ -225,6 +232,36 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         (status.role == Role::Follower).then(|| std::mem::take(&mut state.reign))
     }
 
+    /// What an election says now. With `fenced` attempts carry its fence.
+    pub fn handle_leadership(&self, leadership: &Leadership, fenced: bool) -> Result<(), Ended> {
+        let led = match leadership {
+            Leadership::Leader { fence, until } => Some((fence, self.timestamp(*until))),
+            _ => None,
+        };
+        // Before works run that need it, and after those that had it are told to stop.
+        let fence = led.filter(|_| fenced).map(|(fence, _)| fence.clone());
+        if led.is_some() {
+            self.state.lock().fence = fence;
+        }
+        self.handle(|engine, now| match led {
+            Some((_, until)) => engine.handle_elected(now, until),
+            None => engine.handle_not_elected(now),
+        })
+    }
+
+    /// The task that follows an election, in the place of any other.
+    pub fn set_follower(&self, follower: AbortHandle) {
+        let mut state = self.state.lock();
+        let before = match state.phase {
+            Phase::Ended(_) => Some(follower),
+            _ => state.follower.replace(follower),
+        };
+        drop(state);
+        if let Some(before) = before {
+            before.abort();
+        }
+    }
+
     pub fn add_feed(&self) -> u64 {
         let mut state = self.state.lock();
         let id = state.feeds.add();
@@ -252,9 +289,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.phase = Phase::Ended(ended);
         state.published = Status { is_leader: false, ended: Some(ended), ..state.published };
         let reign = state.reign.clone();
+        let follower = state.follower.take();
         self.status.send_replace(state.published);
         drop(state);
         reign.cancel();
+        if let Some(follower) = follower {
+            follower.abort();
+        }
     }
 }
 
@@ -292,6 +333,7 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     /// Attempts to start, and the token of the reign that they belong to.
     starts: Vec<Start<K, BoxedWork<K>>>,
     reign: Arc<CancellationToken>,
+    fence: Option<Fence>,
     finished: Vec<Finished<K>>,
     /// Works that are not needed any more: dropped outside of the lock, because they are the user's.
     spent: Vec<BoxedWork<K>>,
@@ -321,6 +363,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             tasks: JoinSet::new(),
             starts: Vec::with_capacity(BATCH),
             reign: Arc::default(),
+            fence: None,
             finished: Vec::with_capacity(BATCH),
             spent: Vec::with_capacity(BATCH),
             rings: Timestamp::MAX,
@@ -434,6 +477,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 } else {
                     state.armed = Timestamp::ZERO;
                     self.reign.clone_from(&state.reign);
+                    self.fence.clone_from(&state.fence);
                     Turn::Run
                 }
             }
@@ -451,7 +495,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     fn start_attempts(&mut self, cx: &mut Context<'_>) {
         for start in self.starts.drain(..) {
             let deadline = self.shared.instant(start.deadline);
-            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, self.reign.clone());
+            let (reign, fence) = (self.reign.clone(), self.fence.clone());
+            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, reign, fence);
             match Running::start(start.id, start.work, attempt) {
                 Err(finished) => self.finished.push(finished),
                 Ok(mut running) => match Pin::new(&mut running).poll(cx) {

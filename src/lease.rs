@@ -5,6 +5,7 @@ use tokio::sync::watch;
 use crate::{
     config::Builder,
     driver::{BoxedWork, Shared},
+    election::{Elector, Leadership},
     engine::{Counters, Engine, Role, Timestamp},
     error::{Ended, SpawnError},
     feed::{Feed, FeedReporter},
@@ -224,6 +225,63 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// For whoever feeds foreign writes without a guard: tells in the [`Status`] whether they are observed at present.
     pub fn feed_reporter(&self) -> FeedReporter<K> {
         FeedReporter::new(self.handle.shared.clone())
+    }
+
+    /// Lets an election decide: from now on works run only while the elector leads, and with its [fence](Attempt::fence). The
+    /// election alone says who leads and until when; what works and others write moves no lease. Attempts that are out when
+    /// the leadership ends are [told](Attempt::cancelled).
+    ///
+    /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be one that can check it:
+    /// the engine of the election. An elector that has ended leaves a lease that runs nothing; another call follows
+    /// another elector instead. The lease doesn't keep the elector alive.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    ///
+    /// ```
+    /// # use writerlease::{Outcome, WriterLease, election::Elector};
+    /// # async fn f(elector: impl Elector) -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease: WriterLease<u32> = WriterLease::builder("leader-only").spawn()?;
+    /// lease.follow(&elector);
+    /// lease.try_work(7, |attempt| async move {
+    ///     println!("{} leads, by {:?}", attempt.key(), attempt.fence());
+    ///     Outcome::Extend
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn follow(&self, elector: &impl Elector) {
+        self.follow_leadership(elector, true);
+    }
+
+    /// The same without fences, for works whose store is not the engine of the election. A leader that was paused may then
+    /// write after its successor: use it only where writes are compared with what was read.
+    pub fn follow_unfenced(&self, elector: &impl Elector) {
+        self.follow_leadership(elector, false);
+    }
+
+    fn follow_leadership(&self, elector: &impl Elector, fenced: bool) {
+        let mut leadership = elector.leadership();
+        // At once, so that nothing runs unelected that is tried after this call. A lease that has ended needs no leader.
+        let now = leadership.borrow_and_update().clone();
+        let _ = self.handle.shared.handle_leadership(&now, fenced);
+        let shared = Arc::downgrade(&self.handle.shared);
+        let follower = tokio::spawn(async move {
+            loop {
+                let changed = leadership.changed().await;
+                let Some(shared) = shared.upgrade() else { return };
+                // An elector that is gone leads no more.
+                let next = match changed {
+                    Ok(()) => leadership.borrow_and_update().clone(),
+                    Err(_) => Leadership::Unknown,
+                };
+                if shared.handle_leadership(&next, fenced).is_err() || changed.is_err() {
+                    return;
+                }
+            }
+        });
+        self.handle.shared.set_follower(follower.abort_handle());
     }
 
     /// Until the first echo: a round trip to the store took this long, so news won't travel faster.

@@ -111,7 +111,7 @@ mod attempt {
     use tokio_util::sync::CancellationToken;
 
     use super::{Next, Verdict};
-    use crate::driver;
+    use crate::{driver, store::Fence};
 
     /// One run of a work: what it may want to know about itself.
     ///
@@ -139,6 +139,7 @@ mod attempt {
         epoch: u64,
         deadline: Instant,
         reign: Arc<CancellationToken>,
+        fence: Option<Fence>,
     }
 
     impl<K> Attempt<K> {
@@ -148,8 +149,9 @@ mod attempt {
             epoch: u64,
             deadline: Instant,
             reign: Arc<CancellationToken>,
+            fence: Option<Fence>,
         ) -> Self {
-            Self { key, number, epoch, deadline, reign }
+            Self { key, number, epoch, deadline, reign, fence }
         }
 
         /// The key whose work this is.
@@ -170,6 +172,11 @@ mod attempt {
         /// When the attempt stops holding its slot.
         pub fn deadline(&self) -> Instant {
             self.deadline
+        }
+
+        /// What its writes should carry, if the lease [follows](crate::WriterLease::follow) an election.
+        pub fn fence(&self) -> Option<&Fence> {
+            self.fence.as_ref()
         }
 
         /// Whether the role in which the attempt started was lost, or the deadline has passed.

@@ -29,6 +29,8 @@
 //! | [`Unchanged`](Outcome::Unchanged) | nothing | nothing | nothing |
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending work | the same | the same |
 //! | [`handle_expire`](Engine::handle_expire) | probe now | not leader until the next success | probe now |
+//! | [`handle_elected`](Engine::handle_elected) | become Leader: epoch + 1, window 1, until the time it says | until the time it says | become Leader |
+//! | [`handle_not_elected`](Engine::handle_not_elected) | become Follower | become Follower | nothing |
 //! | the lease ends | | `is_leader` turns false; the role stays, as incumbent | one probe may run |
 //!
 //! # The rules behind the table
@@ -60,9 +62,13 @@
 //! 9. **The lease counts from the start of the attempt**, not from its answer: the pessimistic end.
 //! 10. **`backoff(tick)`** is base x factor^tick, each factor jittered, capped at the term; past `steps` it is the term. Up to a
 //!     tenth more, so that not even the capped ones come back in step.
+//!
+//! An engine that follows an election (`handle_elected`, `handle_not_elected`) keeps the queue, the window, the pauses of an
+//! outage and all of rule 8; who works when, and until when, is no matter of rules 3 to 6 and 9 then, but of the election.
 
 mod backoff;
 mod echo;
+mod elected;
 mod flight;
 mod outage;
 mod own;
@@ -79,6 +85,7 @@ use std::{hash::Hash, time::Duration};
 use self::{
     backoff::{Backoff, Dice, seconds},
     echo::Echo,
+    elected::Mandate,
     flight::{Flight, Flights, Kind},
     outage::Outage,
     patience::Patience,
@@ -123,6 +130,7 @@ pub struct Engine<K, W> {
     /// The latest `now` that was passed in.
     clock: Timestamp,
     tenure: Tenure,
+    mandate: Mandate,
     /// When the first probe of the election may start; drawn when the first work comes to an idle replica.
     election: Timestamp,
     /// Some work was finished, by us or by somebody else.
@@ -220,6 +228,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             backoff: Backoff::new(&config),
             clock: Timestamp::ZERO,
             tenure: Tenure::default(),
+            mandate: Mandate::default(),
             election: Timestamp::ZERO,
             decided: false,
             queue: Queue::new(),
@@ -281,7 +290,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
                 self.counters.releases += 1;
                 let key = self.queue.key(flight.slot).clone();
                 self.queue.disown(&key);
-                if current {
+                if current && self.mandate.is_free() {
                     self.lose(now, false);
                 }
             }
@@ -351,7 +360,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             self.counters.evidence += 1;
             // Work of unknown age may be as fresh as can be.
             self.tenure.reaches(since.map_or(now, |since| since.min(now)));
-            self.lose(now, true);
+            if self.mandate.is_free() {
+                self.lose(now, true);
+            }
             self.decided = true;
         }
         work
@@ -360,7 +371,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// One of our group wrote something else: their lease is extended, and our work stands.
     pub fn handle_observe(&mut self, now: Timestamp, order: Option<u64>) {
         let now = self.advance(now);
-        if !self.tenure.is_old_news(order) {
+        if self.mandate.is_free() && !self.tenure.is_old_news(order) {
             self.tenure.reaches(now);
             self.lose(now, true);
         }
@@ -377,8 +388,10 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// Ends the lease, whoever holds it: the next attempt is a probe and needs no further delay.
     pub fn handle_expire(&mut self, now: Timestamp) {
         let now = self.advance(now);
-        self.election = now;
-        self.tenure.expire(now);
+        if self.mandate.is_free() {
+            self.election = now;
+            self.tenure.expire(now);
+        }
     }
 
     /// Our own write came back through the watch this long after it started.
@@ -535,6 +548,9 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     fn step(&self) -> Step {
         let now = self.clock;
         let Some(oldest) = self.queue.oldest() else { return Step::Idle };
+        if let Some(barred) = self.mandate.bars(now) {
+            return barred;
+        }
         if now < self.outage.until() {
             return Step::Wait(self.outage.until());
         }
@@ -621,6 +637,13 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
                 let key = self.queue.key(flight.slot).clone();
                 let loan = self.patience.current().saturating_mul(LOAN_PATIENCES);
                 self.queue.make_own(now, key, loan);
+            }
+            return;
+        }
+        if !self.mandate.is_free() {
+            self.decided = true;
+            if current {
+                self.window.grow();
             }
             return;
         }

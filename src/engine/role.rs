@@ -141,6 +141,16 @@ impl Tenure {
         was != Role::Follower
     }
 
+    /// An election is over for us. Returns whether that changed our role.
+    pub fn retire(&mut self, now: Timestamp) -> bool {
+        self.lease_end = self.lease_end.min(now);
+        let changed = self.role != Role::Follower;
+        if changed {
+            self.change(Role::Follower);
+        }
+        changed
+    }
+
     /// Evidence from before the write that made us leader tells nothing about now.
     pub fn is_old_news(&self, order: Option<u64>) -> bool {
         self.role == Role::Leader && order.zip(self.won_at).is_some_and(|(seen, won)| seen < won)

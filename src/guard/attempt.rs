@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     driver,
-    store::{Entry, Expected, Store, StoreError, Version},
+    store::{Entry, Expected, Fence, Store, StoreError, Version},
     work::{Outcome, Verdict},
 };
 
@@ -40,11 +40,11 @@ impl<S: Store> Inner<S> {
     pub(super) fn queue(self: &Arc<Self>, key: &Arc<str>) -> Result<(), crate::Ended> {
         // Pending work must not keep the guard alive, nor with it the lease that it is pending in.
         let (inner, name) = (Arc::downgrade(self), key.clone());
-        self.lease.try_work(key.clone(), move |_| {
+        self.lease.try_work(key.clone(), move |attempt| {
             let (inner, key) = (inner.upgrade(), name.clone());
             async move {
                 match inner {
-                    Some(inner) => inner.attempt(key).await,
+                    Some(inner) => inner.attempt(key, attempt.fence()).await,
                     None => Outcome::Unchanged.done(),
                 }
             }
@@ -74,7 +74,7 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    async fn attempt(self: Arc<Self>, key: Arc<str>) -> Verdict {
+    async fn attempt(self: Arc<Self>, key: Arc<str>, fence: Option<&Fence>) -> Verdict {
         // The copies also see to it that users' closures are dropped when no lock is held, at the end of the attempt.
         let (wants, _earlier) = {
             let mut book = self.book.lock();
@@ -86,11 +86,17 @@ impl<S: Store> Inner<S> {
         let _landing = Landing { inner: &self, key: &key };
         match self.store.get(&key).await {
             Err(error) => self.refused(&key, &wants, error),
-            Ok(entry) => self.write(&key, &wants, entry).await,
+            Ok(entry) => self.write(&key, &wants, entry, fence).await,
         }
     }
 
-    async fn write(self: &Arc<Self>, key: &Arc<str>, wants: &Wants, entry: Option<Entry>) -> Verdict {
+    async fn write(
+        self: &Arc<Self>,
+        key: &Arc<str>,
+        wants: &Wants,
+        entry: Option<Entry>,
+        fence: Option<&Fence>,
+    ) -> Verdict {
         let current = entry.as_ref().map(|entry| &entry.value);
         let asked = wants.ask(current);
         if !asked.gone.is_empty() {
@@ -105,7 +111,7 @@ impl<S: Store> Inner<S> {
         }
         let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
         let started = driver::now();
-        match self.store.put(key, value.clone(), expected, None).await {
+        match self.store.put(key, value.clone(), expected, fence).await {
             Ok(version) => {
                 let mut book = self.book.lock();
                 let page = book.page(key);
@@ -161,9 +167,13 @@ impl<S: Store> Inner<S> {
     fn refused(&self, key: &Arc<str>, wants: &Wants, error: StoreError) -> Verdict {
         let error = Arc::new(error);
         let (ending, verdict) = match *error {
-            StoreError::Conflict { .. } | StoreError::Unavailable { .. } | StoreError::Fenced { .. } => {
+            StoreError::Conflict { .. } | StoreError::Unavailable { .. } => {
                 tracing::debug!(%key, %error, "nothing was learnt; trying again");
                 return Outcome::Failed.retry();
+            }
+            StoreError::Fenced { .. } => {
+                tracing::warn!(%key, %error, "a write came too late; another leads");
+                return Outcome::Release.retry();
             }
             StoreError::Denied { .. } => (Ending::Denied(error.clone()), Outcome::Failed.done()),
             StoreError::TooLarge { .. } => (Ending::TooLarge(error.clone()), Outcome::Unchanged.done()),

@@ -1,0 +1,263 @@
+//! A lease that follows an election: works run only where it is won, and their writes carry the fence.
+#![allow(clippy::disallowed_methods, reason = "the time is paused")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
+use writerlease::{
+    Ending, Guard, Outcome, WriterLease,
+    election::{ElectionError, Elector, Events, Leadership},
+    engine::Role,
+    store::{Expected, Fence, MemoryStore, Store},
+};
+
+/// An elector that says what it is told to.
+struct Said(watch::Sender<Leadership>);
+
+impl Said {
+    fn new() -> Self {
+        Self(watch::Sender::new(Leadership::Unknown))
+    }
+
+    fn leads(&self, token: u64, seconds: u64) {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        self.0.send_replace(Leadership::Leader { fence: fence(token), until });
+    }
+
+    fn follows(&self) {
+        self.0.send_replace(Leadership::Follower { leader: Some("other".into()) });
+    }
+}
+
+impl Elector for Said {
+    fn identity(&self) -> &str {
+        "we"
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.subscribe()
+    }
+
+    fn events(&self) -> Events {
+        mpsc::unbounded_channel().1.into()
+    }
+
+    async fn resign(&self) -> Result<(), ElectionError> {
+        self.follows();
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
+
+fn fence(token: u64) -> Fence {
+    Fence::new("test", "election", token)
+}
+
+/// Lets all tasks do what they can do now.
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+fn counting(lease: &WriterLease<u32>, key: u32, outcome: Outcome) -> Arc<AtomicUsize> {
+    let runs = Arc::<AtomicUsize>::default();
+    let count = runs.clone();
+    lease
+        .try_work(key, move |_| {
+            count.fetch_add(1, SeqCst);
+            async move { outcome }
+        })
+        .expect("it takes work");
+    runs
+}
+
+#[tokio::test(start_paused = true)]
+async fn works_run_only_while_the_election_is_won() {
+    let elector = Said::new();
+    let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+    lease.follow(&elector);
+    let runs = counting(&lease, 1, Outcome::Extend);
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!((runs.load(SeqCst), lease.status().role), (0, Role::Follower));
+
+    elector.leads(1, 10);
+    settle().await;
+    assert_eq!(runs.load(SeqCst), 1);
+    assert!(lease.is_leader());
+
+    // Renewed, and then not any more.
+    sleep(Duration::from_secs(8)).await;
+    elector.leads(1, 10);
+    sleep(Duration::from_secs(9)).await;
+    assert!(lease.is_leader());
+    let late = counting(&lease, 2, Outcome::Extend);
+    settle().await;
+    assert_eq!(late.load(SeqCst), 1);
+    sleep(Duration::from_secs(1)).await;
+    assert!(!lease.is_leader());
+    let too_late = counting(&lease, 3, Outcome::Extend);
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(too_late.load(SeqCst), 0);
+
+    elector.leads(2, 10);
+    settle().await;
+    assert_eq!(too_late.load(SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_our_works_nor_those_of_others_move_the_lease() {
+    let elector = Said::new();
+    let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+    lease.follow(&elector);
+    elector.leads(1, 10);
+    settle().await;
+    let epoch = lease.status().epoch;
+    counting(&lease, 1, Outcome::Extend);
+    counting(&lease, 2, Outcome::Release);
+    counting(&lease, 3, Outcome::Conflict);
+    settle().await;
+    lease.extend(&4);
+    lease.observe(&5);
+    lease.expire();
+    settle().await;
+    assert!(lease.is_leader());
+    assert!(lease.snapshot().lease_remaining <= Duration::from_secs(10), "no work prolongs it");
+    sleep(Duration::from_secs(10)).await;
+    assert!(!lease.is_leader());
+    assert_eq!(lease.status().epoch, epoch);
+    // What others do still does our work.
+    let runs = counting(&lease, 6, Outcome::Extend);
+    lease.extend(&6);
+    elector.leads(2, 10);
+    settle().await;
+    assert_eq!((runs.load(SeqCst), lease.len()), (0, 1), "only the refused one is still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_has_the_fence_of_its_reign_and_is_told_when_that_is_over() {
+    let elector = Said::new();
+    let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+    lease.follow(&elector);
+    elector.leads(7, 10);
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let work = move |attempt: writerlease::Attempt<u32>| {
+        let sender = sender.clone();
+        async move {
+            sender.send(attempt.fence().cloned()).expect("the test waits");
+            attempt.cancelled().await;
+            Outcome::Failed
+        }
+    };
+    lease.try_work(1, work).expect("it takes work");
+    assert_eq!(seen.recv().await, Some(Some(fence(7))));
+    elector.resign().await.expect("it can");
+    settle().await;
+    assert_eq!(lease.snapshot().in_flight, 0, "it was told");
+    elector.leads(8, 1000);
+    assert_eq!(seen.recv().await, Some(Some(fence(8))), "it is tried again by the next reign");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_fences_it_follows_all_the_same() {
+    let elector = Said::new();
+    let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+    lease.follow_unfenced(&elector);
+    elector.leads(7, 10);
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let work = move |attempt: writerlease::Attempt<u32>| {
+        sender.send(attempt.fence().cloned()).expect("the test waits");
+        async { Outcome::Extend }
+    };
+    lease.try_work(1, work).expect("it takes work");
+    assert_eq!(seen.recv().await, Some(None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_elector_that_is_gone_leads_no_more_and_another_may_take_its_place() {
+    let elector = Said::new();
+    let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+    lease.follow(&elector);
+    elector.leads(1, 1000);
+    settle().await;
+    assert!(lease.is_leader());
+    drop(elector);
+    settle().await;
+    assert!(!lease.is_leader());
+    let (first, second) = (Said::new(), Said::new());
+    lease.follow(&first);
+    lease.follow(&second);
+    first.leads(2, 10);
+    settle().await;
+    assert!(!lease.is_leader(), "only the last one counts");
+    second.leads(2, 10);
+    settle().await;
+    assert!(lease.is_leader());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_of_a_lease_that_followed() {
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let elector = Said::new();
+    let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+    lease.follow(&elector);
+    settle().await;
+    drop(lease);
+    settle().await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), tasks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_guards_the_elected_one_writes_and_the_other_sees_it_done() {
+    let store = MemoryStore::new();
+    let electors = [Said::new(), Said::new()];
+    let guards = electors.each_ref().map(|elector| {
+        let lease = WriterLease::builder("test").spawn().expect("valid");
+        lease.follow(elector);
+        Guard::new(store.clone(), lease, "").expect("a runtime")
+    });
+    for round in 1..=4_u64 {
+        let (leader, other) = if round % 2 == 0 { (0, 1) } else { (1, 0) };
+        electors[other].follows();
+        electors[leader].leads(round, 10);
+        let want = move |current: Option<&[u8]>| {
+            (current != Some(format!("{round}").as_bytes())).then(|| format!("{round}"))
+        };
+        let waits = guards[other].ensure("key", want);
+        settle().await;
+        assert!(matches!(guards[leader].ensure("key", want).await, Ending::Written(_)));
+        assert!(matches!(waits.await, Ending::ByOther));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_believes_in_itself_for_too_long_writes_nothing() {
+    let store = MemoryStore::new();
+    let (old, new) = (Said::new(), Said::new());
+    let guard = |elector: &Said| {
+        let lease = WriterLease::builder("test").spawn().expect("valid");
+        lease.follow(elector);
+        Guard::new(store.clone(), lease, "").expect("a runtime")
+    };
+    let (stale, fresh) = (guard(&old), guard(&new));
+    old.leads(1, 3600);
+    assert!(matches!(stale.ensure("key", |_| Some("1")).await, Ending::Written(_)));
+    new.leads(2, 3600);
+    assert!(matches!(fresh.ensure("other", |_| Some("2")).await, Ending::Written(_)));
+    let never = stale.ensure("key", |_| Some("stale"));
+    assert!(tokio::time::timeout(Duration::from_secs(60), never).await.is_err());
+    assert_eq!(store.get("key").await.unwrap().unwrap().value, "1");
+    assert!(stale.lease().snapshot().counters.releases >= 2, "it was refused, and tried now and then");
+    // It was the fence, not the version.
+    let version = store.get("key").await.unwrap().unwrap().version;
+    let written = store.put("key", "3".into(), Expected::Version(version), Some(&fence(2))).await;
+    assert!(written.is_ok());
+}
