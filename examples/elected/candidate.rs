@@ -1,0 +1,114 @@
+//! One candidate: while it leads, it acts and writes.
+//!
+//! What it does it says on stdout, a line each and at once, with the time of the clock that all processes share:
+//! "joined", "elected TOKEN TIME", "acts TOKEN TIME", "wrote TOKEN", "fenced TOKEN", "failed REASON". A line "resign" on stdin makes it
+//! resign; the end of stdin is its end.
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, stdin},
+    sync::Mutex,
+    time::{interval, sleep},
+};
+use writerlease::{
+    Attempt, Guard, Outcome, WriterLease,
+    election::{Elector, Event, Leadership},
+    store::{Expected, Store, StoreError, Version},
+};
+
+use crate::{options::Options, reigns};
+
+pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, store: S) {
+    let lease = WriterLease::builder(&options.name).spawn().expect("valid settings");
+    lease.follow(&elector);
+    let guard = Guard::new(store.clone(), lease.clone(), options.prefix.clone()).expect("a runtime");
+    let written = Arc::<Mutex<Option<Version>>>::default();
+    let key: Arc<str> = format!("{}writes/{}", options.prefix, options.name).into();
+    let mut events = elector.events();
+    let mut lines = BufReader::new(stdin()).lines();
+    let mut ticks = interval(TICK);
+    let mut joined = elector.leadership();
+    let joined = joined.wait_for(|state| !matches!(state, Leadership::Unknown)).await.map(drop);
+    joined.expect("the elector exists");
+    say("joined".into());
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::Elected { token }) => {
+                    say(format!("elected {token} {}", reigns::clock()));
+                    // For all to read who leads. Nobody waits for it: a guard tries until it is so.
+                    let name = options.name.clone();
+                    drop(guard.ensure("leader", move |current| (current != Some(name.as_bytes())).then(|| name.clone())));
+                }
+                Some(Event::Failed(error)) => {
+                    say(format!("failed {error}"));
+                    // Not by returning: tokio would wait for the next line on stdin.
+                    std::process::exit(1);
+                }
+                _ => {}
+            },
+            line = lines.next_line() => match line {
+                Ok(Some(_)) => drop(elector.resign().await),
+                _ => break,
+            },
+            _ = ticks.tick() => {
+                // First the time, then the question: so it was no later when we believed to lead.
+                let now = reigns::clock();
+                if let Some(fence) = elector.fence() {
+                    say(format!("acts {} {now}", fence.token()));
+                }
+                if lease.is_empty() && lease.snapshot().in_flight == 0 {
+                    let (store, written) = (store.clone(), written.clone());
+                    let work = move |attempt| write(store.clone(), written.clone(), attempt);
+                    lease.try_work(key.clone(), work).expect("it takes work");
+                }
+            }
+        }
+    }
+    elector.close().await;
+}
+
+/// Writes the token to a key that nobody else writes: no version protects it, only the fence.
+async fn write<S: Store>(
+    store: S,
+    written: Arc<Mutex<Option<Version>>>,
+    attempt: Attempt<Arc<str>>,
+) -> Outcome {
+    let Some(fence) = attempt.fence() else { return Outcome::Failed };
+    let mut written = written.lock().await;
+    // Here a pause hurts most.
+    sleep(THINKING).await;
+    let (token, expected) = (fence.token(), written.clone().map_or(Expected::Absent, Expected::Version));
+    match store.put(attempt.key(), token.to_string().into(), expected, Some(fence)).await {
+        Ok(version) => {
+            say(format!("wrote {token}"));
+            *written = Some(version);
+            Outcome::Extend
+        }
+        Err(StoreError::Fenced { .. }) => {
+            say(format!("fenced {token}"));
+            Outcome::Unchanged
+        }
+        Err(_) => {
+            // It may have landed.
+            if let Ok(entry) = store.get(attempt.key()).await {
+                *written = entry.map(|entry| entry.version);
+            }
+            Outcome::Failed
+        }
+    }
+}
+
+/// One line, at once. Without a parent to hear it there is nothing left to do.
+fn say(line: String) {
+    if std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// How often a leader acts.
+const TICK: Duration = Duration::from_millis(5);
+/// Between the decision to write and the write.
+const THINKING: Duration = Duration::from_millis(3);

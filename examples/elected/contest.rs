@@ -1,0 +1,216 @@
+//! The candidates' parent: it ends one reign after the other, and watches the store.
+
+use std::{
+    process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use writerlease::store::{Event, Store};
+
+use crate::{
+    options::{End, Options},
+    reigns::{Reigns, clock},
+};
+
+/// What is known of all reigns, from what the candidates say.
+type Shared = Arc<Mutex<Reigns>>;
+
+struct Candidate {
+    process: Child,
+    stdin: ChildStdin,
+    listener: JoinHandle<()>,
+    /// Whether it takes part.
+    joined: watch::Receiver<bool>,
+    name: String,
+}
+
+pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, String> {
+    let shared = Shared::default();
+    let stale =
+        tokio::spawn(stale_writes(store.watch(&format!("{}writes/", options.prefix)), shared.clone()));
+    let mut candidates = Vec::new();
+    for number in 0..options.candidates {
+        candidates.push(Candidate::start(options, number, &shared)?);
+    }
+    let mut started = options.candidates;
+    for (number, end) in options.ends().take(options.takeovers).enumerate() {
+        eprintln!("{number} of {} takeovers", options.takeovers);
+        for candidate in &mut candidates {
+            candidate.joined().await?;
+        }
+        let token = leader(&shared, 0).await?;
+        // At any moment between two renewals.
+        sleep(options.ttl.mul_f64((number * 7 % 10) as f64 / 10.0)).await;
+        let name = lock(&shared).reigns[&token].leader.clone();
+        let position =
+            candidates.iter().position(|candidate| candidate.name == name).ok_or("the leader is gone")?;
+        lock(&shared).reigns.entry(token).or_default().end = Some((end, clock()));
+        match end {
+            End::Resigns => {
+                let told = candidates[position].stdin.write_all(b"resign\n").await;
+                told.map_err(|error| format!("{name}: {error}"))?;
+                leader(&shared, token).await?;
+            }
+            End::Killed => {
+                candidates.remove(position).end(Signal::KILL).await?;
+                leader(&shared, token).await?;
+            }
+            End::Paused => {
+                candidates[position].signal(Signal::STOP)?;
+                leader(&shared, token).await?;
+                // The successor writes before the paused one wakes.
+                sleep(Duration::from_millis(50)).await;
+                candidates[position].signal(Signal::CONT)?;
+            }
+        }
+        // An elector may have failed with its session, and its process with it.
+        let mut index = 0;
+        while index < candidates.len() {
+            if candidates[index].listener.is_finished() {
+                candidates.remove(index).end(Signal::KILL).await?;
+            } else {
+                index += 1;
+            }
+        }
+        while candidates.len() < options.candidates {
+            candidates.push(Candidate::start(options, started, &shared)?);
+            started += 1;
+        }
+    }
+    // Who was paused last may still have a write in mind.
+    sleep(options.ttl).await;
+    for candidate in candidates {
+        candidate.finish().await?;
+    }
+    stale.abort();
+    let reigns = std::mem::take(&mut *lock(&shared));
+    Ok(reigns)
+}
+
+/// Counts writes that landed after one with a greater token.
+async fn stale_writes(
+    changes: impl futures_util::Stream<Item = Result<Event, writerlease::store::StoreError>>,
+    shared: Shared,
+) {
+    let mut changes = std::pin::pin!(changes);
+    // By the order of the writes; each candidate has a key of its own.
+    let mut newest: Option<(u64, u64)> = None;
+    while let Some(change) = changes.next().await {
+        let Ok(Event::Put(entry) | Event::InitEntry(entry)) = change else { continue };
+        let token: Option<u64> = std::str::from_utf8(&entry.value).ok().and_then(|token| token.parse().ok());
+        let (Some(token), Some(order)) = (token, entry.version.sequence()) else { continue };
+        match newest {
+            Some((seen, at)) if token < seen && order > at => lock(&shared).stale += 1,
+            Some((seen, _)) if token <= seen => {}
+            _ => newest = Some((token, order)),
+        }
+    }
+}
+
+/// Waits for a leader that acts, by a token greater than this.
+async fn leader(shared: &Shared, than: u64) -> Result<u64, String> {
+    let found = async {
+        loop {
+            let newest = lock(shared)
+                .reigns
+                .iter()
+                .next_back()
+                .filter(|(token, reign)| **token > than && reign.acted.is_some() && reign.end.is_none())
+                .map(|(token, _)| *token);
+            if let Some(token) = newest {
+                return token;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, found).await.map_err(|_| format!("nobody leads after {PATIENCE:?}"))
+}
+
+impl Candidate {
+    fn start(options: &Options, number: usize, shared: &Shared) -> Result<Self, String> {
+        let name = format!("candidate-{number}");
+        let failed = |error: std::io::Error| format!("{name}: {error}");
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        let (backend, ttl) = (options.backend.to_string(), format!("{}ms", options.ttl.as_millis()));
+        command.args(["--name", &name, "--backend", &backend, "--ttl", &ttl, "--prefix", &options.prefix]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().map_err(failed)?;
+        let (stdin, stdout) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
+        let (joins, joined) = watch::channel(false);
+        let listener = tokio::spawn(listen(name.clone(), stdout, shared.clone(), joins));
+        Ok(Self { process, stdin, listener, joined, name })
+    }
+
+    async fn joined(&mut self) -> Result<(), String> {
+        let joined = timeout(PATIENCE, self.joined.wait_for(|joined| *joined)).await;
+        // One that is gone already will be replaced.
+        joined.map(drop).map_err(|_| format!("{} does not take part after {PATIENCE:?}", self.name))
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), String> {
+        let id = self.process.id().and_then(|id| Pid::from_raw(id as i32)).ok_or("the process is gone")?;
+        kill_process(id, signal).map_err(|error| format!("{}: {error}", self.name))
+    }
+
+    async fn end(mut self, signal: Signal) -> Result<(), String> {
+        // It fails if the process is gone already.
+        let _ = self.signal(signal);
+        self.process.wait().await.map_err(|error| error.to_string())?;
+        self.listener.await.map_err(|error| error.to_string())
+    }
+
+    /// Lets it close.
+    async fn finish(self) -> Result<(), String> {
+        let Self { mut process, stdin, listener, name, .. } = self;
+        drop(stdin);
+        let ended = timeout(PATIENCE, process.wait()).await;
+        ended.map_err(|_| format!("{name} does not end"))?.map_err(|error| error.to_string())?;
+        listener.await.map_err(|error| error.to_string())
+    }
+}
+
+/// Takes in what a candidate says, until it is gone.
+async fn listen(name: String, stdout: ChildStdout, shared: Shared, joins: watch::Sender<bool>) {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let mut words = line.split(' ');
+        let what = words.next().unwrap_or_default();
+        match what {
+            "joined" => drop(joins.send_replace(true)),
+            "failed" => eprintln!("{name}: {line}"),
+            _ => {}
+        }
+        let mut numbers = words.filter_map(|word| word.parse::<u64>().ok());
+        let (Some(token), time) = (numbers.next(), numbers.next()) else { continue };
+        let mut reigns = lock(&shared);
+        reigns.fenced += u64::from(what == "fenced");
+        let reign = reigns.reigns.entry(token).or_default();
+        reign.leader.clone_from(&name);
+        match (what, time) {
+            ("elected", Some(time)) if reign.elected == 0 => reign.elected = time,
+            ("acts", Some(time)) => {
+                let first = reign.acted.map_or(time, |(first, _)| first);
+                reign.acted = Some((first, time));
+            }
+            ("wrote", _) => reign.writes += 1,
+            _ => {}
+        }
+    }
+}
+
+fn lock(reigns: &Mutex<Reigns>) -> MutexGuard<'_, Reigns> {
+    reigns.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long to wait for what must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
