@@ -15,10 +15,7 @@ use writerlease::{
 };
 
 use common::proxy::Proxy;
-use engines::{Engine, Etcd, Redis, Voter, Zookeeper};
-
-/// Only against hanging.
-const LONG: Duration = Duration::from_secs(20);
+use engines::{Engine, Etcd, LONG, Redis, Voter, Zookeeper, leads, reaches};
 
 /// Runs each case on each engine, on a server of its own.
 macro_rules! conformance {
@@ -417,10 +414,6 @@ async fn two<E: Engine>(engine: &E) -> (E::Elector, E::Elector) {
     (first, second)
 }
 
-async fn leads(elector: &impl Elector) {
-    reaches(elector, "it leads", Leadership::is_leader).await;
-}
-
 async fn follows(elector: &impl Elector) {
     let follows = |state: &Leadership| matches!(state, Leadership::Follower { leader: Some(_) });
     reaches(elector, "it knows who leads", follows).await;
@@ -429,13 +422,6 @@ async fn follows(elector: &impl Elector) {
 async fn leads_or_fails(elector: &impl Elector) {
     let ended = |state: &Leadership| state.is_leader() || matches!(state, Leadership::Failed(_));
     reaches(elector, "it leads or has failed", ended).await;
-}
-
-async fn reaches(elector: &impl Elector, what: &str, state: impl FnMut(&Leadership) -> bool) {
-    let mut leadership = elector.leadership();
-    let reached = timeout(LONG, leadership.wait_for(state)).await.map(|reached| reached.map(drop));
-    let now = leadership.borrow();
-    assert!(matches!(reached, Ok(Ok(()))), "waited until {what}: {} is {now:?}", elector.identity());
 }
 
 async fn the_leader(candidates: &[impl Elector]) -> usize {

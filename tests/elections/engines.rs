@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use etcd_client::{Client, ConnectOptions, GetOptions};
+use tokio::time::timeout;
 use writerlease::{
-    election::{Elector, EtcdElector, EtcdVoter, EtcdVoters, RedisElector, ZookeeperElector},
+    election::{Elector, EtcdElector, EtcdVoter, EtcdVoters, Leadership, RedisElector, ZookeeperElector},
     store::{EtcdStore, RedisStore, Store, ZookeeperAccess, ZookeeperStore},
 };
 use zookeeper_client::Client as ZookeeperClient;
@@ -13,6 +14,8 @@ use super::common::server::{EtcdServer, RedisServer, ZookeeperServer};
 
 /// The name of the election, as each engine wants it.
 pub const ELECTION: &str = "/test/election";
+/// Only against hanging.
+pub const LONG: Duration = Duration::from_secs(20);
 const REQUEST: Duration = Duration::from_secs(1);
 
 pub trait Engine: Sized {
@@ -56,6 +59,17 @@ pub async fn etcd_client(address: SocketAddr) -> Client {
 pub async fn zookeeper_client(address: SocketAddr) -> ZookeeperClient {
     let connector = ZookeeperClient::connector().with_session_timeout(Duration::from_secs(5));
     connector.connect(&address.to_string()).await.expect("it serves")
+}
+
+pub async fn leads(elector: &impl Elector) {
+    reaches(elector, "it leads", Leadership::is_leader).await;
+}
+
+pub async fn reaches(elector: &impl Elector, what: &str, state: impl FnMut(&Leadership) -> bool) {
+    let mut leadership = elector.leadership();
+    let reached = timeout(LONG, leadership.wait_for(state)).await.map(|reached| reached.map(drop));
+    let now = leadership.borrow();
+    assert!(matches!(reached, Ok(Ok(()))), "waited until {what}: {} is {now:?}", elector.identity());
 }
 
 /// Each thing below the election's name, as `key=value`.
@@ -263,14 +277,11 @@ impl Engine for Redis {
     }
 
     async fn writes(&self) -> u64 {
-        let stats = self.0.ask("INFO commandstats").await;
-        let calls = |command: &str| {
-            let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-            line.map_or(0, |line| {
-                line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number")
-            })
-        };
-        ["set", "pexpire", "del"].into_iter().map(calls).sum()
+        let mut writes = 0;
+        for command in ["set", "pexpire", "del"] {
+            writes += self.0.calls(command).await;
+        }
+        writes
     }
 
     async fn depose(&self) {

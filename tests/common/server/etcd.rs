@@ -18,6 +18,13 @@ impl EtcdServer {
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
     }
+
+    /// How many watches the server thinks there are.
+    pub async fn watches(&self) -> usize {
+        let figures = ask(self.address(), "GET /metrics HTTP/1.0\r\n\r\n").await.expect("it serves");
+        let figure = figures.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no watches in\n{figures}"))
+    }
 }
 
 impl Kind for Etcd {

@@ -235,7 +235,8 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-fn missing(program: &str, package: &str) -> String {
+/// What to say of a program that cannot be found.
+pub fn missing(program: &str, package: &str) -> String {
     format!("there is no {program}: install the Debian package {package}, as scripts/test expects it")
 }
 
@@ -244,6 +245,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks at whether it is done.
 const POLL: Duration = Duration::from_millis(10);
 /// What `setpriv` exits with when there is no such program.
-const NOT_FOUND: i32 = 127;
+pub const NOT_FOUND: i32 = 127;
 /// A listening socket's state in `/proc/net/tcp`.
 const LISTEN: &str = "0A";

@@ -57,6 +57,18 @@ impl RedisServer {
         // One of them is ours.
         self.ask("CLIENT LIST").await.matches(" laddr=").count() - 1
     }
+
+    /// How many commands of this name it has done, those in scripts among them.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let figures = self.ask("INFO commandstats").await;
+        let prefix = format!("cmdstat_{command}:calls=");
+        let calls = figures
+            .lines()
+            .find_map(|line| line.strip_prefix(&prefix))
+            .and_then(|line| line.split(',').next());
+        // Those that were never done are not in the list.
+        calls.map_or(0, |calls| calls.parse().expect("a number"))
+    }
 }
 
 impl Redis {

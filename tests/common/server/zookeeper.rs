@@ -33,6 +33,13 @@ impl ZookeeperServer {
         self.ask("cons").await.matches("(queued=").count() - 1
     }
 
+    /// How many watches it thinks there are.
+    pub async fn watches(&self) -> usize {
+        let figures = self.ask("wchs").await;
+        let figure = figures.lines().find_map(|line| line.strip_prefix("Total watches:"));
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no watches in\n{figures}"))
+    }
+
     /// How many sessions it thinks are alive, those without a connection among them.
     pub async fn sessions(&self) -> usize {
         let figures = self.ask("mntr").await;
