@@ -1,10 +1,8 @@
 //! What `contended_updates` promises on its command line: figures that a program can read, exit codes, one clear line.
 
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod common;
 
 use std::{
-    env,
     path::PathBuf,
     process::{Command, Output, Stdio},
     sync::LazyLock,
@@ -12,29 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-/// The example, built as this test was. (Cargo tells tests where binaries are, but not where examples are.)
-static EXAMPLE: LazyLock<PathBuf> = LazyLock::new(|| {
-    // target/<profile>/deps/<this>
-    let this = env::current_exe().expect("a test has a path");
-    let profile = this.ancestors().nth(2).expect("it is in deps");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--example", "contended_updates", "--target-dir"]);
-    cargo.arg(profile.parent().expect("the profile is in the target directory"));
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
-    for (feature, enabled) in [
-        ("etcd", cfg!(feature = "etcd")),
-        ("redis", cfg!(feature = "redis")),
-        ("zookeeper", cfg!(feature = "zookeeper")),
-    ] {
-        if enabled {
-            cargo.args(["--features", feature]);
-        }
-    }
-    assert!(cargo.status().expect("cargo runs").success());
-    profile.join("examples/contended_updates")
-});
+static EXAMPLE: LazyLock<PathBuf> = LazyLock::new(|| common::example::built("contended_updates"));
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(&*EXAMPLE).args(arguments).stdin(Stdio::null()).output().expect("the example runs")

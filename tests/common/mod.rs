@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
 
+pub mod example;
 pub mod proxy;
 pub mod server;
 pub mod watch;

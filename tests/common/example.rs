@@ -1,0 +1,27 @@
+//! The examples, as programs.
+
+use std::{env, path::PathBuf, process::Command};
+
+/// An example, built as this test was. (Cargo tells tests where binaries are, but not where examples are.)
+pub fn built(name: &str) -> PathBuf {
+    // target/<profile>/deps/<this>
+    let this = env::current_exe().expect("a test has a path");
+    let profile = this.ancestors().nth(2).expect("it is in deps");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--example", name, "--target-dir"]);
+    cargo.arg(profile.parent().expect("the profile is in the target directory"));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    for (feature, enabled) in [
+        ("etcd", cfg!(feature = "etcd")),
+        ("redis", cfg!(feature = "redis")),
+        ("zookeeper", cfg!(feature = "zookeeper")),
+    ] {
+        if enabled {
+            cargo.args(["--features", feature]);
+        }
+    }
+    assert!(cargo.status().expect("cargo runs").success());
+    profile.join("examples").join(name)
+}
