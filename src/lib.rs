@@ -2,6 +2,7 @@
 #![cfg_attr(feature = "tokio", doc = "[`WriterLease`]: crate::WriterLease")]
 #![cfg_attr(feature = "tokio", doc = "[`Guard`]: crate::Guard")]
 #![cfg_attr(feature = "tokio", doc = "[`store`]: crate::store")]
+#![cfg_attr(feature = "tokio", doc = "[`election`]: crate::election")]
 //!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! One or more tests for each cell of the table: eleven events, three roles.
+//! One or more tests for each cell of the table: thirteen events, three roles.
 
 use super::*;
 
@@ -512,4 +512,71 @@ fn a_follower_may_run_one_probe_when_the_lease_ends() {
         assert_eq!(world.engine.role(), Role::Follower);
         assert!(world.lease().is_zero());
     }
+}
+
+// an election decides
+
+#[test]
+fn whoever_is_elected_leads_until_the_time_it_says_and_a_renewal_moves_only_that() {
+    for mut world in [World::new(1), World::following(1), World::leading(1)] {
+        let epoch = world.engine.epoch() + u64::from(world.engine.role() != Role::Leader);
+        world.engine.handle_elected(world.now, world.now + secs(100));
+        let before = world.standing();
+        assert_eq!((before.role, before.epoch), (Role::Leader, epoch));
+        assert!(world.leads());
+        world.pass(secs(10));
+        world.engine.handle_elected(world.now, world.now + secs(100));
+        assert_eq!(world.standing(), Standing { lease_end: world.now + secs(100), ..before });
+        world.pass(secs(100));
+        assert!(!world.leads());
+    }
+}
+
+#[test]
+fn whoever_is_not_elected_follows_and_runs_nothing_for_however_long() {
+    for mut world in [World::new(1), World::following(1), World::leading(1)] {
+        world.engine.handle_not_elected(world.now);
+        assert_eq!((world.engine.role(), world.leads()), (Role::Follower, false));
+        world.wants_many(3);
+        assert!(world.polls().is_empty());
+        assert_eq!(world.engine.poll_timeout(), None);
+        let reign = world.engine.reign();
+        world.pass(secs(3600));
+        world.engine.handle_not_elected(world.now);
+        assert_eq!(world.engine.reign(), reign);
+        assert!(world.polls().is_empty());
+    }
+}
+
+#[test]
+fn a_time_that_has_passed_elects_nobody() {
+    let mut world = World::new(1);
+    world.engine.handle_elected(world.now, world.now);
+    assert_eq!((world.engine.role(), world.engine.epoch()), (Role::Follower, 0));
+}
+
+#[test]
+fn under_an_election_no_outcome_and_no_evidence_moves_the_lease_but_the_window_and_the_queue_work() {
+    let mut world = World::new(1);
+    let until = world.now + secs(100);
+    world.engine.handle_elected(world.now, until);
+    world.wants_all(["a", "b", "c"]);
+    for window in [2, 3] {
+        let attempt = world.polls().remove(0);
+        world.ends(attempt, Outcome::Extend);
+        assert_eq!((world.engine.window(), world.engine.lease_end()), (window, until));
+    }
+    let before = world.standing();
+    world.wants("d");
+    for attempt in world.polls() {
+        world.ends(attempt, Outcome::Release.done());
+    }
+    world.wants("e");
+    assert!(world.evidence("e").is_some(), "it was done by somebody");
+    world.engine.handle_observe(world.now, None);
+    world.engine.handle_expire(world.now);
+    // What was seen is still learnt from.
+    let patience = world.engine.patience();
+    assert_eq!(world.standing(), Standing { patience, ..before });
+    assert!(world.leads() && world.engine.is_empty());
 }
