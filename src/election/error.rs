@@ -27,6 +27,9 @@ pub enum ElectionError {
         /// What does not.
         what: String,
     },
+    /// A watch could not go on where it was.
+    #[error("what the watch missed is gone from the engine, so it was started anew")]
+    WatchExpired,
     /// The session has ended, and with it this elector.
     #[error("the session has expired")]
     SessionExpired,
@@ -56,13 +59,9 @@ impl ElectionError {
     }
 
     /// Whether a watch cannot go on where it was, because what it missed is gone from the engine (etcd's compaction). The
-    /// elector starts it anew by itself.
+    /// elector has started it anew by itself.
     pub fn is_watch_expired(&self) -> bool {
-        #[cfg(feature = "etcd")]
-        if let Self::Store(StoreError::Unavailable { source: Some(source), .. }) = self {
-            return source.is::<crate::store::etcd::Compacted>();
-        }
-        false
+        matches!(self, Self::WatchExpired)
     }
 
     /// Whether the call or the elector was ended on purpose.

@@ -206,11 +206,15 @@ impl ZookeeperElectorBuilder {
         let client = match self.connection {
             Connection::Client(client) => client,
             Connection::Servers(servers) => {
+                let invalid = || ConfigError::new("servers", &servers, "host:port, separated by commas");
                 if servers.is_empty() || servers.contains('/') {
-                    return Err(ConfigError::new("servers", servers, "host:port, separated by commas").into());
+                    return Err(invalid().into());
                 }
                 let connect = self.access.connector(self.session_timeout).connect(&servers);
-                source::bounded(self.connect_timeout, connect, store_error).await?
+                match source::bounded(self.connect_timeout, connect, store_error).await {
+                    Err(StoreError::Invalid { .. }) => return Err(invalid().into()),
+                    connected => connected?,
+                }
             }
         };
         let office = Office::new(format!("{} in zookeeper election {}", self.identity, self.base));
@@ -310,8 +314,8 @@ impl Election {
     fn number(&self, name: &str) -> Option<i32> {
         let after = |pattern: &String| name.rsplit_once(pattern.as_str()).map(|(_, number)| number);
         // Beyond the largest number ZooKeeper goes on with the least, which has a sign.
-        let number = self.patterns.iter().filter_map(after).find_map(|number| number.parse().ok());
-        number.filter(|_| !name.ends_with(|c: char| !c.is_ascii_digit()))
+        let mut numbers = self.patterns.iter().filter_map(after).filter(|number| !number.starts_with('+'));
+        numbers.find_map(|number| number.parse().ok())
     }
 
     /// Who a candidate is; `None` if it is gone.
@@ -560,6 +564,8 @@ enum Turn {
 
 /// Our node, if it exists.
 async fn find(election: &Election, prefix: &str) -> Result<Option<Node>, StoreError> {
+    // The server that we are connected to now may not have heard of it yet.
+    election.client.sync(&election.base).await.map_err(store_error)?;
     let Some(name) = election.candidates().await?.into_iter().find(|name| name.starts_with(prefix)) else {
         return Ok(None);
     };

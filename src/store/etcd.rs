@@ -311,10 +311,7 @@ impl Watch {
             self.revision = None;
             return Err(match message.compact_revision() {
                 0 => unavailable(format!("the watch was cancelled: {}", message.cancel_reason())),
-                compacted => {
-                    let compacted = Compacted(compacted);
-                    StoreError::Unavailable { reason: compacted.to_string(), source: Some(compacted.into()) }
-                }
+                compacted => unavailable(format!("revisions before {compacted} are compacted")),
             });
         }
         if self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.resumes)) {
@@ -334,11 +331,6 @@ impl Watch {
         Ok(())
     }
 }
-
-/// etcd no longer has the revisions that a watch has to go on from.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("revisions before {0} are compacted")]
-pub(crate) struct Compacted(i64);
 
 /// The keys with a prefix, as the range that etcd takes: from, and up to without.
 fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {

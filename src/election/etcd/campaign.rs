@@ -128,6 +128,7 @@ impl Campaign {
         let mut rested = pin!(sleep_until(self.rest.unwrap_or_else(driver::now)));
         let mut rests = self.rest.is_some();
         let mut refused = unavailable("the watch ended");
+        let mut listed = false;
         loop {
             let change = tokio::select! {
                 change = changes.next() => change,
@@ -140,7 +141,13 @@ impl Campaign {
                 Some(Ok(Event::Delete { key, version })) if session.is_gone(&key, version.order()) => {
                     return Lost::Key;
                 }
-                Some(Ok(Event::Init | Event::InitEntry(_))) => continue,
+                Some(Ok(Event::Init)) => {
+                    if std::mem::replace(&mut listed, true) {
+                        office.report(ElectionError::WatchExpired);
+                    }
+                    continue;
+                }
+                Some(Ok(Event::InitEntry(_))) => continue,
                 Some(Ok(event)) if self.contest == Contest::Queue || concerns(&event, &watched) => {}
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => {

@@ -261,13 +261,13 @@ impl Session {
             let mut state = self.state.lock();
             (state.held.take(), state.unsure)
         };
-        if unsure {
-            return self.end().await.map(|()| None);
-        }
-        if let Some(held) = held {
-            self.etcd.delete(&held.key, held.revision).await?;
-        }
-        Ok(Some(self))
+        let deleted = match held {
+            _ if unsure => false,
+            Some(held) => self.etcd.delete(&held.key, held.revision).await.is_ok(),
+            None => true,
+        };
+        // A connection that was lost with the answer may be back for this.
+        if deleted { Ok(Some(self)) } else { self.end().await.map(|()| None) }
     }
 
     /// Ends the lease and deletes what is held under it. Tried once: what can't be told ends by itself.

@@ -135,7 +135,8 @@ impl EtcdVoters {
         }
         let mut voters = self.shared.voters.lock();
         let voters = voters.as_mut().ok_or(ElectionError::Closed)?;
-        if let Some(voter) = voters.get(key) {
+        let has_ended = |voter: &EtcdVoter| matches!(*voter.leadership().borrow(), Leadership::Failed(_));
+        if let Some(voter) = voters.get(key).filter(|voter| !has_ended(voter)) {
             if voter.identity() == value && voter.term == term {
                 return Ok(voter.clone());
             }

@@ -1,0 +1,20 @@
+//! What each elector offers besides what all promise: line by line what the package that it replaces does.
+#![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
+
+mod common;
+#[allow(dead_code, reason = "only the conformance suite needs all of it")]
+#[path = "elections/engines.rs"]
+mod engines;
+#[path = "elections/states.rs"]
+mod states;
+
+#[path = "elections/etcd.rs"]
+mod etcd;
+#[path = "elections/etcd_evict.rs"]
+mod etcd_evict;
+#[path = "elections/etcd_voter.rs"]
+mod etcd_voter;
+#[path = "elections/redis.rs"]
+mod redis;
+#[path = "elections/zookeeper.rs"]
+mod zookeeper;
