@@ -2,7 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
 
 mod common;
-#[allow(dead_code, reason = "only the conformance suite needs all of it")]
 #[path = "elections/engines.rs"]
 mod engines;
 #[path = "elections/states.rs"]

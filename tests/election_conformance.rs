@@ -4,6 +4,8 @@
 mod common;
 #[path = "elections/engines.rs"]
 mod engines;
+#[path = "elections/states.rs"]
+mod states;
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,8 @@ use writerlease::{
 };
 
 use common::proxy::Proxy;
-use engines::{Engine, Etcd, LONG, Redis, Voter, Zookeeper, leads, reaches};
+use engines::{Engine, Etcd, Redis, Voter, Zookeeper};
+use states::{LONG, leads, reaches};
 
 /// Runs each case on each engine, on a server of its own.
 macro_rules! conformance {

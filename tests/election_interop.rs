@@ -3,18 +3,20 @@
 
 mod common;
 #[path = "elections/engines.rs"]
-#[allow(dead_code, reason = "each test uses some of it")]
 mod engines;
 #[path = "elections/programs.rs"]
 mod programs;
+#[path = "elections/states.rs"]
+mod states;
 
 use std::time::{Duration, Instant};
 
 use writerlease::election::{Elector, EtcdElector, LeaderInfo, Leadership, RedisElector, ZookeeperElector};
 
 use common::server::{EtcdServer, RedisServer, ZookeeperServer};
-use engines::{ELECTION, LONG, etcd_client, leads, reaches};
+use engines::{ELECTION, etcd_client};
 use programs::Program;
+use states::{LONG, leads, reaches};
 
 /// Longer than a test may wait: whoever leads in time was told that the one before is gone.
 const TTL: Duration = Duration::from_secs(120);

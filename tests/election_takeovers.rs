@@ -7,6 +7,8 @@
 mod common;
 #[path = "elections/engines.rs"]
 mod engines;
+#[path = "elections/states.rs"]
+mod states;
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +30,8 @@ use writerlease::{
 };
 
 use common::proxy::Proxy;
-use engines::{Engine, Etcd, LONG, Redis, Voter, Zookeeper};
+use engines::{Engine, Etcd, Redis, Voter, Zookeeper};
+use states::LONG;
 
 static EXAMPLE: LazyLock<PathBuf> = LazyLock::new(|| common::example::built("elected"));
 

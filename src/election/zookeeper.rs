@@ -8,7 +8,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::{Instant, timeout},
 };
-use zookeeper_client::{Client, CreateMode, Error, EventType, SessionState};
+use zookeeper_client::{Client, CreateMode, Error, EventType, OneshotWatcher, SessionState};
 
 use super::{
     ElectionError, Elector, Events, Leadership,
@@ -29,7 +29,8 @@ use crate::{
 /// A candidate in an election on ZooKeeper.
 ///
 /// Candidates create ephemeral, sequential nodes under a base path, `_c_<guid>-lock-<number>`, with their identity; the lowest
-/// number leads. Each watches only the one before it, so that the end of one wakes one. This is the recipe of ZooKeeper's
+/// number leads. Each watches only the one before it, so that the end of one wakes one; whether the leader is still the same
+/// the others look once per session timeout. This is the recipe of ZooKeeper's
 /// documentation; Curator, dcos-go and kazoo (with `extra_lock_patterns`) take part. The random `guid` protects from a lost
 /// answer: a candidate that doesn't know whether its node was created finds it again by that.
 ///
@@ -42,7 +43,7 @@ use crate::{
 /// | `ConnectionOpts.ConnectTimeout`, `InitialSessionTimeout` | [`connect_timeout`](ZookeeperElectorBuilder::connect_timeout), which bounds both |
 /// | `ConnectionOpts.Auth` | [`ZookeeperAccess::auth`], [`digest`](ZookeeperAccess::digest) |
 /// | `ExistingConnection(conn, events)` | [`ZookeeperElector::on_client`]`(client, base)` |
-/// | `LeaderIdent` | [`leader_ident`](Self::leader_ident); [`Leadership::Follower`] as of the last look |
+/// | `LeaderIdent` | [`leader_ident`](Self::leader_ident); [`Leadership::Follower`], as of the last look |
 /// | `Events`, `Event.Leader` | [`Elector::events`]: the first is sent as soon as it is known |
 /// | `Event.Err` | [`Event::Failed`](super::Event::Failed), the last one |
 /// | `Close` | [`Elector::close`] |
@@ -327,6 +328,13 @@ impl Election {
         }
     }
 
+    /// Whether two candidates are still there.
+    async fn have_both(&self, one: &str, other: &str) -> Result<bool, StoreError> {
+        let (one, other) = (self.path(one), self.path(other));
+        let (one, other) = (self.client.check_stat(&one), self.client.check_stat(&other));
+        Ok(one.await.map_err(store_error)?.is_some() && other.await.map_err(store_error)?.is_some())
+    }
+
     fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.base)
     }
@@ -441,10 +449,17 @@ impl Campaign {
                 Turn::Gone => return Lost::Node,
                 Turn::Again => {}
                 Turn::Ours => return self.lead(&node, &mut reconnect).await,
-                Turn::After(leader, watcher) => {
-                    let leader = Some(leader).filter(|leader| !leader.is_empty()).map(Arc::from);
-                    office.set(Leadership::Follower { leader });
-                    watcher.changed().await;
+                Turn::After { leader, identity, watcher } => {
+                    let identity = Some(identity).filter(|identity| !identity.is_empty()).map(Arc::from);
+                    office.set(Leadership::Follower { leader: identity });
+                    let mut changed = pin!(watcher.changed());
+                    // Nobody wakes us for the sake of any other than the candidate before us; so we look now and then.
+                    while timeout(self.session_timeout, &mut changed).await.is_err() {
+                        let same = || election.bounded(election.have_both(&leader, &node.name));
+                        if !office.insist(&mut reconnect, same).await {
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -495,10 +510,11 @@ impl Campaign {
             return Ok(Turn::Gone);
         };
         let Some(before) = place.checked_sub(1) else { return Ok(Turn::Ours) };
-        let Some(leader) = election.identity_of(&candidates[0]).await? else { return Ok(Turn::Again) };
+        let leader = candidates[0].clone();
+        let Some(identity) = election.identity_of(&leader).await? else { return Ok(Turn::Again) };
         let watched = election.client.check_and_watch_stat(&election.path(&candidates[before])).await;
         match watched.map_err(store_error)? {
-            (Some(_), watcher) => Ok(Turn::After(leader, watcher)),
+            (Some(_), watcher) => Ok(Turn::After { leader, identity, watcher }),
             (None, _) => Ok(Turn::Again),
         }
     }
@@ -558,8 +574,14 @@ enum Turn {
     Again,
     /// We lead.
     Ours,
-    /// Who leads, and the watcher of the candidate before us.
-    After(String, zookeeper_client::OneshotWatcher),
+    /// Somebody else leads.
+    After {
+        /// The leader's node.
+        leader: String,
+        identity: String,
+        /// Of the candidate before us.
+        watcher: OneshotWatcher,
+    },
 }
 
 /// Our node, if it exists.

@@ -1,11 +1,11 @@
-//! The servers, and candidates on them.
+//! The servers, and candidates on them. Each test uses another part of it.
+#![allow(dead_code)]
 
 use std::{net::SocketAddr, time::Duration};
 
 use etcd_client::{Client, ConnectOptions, GetOptions};
-use tokio::time::timeout;
 use writerlease::{
-    election::{Elector, EtcdElector, EtcdVoter, EtcdVoters, Leadership, RedisElector, ZookeeperElector},
+    election::{Elector, EtcdElector, EtcdVoter, EtcdVoters, RedisElector, ZookeeperElector},
     store::{EtcdStore, RedisStore, Store, ZookeeperAccess, ZookeeperStore},
 };
 use zookeeper_client::Client as ZookeeperClient;
@@ -14,8 +14,6 @@ use super::common::server::{EtcdServer, RedisServer, ZookeeperServer};
 
 /// The name of the election, as each engine wants it.
 pub const ELECTION: &str = "/test/election";
-/// Only against hanging.
-pub const LONG: Duration = Duration::from_secs(20);
 const REQUEST: Duration = Duration::from_secs(1);
 
 pub trait Engine: Sized {
@@ -59,17 +57,6 @@ pub async fn etcd_client(address: SocketAddr) -> Client {
 pub async fn zookeeper_client(address: SocketAddr) -> ZookeeperClient {
     let connector = ZookeeperClient::connector().with_session_timeout(Duration::from_secs(5));
     connector.connect(&address.to_string()).await.expect("it serves")
-}
-
-pub async fn leads(elector: &impl Elector) {
-    reaches(elector, "it leads", Leadership::is_leader).await;
-}
-
-pub async fn reaches(elector: &impl Elector, what: &str, state: impl FnMut(&Leadership) -> bool) {
-    let mut leadership = elector.leadership();
-    let reached = timeout(LONG, leadership.wait_for(state)).await.map(|reached| reached.map(drop));
-    let now = leadership.borrow();
-    assert!(matches!(reached, Ok(Ok(()))), "waited until {what}: {} is {now:?}", elector.identity());
 }
 
 /// Each thing below the election's name, as `key=value`.

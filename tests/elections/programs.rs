@@ -14,7 +14,8 @@ use tokio::{
 
 use super::{
     common::server::{EtcdServer, NOT_FOUND, RedisServer, ZookeeperServer, missing},
-    engines::{ELECTION, LONG},
+    engines::ELECTION,
+    states::LONG,
 };
 
 /// A process that is spoken to in lines. It is killed when this is dropped, and when the test dies.

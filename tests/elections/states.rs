@@ -1,4 +1,5 @@
-//! What a test waits for, and for how long.
+//! What a test waits for, and for how long. Each test uses another part of it.
+#![allow(dead_code)]
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
