@@ -39,15 +39,16 @@ use crate::{
 ///
 /// What ethpandaops' `leaderelection` offers, and what it is here:
 ///
-/// | leaderelection | here |
-/// |---|---|
-/// | [`NewRedisElector`](https://github.com/ethpandaops/execution-processor/tree/master/pkg/leaderelection)`(client, log, keyName, config)` | [`RedisElector::builder`]`(server, key)` |
-/// | `Config.TTL`, `RenewalInterval`, `NodeID` | [`ttl`](RedisElectorBuilder::ttl), [`renewal_interval`](RedisElectorBuilder::renewal_interval), [`node_id`](RedisElectorBuilder::node_id) |
-/// | `DefaultConfig` | what is used unless set |
-/// | `Start` | [`start`](RedisElectorBuilder::start) |
-/// | `Stop` | [`Elector::close`] |
-/// | `IsLeader` | [`Elector::is_leader`] |
-/// | `OnLeadershipChange` | [`on_leadership_change`](RedisElectorBuilder::on_leadership_change) |
+/// | leaderelection | here | shown by |
+/// |---|---|---|
+/// | [`NewRedisElector`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#NewRedisElector) | [`RedisElector::builder`] | `settings_that_cannot_be_used_are_told_with_their_rule` |
+/// | [`Config`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#Config) | [`ttl`](RedisElectorBuilder::ttl), [`renewal_interval`](RedisElectorBuilder::renewal_interval), [`node_id`](RedisElectorBuilder::node_id) | `the_leader_renews_as_often_as_it_is_told` |
+/// | [`DefaultConfig`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#DefaultConfig) | what is used unless set | `settings_that_are_not_given_are_ten_seconds_a_third_of_them_and_a_random_id` |
+/// | [`Start`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#Elector) | [`start`](RedisElectorBuilder::start) | `start_waits_for_nobody_and_the_election_begins_when_there_is_a_server` |
+/// | [`Stop`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#Elector) | [`Elector::close`] | `a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_it` |
+/// | [`IsLeader`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#Elector) | [`Elector::is_leader`] | `one_of_many_is_elected_and_all_know_who` |
+/// | [`OnLeadershipChange`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#Elector) | [`on_leadership_change`](RedisElectorBuilder::on_leadership_change) | `callbacks_are_told_each_change_in_the_order_in_which_they_were_added` |
+/// | [`LeadershipCallback`](https://pkg.go.dev/github.com/ethpandaops/execution-processor/pkg/leaderelection#LeadershipCallback) | a closure | `a_callback_that_panics_stops_no_others` |
 ///
 /// The token is a counter in Redis, `<key>:token`, or the server's time in microseconds if that is more: tokens grow even if
 /// the counter is lost. The counter is all that is left behind after the last candidate, for a day. The key and the counter

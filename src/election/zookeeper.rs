@@ -36,17 +36,18 @@ use crate::{
 ///
 /// What dcos/dcos-go's `elector` offers, and what it is here:
 ///
-/// | dcos-go | here |
-/// |---|---|
-/// | [`Start`](https://github.com/dcos/dcos-go/blob/master/elector/elector.go)`(ident, basePath, acl, connector)` | [`ZookeeperElector::builder`], [`identity`](ZookeeperElectorBuilder::identity), [`access`](ZookeeperElectorBuilder::access), [`start`](ZookeeperElectorBuilder::start) |
-/// | `NewConnection(addrs, opts)` | [`ZookeeperElector::builder`]`(servers, base)` |
-/// | `ConnectionOpts.ConnectTimeout`, `InitialSessionTimeout` | [`connect_timeout`](ZookeeperElectorBuilder::connect_timeout), which bounds both |
-/// | `ConnectionOpts.Auth` | [`ZookeeperAccess::auth`], [`digest`](ZookeeperAccess::digest) |
-/// | `ExistingConnection(conn, events)` | [`ZookeeperElector::on_client`]`(client, base)` |
-/// | `LeaderIdent` | [`leader_ident`](Self::leader_ident); [`Leadership::Follower`], as of the last look |
-/// | `Events`, `Event.Leader` | [`Elector::events`]: the first is sent as soon as it is known |
-/// | `Event.Err` | [`Event::Failed`](super::Event::Failed), the last one |
-/// | `Close` | [`Elector::close`] |
+/// | dcos-go | here | shown by |
+/// |---|---|---|
+/// | [`Start`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#Start) | [`identity`](ZookeeperElectorBuilder::identity), [`access`](ZookeeperElectorBuilder::access), [`start`](ZookeeperElectorBuilder::start) | `settings_that_cannot_be_used_are_told_with_their_rule` |
+/// | [`Start`, its ACL`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#Start) | [`access`](ZookeeperElectorBuilder::access), open unless set | `the_base_path_and_the_node_are_only_for_the_user_who_created_them` |
+/// | [`NewConnection`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#NewConnection) | [`ZookeeperElector::builder`] | `an_existing_client_stays_usable_and_one_of_our_own_is_closed` |
+/// | [`ConnectionOpts`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#ConnectionOpts) | [`connect_timeout`](ZookeeperElectorBuilder::connect_timeout), which bounds both of theirs | `without_a_server_or_an_answer_start_fails_within_the_connect_timeout` |
+/// | [`ConnectionOpts.Auth`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#ConnectionOpts) | [`ZookeeperAccess::auth`], [`digest`](ZookeeperAccess::digest) | `a_credential_that_the_servers_refuse_is_told` |
+/// | [`ExistingConnection`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#ExistingConnection) | [`ZookeeperElector::on_client`] | `an_existing_client_stays_usable_and_one_of_our_own_is_closed` |
+/// | [`LeaderIdent`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#Elector.LeaderIdent) | [`leader_ident`](Self::leader_ident); [`Leadership::Follower`], as of the last look | `all_know_who_leads_and_none_after_close` |
+/// | [`Events`, `Event.Leader`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#Event) | [`Elector::events`]: the first is sent as soon as it is known | `a_late_reader_is_told_the_state_of_now_first` |
+/// | [`Event.Err`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#Event) | [`Event::Failed`](super::Event::Failed), the last one | `when_its_session_has_expired_an_elector_has_failed_for_good` |
+/// | [`Close`](https://pkg.go.dev/github.com/dcos/dcos-go/elector#Elector.Close) | [`Elector::close`] | `close_removes_the_node_at_once` |
 ///
 /// When the session has expired, or the credential is refused, the elector has failed for good; start a new one. A connection
 /// that is lost for less than that is none of its business.

@@ -234,6 +234,25 @@ async fn each_candidate_watches_only_the_one_before_it() {
 }
 
 #[tokio::test]
+async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_own_node_is_gone() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let mut candidates = Vec::new();
+    for name in ["first", "second", "third", "fourth"] {
+        let builder = builder(server.address(), name).session_timeout(SHORT_TIMEOUT);
+        let candidate = builder.start().await.expect("a session");
+        reaches(&candidate, "it takes part", |state| !matches!(state, Leadership::Unknown)).await;
+        candidates.push(candidate);
+    }
+    candidates[0].close().await;
+    leads(&candidates[1]).await;
+    follows(&candidates[3], "second").await;
+    let last = nodes(&client).await.pop().expect("there are three");
+    delete(&client, &last).await;
+    until("it competes again", async || nodes(&client).await.len() == 3).await;
+}
+
+#[tokio::test]
 async fn all_know_who_leads_and_none_after_close() {
     let server = ZookeeperServer::start().await;
     let first = candidate(server.address(), "first").await;

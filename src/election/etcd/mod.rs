@@ -36,20 +36,22 @@ use crate::{
 ///
 /// What pingcap/tiflow's `dm/pkg/election` offers, and what it is here:
 ///
-/// | tiflow | here |
-/// |---|---|
-/// | [`NewElection`](https://github.com/pingcap/tiflow/blob/master/dm/pkg/election/election.go)`(ctx, cli, sessionTTL, key, id, addr, notifyBlockTime)` | [`EtcdElector::builder`]`(client, key)`, [`session_ttl`](EtcdElectorBuilder::session_ttl), [`id`](EtcdElectorBuilder::id), [`address`](EtcdElectorBuilder::address), [`block_time`](EtcdElectorBuilder::block_time), [`start`](EtcdElectorBuilder::start) |
-/// | `IsLeader` | [`Elector::is_leader`] |
-/// | `ID` | [`Elector::identity`] |
-/// | `LeaderInfo` | [`leader_info`](Self::leader_info) |
-/// | `LeaderNotify` | [`leader_notices`](Self::leader_notices) |
-/// | `CampaignerInfo`, `String` | [`LeaderInfo`], its `Display` |
-/// | `IsLeader`, `RetireFromLeader`, `IsNotLeader` | [`LeaderNotice`] |
-/// | `ErrorNotify` | [`error_notices`](Self::error_notices) |
-/// | `Resign` | [`Elector::resign`] |
-/// | `EvictLeader`, `CancelEvictLeader` | [`evict_leader`](Self::evict_leader), [`cancel_evict_leader`](Self::cancel_evict_leader) |
-/// | `ClearSessionIfNeeded` | [`clear_session_if_needed`](Self::clear_session_if_needed) |
-/// | `Close` | [`Elector::close`] |
+/// | tiflow | here | shown by |
+/// |---|---|---|
+/// | [`NewElection`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#NewElection) | [`EtcdElector::builder`], [`session_ttl`](EtcdElectorBuilder::session_ttl), [`id`](EtcdElectorBuilder::id), [`address`](EtcdElectorBuilder::address), [`block_time`](EtcdElectorBuilder::block_time), [`start`](EtcdElectorBuilder::start) | `settings_that_cannot_be_used_are_told_with_their_rule` |
+/// | [`NewElection`, early error`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#NewElection) | [`start`](EtcdElectorBuilder::start), three tries | `without_a_server_or_an_answer_start_fails_in_bounded_time` |
+/// | [`IsLeader`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.IsLeader) | [`Elector::is_leader`] | `one_of_many_is_elected_and_all_know_who` |
+/// | [`ID`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.ID) | [`Elector::identity`] | `one_of_many_is_elected_and_all_know_who` |
+/// | [`LeaderInfo`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.LeaderInfo) | [`leader_info`](Self::leader_info) | `leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them` |
+/// | [`LeaderNotify`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.LeaderNotify) | [`leader_notices`](Self::leader_notices) | `notices_tell_each_change_of_the_leader_and_end_with_the_elector` |
+/// | [`IsLeader`, `RetireFromLeader`, `IsNotLeader`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#pkg-constants) | [`LeaderNotice`] | `notices_tell_each_change_of_the_leader_and_end_with_the_elector` |
+/// | [`CampaignerInfo`, `String`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#CampaignerInfo) | [`LeaderInfo`] and its `Display` | `leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them` |
+/// | [`ErrorNotify`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.ErrorNotify) | [`error_notices`](Self::error_notices) | `error_notices_tell_what_goes_wrong_and_last_that_it_has_ended` |
+/// | [`Resign`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.Resign) | [`Elector::resign`] | `another_takes_over_after_resign` |
+/// | [`EvictLeader`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.EvictLeader) | [`evict_leader`](Self::evict_leader) | `a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_cancelled` |
+/// | [`CancelEvictLeader`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.CancelEvictLeader) | [`cancel_evict_leader`](Self::cancel_evict_leader) | `a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_cancelled` |
+/// | [`ClearSessionIfNeeded`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.ClearSessionIfNeeded) | [`clear_session_if_needed`](Self::clear_session_if_needed) | `the_keys_of_one_id_are_cleared_and_no_others` |
+/// | [`Close`](https://pkg.go.dev/github.com/pingcap/tiflow/dm/pkg/election#Election.Close) | [`Elector::close`] | `close_is_idempotent_and_prompt_while_a_campaign_blocks` |
 ///
 /// When the session ends, so does the campaign, and both start anew. A renewal is a read of our key through a quorum and
 /// a sign of life for the lease, a third of the TTL after the one before; etcd writes nothing for it. The time of a leader

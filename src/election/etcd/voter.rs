@@ -29,17 +29,21 @@ use crate::{
 ///
 /// What gravitational/coordinate's `leader` offers, and what it is here:
 ///
-/// | coordinate | here |
-/// |---|---|
-/// | [`NewClient`](https://github.com/gravitational/coordinate/blob/master/leader/leader.go)`(Config)` | [`new`](Self::new) |
-/// | `AddVoter(ctx, key, value, term)` | [`add_voter`](Self::add_voter) |
-/// | `RemoveVoter(ctx, key, value, term)` | [`remove_voter`](Self::remove_voter) |
-/// | `AddWatch(key, channel)` | [`add_watch`](Self::add_watch) |
-/// | `AddWatchCallback(key, callback)` | [`add_watch_callback`](Self::add_watch_callback) |
-/// | `StepDown` | [`step_down`](Self::step_down) |
-/// | `Close` | [`close`](Self::close) |
-/// | `IsNotFound`, `IsAlreadyExists`, `IsWatchExpired`, `IsContextError` | [`ElectionError::is_not_found`], [`is_already_exists`](ElectionError::is_already_exists), [`is_watch_expired`](ElectionError::is_watch_expired), [`is_cancelled`](ElectionError::is_cancelled) |
-/// | `NewUnlimitedExponentialBackOff` | [`UnlimitedBackoff`] |
+/// | coordinate | here | shown by |
+/// |---|---|---|
+/// | [`Config`, `NewClient`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#NewClient) | [`new`](Self::new), [`with_request_timeout`](Self::with_request_timeout); there is no client without one of etcd | `one_client_votes_for_several_keys_each_an_election_of_its_own` |
+/// | [`AddVoter`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddVoter) | [`add_voter`](Self::add_voter) | `the_same_voter_is_added_once_and_another_for_the_key_is_refused` |
+/// | [`AddVoter`, its term`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddVoter) | [`add_voter`](Self::add_voter), at least a second | `settings_that_cannot_be_used_are_told_with_their_rule` |
+/// | [`RemoveVoter`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.RemoveVoter) | [`remove_voter`](Self::remove_voter) | `a_voter_that_is_removed_stops_and_another_wins_at_once` |
+/// | [`AddWatch`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddWatch) | [`add_watch`](Self::add_watch) | `a_watch_tells_the_value_of_now_and_each_change_of_this_key` |
+/// | [`AddWatchCallback`, `CallbackFn`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddWatchCallback) | [`add_watch_callback`](Self::add_watch_callback) | `a_callback_is_first_told_the_value_of_now_as_the_previous_one_too` |
+/// | [`StepDown`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.StepDown) | [`step_down`](Self::step_down) | `who_steps_down_lets_others_win_for_twice_the_term` |
+/// | [`Close`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.Close) | [`close`](Self::close) | `close_ends_voters_and_watches_and_leaves_nothing_in_etcd` |
+/// | [`IsNotFound`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsNotFound) | [`ElectionError::is_not_found`] | `a_voter_that_is_removed_stops_and_another_wins_at_once` |
+/// | [`IsAlreadyExists`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsAlreadyExists) | [`ElectionError::is_already_exists`] | `the_same_voter_is_added_once_and_another_for_the_key_is_refused` |
+/// | [`IsWatchExpired`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsWatchExpired) | [`ElectionError::is_watch_expired`] | `watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off` |
+/// | [`IsContextError`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsContextError) | [`ElectionError::is_cancelled`] | `close_ends_voters_and_watches_and_leaves_nothing_in_etcd` |
+/// | [`NewUnlimitedExponentialBackOff`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#NewUnlimitedExponentialBackOff) | [`UnlimitedBackoff`] | `pauses_grow_up_to_the_longest_and_begin_anew_after_a_reset` |
 ///
 /// Clones are handles to the same; with the last one, voters and watches end.
 ///
