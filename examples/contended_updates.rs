@@ -11,6 +11,8 @@
 //! In each round every replica learns that every key should be at the round's number. What differs is who writes it. At
 //! the end the store is read back. Exit code 0: no update was lost. 1: some were, or the run failed. 2: it could not begin.
 
+#[path = "shared/duration.rs"]
+mod duration;
 #[path = "contended_updates/options.rs"]
 mod options;
 #[path = "contended_updates/output.rs"]

@@ -20,6 +20,8 @@
 mod candidate;
 #[path = "elected/contest.rs"]
 mod contest;
+#[path = "shared/duration.rs"]
+mod duration;
 #[path = "elected/options.rs"]
 mod options;
 #[path = "elected/reigns.rs"]

@@ -11,7 +11,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 use writerlease::lab::{Network, Scenario, Strategy};
 
-use crate::STRATEGIES;
+use crate::{STRATEGIES, duration::duration};
 
 /// Replicas that all want the same objects to be the same: with a lease held by work, and without.
 ///
@@ -182,21 +182,6 @@ impl fmt::Display for Choice {
             Self::All => "all",
         })
     }
-}
-
-/// A number and `us`, `ms`, `s` or `m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit);
-    let seconds = match unit {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        _ => return Err("a duration is a number with its unit: us, ms, s or m".into()),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
 /// Nobody else's keys.

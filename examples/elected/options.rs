@@ -10,6 +10,8 @@ use std::{
 
 use clap::Parser;
 
+use crate::duration::duration;
+
 /// Candidates that are processes: the leader resigns, is killed or paused, and another takes over.
 ///
 /// Exit code 0: never two leaders at a time, no stale write. 1: there were, or the run failed. 2: it could not begin.
@@ -150,20 +152,6 @@ impl fmt::Display for End {
             Self::Paused => "paused",
         })
     }
-}
-
-/// A number and `ms`, `s` or `m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit);
-    let seconds = match unit {
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        _ => return Err("a duration is a number with its unit: ms, s or m".into()),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }
 
 /// Nobody else's keys.

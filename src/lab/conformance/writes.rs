@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{Bench, Harness, Suite, Write};
-use crate::store::{Current, Expected, Store, StoreError, Version};
+use crate::store::{Current, Expected, Fence, Store, StoreError, Version};
 
 pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
     suite.case("creating a key that exists conflicts and changes nothing", create_existing).await;
@@ -24,6 +24,7 @@ pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
     suite.case("of concurrent deletes from one version exactly one wins", concurrent_deletes).await;
     suite.case("of a concurrent update and a delete exactly one wins", concurrent_update_and_delete).await;
     suite.case("16 tasks x 100 increments end at exactly 1600", concurrent_increments).await;
+    suite.case("a fence is checked or refused, and never left out", fences).await;
     suite.case("writes whose futures were dropped land whole or not at all", dropped_writes).await;
 }
 
@@ -47,6 +48,25 @@ async fn create_existing<H: Harness>(bench: &Bench<'_, H>) {
     let refused = bench.other.put(&written.key, "second".into(), Expected::Absent, None).await;
     assert_conflict(refused, &at(&written).1);
     bench.assert_current(&written).await;
+}
+
+/// Whether it holds only the engine of an election can say; but nobody may act as if it had not been there.
+async fn fences<H: Harness>(bench: &Bench<'_, H>) {
+    let fence = |token| Fence::new("conformance", bench.key("election"), token);
+    let (first, second) = (bench.key("first"), bench.key("second"));
+    match bench.store.put(&first, "new".into(), Expected::Absent, Some(&fence(2))).await {
+        Err(StoreError::Invalid { .. }) => bench.assert_absent(&first).await,
+        Ok(version) => {
+            let refused = bench.other.put(&second, "old".into(), Expected::Absent, Some(&fence(1))).await;
+            assert!(matches!(refused, Err(StoreError::Fenced { token: 1 })), "{refused:?}");
+            bench.assert_absent(&second).await;
+            let refused = bench.other.delete(&first, &version, Some(&fence(1))).await;
+            assert!(matches!(refused, Err(StoreError::Fenced { token: 1 })), "{refused:?}");
+            let deleted = bench.store.delete(&first, &version, Some(&fence(2))).await;
+            assert!(deleted.is_ok(), "{deleted:?}");
+        }
+        other => panic!("{other:?} to a fence of an engine that the store cannot know"),
+    }
 }
 
 async fn update_absent<H: Harness>(bench: &Bench<'_, H>) {
