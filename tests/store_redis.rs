@@ -11,7 +11,7 @@ use common::{
     watch::Watch,
 };
 use tokio::time::{sleep, timeout};
-use writerlease::store::{Entry, Event, Expected, RedisStore, Store, StoreError, Version};
+use writerlease::store::{Entry, Event, Expected, Fence, RedisStore, Store, StoreError, Version};
 
 /// Only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
@@ -299,4 +299,25 @@ async fn an_address_that_is_none_is_invalid() {
     assert!(matches!(nonsense, Err(StoreError::Invalid { .. })), "{nonsense:?}");
     let nothing = RedisStore::cluster::<&str>([]);
     assert!(matches!(nothing, Err(StoreError::Invalid { .. })), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn in_a_cluster_a_fence_is_checked_where_the_key_is_or_else_invalid() {
+    let cluster = RedisCluster::start().await;
+    let store = RedisStore::cluster(cluster.endpoints()).unwrap();
+    let fence = Fence::new("redis", "{job}/election", 1).with_proof("us");
+    // Nobody holds that lock.
+    let refused = store.put("{job}/state", "1".into(), Expected::Absent, Some(&fence)).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { token: 1 })), "{refused:?}");
+    let mut invalid = 0;
+    for key in 0..8 {
+        let refused = store.put(&format!("{key}"), "1".into(), Expected::Absent, Some(&fence)).await;
+        match refused {
+            Err(StoreError::Invalid { .. }) => invalid += 1,
+            // This one happens to be in the same slot.
+            Err(StoreError::Fenced { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(invalid >= 7, "{invalid}");
 }
