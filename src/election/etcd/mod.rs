@@ -292,7 +292,7 @@ impl fmt::Debug for EtcdElector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdElector")
             .field("election", &self.election)
-            .field("desk", &self.desk.identity)
+            .field("id", &self.desk.identity)
             .finish_non_exhaustive()
     }
 }
