@@ -129,6 +129,7 @@ mod networks {
             candidates.push(start(number).await);
         }
         let mut started = candidates.len();
+        another_acts(&acts, 0).await;
         let faults = [Fault::Stall, Fault::Cut, Fault::HalfOpen].into_iter().cycle();
         let mut gaps = Vec::new();
         for (number, fault) in faults.take(takeovers(6)).enumerate() {
