@@ -34,6 +34,7 @@ use writerlease::{
     store::Store,
 };
 
+use contest::Failure;
 use options::{Backend, Options};
 
 #[tokio::main]
@@ -72,7 +73,9 @@ async fn main() -> ExitCode {
         #[cfg(not(all(feature = "etcd", feature = "redis", feature = "zookeeper")))]
         other => {
             let feature = other.feature();
-            Err(format!("built without {feature}: run it with `cargo run --features {feature}`"))
+            Err(format!(
+                "built without {feature}: run it with `cargo run --example elected --features {feature}`"
+            ))
         }
     };
     result.unwrap_or_else(|reason| options::complain(&reason))
@@ -92,7 +95,7 @@ async fn etcd(options: &Options, hosts: &str) -> Result<ExitCode, String> {
         return run(options, elector.request_timeout(REQUEST).start(), store).await;
     }
     let voters = EtcdVoters::with_request_timeout(client, REQUEST);
-    run(options, async { voters.add_voter(&election, &options.name, options.ttl).await }, store).await
+    run(options, async { voters.add_voter(&election, &options.name, options.ttl) }, store).await
 }
 
 #[cfg(feature = "etcd")]
@@ -124,7 +127,8 @@ async fn run<E: Elector, S: Store + Clone>(
             reigns.print(options);
             Ok(if reigns.are_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Err(reason) => {
+        Err(Failure::Usage(reason)) => Err(reason),
+        Err(Failure::Run(reason)) => {
             eprintln!("error: {reason}");
             Ok(ExitCode::FAILURE)
         }

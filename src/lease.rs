@@ -231,6 +231,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// election alone says who leads and until when; what works and others write moves no lease. Attempts that are out when
     /// the leadership ends are [told](Attempt::cancelled).
     ///
+    /// What is tried elsewhere stays pending until somebody does it, or the election is won there: who awaits that may
+    /// wait for long.
+    ///
     /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be one that can check it:
     /// the engine of the election. An elector that has ended leaves a lease that runs nothing; another call follows
     /// another elector instead. The lease doesn't keep the elector alive.

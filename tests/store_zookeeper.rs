@@ -242,3 +242,13 @@ async fn what_is_dropped_leaves_neither_sessions_nor_tasks_behind() {
         sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn session_timeouts_that_the_client_cannot_express_are_the_nearest_that_it_can() {
+    let server = ZookeeperServer::start().await;
+    for timeout in [Duration::ZERO, Duration::from_secs(26 * 24 * 3600), Duration::MAX] {
+        let store = ZookeeperStore::new(&server.endpoint(), "/timeouts", ZookeeperAccess::open());
+        let store = store.unwrap().with_session_timeout(timeout);
+        assert!(matches!(store.get("key").await, Ok(None)), "{timeout:?}");
+    }
+}

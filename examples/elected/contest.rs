@@ -34,7 +34,21 @@ struct Candidate {
     name: String,
 }
 
-pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, String> {
+/// Why there is nothing to show.
+pub enum Failure {
+    /// It could not begin.
+    Usage(String),
+    /// It ended early.
+    Run(String),
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Run(reason)
+    }
+}
+
+pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failure> {
     let shared = Shared::default();
     let stale =
         tokio::spawn(stale_writes(store.watch(&format!("{}writes/", options.prefix)), shared.clone()));
@@ -42,18 +56,27 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, String
     for number in 0..options.candidates {
         candidates.push(Candidate::start(options, number, &shared)?);
     }
+    for candidate in &mut candidates {
+        if !candidate.joined().await? {
+            // It has said why.
+            return Err(Failure::Usage(format!("{} does not take part", candidate.name)));
+        }
+    }
     let mut started = options.candidates;
     for (number, end) in options.ends().take(options.takeovers).enumerate() {
         eprintln!("{number} of {} takeovers", options.takeovers);
         for candidate in &mut candidates {
+            // One that is gone will be replaced.
             candidate.joined().await?;
         }
         let token = leader(&shared, 0).await?;
         // At any moment between two renewals.
         sleep(options.ttl.mul_f64((number * 7 % 10) as f64 / 10.0)).await;
         let name = lock(&shared).reigns[&token].leader.clone();
-        let position =
-            candidates.iter().position(|candidate| candidate.name == name).ok_or("the leader is gone")?;
+        let position = candidates
+            .iter()
+            .position(|candidate| candidate.name == name)
+            .ok_or_else(|| "the leader is gone".to_owned())?;
         lock(&shared).reigns.entry(token).or_default().end = Some((end, clock()));
         match end {
             End::Resigns => {
@@ -89,12 +112,27 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, String
     }
     // Who was paused last may still have a write in mind.
     sleep(options.ttl).await;
+    // What comes now is only that one after the other closes.
+    let tokens: Vec<u64> = lock(&shared).reigns.keys().copied().collect();
     for candidate in candidates {
         candidate.finish().await?;
     }
     stale.abort();
-    let reigns = std::mem::take(&mut *lock(&shared));
+    clear(options, &store, started).await;
+    let mut reigns = std::mem::take(&mut *lock(&shared));
+    reigns.reigns.retain(|token, _| tokens.contains(token));
     Ok(reigns)
+}
+
+/// Deletes what the candidates wrote, as far as that is possible now.
+async fn clear(options: &Options, store: &impl Store, started: usize) {
+    let written = (0..started).map(|number| format!("writes/candidate-{number}"));
+    for name in written.chain(["leader".to_owned()]) {
+        let key = format!("{}{name}", options.prefix);
+        if let Ok(Some(entry)) = store.get(&key).await {
+            let _ = store.delete(&key, &entry.version, None).await;
+        }
+    }
 }
 
 /// Counts writes that landed after one with a greater token.
@@ -151,10 +189,11 @@ impl Candidate {
         Ok(Self { process, stdin, listener, joined, name })
     }
 
-    async fn joined(&mut self) -> Result<(), String> {
+    /// Waits until it takes part; false if it is gone.
+    async fn joined(&mut self) -> Result<bool, String> {
         let joined = timeout(PATIENCE, self.joined.wait_for(|joined| *joined)).await;
-        // One that is gone already will be replaced.
-        joined.map(drop).map_err(|_| format!("{} does not take part after {PATIENCE:?}", self.name))
+        let joined = joined.map_err(|_| format!("{} does not take part after {PATIENCE:?}", self.name))?;
+        Ok(joined.is_ok())
     }
 
     fn signal(&self, signal: Signal) -> Result<(), String> {
@@ -187,7 +226,7 @@ async fn listen(name: String, stdout: ChildStdout, shared: Shared, joins: watch:
         let what = words.next().unwrap_or_default();
         match what {
             "joined" => drop(joins.send_replace(true)),
-            "failed" => eprintln!("{name}: {line}"),
+            "failed" => eprintln!("{name} is replaced: {}", line.trim_start_matches("failed ")),
             _ => {}
         }
         let mut numbers = words.filter_map(|word| word.parse::<u64>().ok());

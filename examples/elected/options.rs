@@ -74,8 +74,13 @@ pub fn read() -> Result<Options, ExitCode> {
             return ExitCode::SUCCESS;
         }
         let text = error.to_string();
-        complain(&text.lines().collect::<Vec<_>>().join(" ").replace("error: ", ""))
+        // Without the usage, which comes in a paragraph of its own.
+        let reason = text.split("\n\n").next().unwrap_or_default();
+        complain(&reason.split_whitespace().collect::<Vec<_>>().join(" ").replace("error: ", ""))
     })?;
+    if options.takeovers == 0 {
+        return Err(complain("--takeovers is 0: there would be nothing to see"));
+    }
     if options.candidates < 2 {
         return Err(complain("--candidates is less than 2: there would be nobody to take over"));
     }

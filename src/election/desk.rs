@@ -51,7 +51,10 @@ impl<C> Desk<C> {
         let (sender, answer) = oneshot::channel();
         // Either fails only if the task is gone.
         let _ = self.commands.send(command(sender));
-        answer.await.unwrap_or(Err(ElectionError::Closed))
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.office.end().await),
+        }
     }
 
     pub async fn close(&self) {

@@ -35,6 +35,10 @@
 //!    told, what is left ends with the session: within its TTL.
 //! 5. **The end is visible.** An elector whose task is gone, for whatever reason, is [`Leadership::Failed`].
 //!
+//! Electors run on the tokio runtime on which they are started; it needs timers and I/O. [`Elector::events`] is a
+//! [`Stream`], so its readers need the crate `futures-util` (or the like), and those who hand in a client the crate it is of:
+//! `etcd-client` 0.21, `zookeeper-client` 0.11.
+//!
 //! A leader that lost contact for longer than its time is [`Leadership::Unknown`]. If it turns out that nobody took over, it
 //! leads again, with the same token: it is still the same reign.
 
@@ -96,7 +100,7 @@ pub trait Elector: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`ElectionError::Store`] if the engine could not be told: we resigned all the same, but the others have to wait until
-    /// our session ends. [`ElectionError::Closed`] if this elector has ended.
+    /// our session ends. [`ElectionError::Closed`] if this elector has ended, [`ElectionError::Died`] if its task is gone.
     fn resign(&self) -> impl Future<Output = Result<(), ElectionError>> + Send;
 
     /// Ends the candidacy, after resigning if we lead, and returns when the engine holds nothing of it. If the engine does

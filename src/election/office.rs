@@ -1,6 +1,7 @@
 //! What is known of the leadership, told to whoever wants to know, and ended by the clock.
 
 use std::{
+    ops::RangeInclusive,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use super::{ElectionError, Event, Events, Leadership};
-use crate::{driver, store::Fence};
+use crate::{driver, error::ConfigError, store::Fence};
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 use crate::{reconnect::Reconnect, store::StoreError};
 
@@ -125,6 +126,15 @@ impl Office {
         self.0.readers.lock().tell(&[Event::Interrupted(Arc::new(error))]);
     }
 
+    /// Why calls are of no use any more, when the elector has ended.
+    pub async fn end(&self) -> ElectionError {
+        self.ended().await;
+        match &*self.0.state.borrow() {
+            Leadership::Failed(error) if matches!(**error, ElectionError::Died) => ElectionError::Died,
+            _ => ElectionError::Closed,
+        }
+    }
+
     /// Returns when the elector has ended.
     pub async fn ended(&self) {
         let mut state = self.leadership();
@@ -210,6 +220,29 @@ fn changes(before: &Leadership, next: &Leadership) -> Vec<Event> {
 pub(super) fn deadline(sent: Instant, ttl: Duration) -> Instant {
     sent + ttl - ttl / 50
 }
+
+/// Whether a time is one that the engine can wait for.
+pub(super) fn check_time(
+    field: &'static str,
+    time: Duration,
+    limits: RangeInclusive<Duration>,
+) -> Result<(), ConfigError> {
+    let rule = match time {
+        short if short < *limits.start() => format!("at least {:?}", limits.start()),
+        long if long > *limits.end() => format!("at most {:?}", limits.end()),
+        _ => return Ok(()),
+    };
+    Err(ConfigError::new(field, time, rule))
+}
+
+/// Of a request, or of connecting.
+pub(super) fn check_timeout(field: &'static str, timeout: Duration) -> Result<(), ConfigError> {
+    if timeout.is_zero() { Err(ConfigError::new(field, timeout, "longer than zero")) } else { Ok(()) }
+}
+
+/// A year. Engines refuse more sooner or later, and clocks can't show all of it.
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     ElectionError, Elector, Event, Events, Leadership,
     desk::{Desk, Order, Orders},
-    office::{Office, deadline},
+    office::{LONGEST, Office, check_time, check_timeout, deadline},
 };
 use crate::{
     driver,
@@ -164,9 +164,8 @@ impl RedisElectorBuilder {
         if self.key.is_empty() {
             return Err(ConfigError::new("key", &self.key, "not empty").into());
         }
-        if self.ttl < SHORTEST {
-            return Err(ConfigError::new("ttl", self.ttl, format!("at least {SHORTEST:?}")).into());
-        }
+        check_time("ttl", self.ttl, SHORTEST..=LONGEST)?;
+        check_timeout("request_timeout", self.request_timeout)?;
         let renewal_interval = self.renewal_interval.unwrap_or(self.ttl / 3);
         if renewal_interval.is_zero() || renewal_interval >= self.ttl {
             let rule = format!("longer than zero and shorter than the ttl, {:?}", self.ttl);

@@ -13,16 +13,15 @@ use zookeeper_client::{Client, CreateMode, Error, EventType, OneshotWatcher, Ses
 use super::{
     ElectionError, Elector, Events, Leadership,
     desk::{Desk, Order, Orders},
-    office::{Office, deadline},
+    office::{Office, check_time, check_timeout, deadline},
 };
 use crate::{
     driver,
     error::ConfigError,
     reconnect::Reconnect,
     store::{
-        Fence, StoreError, ZookeeperAccess,
-        source::{self, unavailable},
-        zookeeper::{ENGINE, is_base, store_error},
+        Fence, StoreError, ZookeeperAccess, source,
+        zookeeper::{ENGINE, SESSION_TIMEOUTS, is_base, store_error},
     },
 };
 
@@ -202,6 +201,9 @@ impl ZookeeperElectorBuilder {
             let rule = "a path such as \"/controllers/election\"";
             return Err(ConfigError::new("base", &self.base, rule).into());
         }
+        check_time("session_timeout", self.session_timeout, SESSION_TIMEOUTS)?;
+        check_timeout("connect_timeout", self.connect_timeout)?;
+        check_timeout("request_timeout", self.request_timeout)?;
         if self.patterns.iter().any(String::is_empty) {
             return Err(ConfigError::new("extra_lock_pattern", "", "not empty").into());
         }
@@ -487,14 +489,17 @@ impl Campaign {
                 }
                 let path = election.path(prefix);
                 let options = access.options(CreateMode::EphemeralSequential);
-                match election.client.create(&path, identity, &options).await {
-                    Ok((stat, number)) => Ok(Node { name: format!("{prefix}{number}"), czxid: stat.czxid }),
-                    Err(Error::NoNode) => {
-                        let options = access.options(CreateMode::Persistent);
-                        election.client.mkdir(&election.base, &options).await.map_err(store_error)?;
-                        Err(unavailable("the base path was missing"))
+                loop {
+                    match election.client.create(&path, identity, &options).await {
+                        Ok((stat, number)) => {
+                            return Ok(Node { name: format!("{prefix}{number}"), czxid: stat.czxid });
+                        }
+                        Err(Error::NoNode) => {
+                            let options = access.options(CreateMode::Persistent);
+                            election.client.mkdir(&election.base, &options).await.map_err(store_error)?;
+                        }
+                        Err(error) => return Err(store_error(error)),
                     }
-                    Err(error) => Err(store_error(error)),
                 }
             })
         };

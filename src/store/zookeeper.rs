@@ -3,7 +3,7 @@
 mod name;
 mod watch;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -111,6 +111,8 @@ impl ZookeeperAccess {
     }
 
     pub(crate) fn connector(&self, session_timeout: Duration) -> Connector {
+        // The client would take zero for a default of its own, and wrap what is too long.
+        let session_timeout = session_timeout.clamp(*SESSION_TIMEOUTS.start(), *SESSION_TIMEOUTS.end());
         let connector = Client::connector().with_session_timeout(session_timeout).with_fail_eagerly();
         match &self.auth {
             Some((scheme, credential)) => connector.with_auth(scheme, credential),
@@ -168,7 +170,7 @@ impl ZookeeperStore {
         Ok(Self { shared: Arc::new(shared), session_timeout, request_timeout })
     }
 
-    /// The session timeout to ask for; 10 s unless set. After two fifths of it without a sign of life the client gives a
+    /// The session timeout to ask for, from 100 ms to 24 days; 10 s unless set. After two fifths of it without a sign of life the client gives a
     /// connection up.
     #[must_use]
     pub fn with_session_timeout(mut self, session_timeout: Duration) -> Self {
@@ -451,6 +453,9 @@ pub(crate) fn store_error(error: Error) -> StoreError {
 pub(crate) const ENGINE: &str = "zookeeper";
 /// What ZooKeeper takes for any data version.
 const ANY_VERSION: i32 = -1;
+/// With less the client may give up before it is connected; and ZooKeeper counts milliseconds in 32 bits.
+pub(crate) const SESSION_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_millis(i32::MAX as u64);
 /// The node that counts deletions, by its data version. No key has this name.
 const DELETIONS: &str = "%deletions";
 /// The servers' default of `jute.maxbuffer`.

@@ -153,7 +153,7 @@ impl Engine for Voter {
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdVoter {
         let voters = EtcdVoters::with_request_timeout(etcd_client(address).await, REQUEST);
-        voters.add_voter(ELECTION, identity, Self::TTL).await.expect("valid settings")
+        voters.add_voter(ELECTION, identity, Self::TTL).expect("valid settings")
     }
 
     async fn store(&self) -> EtcdStore {

@@ -68,9 +68,13 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
     let client = etcd_client(nowhere()).await;
     let builder = |election, id| EtcdElector::builder(client.clone(), election).id(id);
     assert_config(builder("", "id").start().await, "election", "\"\"", "not empty");
-    assert_config(builder("e", "").start().await, "id", "\"\"", "not empty");
+    assert_config(builder("e", " ").start().await, "id", "\" \"", "not blank");
     let short = builder("e", "id").session_ttl(Duration::from_millis(999));
     assert_config(short.start().await, "session_ttl", "999ms", "at least 1s");
+    let long = builder("e", "id").session_ttl(Duration::MAX);
+    assert_config(long.start().await, "session_ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    let never = builder("e", "id").request_timeout(Duration::ZERO);
+    assert_config(never.start().await, "request_timeout", "0ns", "longer than zero");
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ async fn voters(address: SocketAddr) -> EtcdVoters {
 }
 
 async fn vote(voters: &EtcdVoters, key: &str, value: &str) -> EtcdVoter {
-    voters.add_voter(key, value, LONG_TERM).await.expect("valid settings")
+    voters.add_voter(key, value, LONG_TERM).expect("valid settings")
 }
 
 async fn put(server: &EtcdServer, key: &str, value: &str) {
@@ -53,10 +53,12 @@ fn channel(voters: &EtcdVoters, key: &str) -> mpsc::Receiver<String> {
 #[tokio::test]
 async fn settings_that_cannot_be_used_are_told_with_their_rule() {
     let voters = voters(nowhere()).await;
-    let short = voters.add_voter("k", "v", Duration::from_millis(999)).await;
+    let short = voters.add_voter("k", "v", Duration::from_millis(999));
     assert_config(short, "term", "999ms", "at least 1s");
-    assert_config(voters.add_voter("", "v", LONG_TERM).await, "key", "\"\"", "not empty");
-    assert_config(voters.add_voter("k", "", LONG_TERM).await, "value", "\"\"", "not empty");
+    let long = voters.add_voter("k", "v", Duration::MAX);
+    assert_config(long, "term", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    assert_config(voters.add_voter("", "v", LONG_TERM), "key", "\"\"", "not empty");
+    assert_config(voters.add_voter("k", "", LONG_TERM), "value", "\"\"", "not empty");
     assert_config(voters.add_watch("", mpsc::channel(1).0), "key", "\"\"", "not empty");
     assert_config(voters.add_watch_callback("", |_, _, _| {}), "key", "\"\"", "not empty");
 }
@@ -85,7 +87,7 @@ async fn the_same_voter_is_added_once_and_another_for_the_key_is_refused() {
     let same = vote(&voters, KEY, "one").await;
     assert_eq!(token(&same), token(&voter));
     for (value, term) in [("other", LONG_TERM), ("one", SHORT_TERM)] {
-        let error = voters.add_voter(KEY, value, term).await.expect_err("there is one");
+        let error = voters.add_voter(KEY, value, term).expect_err("there is one");
         assert!(error.is_already_exists() && !error.is_not_found(), "{error:?}");
         assert!(error.to_string().contains(KEY), "{error}");
     }
@@ -188,6 +190,22 @@ async fn a_callback_is_first_told_the_value_of_now_as_the_previous_one_too() {
 }
 
 #[tokio::test]
+async fn a_callback_that_panics_is_called_with_the_next_change() {
+    let server = EtcdServer::start().await;
+    let voters = voters(server.address()).await;
+    let (sender, mut calls) = mpsc::unbounded_channel();
+    let call_back = move |_: &str, _: &str, current: &str| {
+        sender.send(current.to_owned()).expect("the test waits");
+        assert_ne!(current, "1", "on purpose");
+    };
+    voters.add_watch_callback(KEY, call_back).expect("a valid key");
+    for value in ["1", "2"] {
+        put(&server, KEY, value).await;
+        assert_eq!(soon(calls.recv()).await.as_deref(), Some(value));
+    }
+}
+
+#[tokio::test]
 async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
@@ -219,7 +237,7 @@ async fn who_steps_down_lets_others_win_for_twice_the_term() {
     let (one, other) = (voters(server.address()).await, voters(server.address()).await);
     let mut ours = Vec::new();
     for key in ["a", "b"] {
-        let voter = one.add_voter(key, "ours", SHORT_TERM).await.expect("valid settings");
+        let voter = one.add_voter(key, "ours", SHORT_TERM).expect("valid settings");
         leads(&voter).await;
         ours.push(voter);
     }
@@ -260,7 +278,7 @@ async fn close_ends_voters_and_watches_and_leaves_nothing_in_etcd() {
 
     soon(voters.close()).await;
     let refused = [
-        voters.add_voter("a", "1", LONG_TERM).await.map(drop),
+        voters.add_voter("a", "1", LONG_TERM).map(drop),
         voters.remove_voter("a", "1", LONG_TERM).await,
         voters.add_watch("a", mpsc::channel(1).0),
         voters.add_watch_callback("a", |_, _, _| {}),

@@ -75,6 +75,10 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
     let builder = |key: &str| RedisElector::builder(url.as_str(), key);
     assert_config(builder("").start().await, "key", "\"\"", "not empty");
     assert_config(builder("k").ttl(Duration::from_millis(29)).start().await, "ttl", "29ms", "at least 30ms");
+    let long = builder("k").ttl(Duration::MAX).start().await;
+    assert_config(long, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    let never = builder("k").request_timeout(Duration::ZERO).start().await;
+    assert_config(never, "request_timeout", "0ns", "longer than zero");
     for (interval, text) in [(0, "0ns"), (300, "300ms"), (301, "301ms")] {
         let bad = builder("k").ttl(TTL).renewal_interval(Duration::from_millis(interval)).start().await;
         assert_config(bad, "renewal_interval", text, "shorter than the ttl, 300ms");

@@ -73,6 +73,17 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
         let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
         assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
     }
+    // What the client would take for something else.
+    for (timeout, rule) in
+        [(Duration::ZERO, "at least 100ms"), (Duration::from_secs(25 * 24 * 3600), "at most 2147483.647s")]
+    {
+        let bad = builder(nowhere(), "one").session_timeout(timeout).start().await;
+        assert_config(bad, "session_timeout", &format!("{timeout:?}"), rule);
+    }
+    let never = builder(nowhere(), "one").connect_timeout(Duration::ZERO).start().await;
+    assert_config(never, "connect_timeout", "0ns", "longer than zero");
+    let never = builder(nowhere(), "one").request_timeout(Duration::ZERO).start().await;
+    assert_config(never, "request_timeout", "0ns", "longer than zero");
     let blank = builder(nowhere(), "one").extra_lock_pattern("").start().await;
     assert_config(blank, "extra_lock_pattern", "\"\"", "not empty");
 }
@@ -193,6 +204,15 @@ async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
     proxy.heal();
     soon(elector.close()).await;
     assert_eq!(nodes(&client).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_first_of_all_candidates_creates_the_base_path_and_that_is_no_interruption() {
+    let server = ZookeeperServer::start().await;
+    let first = candidate(server.address(), "first").await;
+    let mut events = first.events();
+    let event = soon(events.next()).await;
+    assert!(matches!(event, Some(Event::Elected { .. })), "{event:?}");
 }
 
 #[tokio::test]

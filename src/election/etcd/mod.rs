@@ -22,7 +22,11 @@ pub use self::{
     notices::LeaderNotice,
     voter::{EtcdVoter, EtcdVoters, UnlimitedBackoff},
 };
-use super::{ElectionError, Elector, Events, Leadership, desk::Desk, office::Office};
+use super::{
+    ElectionError, Elector, Events, Leadership,
+    desk::Desk,
+    office::{LONGEST, Office, check_time, check_timeout},
+};
 use crate::{
     error::ConfigError,
     store::{EtcdStore, StoreError},
@@ -229,12 +233,11 @@ impl EtcdElectorBuilder {
         if self.election.is_empty() {
             return Err(ConfigError::new("election", &self.election, "not empty").into());
         }
-        if self.id.is_empty() {
-            return Err(ConfigError::new("id", &self.id, "not empty").into());
+        if self.id.trim().is_empty() {
+            return Err(ConfigError::new("id", &self.id, "not blank").into());
         }
-        if self.session_ttl < SHORTEST {
-            return Err(ConfigError::new("session_ttl", self.session_ttl, "at least 1s").into());
-        }
+        check_time("session_ttl", self.session_ttl, SHORTEST..=LONGEST)?;
+        check_timeout("request_timeout", self.request_timeout)?;
         let etcd = Etcd::new(&self.client, self.request_timeout);
         let office = Office::new(format!("{} in etcd election {}", self.id, self.election));
         let mut session =

@@ -1,6 +1,13 @@
 //! Elections on single keys of etcd: who creates the key leads.
 
-use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use etcd_client::Client;
 use futures_util::StreamExt;
@@ -11,7 +18,11 @@ use tokio::{
 };
 
 use super::{
-    super::{ElectionError, Elector, Events, Leadership, desk::Desk, office::Office},
+    super::{
+        ElectionError, Elector, Events, Leadership,
+        desk::Desk,
+        office::{LONGEST, Office, check_time, check_timeout},
+    },
     SHORTEST,
     campaign::{Campaign, Command, Contest},
     session::Etcd,
@@ -56,8 +67,9 @@ use crate::{
 /// voters.add_watch_callback("masters/region-1", |key, previous, current| {
 ///     println!("{key}: {previous:?} -> {current:?}");
 /// })?;
-/// let voter = voters.add_voter("masters/region-1", "10.0.0.1", Duration::from_secs(10)).await?;
-/// println!("do we lead? {}", voter.is_leader());
+/// let voter = voters.add_voter("masters/region-1", "10.0.0.1", Duration::from_secs(10))?;
+/// voter.leadership().wait_for(|leadership| leadership.is_leader()).await.expect("the voter exists");
+/// println!("{} leads", voter.identity());
 /// voters.close().await;
 /// # Ok(())
 /// # }
@@ -114,7 +126,8 @@ impl EtcdVoters {
     }
 
     /// Votes for a value of a key, and renews the vote as long as it leads. A vote that nobody renews ends within the term,
-    /// which etcd takes in whole seconds, rounded up. Returns when the voter takes part.
+    /// which etcd takes in whole seconds, rounded up. Does not wait for etcd: [`Elector::leadership`] and [`Elector::events`] tell
+    /// when the voter takes part, and what is in its way.
     ///
     /// To add the same once more returns the same voter.
     ///
@@ -123,20 +136,14 @@ impl EtcdVoters {
     /// [`ElectionError::Config`] if the key or the value is empty or the term is shorter than a second,
     /// [`ElectionError::AlreadyExists`] if there is a voter for another value or term of this key, [`ElectionError::Closed`]
     /// after [`close`](Self::close).
-    pub async fn add_voter(
-        &self,
-        key: &str,
-        value: &str,
-        term: Duration,
-    ) -> Result<EtcdVoter, ElectionError> {
+    pub fn add_voter(&self, key: &str, value: &str, term: Duration) -> Result<EtcdVoter, ElectionError> {
         for (field, text) in [("key", key), ("value", value)] {
             if text.is_empty() {
                 return Err(ConfigError::new(field, text, "not empty").into());
             }
         }
-        if term < SHORTEST {
-            return Err(ConfigError::new("term", term, "at least 1s").into());
-        }
+        check_time("term", term, SHORTEST..=LONGEST)?;
+        check_timeout("request_timeout", self.shared.request_timeout)?;
         let mut voters = self.shared.voters.lock();
         let voters = voters.as_mut().ok_or(ElectionError::Closed)?;
         let has_ended = |voter: &EtcdVoter| matches!(*voter.leadership().borrow(), Leadership::Failed(_));
@@ -205,7 +212,7 @@ impl EtcdVoters {
 
     /// Calls back with the key, its previous and its current value: first with the value as it is, twice, and then for each
     /// change. A key that doesn't exist, or no longer does, is not a value and is not told. The callback must not block the
-    /// thread.
+    /// thread; one that panics is logged and called again with the next change.
     ///
     /// # Errors
     ///
@@ -216,7 +223,10 @@ impl EtcdVoters {
         mut callback: impl FnMut(&str, &str, &str) + Send + 'static,
     ) -> Result<(), ElectionError> {
         self.watch(key, move |key, previous, current| {
-            callback(key, previous, current);
+            let called = catch_unwind(AssertUnwindSafe(|| callback(key, previous, current)));
+            if called.is_err() {
+                tracing::error!(key, current, "a callback panicked");
+            }
             std::future::ready(true)
         })
     }

@@ -29,7 +29,10 @@ impl RedisServer {
         let port = master.address().port().to_string();
         let replica = Self::start_with(["--replicaof", "127.0.0.1", &port]).await;
         let started = Instant::now();
-        while !replica.ask("INFO replication").await.contains("master_link_status:up") {
+        // Both must think so: the master counts a replica's acknowledgements only once it is online.
+        while !replica.ask("INFO replication").await.contains("master_link_status:up")
+            || !master.ask("INFO replication").await.contains("state=online")
+        {
             assert!(started.elapsed() < LIMIT, "the replica does not follow:\n{}", replica.log());
             sleep(POLL).await;
         }
