@@ -3,6 +3,7 @@
 #![cfg_attr(feature = "tokio", doc = "[`Guard`]: crate::Guard")]
 #![cfg_attr(feature = "tokio", doc = "[`store`]: crate::store")]
 #![cfg_attr(feature = "tokio", doc = "[`election`]: crate::election")]
+#![cfg_attr(feature = "lab", doc = "[`lab::simulation`]: crate::lab::simulation")]
 //!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]

@@ -203,6 +203,8 @@ async fn a_write_that_too_few_replicas_have_is_unknown() {
     let entry = store.get("key").await.unwrap().expect("it landed all the same");
 
     let _replica = RedisServer::start_replica_of(&server).await;
+    // It may take a while to acknowledge, where there is much else to do.
+    let store = RedisStore::new(server.endpoint()).unwrap().with_request_timeout(LONG).with_replicas(1);
     store
         .put("key", "newer".into(), Expected::Version(entry.version), None)
         .await

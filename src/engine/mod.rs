@@ -49,7 +49,7 @@
 //!    the rest (Nonnenmacher and Biersack, "Scalable Feedback for Large Groups", 1999). Two leaders that met both step down;
 //!    because they are few, what they wait is drawn evenly over 16 echoes more, or they would meet again.
 //! 6. **Patience.** Followers learn how long a leader needs for a key, as TCP learns its retransmission timeout (Jacobson 1988;
-//!    RFC 6298; no samples from keys that we attempted ourselves, after Karn). If the leader shows no sign of life for that
+//!    RFC 6298; no samples from keys that we attempted ourselves, after Karn, nor from those that waited through an outage). If the leader shows no sign of life for that
 //!    long while a key is pending, it is suspected, and probed for the lease. If it is seen to do what was wanted that much
 //!    later than a key, it lives and has passed this key over: the key is written alone, and is ours from then on. That the
 //!    key is old is not enough: a slow leader that works off a long queue would be deposed by such a write, a leader that died
@@ -204,6 +204,9 @@ const HEAD_START_ECHOES: u32 = 4;
 /// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
 const BACKOFF_ECHOES: u32 = 2;
 
+/// No echo counts for more than this part of the term, so that none of these delays comes near it.
+const LONGEST_ECHO: u32 = 32;
+
 /// Two leaders that see each other's work both step down. What they wait then is drawn over this many echoes more, evenly,
 /// because they are few: otherwise they meet again, and again.
 const RIVAL_ECHOES: u32 = 16;
@@ -236,7 +239,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             window: Window::new(config.concurrency),
             patience: Patience::new(config.patience, config.term, &mut dice),
             outage: Outage::default(),
-            echo: Echo::hinted(config.echo_hint),
+            echo: Echo::hinted(config.echo_hint, config.term / LONGEST_ECHO),
             counters: Counters::default(),
             dice,
             config,
@@ -353,7 +356,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         let now = self.advance(now);
         let Cleared { work, since, attempted, .. } = self.clear(key);
         if !self.tenure.is_old_news(order) {
-            if let Some(since) = since.filter(|_| !attempted) {
+            // What had to wait for the store says nothing of the leader either.
+            if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since)) {
                 self.patience.sample(now - since);
             }
             self.queue.disown(key);

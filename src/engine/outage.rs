@@ -10,6 +10,8 @@ pub(super) struct Outage {
     began: Timestamp,
     until: Timestamp,
     last_answer: Timestamp,
+    /// When the last one was over.
+    ended: Timestamp,
 }
 
 impl Outage {
@@ -23,9 +25,15 @@ impl Outage {
         self.streak > 0
     }
 
+    /// Whether the store has been down, for us, at any time since then.
+    pub fn was_since(&self, since: Timestamp) -> bool {
+        self.lasts() || since < self.ended
+    }
+
     /// The store answered an attempt, whatever it said.
     pub fn answered(&mut self, now: Timestamp) {
-        *self = Self { last_answer: now, ..Self::default() };
+        let ended = if self.lasts() { now } else { self.ended };
+        *self = Self { last_answer: now, ended, ..Self::default() };
     }
 
     /// An attempt that began at `started` learnt nothing. Returns whether that is news; if so, `pause` tells how long to

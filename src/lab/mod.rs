@@ -11,6 +11,7 @@ mod report;
 mod retry;
 mod run;
 mod scenario;
+pub mod simulation;
 mod value;
 
 pub use fleet::Fleet;

@@ -447,6 +447,22 @@ fn leaders_that_deposed_each_other_are_spread_over_sixteen_echoes() {
     assert!(backoff(0).contains(&world.lease()), "whom a work names as the writer is no rival");
 }
 
+/// Found by the simulator (seed 71 of its first day): the news of a write came to a process that was stopped for half a minute
+/// meanwhile, and its next demotion lasted for four terms.
+#[test]
+fn no_delay_that_is_measured_in_echoes_comes_near_a_term() {
+    for seed in SEEDS {
+        let mut world = World::leading(seed);
+        world.engine.handle_echo(world.now, secs(1000));
+        world.evidence("theirs");
+        assert!(world.lease() <= TERM * 2 / 3, "{:?}", world.lease());
+        let mut world = World::new(seed);
+        world.engine.handle_echo(world.now, secs(1000));
+        world.wants("a");
+        assert!(world.timeout() <= Some(TERM / 2));
+    }
+}
+
 #[test]
 fn a_release_within_the_burst_is_a_loss_of_its_own() {
     let mut world = World::leading(1);
@@ -724,6 +740,29 @@ fn a_key_that_we_attempted_ourselves_gives_no_sample() {
         world.evidence("a");
         assert_eq!(world.engine.patience(), patience);
     }
+}
+
+/// Found by the simulator (seed 2368 of its first day): a replica that had been cut off for a minute took what the leader did
+/// then for the pace of the leader, and waited forty seconds for it ever after.
+#[test]
+fn what_waited_through_an_outage_gives_no_sample() {
+    let mut world = World::following(1);
+    world.wants("waits");
+    let attempt = world.sleeps_for_one();
+    assert_eq!(attempt.key, "waits");
+    world.wants("later");
+    world.ends(attempt, Outcome::Failed);
+    let patience = world.engine.patience();
+    // Somebody else can still write, or can again.
+    world.pass(secs(40));
+    world.evidence("later");
+    assert_eq!(world.engine.patience(), patience);
+    let attempt = world.sleeps_for_one();
+    world.ends(attempt, Outcome::Conflict);
+    world.pass(secs(1));
+    world.evidence("waits");
+    sample(&mut world, "a", ms(400));
+    assert_eq!(world.unspread(), ms(400) * 3, "the store is back: this is the first sample");
 }
 
 #[test]

@@ -1,0 +1,220 @@
+//! What happens in a run.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+use super::{Tally, Violation, world::World};
+
+/// A run, before it happens.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// Draws what the plan does not say: latencies, what is lost, and the engines' own draws.
+    pub seed: u64,
+    /// The replicas.
+    pub members: Vec<Member>,
+    /// How many keys there are.
+    pub keys: usize,
+    /// How long a write holds the lease.
+    pub term: Duration,
+    /// How long a request takes, there and back; news take as long.
+    pub latency: Duration,
+    /// One in so many messages takes ten to a hundred times as long; none, if it is zero.
+    pub tail: u32,
+    /// One in so many changes is told twice, and as many out of their order; none, if it is zero.
+    pub disorder: u32,
+    /// How often all keys change.
+    pub cadence: Duration,
+    /// What goes wrong meanwhile.
+    pub faults: Vec<Fault>,
+    /// How long that may go on.
+    pub storm: Duration,
+    /// How long all is well afterwards.
+    pub calm: Duration,
+}
+
+/// A replica.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Member {
+    /// It wants the keys from here ...
+    pub first_key: usize,
+    /// ... and so many of them.
+    pub keys: usize,
+    /// How fast its clock runs.
+    pub rate: f64,
+}
+
+/// Something that goes wrong for a while.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// What.
+    pub kind: FaultKind,
+    /// From then on.
+    pub from: Duration,
+    /// Until then.
+    pub until: Duration,
+}
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The replica's process is stopped; all that comes in waits.
+    Pause(usize),
+    /// The replica is killed, and starts anew at the end.
+    Crash(usize),
+    /// The replica's requests get no answer, and no news reaches it; the watch lists anew at the end.
+    Partition(usize),
+    /// The replica gets no news; the watch lists anew at the end.
+    Blind(usize),
+    /// Nobody's requests get an answer.
+    Outage,
+    /// Writes land, but half of the answers get lost.
+    LostAnswers,
+    /// Somebody else edits the same objects, one each time that a write would take.
+    Edits,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn drawn(seed: u64) -> Self {
+        let mut dice = SmallRng::seed_from_u64(seed);
+        let keys = dice.random_range(1..=12);
+        let count = dice.random_range(1..=7);
+        let overlapping = dice.random_bool(0.25);
+        let members = (0..count).map(|_| {
+            let (first_key, of) = match overlapping {
+                false => (0, keys),
+                true => {
+                    let first = dice.random_range(0..keys);
+                    (first, dice.random_range(1..=keys - first))
+                }
+            };
+            Member { first_key, keys: of, rate: dice.random_range(0.98..=1.02) }
+        });
+        let members: Vec<_> = members.collect();
+        let storm = Duration::from_secs(dice.random_range(20..=120));
+        let pick = |dice: &mut SmallRng| dice.random_range(0..count);
+        let faults = (0..dice.random_range(0..=6)).map(|_| {
+            let kind = match dice.random_range(0..8) {
+                0 | 1 => FaultKind::Pause(pick(&mut dice)),
+                2 => FaultKind::Crash(pick(&mut dice)),
+                3 => FaultKind::Partition(pick(&mut dice)),
+                4 => FaultKind::Blind(pick(&mut dice)),
+                5 => FaultKind::Outage,
+                6 => FaultKind::LostAnswers,
+                _ => FaultKind::Edits,
+            };
+            let from = storm.mul_f64(dice.random_range(0.0..0.9));
+            let until = (from + Duration::from_millis(1 << dice.random_range(5..=16))).min(storm);
+            Fault { kind, from, until }
+        });
+        let faults = faults.collect();
+        let tail = *[0, 0, 1000, 100].get(dice.random_range(0..4)).unwrap_or(&0);
+        let disorder = *[0, 0, 100, 10].get(dice.random_range(0..4)).unwrap_or(&0);
+        Self {
+            seed,
+            members,
+            keys,
+            term: Duration::from_secs(dice.random_range(5..=60)),
+            latency: Duration::from_micros(1 << dice.random_range(9..=17)),
+            tail,
+            disorder,
+            cadence: Duration::from_millis(1 << dice.random_range(7..=12)),
+            faults,
+            storm,
+            calm: Duration::from_secs(120),
+        }
+    }
+
+    /// Lets it happen.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Violation`].
+    pub fn run(&self) -> Result<Tally, Violation> {
+        World::new(self).run()
+    }
+
+    /// A smaller plan that breaks the same promise; this one, if there is none, or if no promise is broken at all.
+    #[must_use]
+    pub fn shrink(&self) -> Self {
+        let broken = |plan: &Self| plan.run().err().map(|violation| violation.promise);
+        let Some(promise) = broken(self) else { return self.clone() };
+        let mut smallest = self.clone();
+        loop {
+            let smaller = smallest.smaller().into_iter().find(|plan| broken(plan) == Some(promise));
+            match smaller {
+                Some(smaller) => smallest = smaller,
+                None => return smallest,
+            }
+        }
+    }
+
+    /// Plans that are smaller in one respect, the smallest first.
+    fn smaller(&self) -> Vec<Self> {
+        let mut plans = Vec::new();
+        for index in 0..self.faults.len() {
+            let mut plan = self.clone();
+            plan.faults.remove(index);
+            plans.push(plan);
+        }
+        if self.members.len() > 1 {
+            for index in 0..self.members.len() {
+                let mut plan = self.clone();
+                plan.members.remove(index);
+                plan.faults.retain(|fault| fault.kind.concerns() != Some(index));
+                for fault in &mut plan.faults {
+                    fault.kind = fault.kind.renumbered(index);
+                }
+                plans.push(plan);
+            }
+        }
+        if self.keys > 1 {
+            let mut plan = self.clone();
+            plan.keys = self.keys / 2;
+            for member in &mut plan.members {
+                member.first_key = member.first_key.min(plan.keys - 1);
+                member.keys = member.keys.min(plan.keys - member.first_key);
+            }
+            plans.push(plan);
+        }
+        if self.tail > 0 {
+            plans.push(Self { tail: 0, ..self.clone() });
+        }
+        if self.disorder > 0 {
+            plans.push(Self { disorder: 0, ..self.clone() });
+        }
+        if self.members.iter().any(|member| member.rate != 1.0) {
+            let mut plan = self.clone();
+            plan.members.iter_mut().for_each(|member| member.rate = 1.0);
+            plans.push(plan);
+        }
+        plans
+    }
+}
+
+impl FaultKind {
+    /// The replica that it is about, if it is about one.
+    fn concerns(self) -> Option<usize> {
+        match self {
+            Self::Pause(one) | Self::Crash(one) | Self::Partition(one) | Self::Blind(one) => Some(one),
+            Self::Outage | Self::LostAnswers | Self::Edits => None,
+        }
+    }
+
+    /// The same, once the replica `gone` is left out.
+    fn renumbered(self, gone: usize) -> Self {
+        let new = |one: usize| if one > gone { one - 1 } else { one };
+        match self {
+            Self::Pause(one) => Self::Pause(new(one)),
+            Self::Crash(one) => Self::Crash(new(one)),
+            Self::Partition(one) => Self::Partition(new(one)),
+            Self::Blind(one) => Self::Blind(new(one)),
+            other => other,
+        }
+    }
+}
