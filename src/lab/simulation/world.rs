@@ -444,7 +444,7 @@ impl<'a> World<'a> {
     fn check(&mut self) -> Result<(), Violation> {
         self.at(self.now + CHECK, Event::Check);
         let calm = self.now.saturating_sub(self.plan.storm);
-        let mut leaders = 0;
+        let (mut leaders, mut oldest_of_all) = (0, Duration::ZERO);
         for one in 0..self.slots.len() {
             let now = self.now;
             self.slots[one].begun.retain(|begun| now - *begun <= SPAN);
@@ -476,12 +476,14 @@ impl<'a> World<'a> {
             }
             if let Some((since, key)) = oldest {
                 let age = now - since.max(self.plan.storm.min(now));
-                if calm > OLD && age > OLD.max(engine.patience() * 3) {
+                if calm > OLD && age > OLD {
                     let detail = format!("key {key} is pending for {age:?}:\n{}", self.standing());
                     return Err(self.violation("every pending key is done in time", one, detail));
                 }
+                oldest_of_all = oldest_of_all.max(age);
             }
         }
+        self.tally.oldest = self.tally.oldest.max(oldest_of_all);
         let same = self.plan.members.iter().all(|member| {
             (member.first_key, member.keys) == (self.plan.members[0].first_key, self.plan.members[0].keys)
         });
@@ -616,7 +618,7 @@ const SPAN: Duration = Duration::from_secs(10);
 /// At the end nothing new is wanted for so long.
 const QUIET: Duration = Duration::from_secs(30);
 /// No key is pending for longer, once all is well.
-const OLD: Duration = Duration::from_secs(20);
+const OLD: Duration = Duration::from_secs(45);
 /// Once all has been well for so long, one leads.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Edits are at least so far apart.
