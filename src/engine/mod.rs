@@ -356,16 +356,17 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         let now = self.advance(now);
         let Cleared { work, since, attempted, .. } = self.clear(key);
         if !self.tenure.is_old_news(order) {
-            // What had to wait for the store says nothing of the leader either.
-            if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since)) {
-                self.patience.sample(now - since);
-            }
             self.queue.disown(key);
             self.counters.evidence += 1;
             // Work of unknown age may be as fresh as can be.
             self.tenure.reaches(since.map_or(now, |since| since.min(now)));
             if self.mandate.is_free() {
                 self.lose(now, true);
+            }
+            // Only now: whether they were silent for too long is a matter of the patience with which we waited. What had to
+            // wait for the store says nothing of the leader either.
+            if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since)) {
+                self.patience.sample(now - since);
             }
             self.decided = true;
         }

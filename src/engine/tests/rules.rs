@@ -765,6 +765,30 @@ fn what_waited_through_an_outage_gives_no_sample() {
     assert_eq!(world.unspread(), ms(400) * 3, "the store is back: this is the first sample");
 }
 
+/// Found by the simulator (seed 37315): in each round the first sample made patience shorter than the round, which then counted
+/// as a silence, and the later ones made it longer again. So nobody was suspected, and no key was ever overdue.
+#[test]
+fn a_pause_that_was_no_silence_while_it_lasted_is_none_when_a_sample_shortens_patience() {
+    for seed in SEEDS {
+        let mut world = World::long_following(seed);
+        sample(&mut world, "a", ms(2000));
+        world.wants("mine");
+        let began = world.now;
+        let overdue = (0..4).any(|_| {
+            // As long as always: that makes patience shorter by what it was unsure of.
+            world.pass(world.engine.patience() - ms(2002));
+            sample(&mut world, "a", ms(2000));
+            world.polls().iter().any(|attempt| attempt.key == "mine")
+        });
+        assert!(
+            overdue,
+            "not after {:?}, with a patience of {:?}",
+            world.now - began,
+            world.engine.patience()
+        );
+    }
+}
+
 #[test]
 fn work_that_came_while_an_earlier_one_ran_is_attempted_by_nobody_yet() {
     let mut world = World::leading(1);
