@@ -67,7 +67,7 @@ pub(crate) struct State<K> {
     published: Status,
     feeds: Feeds,
     /// What attempts carry; and the task that follows the election.
-    fence: Option<Fence>,
+    fence: Option<Arc<Fence>>,
     follower: Option<AbortHandle>,
     phase: Phase,
 }
@@ -238,10 +238,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             Leadership::Leader { fence, until } => Some((fence, self.timestamp(*until))),
             _ => None,
         };
-        // Before works run that need it, and after those that had it are told to stop.
-        let fence = led.filter(|_| fenced).map(|(fence, _)| fence.clone());
-        if led.is_some() {
-            self.state.lock().fence = fence;
+        // Before works run that need it. Without a leadership none does.
+        if let Some((fence, _)) = led {
+            self.state.lock().fence = fenced.then(|| Arc::new(fence.clone()));
         }
         self.handle(|engine, now| match led {
             Some((_, until)) => engine.handle_elected(now, until),
@@ -333,7 +332,7 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     /// Attempts to start, and the token of the reign that they belong to.
     starts: Vec<Start<K, BoxedWork<K>>>,
     reign: Arc<CancellationToken>,
-    fence: Option<Fence>,
+    fence: Option<Arc<Fence>>,
     finished: Vec<Finished<K>>,
     /// Works that are not needed any more: dropped outside of the lock, because they are the user's.
     spent: Vec<BoxedWork<K>>,

@@ -139,7 +139,7 @@ mod attempt {
         epoch: u64,
         deadline: Instant,
         reign: Arc<CancellationToken>,
-        fence: Option<Fence>,
+        fence: Option<Arc<Fence>>,
     }
 
     impl<K> Attempt<K> {
@@ -149,7 +149,7 @@ mod attempt {
             epoch: u64,
             deadline: Instant,
             reign: Arc<CancellationToken>,
-            fence: Option<Fence>,
+            fence: Option<Arc<Fence>>,
         ) -> Self {
             Self { key, number, epoch, deadline, reign, fence }
         }
@@ -176,7 +176,7 @@ mod attempt {
 
         /// What its writes should carry, if the lease [follows](crate::WriterLease::follow) an election.
         pub fn fence(&self) -> Option<&Fence> {
-            self.fence.as_ref()
+            self.fence.as_deref()
         }
 
         /// Whether the role in which the attempt started was lost, or the deadline has passed.

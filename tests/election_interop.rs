@@ -16,7 +16,7 @@ use writerlease::election::{Elector, EtcdElector, LeaderInfo, Leadership, RedisE
 use common::server::{EtcdServer, RedisServer, ZookeeperServer};
 use engines::{ELECTION, etcd_client};
 use programs::Program;
-use states::{LONG, leads, reaches};
+use states::{LONG, follows, leads, reaches};
 
 /// Longer than a test may wait: whoever leads in time was told that the one before is gone.
 const TTL: Duration = Duration::from_secs(120);
@@ -355,9 +355,4 @@ mod redis {
         theirs.reaches("it tried again", async || server.calls("set").await > before + 1).await;
         theirs.is_silent().await;
     }
-}
-
-async fn follows(elector: &impl Elector, name: &str) {
-    let follows = |state: &Leadership| matches!(state, Leadership::Follower { leader: Some(leader) } if **leader == *name);
-    reaches(elector, &format!("it follows {name}"), follows).await;
 }

@@ -21,8 +21,8 @@ pub(super) struct Desk<C> {
 
 /// What the task has of its handles.
 pub(super) struct Orders<C> {
-    pub commands: UnboundedReceiver<C>,
-    pub stop: CancellationToken,
+    commands: UnboundedReceiver<C>,
+    stop: CancellationToken,
     /// Says so if the task ends in any other way than it should.
     _witness: Witness,
 }

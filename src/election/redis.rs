@@ -1,11 +1,11 @@
 //! Elections on Redis: who sets the key leads.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use redis::{
-    ErrorKind, IntoConnectionInfo, PushInfo, PushKind, RedisError, RedisResult, Script, ScriptInvocation,
-    Value, aio::MultiplexedConnection, cmd,
+    ErrorKind, IntoConnectionInfo, PushInfo, PushKind, RedisError, Script, ScriptInvocation, Value,
+    aio::MultiplexedConnection, cmd,
 };
 use tokio::{
     sync::{
@@ -27,8 +27,8 @@ use crate::{
     reconnect::Reconnect,
     store::{
         Fence, StoreError,
-        redis::{ENGINE, link::Link, nonce, store_error},
-        source::{self, unavailable},
+        redis::{ENGINE, bounded, link::Link, nonce},
+        source::unavailable,
     },
 };
 
@@ -458,10 +458,6 @@ impl Listening {
         }
         false
     }
-}
-
-async fn bounded<T>(limit: Duration, request: impl Future<Output = RedisResult<T>>) -> Result<T, StoreError> {
-    source::bounded(limit, request, store_error).await
 }
 
 /// Another one for each reign, so that a fence tells them apart.

@@ -21,7 +21,7 @@ use crate::{
     reconnect::Reconnect,
     store::{
         Fence, StoreError, ZookeeperAccess, source,
-        zookeeper::{ENGINE, SESSION_TIMEOUTS, is_base, store_error},
+        zookeeper::{ENGINE, SESSION_TIMEOUTS, are_servers, is_base, store_error},
     },
 };
 
@@ -211,7 +211,7 @@ impl ZookeeperElectorBuilder {
             Connection::Client(client) => client,
             Connection::Servers(servers) => {
                 let invalid = || ConfigError::new("servers", &servers, "host:port, separated by commas");
-                if servers.is_empty() || servers.contains('/') {
+                if !are_servers(&servers) {
                     return Err(invalid().into());
                 }
                 let connect = self.access.connector(self.session_timeout).connect(&servers);

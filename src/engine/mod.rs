@@ -49,9 +49,10 @@
 //!    the rest (Nonnenmacher and Biersack, "Scalable Feedback for Large Groups", 1999). Two leaders that met both step down;
 //!    because they are few, what they wait is drawn evenly over 16 echoes more, or they would meet again.
 //! 6. **Patience.** Followers learn how long a leader needs for a key, as TCP learns its retransmission timeout (Jacobson 1988;
-//!    RFC 6298; no samples from keys that we attempted ourselves, after Karn, nor from those that waited through an outage). If the leader shows no sign of life for that
-//!    long while a key is pending, it is suspected, and probed for the lease. If it is seen to do what was wanted that much
-//!    later than a key, it lives and has passed this key over: the key is written alone, and is ours from then on. That the
+//!    RFC 6298; no samples from keys that we attempted ourselves, after Karn, nor from those that waited through an outage).
+//!    If the leader shows no sign of life for that long while a key is pending, it is suspected, and probed for the lease. If
+//!    it is seen to do what was wanted that much later than a key, it lives and has passed this key over: the key is written
+//!    alone, and is ours from then on. That the
 //!    key is old is not enough: a slow leader that works off a long queue would be deposed by such a write, a leader that died
 //!    in the middle of one was last seen just before, and one that is heard again after an outage needs its time. Who was
 //!    seen may also be another follower with overdue keys of its own; so that no group does all its work like that, without a

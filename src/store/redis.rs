@@ -3,7 +3,7 @@
 pub(crate) mod link;
 mod watch;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -236,6 +236,13 @@ fn token(version: &Version) -> Result<&[u8], StoreError> {
         [] => Err(StoreError::Conflict { current: Current::Unknown }),
         token => Ok(token),
     }
+}
+
+pub(crate) async fn bounded<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, StoreError> {
+    source::bounded(limit, request, store_error).await
 }
 
 pub(crate) fn store_error(error: RedisError) -> StoreError {

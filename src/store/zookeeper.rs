@@ -129,6 +129,11 @@ impl ZookeeperAccess {
     }
 }
 
+/// Whether it may be a list of servers; the client knows more of them than how a path looks.
+pub(crate) fn are_servers(servers: &str) -> bool {
+    !servers.is_empty() && !servers.contains('/')
+}
+
 /// Whether it is a path below which nodes of ours may be.
 pub(crate) fn is_base(path: &str) -> bool {
     let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(char::is_control);
@@ -151,7 +156,7 @@ impl ZookeeperStore {
     /// [`StoreError::Invalid`] if there is no server, or the path is none that can have children of ours.
     pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Result<Self, StoreError> {
         let invalid = |reason: String| StoreError::Invalid { reason, source: None };
-        if servers.is_empty() || servers.contains('/') {
+        if !are_servers(servers) {
             return Err(invalid(format!("servers are {servers:?}: expected host:port, separated by commas")));
         }
         if !is_base(base) {

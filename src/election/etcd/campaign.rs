@@ -20,12 +20,11 @@ use super::{
 use crate::{
     driver,
     reconnect::Reconnect,
-    store::{EtcdStore, Event, Store, source::unavailable},
+    store::{Event, Store, source::unavailable},
 };
 
 pub(super) struct Campaign {
     pub etcd: Etcd,
-    pub store: EtcdStore,
     pub office: Office,
     pub election: String,
     pub contest: Contest,
@@ -106,7 +105,7 @@ impl Campaign {
             let begin = || Session::begin(self.etcd.clone(), self.office.clone(), &self.election, self.ttl);
             self.session = Some(self.office.insist(&mut reconnect, begin).await);
         }
-        let session = self.session.as_ref().expect("it was begun");
+        let Some(session) = &self.session else { return Lost::Lease };
         tokio::select! {
             lost = session.keep() => lost,
             lost = self.campaign(session, &mut reconnect) => lost,
@@ -124,7 +123,7 @@ impl Campaign {
             let key = format!("{watched}{:x}", session.lease).into_bytes();
             office.insist(reconnect, || session.create(&key, &self.value)).await;
         }
-        let mut changes = pin!(self.store.watch(&watched));
+        let mut changes = pin!(self.etcd.store.watch(&watched));
         let mut rested = pin!(sleep_until(self.rest.unwrap_or_else(driver::now)));
         let mut rests = self.rest.is_some();
         let mut refused = unavailable("the watch ended");

@@ -27,10 +27,7 @@ use super::{
     desk::Desk,
     office::{LONGEST, Office, check_time, check_timeout},
 };
-use crate::{
-    error::ConfigError,
-    store::{EtcdStore, StoreError},
-};
+use crate::{error::ConfigError, store::StoreError};
 
 /// A candidate in an election on etcd.
 ///
@@ -238,22 +235,20 @@ impl EtcdElectorBuilder {
         }
         check_time("session_ttl", self.session_ttl, SHORTEST..=LONGEST)?;
         check_timeout("request_timeout", self.request_timeout)?;
-        let etcd = Etcd::new(&self.client, self.request_timeout);
+        let etcd = Etcd::new(self.client, self.request_timeout);
         let office = Office::new(format!("{} in etcd election {}", self.id, self.election));
-        let mut session =
-            Session::begin(etcd.clone(), office.clone(), &self.election, self.session_ttl).await;
+        let begin = || Session::begin(etcd.clone(), office.clone(), &self.election, self.session_ttl);
+        let mut session = begin().await;
         for _ in 0..2 {
             if matches!(session, Err(StoreError::Unavailable { .. })) {
                 sleep(RETRY).await;
-                session =
-                    Session::begin(etcd.clone(), office.clone(), &self.election, self.session_ttl).await;
+                session = begin().await;
             }
         }
         let session = session?;
         let [id, addr] = [self.id.as_str(), &self.address].map(Value::from);
         let campaign = Campaign {
             value: format!(r#"{{"id":{id},"addr":{addr}}}"#).into_bytes(),
-            store: EtcdStore::new(self.client).with_request_timeout(self.request_timeout),
             etcd: etcd.clone(),
             office: office.clone(),
             election: self.election.clone(),

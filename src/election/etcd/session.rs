@@ -14,7 +14,7 @@ use crate::{
     driver,
     reconnect::Reconnect,
     store::{
-        Fence, StoreError,
+        EtcdStore, Fence, StoreError,
         etcd::{ENGINE, bounded},
         source::unavailable,
     },
@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Etcd {
     pub kv: KvClient,
     pub lease: LeaseClient,
+    /// For its watches.
+    pub store: EtcdStore,
     /// Of each request.
     pub limit: Duration,
 }
@@ -73,8 +75,9 @@ pub(super) struct Holder {
 }
 
 impl Etcd {
-    pub fn new(client: &Client, limit: Duration) -> Self {
-        Self { kv: client.kv_client(), lease: client.lease_client(), limit }
+    pub fn new(client: Client, limit: Duration) -> Self {
+        let (kv, lease) = (client.kv_client(), client.lease_client());
+        Self { kv, lease, store: EtcdStore::new(client).with_request_timeout(limit), limit }
     }
 
     /// The key with this prefix that was created first.

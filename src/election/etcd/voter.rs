@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::ConfigError,
     reconnect::Pauses,
-    store::{EtcdStore, Event, Store},
+    store::{Event, Store},
 };
 
 /// Votes for the values of any number of keys in etcd, and watches them.
@@ -105,9 +105,7 @@ pub struct UnlimitedBackoff(Pauses);
 type Voters = Option<HashMap<Arc<str>, EtcdVoter>>;
 
 struct Shared {
-    client: Client,
     etcd: Etcd,
-    request_timeout: Duration,
     voters: Mutex<Voters>,
     watches: Mutex<JoinSet<()>>,
 }
@@ -120,9 +118,9 @@ impl EtcdVoters {
 
     /// The same, with a time that each request may take instead of 5 s.
     pub fn with_request_timeout(client: Client, request_timeout: Duration) -> Self {
-        let etcd = Etcd::new(&client, request_timeout);
+        let etcd = Etcd::new(client, request_timeout);
         let voters = Mutex::new(Some(HashMap::new()));
-        Self { shared: Arc::new(Shared { client, etcd, request_timeout, voters, watches: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { etcd, voters, watches: Mutex::default() }) }
     }
 
     /// Votes for a value of a key, and renews the vote as long as it leads. A vote that nobody renews ends within the term,
@@ -143,7 +141,7 @@ impl EtcdVoters {
             }
         }
         check_time("term", term, SHORTEST..=LONGEST)?;
-        check_timeout("request_timeout", self.shared.request_timeout)?;
+        check_timeout("request_timeout", self.shared.etcd.limit)?;
         let mut voters = self.shared.voters.lock();
         let voters = voters.as_mut().ok_or(ElectionError::Closed)?;
         let has_ended = |voter: &EtcdVoter| matches!(*voter.leadership().borrow(), Leadership::Failed(_));
@@ -156,11 +154,8 @@ impl EtcdVoters {
             return Err(ElectionError::AlreadyExists { what });
         }
         let office = Office::new(format!("{value} for etcd key {key}"));
-        let store =
-            EtcdStore::new(self.shared.client.clone()).with_request_timeout(self.shared.request_timeout);
         let campaign = Campaign {
             etcd: self.shared.etcd.clone(),
-            store,
             office: office.clone(),
             election: key.to_owned(),
             contest: Contest::Key,
@@ -243,9 +238,7 @@ impl EtcdVoters {
         if self.shared.voters.lock().is_none() {
             return Err(ElectionError::Closed);
         }
-        let store =
-            EtcdStore::new(self.shared.client.clone()).with_request_timeout(self.shared.request_timeout);
-        let mut changes = Box::pin(store.watch(key));
+        let mut changes = Box::pin(self.shared.etcd.store.watch(key));
         let key = key.to_owned();
         let told = async move {
             let mut previous: Option<String> = None;

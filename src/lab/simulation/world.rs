@@ -30,6 +30,7 @@ pub(super) struct World<'a> {
 }
 
 /// A place for a replica, which may die and come back.
+#[derive(Default)]
 struct Slot {
     replica: Option<Replica>,
     /// Counts the lives.
@@ -139,21 +140,8 @@ impl<'a> World<'a> {
             slots: Vec::new(),
             tally: Tally::default(),
         };
-        for _ in &plan.members {
-            world.slots.push(Slot {
-                replica: None,
-                life: 0,
-                paused: false,
-                cut: false,
-                blind: false,
-                waiting: Vec::new(),
-                wakes: None,
-                news_until: Duration::ZERO,
-                requests: HashMap::new(),
-                begun: Vec::new(),
-            });
-        }
         for one in 0..plan.members.len() {
+            world.slots.push(Slot::default());
             world.starts(one);
         }
         for (fault, spec) in plan.faults.iter().enumerate() {
@@ -183,12 +171,12 @@ impl<'a> World<'a> {
 
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
         // Whoever is stopped takes nothing in; it is all there when it goes on.
-        if let Some(one) = event.concerns() {
+        if let Some((one, life)) = event.addressee() {
             let slot = &mut self.slots[one];
-            if event.life() != Some(slot.life) || slot.replica.is_none() {
+            if life != slot.life || slot.replica.is_none() {
                 return Ok(());
             }
-            if slot.paused && !event.is_at_the_store() {
+            if slot.paused {
                 slot.waiting.push(event);
                 return Ok(());
             }
@@ -207,7 +195,7 @@ impl<'a> World<'a> {
                 self.polls(one)?;
             }
             Event::Reading { one, life, key, request } => {
-                if self.answers(one) {
+                if self.is_connected(one) {
                     let value = self.store[key];
                     let arrives = self.now + self.half();
                     self.at(arrives, Event::Read { one, life, key, request, value });
@@ -227,7 +215,7 @@ impl<'a> World<'a> {
                 }
             }
             Event::Writing { one, life, key, request, round, expected, begun } => {
-                if !self.reaches_store(one) {
+                if !self.is_connected(one) {
                     return Ok(());
                 }
                 let landed = (self.store[key].order == expected).then(|| self.writes(key, round));
@@ -245,7 +233,7 @@ impl<'a> World<'a> {
                 }
             }
             Event::Wrote { one, key, request, landed, .. } => {
-                if self.answers(one) && self.is_answered(one, key, request) {
+                if self.is_connected(one) && self.is_answered(one, key, request) {
                     let now = self.now;
                     match landed {
                         Some(value) => self.replica(one).wrote(now, key, value),
@@ -529,14 +517,9 @@ impl<'a> World<'a> {
         self.plan.faults.iter().any(|fault| fault.kind == kind && fault.from <= now && now < fault.until)
     }
 
-    /// Whether the store hears of a replica.
-    fn reaches_store(&self, one: usize) -> bool {
+    /// Whether a replica and the store hear of each other.
+    fn is_connected(&self, one: usize) -> bool {
         !self.slots[one].cut && !self.lasts(FaultKind::Outage)
-    }
-
-    /// Whether it can answer.
-    fn answers(&self, one: usize) -> bool {
-        self.reaches_store(one)
     }
 
     /// How long a message takes, one way.
@@ -558,34 +541,24 @@ impl<'a> World<'a> {
 }
 
 impl Event {
-    /// The replica that it is for, or from.
-    fn concerns(&self) -> Option<usize> {
+    /// The replica that takes it in, and in which of its lives. What was sent to the store arrives there, whatever became of
+    /// the sender.
+    fn addressee(&self) -> Option<(usize, u32)> {
         match *self {
-            Self::Wants { one, .. }
-            | Self::Wake { one, .. }
-            | Self::Read { one, .. }
-            | Self::Wrote { one, .. }
-            | Self::Timeout { one, .. }
-            | Self::Hears { one, .. } => Some(one),
-            // What was sent arrives, whatever became of the sender.
-            _ => None,
+            Self::Wants { one, life, .. }
+            | Self::Wake { one, life }
+            | Self::Read { one, life, .. }
+            | Self::Wrote { one, life, .. }
+            | Self::Timeout { one, life, .. }
+            | Self::Hears { one, life, .. } => Some((one, life)),
+            Self::Round
+            | Self::Reading { .. }
+            | Self::Writing { .. }
+            | Self::Begins { .. }
+            | Self::Ends { .. }
+            | Self::Edit { .. }
+            | Self::Check => None,
         }
-    }
-
-    fn life(&self) -> Option<u32> {
-        match *self {
-            Self::Wants { life, .. }
-            | Self::Wake { life, .. }
-            | Self::Read { life, .. }
-            | Self::Wrote { life, .. }
-            | Self::Timeout { life, .. }
-            | Self::Hears { life, .. } => Some(life),
-            _ => None,
-        }
-    }
-
-    fn is_at_the_store(&self) -> bool {
-        matches!(self, Self::Reading { .. } | Self::Writing { .. })
     }
 }
 
@@ -619,7 +592,7 @@ const SPAN: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(30);
 /// No key is pending for longer, once all is well.
 const OLD: Duration = Duration::from_secs(45);
-/// Once all has been well for so long, one leads.
+/// Once all has been well for so long, no two lead.
 const SETTLED: Duration = Duration::from_secs(60);
 /// Edits are at least so far apart.
 const EDIT: Duration = Duration::from_millis(20);

@@ -2,22 +2,21 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    future::Future,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use redis::{PushInfo, PushKind, RedisError, RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
+use redis::{PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
     time::timeout,
 };
 
-use super::{Fields, Link, entry, number, read, store_error};
+use super::{Fields, Link, bounded, entry, number, read, store_error};
 use crate::store::{
     Event, StoreError, Version,
-    source::{self, Source, unavailable},
+    source::{Source, unavailable},
 };
 
 pub(super) struct Watch {
@@ -196,13 +195,6 @@ impl Source for Watch {
     fn disconnect(&mut self) {
         self.servers = None;
     }
-}
-
-async fn bounded<T>(
-    limit: Duration,
-    request: impl Future<Output = Result<T, RedisError>>,
-) -> Result<T, StoreError> {
-    source::bounded(limit, request, store_error).await
 }
 
 /// `None` for a key that is not text: nobody can have written it through a [`Store`](crate::store::Store).
