@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use crate::error::ConfigError;
+use crate::{engine::Tuning, error::ConfigError};
 
 /// The settings of a lease. What is not set has the default that its setter states.
 ///
@@ -41,6 +41,7 @@ pub struct Config {
     pub(crate) patience: PatienceMode,
     pub(crate) echo_hint: Duration,
     pub(crate) seed: u64,
+    pub(crate) tuning: Tuning,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,7 @@ impl Builder {
                 patience: PatienceMode::Adaptive { min: Duration::from_millis(500) },
                 echo_hint: Duration::from_millis(6),
                 seed: 0,
+                tuning: Tuning::default(),
             },
             attempt_timeout: None,
             seed: None,

@@ -52,11 +52,10 @@
 //!    RFC 6298; no samples from keys that we attempted ourselves, after Karn, nor from those that waited through an outage).
 //!    If the leader shows no sign of life for that long while a key is pending, it is suspected, and probed for the lease. If
 //!    it is seen to do what was wanted that much later than a key, it lives and has passed this key over: the key is written
-//!    alone, and is ours from then on. That the
-//!    key is old is not enough: a slow leader that works off a long queue would be deposed by such a write, a leader that died
-//!    in the middle of one was last seen just before, and one that is heard again after an outage needs its time. Who was
-//!    seen may also be another follower with overdue keys of its own; so that no group does all its work like that, without a
-//!    leader, such keys are let go of now and then, ever more rarely.
+//!    alone, and is ours from then on. That the key is old is not enough: a slow leader that works off a long queue would be
+//!    deposed by such a write, a leader that died in the middle of one was last seen just before, and one that is heard again
+//!    after an outage needs its time. Who was seen may also be another follower with overdue keys of its own; so that no
+//!    group does all its work like that, without a leader, such keys are let go of now and then, ever more rarely.
 //! 7. **One timer**, however many keys wait; evidence costs the same whatever is pending.
 //! 8. **Never two attempts of one key at once, never a lost key.** Newer work takes the place of older; its age stays that of
 //!    the first unfulfilled one.
@@ -79,6 +78,7 @@ mod role;
 #[cfg(test)]
 mod tests;
 mod time;
+mod tuning;
 mod window;
 
 use std::{hash::Hash, time::Duration};
@@ -94,7 +94,7 @@ use self::{
     role::Tenure,
     window::Window,
 };
-pub use self::{role::Role, time::Timestamp};
+pub use self::{role::Role, time::Timestamp, tuning::Tuning};
 use crate::{
     config::Config,
     work::{Next, Outcome, Verdict},
@@ -198,22 +198,8 @@ pub struct Counters {
     pub overdue: u64,
 }
 
-/// The election delay is drawn over this many echoes, so that the first to go is heard by the others.
-const ELECTION_ECHOES: u32 = 16;
-/// The incumbent's head start over a follower's fresh work.
-const HEAD_START_ECHOES: u32 = 4;
-/// No backoff is shorter than this: news of a write must be able to arrive in time to stop the next one.
-const BACKOFF_ECHOES: u32 = 2;
-
 /// No echo counts for more than this part of the term, so that none of these delays comes near it.
 const LONGEST_ECHO: u32 = 32;
-
-/// Two leaders that see each other's work both step down. What they wait then is drawn over this many echoes more, evenly,
-/// because they are few: otherwise they meet again, and again.
-const RIVAL_ECHOES: u32 = 16;
-
-/// For how long an overdue key is ours the first time, in patiences. While it is not, it is late by one.
-const LOAN_PATIENCES: u32 = 4;
 
 /// What may happen next.
 enum Step {
@@ -237,8 +223,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             decided: false,
             queue: Queue::new(),
             flights: Flights::new(config.attempt_timeout),
-            window: Window::new(config.concurrency),
-            patience: Patience::new(config.patience, config.term, &mut dice),
+            window: Window::new(config.concurrency, config.tuning.window_growth),
+            patience: Patience::new(&config, &mut dice),
             outage: Outage::default(),
             echo: Echo::hinted(config.echo_hint, config.term / LONGEST_ECHO),
             counters: Counters::default(),
@@ -259,7 +245,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         // Idle replicas that get work at the same moment must not all go at once, each time.
         let idle = self.queue.len() == 0 && self.flights.out() == 0;
         if self.tenure.role() == Role::Election && idle && !self.tenure.summoned() {
-            let spread = self.echoes(ELECTION_ECHOES).as_secs_f64();
+            let spread = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
             let now = self.advance(now());
             self.election = now + seconds(spread * self.dice.sparse_early());
             return self.queue.push(|| now, key, work);
@@ -367,6 +353,10 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             // Only now: whether they were silent for too long is a matter of the patience with which we waited. What had to
             // wait for the store says nothing of the leader either.
             if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since)) {
+                // Or somebody took over what another let go of.
+                if self.patience.is_late(now - since) {
+                    self.queue.end_loans_early(now);
+                }
                 self.patience.sample(now - since);
             }
             self.decided = true;
@@ -613,6 +603,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         // older wants says nothing of the kind: it may be slow, and a write beside it would depose it; or that was the last
         // it did, and a write beside the dead would look like its sign of life. Nor does the age of a key from before it led, or
         // was heard again: it gets its time.
+        let patience = if self.queue.was_lent(oldest.slot) { self.patience.yielding() } else { patience };
         if oldest.since.max(self.tenure.signs_since()) + patience <= self.tenure.reached() {
             Step::Run(oldest, Kind::Overdue)
         } else {
@@ -626,7 +617,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if self.tenure.summoned() {
             return self.tenure.lease_end();
         }
-        let echoes = self.echoes(HEAD_START_ECHOES).as_secs_f64();
+        let echoes = self.echoes(self.config.tuning.head_start_echoes).as_secs_f64();
         let head_start = seconds(echoes * (1.0 + self.config.jitter * self.patience.place()));
         self.tenure.lease_end().max(oldest.since + head_start)
     }
@@ -641,7 +632,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             // lease.
             if !flight.cleared {
                 let key = self.queue.key(flight.slot).clone();
-                let loan = self.patience.current().saturating_mul(LOAN_PATIENCES);
+                let loan = self.patience.current().saturating_mul(self.config.tuning.loan_patiences);
                 self.queue.make_own(now, key, loan);
             }
             return;
@@ -701,7 +692,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     fn lose(&mut self, now: Timestamp, evidence: bool) {
         let floor = self.slowest_news();
         let rivalry = if evidence && self.tenure.role() == Role::Leader {
-            seconds(self.echoes(RIVAL_ECHOES).as_secs_f64() * self.dice.uniform())
+            seconds(self.echoes(self.config.tuning.rival_echoes).as_secs_f64() * self.dice.uniform())
         } else {
             Duration::ZERO
         };
@@ -715,7 +706,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     /// The floor of every backoff.
     fn slowest_news(&self) -> Duration {
-        self.echoes(BACKOFF_ECHOES)
+        self.echoes(self.config.tuning.backoff_echoes)
     }
 
     fn echoes(&self, count: u32) -> Duration {

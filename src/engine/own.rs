@@ -3,12 +3,16 @@
 //! Such a key was overdue: others were seen at later work and passed it over. Who they are can't be seen from here. If it is
 //! a leader that doesn't want the key, it is ours for good. But it may be another follower with overdue keys of its own: each
 //! takes the other's writes for the leader's, and for good there would be none. So a key is lent. When the loan ends, we let
-//! go of it and wait like any follower. If somebody else wanted it all the time, they do it, or miss our writes
-//! altogether and compete for the lease. If the key is overdue again, it is lent for twice as long. That a key which only
-//! we want has to wait becomes ever rarer, and no split lasts.
+//! go of it, and wait for longer than anybody else would. If somebody else wanted it all the time, they take it over, so that
+//! such keys gather in ever fewer hands; once the last of these let go, nobody writes any more, and somebody competes for the
+//! lease. If the key is overdue for us again, it is lent for twice as long. That a key which only we want has to wait becomes
+//! ever rarer, and no split lasts.
 //!
 //! When a loan ends, all shorter ones do, too: it is our silence that tells the others. Longer ones go on, so that new keys do
-//! not hold up the ones that were found to be ours long ago.
+//! not hold up the ones that were found to be ours long ago. For the same reason whoever sees somebody take over a key lets go
+//! of its own, if they have been that for half of their time: so the last hands let go together. A key that was taken over
+//! looks like one that a leader did late. Half of the time, because some leaders are often late, and our keys must not wait
+//! each time.
 
 use std::{hash::Hash, time::Duration};
 
@@ -20,7 +24,7 @@ use super::time::Timestamp;
 pub(super) struct Own<K> {
     loans: HashMap<K, Loan>,
     /// When the loans end, by how many times they had ended before.
-    ends: Vec<Option<Timestamp>>,
+    ends: Vec<Option<Span>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +33,13 @@ struct Loan {
     ended: usize,
     /// It has not ended again.
     runs: bool,
+}
+
+/// When the loans of a length end.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    half: Timestamp,
+    end: Timestamp,
 }
 
 /// A loan that has doubled this many times is for good.
@@ -43,6 +54,11 @@ impl<K: Hash + Eq> Own<K> {
         !self.loans.is_empty() && self.loans.get(key).is_some_and(|loan| loan.runs)
     }
 
+    /// It was ours until the loan ended.
+    pub fn was_lent(&self, key: &K) -> bool {
+        self.loans.get(key).is_some_and(|loan| !loan.runs)
+    }
+
     /// The key is ours for `first`, and for twice as long each time that nobody else did it in between; or for what is left
     /// of a loan of that length that runs already.
     pub fn lend(&mut self, now: Timestamp, key: K, first: Duration) {
@@ -52,7 +68,8 @@ impl<K: Hash + Eq> Own<K> {
         if self.ends.len() <= ended {
             self.ends.resize(ended + 1, None);
         }
-        self.ends[ended].get_or_insert_with(|| now + first.saturating_mul(1 << ended));
+        let length = first.saturating_mul(1 << ended);
+        self.ends[ended].get_or_insert_with(|| Span { half: now + length / 2, end: now + length });
     }
 
     /// Somebody else does it.
@@ -64,7 +81,16 @@ impl<K: Hash + Eq> Own<K> {
 
     /// Ends the loans that are due; returns whether any was.
     pub fn end_due(&mut self, now: Timestamp) -> bool {
-        let Some(longest) = self.ends.iter().rposition(|end| end.is_some_and(|end| end <= now)) else {
+        self.end_where(|span| span.end <= now)
+    }
+
+    /// Ends the loans that have lasted for at least half of their time; returns whether any was.
+    pub fn end_early(&mut self, now: Timestamp) -> bool {
+        self.end_where(|span| span.half <= now)
+    }
+
+    fn end_where(&mut self, is_over: impl Fn(Span) -> bool) -> bool {
+        let Some(longest) = self.ends.iter().rposition(|span| span.is_some_and(&is_over)) else {
             return false;
         };
         self.ends[..=longest].fill(None);

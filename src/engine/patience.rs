@@ -6,12 +6,16 @@
 use std::time::Duration;
 
 use super::backoff::{Dice, seconds};
-use crate::config::PatienceMode;
+use crate::config::{Config, PatienceMode};
 
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
     mode: PatienceMode,
     term: Duration,
+    /// Before the first sample, in seconds.
+    initial: f64,
+    /// How far apart the replicas are, in seconds.
+    spread: f64,
     /// Smoothed sample and mean deviation, in seconds.
     learnt: Option<(f64, f64)>,
     doublings: u32,
@@ -21,17 +25,18 @@ pub(super) struct Patience {
     now: Duration,
 }
 
-/// Before the first sample (RFC 6298, 2.1), in seconds.
-const INITIAL: f64 = 1.0;
-
-/// The first to suspect a dead leader is this far ahead of most others, so that its success silences them. In
-/// seconds.
-const SPREAD: f64 = 2.0;
-
 impl Patience {
-    pub fn new(mode: PatienceMode, term: Duration, dice: &mut Dice) -> Self {
-        let place = dice.sparse_early();
-        let mut new = Self { mode, term, learnt: None, doublings: 0, place, now: term };
+    pub fn new(config: &Config, dice: &mut Dice) -> Self {
+        let mut new = Self {
+            mode: config.patience,
+            term: config.term,
+            initial: config.tuning.initial_patience.as_secs_f64(),
+            spread: config.tuning.patience_spread.as_secs_f64(),
+            learnt: None,
+            doublings: 0,
+            place: dice.sparse_early(),
+            now: config.term,
+        };
         new.update();
         new
     }
@@ -39,6 +44,16 @@ impl Patience {
     /// The patience in force; never above the term.
     pub fn current(&self) -> Duration {
         self.now
+    }
+
+    /// Whether some replica in our place would have lost patience before that.
+    pub fn is_late(&self, sample: Duration) -> bool {
+        sample >= self.now.saturating_sub(seconds(self.spread * self.place))
+    }
+
+    /// How long to wait if anybody else is to go first: none of those who learnt the same waits for longer.
+    pub fn yielding(&self) -> Duration {
+        self.now.saturating_add(seconds(2.0 * self.spread)).min(self.term)
     }
 
     /// Where this replica stands among its group, in [0, 1): few low, most high.
@@ -71,34 +86,36 @@ impl Patience {
             self.now = self.term;
             return;
         };
-        let learnt = self.learnt.map_or(INITIAL, |(mean, deviation)| mean + 4.0 * deviation);
+        let learnt = self.learnt.map_or(self.initial, |(mean, deviation)| mean + 4.0 * deviation);
         let doubled = seconds(learnt * (1_u64 << self.doublings) as f64);
-        self.now = doubled.max(min).saturating_add(seconds(SPREAD * self.place)).min(self.term);
+        self.now = doubled.max(min).saturating_add(seconds(self.spread * self.place)).min(self.term);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Builder;
 
     const TERM: Duration = Duration::from_secs(60);
     const MIN: Duration = Duration::from_millis(500);
 
     fn adaptive(seed: u64) -> (Patience, Dice) {
         let mut dice = Dice::seeded(seed);
-        (Patience::new(PatienceMode::Adaptive { min: MIN }, TERM, &mut dice), dice)
+        let config = Builder::new("test").term(TERM).min_patience(MIN).build().expect("settings are valid");
+        (Patience::new(&config, &mut dice), dice)
     }
 
     fn without_spread(patience: &Patience) -> Duration {
-        patience.current() - seconds(SPREAD * patience.place())
+        patience.current() - seconds(patience.spread * patience.place())
     }
 
     #[test]
     fn patience_is_one_second_before_the_first_sample_and_spread_over_two() {
         for seed in 0..100 {
             let (patience, _) = adaptive(seed);
-            assert_eq!(without_spread(&patience), seconds(INITIAL));
-            assert!(patience.current() < seconds(INITIAL + SPREAD));
+            assert_eq!(without_spread(&patience), seconds(1.0));
+            assert!(patience.current() < seconds(3.0));
         }
     }
 
@@ -149,7 +166,8 @@ mod tests {
     #[test]
     fn fixed_patience_is_the_term_whatever_happens() {
         let mut dice = Dice::seeded(6);
-        let mut patience = Patience::new(PatienceMode::Fixed, TERM, &mut dice);
+        let config = Builder::new("test").term(TERM).fixed_patience().build().expect("settings are valid");
+        let mut patience = Patience::new(&config, &mut dice);
         patience.sample(Duration::from_millis(1));
         patience.refuted(&mut dice);
         assert_eq!(patience.current(), TERM);

@@ -329,12 +329,28 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         self.own.forget(key);
     }
 
+    /// Whether it was ours until the loan ended.
+    pub fn was_lent(&self, slot: Slot) -> bool {
+        self.own.was_lent(self.key(slot))
+    }
+
     /// Keys whose loan is over are no longer ours.
     pub fn end_loans(&mut self, now: Timestamp) {
         if self.own.end_due(now) {
-            for (_, slot) in std::mem::take(&mut self.own_ready) {
-                self.enter_ready(slot);
-            }
+            self.share_own();
+        }
+    }
+
+    /// Keys whose loan has lasted for at least half of its time are no longer ours.
+    pub fn end_loans_early(&mut self, now: Timestamp) {
+        if self.own.end_early(now) {
+            self.share_own();
+        }
+    }
+
+    fn share_own(&mut self) {
+        for (_, slot) in std::mem::take(&mut self.own_ready) {
+            self.enter_ready(slot);
         }
     }
 

@@ -5,13 +5,14 @@
 pub(super) struct Window {
     size: usize,
     limit: usize,
+    growth: usize,
     /// Attempts with a lower serial belong to the burst that the window was halved for already.
     halved_before: u64,
 }
 
 impl Window {
-    pub fn new(limit: usize) -> Self {
-        Self { size: 1, limit, halved_before: 0 }
+    pub fn new(limit: usize, growth: usize) -> Self {
+        Self { size: 1, limit, growth, halved_before: 0 }
     }
 
     pub fn size(&self) -> usize {
@@ -19,7 +20,7 @@ impl Window {
     }
 
     pub fn grow(&mut self) {
-        self.size = (self.size + 1).min(self.limit);
+        self.size = self.size.saturating_add(self.growth).min(self.limit);
     }
 
     pub fn close(&mut self) {
@@ -42,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_window_grows_by_one_up_to_the_limit() {
-        let mut window = Window::new(4);
+        let mut window = Window::new(4, 1);
         let sizes: Vec<usize> = (0..6)
             .map(|_| {
                 window.grow();
@@ -54,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_burst_of_conflicts_halves_the_window_once() {
-        let mut window = Window::new(16);
+        let mut window = Window::new(16, 1);
         (0..16).for_each(|_| window.grow());
         for serial in 100..116 {
             window.halve(serial, 116);
@@ -66,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_window_never_falls_below_one() {
-        let mut window = Window::new(16);
+        let mut window = Window::new(16, 1);
         for serial in 0..10 {
             window.halve(serial, serial + 1);
             assert_eq!(window.size(), 1);

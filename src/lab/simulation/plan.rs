@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{Tally, Violation, world::World};
+use crate::engine::Tuning;
 
 /// A run, before it happens.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,22 +27,30 @@ pub struct Plan {
     pub disorder: u32,
     /// How often all keys change.
     pub cadence: Duration,
+    /// One in so many keys is not wanted in a round, until the next one; all are, if it is zero.
+    pub churn: u32,
+    /// Elections decide who leads, with a time to live of so long, and writes carry a fence; none, if there are none.
+    pub election: Option<Duration>,
     /// What goes wrong meanwhile.
     pub faults: Vec<Fault>,
     /// How long that may go on.
     pub storm: Duration,
     /// How long all is well afterwards.
     pub calm: Duration,
+    /// The figures of the rules.
+    pub tuning: Tuning,
 }
 
 /// A replica.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Member {
     /// It wants the keys from here ...
     pub first_key: usize,
     /// ... and so many of them.
     pub keys: usize,
+    /// What it wants of them: each group wants something else.
+    pub group: u8,
     /// How fast its clock runs.
     pub rate: f64,
 }
@@ -66,6 +75,8 @@ pub enum FaultKind {
     Pause(usize),
     /// The replica is killed, and starts anew at the end.
     Crash(usize),
+    /// So is the one that leads then, if one does.
+    CrashLeader,
     /// The replica's requests get no answer, and no news reaches it; the watch lists anew at the end.
     Partition(usize),
     /// The replica gets no news; the watch lists anew at the end.
@@ -76,6 +87,10 @@ pub enum FaultKind {
     LostAnswers,
     /// Somebody else edits the same objects, one each time that a write would take.
     Edits,
+    /// Somebody else deletes them, one each half second.
+    Deletes,
+    /// All keys change again as soon as a write could be done.
+    Burst,
 }
 
 impl Plan {
@@ -84,7 +99,7 @@ impl Plan {
         let mut dice = SmallRng::seed_from_u64(seed);
         let keys = dice.random_range(1..=12);
         let count = dice.random_range(1..=7);
-        let overlapping = dice.random_bool(0.25);
+        let (overlapping, groups) = (dice.random_bool(0.25), 1 + u8::from(dice.random_bool(0.15)));
         let members = (0..count).map(|_| {
             let (first_key, of) = match overlapping {
                 false => (0, keys),
@@ -93,20 +108,24 @@ impl Plan {
                     (first, dice.random_range(1..=keys - first))
                 }
             };
-            Member { first_key, keys: of, rate: dice.random_range(0.98..=1.02) }
+            let group = dice.random_range(0..groups);
+            Member { first_key, keys: of, group, rate: dice.random_range(0.98..=1.02) }
         });
         let members: Vec<_> = members.collect();
         let storm = Duration::from_secs(dice.random_range(20..=120));
         let pick = |dice: &mut SmallRng| dice.random_range(0..count);
         let faults = (0..dice.random_range(0..=6)).map(|_| {
-            let kind = match dice.random_range(0..8) {
+            let kind = match dice.random_range(0..11) {
                 0 | 1 => FaultKind::Pause(pick(&mut dice)),
                 2 => FaultKind::Crash(pick(&mut dice)),
                 3 => FaultKind::Partition(pick(&mut dice)),
                 4 => FaultKind::Blind(pick(&mut dice)),
                 5 => FaultKind::Outage,
                 6 => FaultKind::LostAnswers,
-                _ => FaultKind::Edits,
+                7 => FaultKind::Edits,
+                8 => FaultKind::Deletes,
+                9 => FaultKind::Burst,
+                _ => FaultKind::CrashLeader,
             };
             let from = storm.mul_f64(dice.random_range(0.0..0.9));
             let until = (from + Duration::from_millis(1 << dice.random_range(5..=16))).min(storm);
@@ -124,10 +143,24 @@ impl Plan {
             tail,
             disorder,
             cadence: Duration::from_millis(1 << dice.random_range(7..=12)),
+            churn: *[0, 0, 0, 10].get(dice.random_range(0..4)).unwrap_or(&0),
+            // Whoever is elected does what it wants, and nobody anything else.
+            election: (dice.random_bool(0.2) && !overlapping && groups == 1)
+                .then(|| Duration::from_millis(1 << dice.random_range(10..=14))),
             faults,
             storm,
-            calm: Duration::from_secs(120),
+            // Long enough to see that somebody leads in the end, for some.
+            calm: Duration::from_secs(if dice.random_bool(0.25) { 240 } else { 100 }),
+            tuning: Tuning::default(),
         }
+    }
+
+    /// Whether a key is to be at this round.
+    pub(super) fn is_wanted(&self, key: usize, round: u64) -> bool {
+        let place =
+            (self.seed ^ round).wrapping_mul(31).wrapping_add(key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                >> 32;
+        self.churn == 0 || !place.is_multiple_of(u64::from(self.churn))
     }
 
     /// Lets it happen.
@@ -188,6 +221,12 @@ impl Plan {
         if self.disorder > 0 {
             plans.push(Self { disorder: 0, ..self.clone() });
         }
+        if self.churn > 0 {
+            plans.push(Self { churn: 0, ..self.clone() });
+        }
+        if self.election.is_some() {
+            plans.push(Self { election: None, ..self.clone() });
+        }
         if self.members.iter().any(|member| member.rate != 1.0) {
             let mut plan = self.clone();
             plan.members.iter_mut().for_each(|member| member.rate = 1.0);
@@ -202,7 +241,7 @@ impl FaultKind {
     fn concerns(self) -> Option<usize> {
         match self {
             Self::Pause(one) | Self::Crash(one) | Self::Partition(one) | Self::Blind(one) => Some(one),
-            Self::Outage | Self::LostAnswers | Self::Edits => None,
+            _ => None,
         }
     }
 

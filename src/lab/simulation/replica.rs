@@ -1,73 +1,97 @@
 //! A replica: the real engine, and what the guard does around it.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
+use super::Member;
 use crate::{
-    config::Builder,
+    config::Config,
     engine::{AttemptId, Engine, Timestamp},
     work::{Outcome, Verdict},
 };
 
-/// What a key holds: the round that it is at. Edits of others leave that alone.
+/// What a key holds: the round that it is at, as its last writer's group wants it. Edits of others leave that alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Value {
+    /// Zero if the key does not exist.
     pub round: u64,
+    pub group: u8,
     /// The position of the last write in the store's order; zero if there was none.
     pub order: u64,
 }
 
+impl Value {
+    fn reaches(self, group: u8, round: u64) -> bool {
+        self.group == group && self.round >= round
+    }
+}
+
 pub(super) struct Replica {
     pub engine: Engine<usize, u64>,
-    /// How fast the clock runs.
-    rate: f64,
+    member: Member,
     /// When the clock was at zero, in the world's time.
     born: Duration,
-    /// What is wanted of each key, and since when, in the world's time.
-    pub wants: BTreeMap<usize, Want>,
-    known: HashMap<usize, Known>,
+    /// Of the keys, from the first one on.
+    pages: Vec<Page>,
     /// Attempts that are out, by their keys.
-    pub flying: BTreeMap<usize, Flying>,
+    flying: BTreeMap<usize, Flying>,
+    /// The fence of the leadership that it has won last, if elections are held.
+    fence: Option<u64>,
 }
 
-/// The rounds that were wanted of a key and are not known to be reached, and since when; never none.
+/// What a replica knows of a key, and wants of it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Want(VecDeque<(u64, Duration)>);
-
-impl Want {
-    /// What is wanted now.
-    pub fn round(&self) -> u64 {
-        self.0.back().map_or(0, |(round, _)| *round)
-    }
-
-    /// What was wanted first, and since when.
-    pub fn oldest(&self) -> (u64, Duration) {
-        self.0.front().copied().unwrap_or_default()
-    }
-
-    /// Forgets what is reached. Returns whether that is all.
-    fn reaches(&mut self, reached: u64) -> bool {
-        self.0.retain(|(round, _)| *round > reached);
-        self.0.is_empty()
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct Page {
     value: Value,
     /// We saw it while it was not as we want it.
     wrong: bool,
     /// A round that we wrote without getting an answer.
     lost: Option<u64>,
+    /// The round that was wanted last; zero if none is.
+    goal: u64,
+    /// The rounds that were wanted and are not known to be reached, and since when, in the world's time: the first one apart,
+    /// because there are seldom more.
+    first: Option<(u64, Duration)>,
+    later: VecDeque<(u64, Duration)>,
+}
+
+impl Page {
+    fn wants(&mut self, round: u64, now: Duration) {
+        match self.first {
+            None => self.first = Some((round, now)),
+            Some(_) => self.later.push_back((round, now)),
+        }
+    }
+
+    /// What is wanted now.
+    fn wanted(&self) -> Option<u64> {
+        self.later.back().or(self.first.as_ref()).map(|(round, _)| *round)
+    }
+
+    /// Forgets what is reached. Returns whether that is all.
+    fn reach(&mut self, value: Value, group: u8) -> bool {
+        while let Some((round, _)) = self.first
+            && value.reaches(group, round)
+        {
+            self.first = self.later.pop_front();
+        }
+        self.first.is_none()
+    }
+
+    fn forget(&mut self) {
+        self.first = None;
+        self.later.clear();
+    }
 }
 
 /// An attempt that is out.
-pub(super) struct Flying {
+struct Flying {
     id: AttemptId,
     work: u64,
     started: Duration,
+    fence: Option<u64>,
     /// Changes that came meanwhile.
     held: Vec<Change>,
 }
@@ -82,69 +106,115 @@ pub(super) struct Change {
     pub ours_since: Option<Duration>,
 }
 
+/// An attempt that begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begin {
+    pub key: usize,
+    pub began: Duration,
+    pub fence: Option<u64>,
+}
+
 impl Replica {
-    pub fn new(index: usize, term: Duration, seed: u64, rate: f64, born: Duration) -> Self {
-        let config = Builder::new(format!("replica-{index}")).term(term).seed(seed).build();
-        let engine = Engine::new(config.expect("plans are valid"));
-        Self { engine, rate, born, wants: BTreeMap::new(), known: HashMap::new(), flying: BTreeMap::new() }
+    pub fn new(member: Member, config: Config, born: Duration) -> Self {
+        Self {
+            engine: Engine::new(config),
+            pages: vec![Page::default(); member.keys],
+            member,
+            born,
+            flying: BTreeMap::new(),
+            fence: None,
+        }
     }
 
     /// The replica's own clock.
     pub fn local(&self, now: Duration) -> Timestamp {
-        Timestamp::from_nanos(((now - self.born).as_nanos() as f64 * self.rate) as u64)
+        Timestamp::from_nanos(((now - self.born).as_nanos() as f64 * self.member.rate) as u64)
     }
 
     /// When it has to be asked again, in the world's time.
     pub fn wakes(&self) -> Option<Duration> {
         let wakes = self.engine.poll_timeout()?.as_nanos();
         // A nanosecond more, because the way there and back rounds.
-        Some(self.born + Duration::from_nanos((wakes as f64 / self.rate) as u64 + 2))
+        Some(self.born + Duration::from_nanos((wakes as f64 / self.member.rate) as u64 + 2))
+    }
+
+    pub fn is_leader(&self, now: Duration) -> bool {
+        self.engine.is_leader(self.local(now))
+    }
+
+    /// Since when the key is pending that has been for the longest.
+    pub fn oldest(&self) -> Option<(Duration, usize)> {
+        let pending = self.pages.iter().zip(self.member.first_key..);
+        pending.filter_map(|(page, key)| page.first.map(|(_, since)| (since, key))).min()
+    }
+
+    /// The round that it wants of a key, or wanted last.
+    pub fn goal(&self, key: usize) -> Option<u64> {
+        let page = self.pages.get(key.checked_sub(self.member.first_key)?)?;
+        (page.goal > 0).then_some(page.goal)
     }
 
     pub fn wants(&mut self, now: Duration, key: usize, round: u64) {
-        let known = self.known.entry(key).or_default();
-        if known.value.round >= round {
+        let group = self.member.group;
+        let page = self.page(key);
+        page.goal = round;
+        if page.value.reaches(group, round) {
             return;
         }
         // What we saw last is not as it should be, if we have seen anything.
-        known.wrong = known.value.order > 0;
-        self.wants.entry(key).or_default().0.push_back((round, now));
+        page.wrong = page.value.order > 0;
+        page.wants(round, now);
         let local = self.local(now);
         self.engine.handle_try(local, key, round);
     }
 
-    /// The keys whose attempts begin now. An error names one that has an attempt already.
-    pub fn polls(&mut self, now: Duration) -> Result<Vec<usize>, usize> {
+    /// The key is nothing that it wants any more.
+    pub fn leaves(&mut self, now: Duration, key: usize) {
+        let page = self.page(key);
+        page.goal = 0;
+        page.forget();
+        let local = self.local(now);
+        self.engine.handle_remove(local, &key);
+    }
+
+    /// The attempts that begin now. An error names a key that has one already.
+    pub fn polls(&mut self, now: Duration) -> Result<Vec<Begin>, usize> {
         let local = self.local(now);
         let mut begins = Vec::new();
         while let Some(start) = self.engine.poll_attempt(local) {
-            let flying = Flying { id: start.id, work: start.work, started: now, held: Vec::new() };
+            let fence = self.fence;
+            let flying = Flying { id: start.id, work: start.work, started: now, fence, held: Vec::new() };
             if self.flying.insert(start.key, flying).is_some() {
                 return Err(start.key);
             }
-            begins.push(start.key);
+            begins.push(Begin { key: start.key, began: now, fence });
         }
         Ok(begins)
     }
 
+    /// The attempt of a key that is out.
+    pub fn attempt(&self, key: usize) -> Option<Begin> {
+        self.flying.get(&key).map(|flying| Begin { key, began: flying.started, fence: flying.fence })
+    }
+
     /// What was read. Returns the round to write; none, if there is nothing to write, which ends the attempt.
     pub fn read(&mut self, now: Duration, key: usize, value: Value) -> Option<u64> {
-        let want = self.wants.get(&key).map(Want::round);
-        let known = self.known.entry(key).or_default();
-        match want {
-            Some(want) if value.round < want => {
-                if value.order >= known.value.order {
-                    known.value = value;
+        let group = self.member.group;
+        let page = self.page(key);
+        match page.wanted() {
+            Some(want) if !value.reaches(group, want) => {
+                if value.order >= page.value.order {
+                    page.value = value;
                 }
-                known.wrong = true;
+                page.wrong = true;
                 Some(want)
             }
             _ => {
-                let ours = known.lost.take() == Some(value.round);
-                let by_other = known.wrong && !ours && known.value.order != value.order;
-                known.value = value;
-                known.wrong = false;
-                self.wants.remove(&key);
+                let ours = page.lost.take() == Some(value.round);
+                let by_other = page.wrong && !ours && page.value.order != value.order;
+                page.value = value;
+                page.wrong = false;
+                page.forget();
                 if by_other {
                     self.engine.handle_extend(self.local(now), &key, Some(value.order));
                 }
@@ -156,24 +226,20 @@ impl Replica {
 
     /// Our write landed; that ends the attempt.
     pub fn wrote(&mut self, now: Duration, key: usize, value: Value) {
-        let known = self.known.entry(key).or_default();
-        if value.order > known.value.order {
-            known.value = value;
+        let group = self.member.group;
+        let page = self.page(key);
+        if value.order > page.value.order {
+            page.value = value;
         }
-        known.lost = None;
-        if let Some(want) = self.wants.get_mut(&key) {
-            known.wrong = !want.reaches(value.round);
-            if !known.wrong {
-                self.wants.remove(&key);
-            }
-        }
+        page.lost = None;
+        page.wrong = !page.reach(value, group);
         self.lands(now, key, Outcome::Extend.done().at_order(Some(value.order)));
     }
 
     /// Our write was refused, or nobody knows what became of it.
     pub fn failed(&mut self, now: Duration, key: usize, outcome: Outcome, sent: Option<u64>) {
         if sent.is_some() {
-            self.known.entry(key).or_default().lost = sent;
+            self.page(key).lost = sent;
         }
         self.lands(now, key, outcome.retry());
     }
@@ -189,7 +255,8 @@ impl Replica {
 
     /// News.
     pub fn hears(&mut self, now: Duration, change: Change) {
-        if let Some(flying) = self.flying.get_mut(&change.key) {
+        let (key, value, group) = (change.key, change.value, self.member.group);
+        if let Some(flying) = self.flying.get_mut(&key) {
             flying.held.push(change);
             return;
         }
@@ -197,36 +264,57 @@ impl Replica {
         if let Some(since) = change.ours_since {
             self.engine.handle_echo(local, now - since);
         }
-        let known = self.known.entry(change.key).or_default();
-        if change.value.order <= known.value.order {
+        let Some(page) = key.checked_sub(self.member.first_key).and_then(|index| self.pages.get_mut(index))
+        else {
+            return;
+        };
+        if value.order <= page.value.order {
             return;
         }
-        let ours = known.lost.take() == Some(change.value.round);
-        let was_wrong = std::mem::take(&mut known.wrong);
-        known.value = change.value;
-        let Some(want) = self.wants.get_mut(&change.key) else { return };
+        let ours = page.lost.take() == Some(value.round);
+        let was_wrong = std::mem::take(&mut page.wrong);
+        page.value = value;
+        let Some((first, _)) = page.first else {
+            // It was right, and is gone: it is wanted again.
+            if value.round == 0 && page.goal > 0 {
+                let goal = page.goal;
+                self.wants(now, key, goal);
+            }
+            return;
+        };
         let evidence = was_wrong && !ours && !change.listing;
-        let (oldest, _) = want.oldest();
-        if want.reaches(change.value.round) {
-            self.wants.remove(&change.key);
+        if page.reach(value, group) {
             if evidence {
-                self.engine.handle_extend(local, &change.key, Some(change.value.order));
+                self.engine.handle_extend(local, &key, Some(value.order));
             } else {
-                self.engine.handle_remove(local, &change.key);
+                self.engine.handle_remove(local, &key);
             }
             return;
         }
-        known.wrong = true;
-        if evidence && change.value.round >= oldest {
+        page.wrong = true;
+        if evidence
+            && value.reaches(group, first)
+            && let Some(round) = page.wanted()
+        {
             // Not what we want by now, but what we wanted first.
-            let round = want.round();
-            self.engine.handle_extend(local, &change.key, Some(change.value.order));
-            self.engine.handle_try(local, change.key, round);
+            self.engine.handle_extend(local, &key, Some(value.order));
+            self.engine.handle_try(local, key, round);
         }
     }
 
-    /// How long ago the attempt of a key started.
-    pub fn started(&self, key: usize) -> Option<Duration> {
-        self.flying.get(&key).map(|flying| flying.started)
+    /// It was elected, or is again, for so long from when it asked.
+    pub fn elected(&mut self, now: Duration, asked: Duration, lasts: Duration, fence: u64) {
+        self.fence = Some(fence);
+        let (local, until) = (self.local(now), self.local(asked) + lasts);
+        self.engine.handle_elected(local, until);
+    }
+
+    pub fn not_elected(&mut self, now: Duration) {
+        let local = self.local(now);
+        self.engine.handle_not_elected(local);
+    }
+
+    fn page(&mut self, key: usize) -> &mut Page {
+        &mut self.pages[key - self.member.first_key]
     }
 }

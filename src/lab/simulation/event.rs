@@ -1,0 +1,143 @@
+//! What happens in the world, and when.
+
+use std::{cmp::Ordering, time::Duration};
+
+use super::replica::{Begin, Change, Value};
+use crate::work::Outcome;
+
+pub(super) struct Due {
+    pub at: Duration,
+    /// Those of one moment come in the order in which they were caused.
+    pub serial: u64,
+    pub event: Event,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// Everybody wants the next round.
+    Round,
+    /// Somebody learns of it.
+    Wants {
+        one: usize,
+        life: u32,
+        round: u64,
+    },
+    Wake {
+        one: usize,
+        life: u32,
+    },
+    /// A read reaches the store.
+    Reading {
+        one: usize,
+        life: u32,
+        key: usize,
+        request: u64,
+    },
+    Read {
+        one: usize,
+        life: u32,
+        key: usize,
+        request: u64,
+        value: Value,
+    },
+    /// A write reaches the store.
+    Writing {
+        one: usize,
+        life: u32,
+        key: usize,
+        request: u64,
+        value: Value,
+        begin: Begin,
+    },
+    Wrote {
+        one: usize,
+        life: u32,
+        key: usize,
+        request: u64,
+        landed: Result<Value, Outcome>,
+    },
+    /// Nobody waits any longer for an answer.
+    Timeout {
+        one: usize,
+        life: u32,
+        key: usize,
+        request: u64,
+        sent: Option<u64>,
+    },
+    Hears {
+        one: usize,
+        life: u32,
+        change: Change,
+    },
+    Begins {
+        fault: usize,
+    },
+    Ends {
+        fault: usize,
+    },
+    Edit {
+        fault: usize,
+    },
+    /// It stands for election, again and again.
+    Stands {
+        one: usize,
+        life: u32,
+    },
+    Asks {
+        one: usize,
+        life: u32,
+        asked: Duration,
+    },
+    Told {
+        one: usize,
+        life: u32,
+        asked: Duration,
+        fence: Option<u64>,
+    },
+    Check,
+}
+
+impl Event {
+    /// The replica that takes it in, and in which of its lives. What was sent to the store arrives there, whatever became of
+    /// the sender.
+    pub fn addressee(&self) -> Option<(usize, u32)> {
+        match *self {
+            Self::Wants { one, life, .. }
+            | Self::Wake { one, life }
+            | Self::Read { one, life, .. }
+            | Self::Wrote { one, life, .. }
+            | Self::Timeout { one, life, .. }
+            | Self::Hears { one, life, .. }
+            | Self::Stands { one, life }
+            | Self::Told { one, life, .. } => Some((one, life)),
+            Self::Round
+            | Self::Reading { .. }
+            | Self::Writing { .. }
+            | Self::Begins { .. }
+            | Self::Ends { .. }
+            | Self::Edit { .. }
+            | Self::Asks { .. }
+            | Self::Check => None,
+        }
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.serial) == (other.at, other.serial)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.serial).cmp(&(other.at, other.serial))
+    }
+}

@@ -1,0 +1,167 @@
+//! What must hold.
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use super::{
+    Violation,
+    replica::Value,
+    world::{QUIET, Slot, World},
+};
+
+impl World<'_> {
+    /// How often all is looked at; more rarely if that takes long.
+    pub fn looks_every(&self) -> Duration {
+        CHECK * (1 + self.plan.members.len() * self.plan.keys / 2000) as u32
+    }
+
+    pub fn check(&mut self) -> Result<(), Violation> {
+        let (now, calm) = (self.now, self.now.saturating_sub(self.plan.storm));
+        self.wanted.retain(|at| now - *at <= SPAN);
+        let mut oldest_of_all = Duration::ZERO;
+        for one in 0..self.slots.len() {
+            let begun = &mut self.slots[one].begun;
+            while begun.front().is_some_and(|begun| now - *begun > SPAN) {
+                begun.pop_front();
+            }
+            let slot = &self.slots[one];
+            let Some(replica) = &slot.replica else { continue };
+            let engine = &replica.engine;
+            if !(1..=16).contains(&engine.window()) {
+                return Err(self.violation("the window is within its bounds", one, engine.window()));
+            }
+            if engine.patience() > self.plan.term {
+                let detail = format!("{:?}", engine.patience());
+                return Err(self.violation("patience is never above the term", one, detail));
+            }
+            // A tenth more than the term, and what rivals draw.
+            let by_work = self.plan.term.mul_f64(1.1) + engine.echo() * self.plan.tuning.rival_echoes;
+            let most = self.plan.election.unwrap_or(by_work);
+            let lease = engine.lease_end() - replica.local(now);
+            if !slot.paused && lease > most {
+                let detail = format!("{lease:?}, {most:?} allowed");
+                return Err(self.violation("a lease ends within its bounds", one, detail));
+            }
+            let most = (self.wanted.len() + 2) * self.plan.members[one].keys * 3 + 200;
+            if slot.begun.len() > most {
+                let detail = format!("{} attempts in {SPAN:?}, {most} allowed", slot.begun.len());
+                return Err(self.violation("no replica exceeds its attempt rate", one, detail));
+            }
+            if let Some((since, key)) = replica.oldest() {
+                let age = now - since.max(self.plan.storm.min(now));
+                if calm > OLD && age > OLD {
+                    let detail = format!("key {key} is pending for {age:?}:\n{}", self.standing());
+                    return Err(self.violation("every pending key is done in time", one, detail));
+                }
+                oldest_of_all = oldest_of_all.max(age);
+            }
+        }
+        self.tally.oldest = self.tally.oldest.max(oldest_of_all);
+        self.check_leaders()
+    }
+
+    /// At the end nothing is pending, and all is as it should be.
+    pub fn check_the_end(&mut self) -> Result<(), Violation> {
+        for (one, slot) in self.slots.iter().enumerate() {
+            let Some(replica) = &slot.replica else { continue };
+            self.tally.won += replica.engine.counters().won;
+            self.tally.suspicions += replica.engine.counters().suspicions;
+            if let Some((since, key)) = replica.oldest() {
+                let detail = format!("key {key}, since {since:?}:\n{}", self.standing());
+                return Err(self.violation("nothing is pending at the end", one, detail));
+            }
+            for (key, value) in self.store.iter().enumerate() {
+                let Some(goal) = replica.goal(key) else { continue };
+                let is_disputed = || {
+                    let others = self.plan.members.iter().filter(|other| other.group != value.group);
+                    others.clone().any(|other| (other.first_key..other.first_key + other.keys).contains(&key))
+                };
+                if value.round < goal || (value.group != self.plan.members[one].group && !is_disputed()) {
+                    let detail = format!("key {key} is at {value:?}, round {goal} is wanted");
+                    return Err(self.violation("all is as it should be at the end", one, detail));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the replicas that want the same, exactly one leads in the end. An election never lets two.
+    pub fn check_leaders(&mut self) -> Result<(), Violation> {
+        let now = self.now;
+        let calm = now.saturating_sub(self.plan.storm);
+        let is_steady = now + QUIET < self.plan.storm + self.plan.calm;
+        let mut leaders: HashMap<u8, usize> = HashMap::new();
+        for (slot, member) in self.slots.iter().zip(&self.plan.members) {
+            let leads = slot.replica.as_ref().is_some_and(|replica| replica.is_leader(now));
+            *leaders.entry(member.group).or_default() += usize::from(leads);
+        }
+        for (group, leaders) in leaders {
+            let mut ranges = self.plan.members.iter().filter(|member| member.group == group);
+            let first = ranges.next().map(|member| (member.first_key, member.keys));
+            let are_same = ranges.all(|member| Some((member.first_key, member.keys)) == first);
+            // Where one alone would keep up.
+            let is_easy = self.plan.cadence >= 8 * self.plan.latency;
+            let is_alone = self.plan.members.iter().all(|member| member.group == group);
+            let is_settled = calm > SETTLED && is_steady && are_same && (is_easy || is_alone);
+            if leaders > 1 && (is_settled || self.plan.election.is_some()) {
+                let detail = format!("{leaders} lead:\n{}", self.standing());
+                return Err(self.violation("no two replicas lead", 0, detail));
+            }
+            if leaders > 0 || !(is_steady && are_same && is_easy) || calm.is_zero() {
+                self.leaderless.remove(&group);
+                continue;
+            }
+            let leaderless = now - *self.leaderless.entry(group).or_insert(now);
+            self.tally.leaderless = self.tally.leaderless.max(leaderless);
+            if leaderless > LEADERLESS {
+                let detail = format!("none for {leaderless:?}:\n{}", self.standing());
+                return Err(self.violation("one replica leads", 0, detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// No write that landed is undone by one that knew less.
+    pub fn check_write(&self, one: usize, key: usize, value: Value) -> Result<(), Violation> {
+        let before = self.store[key];
+        if before.group == value.group && before.round > value.round {
+            let detail = format!("key {key} was at {before:?}, and is at round {}", value.round);
+            return Err(self.violation("no write is lost", one, detail));
+        }
+        Ok(())
+    }
+
+    /// How it stands, for whoever has to find out why.
+    fn standing(&self) -> String {
+        let stands = |slot: &Slot| {
+            let Some(replica) = &slot.replica else { return "dead".to_owned() };
+            let engine = &replica.engine;
+            format!(
+                "{:?}, tick {}, lease {:?}, patience {:?}, echo {:?}, {} pending, {} out, {:?}",
+                engine.role(),
+                engine.tick(),
+                engine.lease_end() - replica.local(self.now),
+                engine.patience(),
+                engine.echo(),
+                engine.len(),
+                engine.in_flight(),
+                engine.counters()
+            )
+        };
+        self.slots.iter().map(stands).collect::<Vec<_>>().join("\n")
+    }
+
+    pub fn violation(&self, promise: &'static str, one: usize, detail: impl fmt::Display) -> Violation {
+        Violation { promise, at: self.now, detail: format!("replica {one}: {detail}") }
+    }
+}
+
+/// Between two looks at what must hold.
+const CHECK: Duration = Duration::from_millis(250);
+/// Attempts are counted over this time.
+const SPAN: Duration = Duration::from_secs(10);
+/// No key is pending for longer, once all is well.
+const OLD: Duration = Duration::from_secs(45);
+/// Once all has been well for so long, no two lead.
+const SETTLED: Duration = Duration::from_secs(60);
+/// Once all is well, nobody leads for no longer than this.
+const LEADERLESS: Duration = Duration::from_secs(120);
