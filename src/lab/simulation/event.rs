@@ -1,18 +1,44 @@
 //! What happens in the world, and when.
 
-use std::{cmp::Ordering, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use super::replica::{Begin, Change, Value};
 use crate::work::Outcome;
 
-pub(super) struct Due {
-    pub at: Duration,
-    /// Those of one moment come in the order in which they were caused.
-    pub serial: u64,
-    pub event: Event,
+/// What is to happen. The events of one moment come in the order in which they were caused.
+#[derive(Default)]
+pub(super) struct Agenda {
+    /// When, after how many others, and which; small, because it is moved about a lot.
+    due: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    serial: u64,
+    events: Vec<Event>,
+    free: Vec<usize>,
 }
 
-#[derive(Clone, Debug)]
+impl Agenda {
+    pub fn push(&mut self, at: Duration, event: Event) {
+        self.serial += 1;
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.events[place] = event;
+                place
+            }
+            None => {
+                self.events.push(event);
+                self.events.len() - 1
+            }
+        };
+        self.due.push(Reverse((at.as_nanos() as u64, self.serial, place)));
+    }
+
+    pub fn pop(&mut self) -> Option<(Duration, Event)> {
+        let Reverse((at, _, place)) = self.due.pop()?;
+        self.free.push(place);
+        Some((Duration::from_nanos(at), self.events[place]))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Event {
     /// Everybody wants the next round.
     Round,
@@ -119,25 +145,5 @@ impl Event {
             | Self::Asks { .. }
             | Self::Check => None,
         }
-    }
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.serial) == (other.at, other.serial)
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.serial).cmp(&(other.at, other.serial))
     }
 }

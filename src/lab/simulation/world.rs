@@ -1,8 +1,7 @@
 //! The world: one queue of events, and what each of them does. What must hold is checked in `promises`.
 
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -11,7 +10,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use super::{
     FaultKind, Plan, Tally, Violation,
     election::Election,
-    event::{Due, Event},
+    event::{Agenda, Event},
     replica::{Begin, Change, Replica, Value},
 };
 use crate::work::Outcome;
@@ -20,8 +19,8 @@ pub(super) struct World<'a> {
     pub plan: &'a Plan,
     pub dice: SmallRng,
     pub now: Duration,
-    queue: BinaryHeap<Reverse<Due>>,
-    /// Of the events, so that those of one moment come in the order in which they were caused.
+    agenda: Agenda,
+    /// Of the last request.
     serial: u64,
     pub store: Vec<Value>,
     /// Of the last write.
@@ -54,7 +53,7 @@ pub(super) struct Slot {
     /// When the last news arrives that is on its way.
     pub news_until: Duration,
     /// The request of each key that waits for an answer.
-    pub requests: HashMap<usize, u64>,
+    pub requests: BTreeMap<usize, u64>,
     /// When the last attempts began, for their rate.
     pub begun: VecDeque<Duration>,
     /// When it asked for the office, of what it was told last.
@@ -67,7 +66,7 @@ impl<'a> World<'a> {
             plan,
             dice: SmallRng::seed_from_u64(plan.seed ^ 0x5eed),
             now: Duration::ZERO,
-            queue: BinaryHeap::new(),
+            agenda: Agenda::default(),
             serial: 0,
             store: vec![Value::default(); plan.keys],
             order: 0,
@@ -94,12 +93,11 @@ impl<'a> World<'a> {
 
     pub fn run(mut self) -> Result<Tally, Violation> {
         let end = self.plan.storm + self.plan.calm;
-        while let Some(Reverse(due)) = self.queue.pop() {
-            if due.at > end {
-                break;
-            }
-            self.now = due.at;
-            self.handle(due.event)?;
+        while let Some((at, event)) = self.agenda.pop()
+            && at <= end
+        {
+            self.now = at;
+            self.handle(event)?;
         }
         self.tally.time = end;
         self.tally.rounds = self.round;
@@ -378,8 +376,7 @@ impl<'a> World<'a> {
     }
 
     pub fn at(&mut self, at: Duration, event: Event) {
-        self.serial += 1;
-        self.queue.push(Reverse(Due { at, serial: self.serial, event }));
+        self.agenda.push(at, event);
     }
 }
 
