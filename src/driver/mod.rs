@@ -121,7 +121,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.status.subscribe()
     }
 
+    /// All that threads share is behind this lock, so here is where their order can make a difference.
     pub fn lock(&self) -> MutexGuard<'_, State<K>> {
+        #[cfg(test)]
+        tests::switch();
         self.state.lock()
     }
 
@@ -139,7 +142,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 
     /// Queues work. What it replaced is dropped outside of the lock: it is a user's closure.
     pub fn try_work(&self, key: K, work: BoxedWork<K>) -> Result<(), Ended> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Some(ended) = state.closed() {
             return Err(ended);
         }
@@ -163,7 +166,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         &self,
         event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R,
     ) -> Result<R, Ended> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Some(ended) = state.closed() {
             return Err(ended);
         }
@@ -181,7 +184,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 
     /// Whether our work holds the lease right now.
     pub fn is_leader(&self) -> bool {
-        let state = self.state.lock();
+        let state = self.lock();
         !matches!(state.phase, Phase::Ended(_)) && state.engine.is_leader(self.now())
     }
 
@@ -201,7 +204,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     fn enter(&self, phase: Phase) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         match (state.phase, phase) {
             (Phase::Running, _) | (Phase::Draining, Phase::Abandoned) => state.phase = phase,
             _ => return,
@@ -243,7 +246,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         };
         // Before works run that need it. Without a leadership none does.
         if let Some((fence, _)) = led {
-            self.state.lock().fence = fenced.then(|| Arc::new(fence.clone()));
+            self.lock().fence = fenced.then(|| Arc::new(fence.clone()));
         }
         self.handle(|engine, now| match led {
             Some((_, until)) => engine.handle_elected(now, until),
@@ -253,7 +256,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 
     /// The task that follows an election, in the place of any other.
     pub fn set_follower(&self, follower: AbortHandle) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let before = match state.phase {
             Phase::Ended(_) => Some(follower),
             _ => state.follower.replace(follower),
@@ -265,14 +268,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     pub fn add_feed(&self) -> u64 {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let id = state.feeds.add();
         self.publish_feed(&mut state);
         id
     }
 
     pub fn set_feed(&self, id: u64, feed: Option<Feed>) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.feeds.set(id, feed);
         self.publish_feed(&mut state);
     }
@@ -287,7 +290,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 
     /// The driver's last words.
     fn end(&self, ended: Ended) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.phase = Phase::Ended(ended);
         state.published = Status { is_leader: false, ended: Some(ended), ..state.published };
         let reign = state.reign.clone();
@@ -422,7 +425,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     /// One visit to the engine: outcomes in, attempts out.
     fn turn(&mut self, now: Timestamp, waker: &Waker) -> Turn {
         let shared = &*self.shared;
-        let mut guard = shared.state.lock();
+        let mut guard = shared.lock();
         let state = &mut *guard;
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
