@@ -5,7 +5,7 @@
 //! lock: so the real driver can run here, with its real lock, on a runtime of tokio whose time stands still unless a test
 //! moves it. Whatever has to happen must therefore happen because somebody woke the driver, not because a timer rang.
 //!
-//! There is no weaker order than this one to explore: the driver shares nothing by atomics. (Nor is there `unsafe` that
+//! There is no weaker order than this one to explore: the driver has no atomics of its own. (Nor is there `unsafe` that
 //! `cargo miri test` could find fault with, here or in the engine; it needs a nightly toolchain, so no script runs it.)
 //!
 //! A failure prints its schedule, which `shuttle::replay` repeats. `INTERLEAVINGS=20000` draws so many of each.
