@@ -113,17 +113,14 @@ pub(super) const NAP: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// tokio's time, and how long the machine slept before it.
-#[cfg(any(target_os = "linux", target_os = "android"))]
 fn look() -> (Instant, Duration) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     let (awake, slept) = sleep::look();
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let (awake, slept) = (now(), Duration::ZERO);
     #[cfg(test)]
     let slept = slept + tests::PRETENDED.get();
     (awake, slept)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn look() -> (Instant, Duration) {
-    (now(), Duration::ZERO)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
