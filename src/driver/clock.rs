@@ -214,14 +214,23 @@ pub(crate) mod tests {
     fn a_machine_that_is_awake_never_seems_to_have_slept() {
         // More threads than cores, so that they are interrupted between the readings, too.
         std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    let mut last = Moment::now();
+            for thread in 0..8 {
+                scope.spawn(move || {
+                    let paused = thread % 2 == 1;
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_time()
+                        .start_paused(paused)
+                        .build()
+                        .unwrap();
+                    let _context = runtime.enter();
+                    let first = Moment::now();
+                    let mut last = first;
                     for _ in 0..200_000 {
                         let now = Moment::now();
                         assert!(now >= last);
                         last = now;
                     }
+                    assert_eq!(first == last, paused);
                 });
             }
         });

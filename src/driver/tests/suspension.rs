@@ -140,6 +140,18 @@ async fn who_waits_for_a_deadline_hears_of_it_within_a_second_of_a_suspension() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_suspension_waiting_is_as_exact_as_before() {
+    suspend(TERM);
+    let start = now();
+    (Moment::now() + SECOND / 2).passed().await;
+    assert_eq!(now() - start, SECOND / 2);
+    let lease = lease();
+    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    assert_eq!(lease.wait().await, Ok(true));
+    assert!(now() - start < SECOND, "the delay of an election is 16 echoes of 6 ms at most");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_follower_left_to_a_leader_is_tried_within_a_second_of_a_suspension() {
     let lease = follower().await;
     let (starts, mut started) = mpsc::unbounded_channel();
