@@ -98,7 +98,8 @@ struct Handle<K: Hash + Eq + Clone + Send + Sync + 'static> {
 pub struct Status {
     /// What this process is in the contest for the lease.
     pub role: Role,
-    /// Whether its work holds the lease. An idle lease is nobody's: this turns false a term after the last write.
+    /// Whether its work holds the lease. An idle lease is nobody's: this turns false a term after the last write, or within
+    /// a second of a suspension that outlasted the term; [`WriterLease::is_leader`] knows that at once.
     pub is_leader: bool,
     /// How many times this process became leader.
     pub epoch: u64,
@@ -321,7 +322,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     }
 
     /// Whether our work holds the lease at this moment. An idle lease is nobody's: a term after the last write this is
-    /// false, until there is work again.
+    /// false, until there is work again. The term goes on while the machine is suspended, where that [can be
+    /// known](crate::Moment).
     pub fn is_leader(&self) -> bool {
         self.handle.shared.is_leader()
     }

@@ -1,6 +1,7 @@
 //! [`engine`]: crate::engine
 #![cfg_attr(feature = "tokio", doc = "[`WriterLease`]: crate::WriterLease")]
 #![cfg_attr(feature = "tokio", doc = "[`Guard`]: crate::Guard")]
+#![cfg_attr(feature = "tokio", doc = "[`Moment`]: crate::Moment")]
 #![cfg_attr(feature = "tokio", doc = "[`store`]: crate::store")]
 #![cfg_attr(feature = "tokio", doc = "[`election`]: crate::election")]
 #![cfg_attr(feature = "lab", doc = "[`lab::simulation`]: crate::lab::simulation")]
@@ -32,6 +33,8 @@ mod work;
 pub mod lab;
 
 pub use config::{Builder, Config};
+#[cfg(feature = "tokio")]
+pub use driver::Moment;
 pub use error::ConfigError;
 #[cfg(feature = "tokio")]
 pub use error::{Ended, SpawnError};

@@ -107,11 +107,10 @@ pub use attempt::{Attempt, limit_retries};
 mod attempt {
     use std::{fmt, sync::Arc};
 
-    use tokio::time::{Instant, sleep_until};
     use tokio_util::sync::CancellationToken;
 
     use super::{Next, Verdict};
-    use crate::{driver, store::Fence};
+    use crate::{driver::Moment, store::Fence};
 
     /// One run of a work: what it may want to know about itself.
     ///
@@ -137,7 +136,7 @@ mod attempt {
         key: K,
         number: u32,
         epoch: u64,
-        deadline: Instant,
+        deadline: Moment,
         reign: Arc<CancellationToken>,
         fence: Option<Arc<Fence>>,
     }
@@ -147,7 +146,7 @@ mod attempt {
             key: K,
             number: u32,
             epoch: u64,
-            deadline: Instant,
+            deadline: Moment,
             reign: Arc<CancellationToken>,
             fence: Option<Arc<Fence>>,
         ) -> Self {
@@ -170,7 +169,7 @@ mod attempt {
         }
 
         /// When the attempt stops holding its slot.
-        pub fn deadline(&self) -> Instant {
+        pub fn deadline(&self) -> Moment {
             self.deadline
         }
 
@@ -181,7 +180,7 @@ mod attempt {
 
         /// Whether the role in which the attempt started was lost, or the deadline has passed.
         pub fn is_cancelled(&self) -> bool {
-            self.reign.is_cancelled() || driver::now() >= self.deadline
+            self.reign.is_cancelled() || self.deadline.has_passed()
         }
 
         /// Waits until the role in which the attempt started is lost, the deadline passes, or the lease is shut down and
@@ -189,7 +188,7 @@ mod attempt {
         pub async fn cancelled(&self) {
             tokio::select! {
                 () = self.reign.cancelled() => {}
-                () = sleep_until(self.deadline) => {}
+                () = self.deadline.passed() => {}
             }
         }
     }

@@ -11,10 +11,10 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::sleep,
 };
 use writerlease::{
-    Ending, Guard, Outcome, WriterLease,
+    Ending, Guard, Moment, Outcome, WriterLease,
     election::{ElectionError, Elector, Events, Leadership},
     engine::Role,
     store::{Expected, Fence, MemoryStore, Store},
@@ -29,7 +29,7 @@ impl Said {
     }
 
     fn leads(&self, token: u64, seconds: u64) {
-        let until = Instant::now() + Duration::from_secs(seconds);
+        let until = Moment::now() + Duration::from_secs(seconds);
         self.0.send_replace(Leadership::Leader { fence: fence(token), until });
     }
 

@@ -25,9 +25,11 @@
 //!
 //! # What all promise
 //!
-//! 1. **Leadership ends by our own clock.** [`Leadership::Leader`] says until when, on the monotonic clock, counted from the
+//! 1. **Leadership ends by our own clock.** [`Leadership::Leader`] says until when, on a monotonic clock, counted from the
 //!    *sending* of the last renewal that succeeded, less a fiftieth for clocks that don't run alike. The engine counts from
-//!    later on, so nobody else is elected before, however long this process was stopped or cut off.
+//!    later on, so nobody else is elected before, however long this process was stopped or cut off, or the machine suspended
+//!    ([`Moment`] has the systems where that is counted). What looks at the clock is right at once; events and the channel
+//!    follow within a second of a suspension.
 //! 2. **Every leader has a token,** greater than those before it in the same election, and a [`Fence`] for the stores of its
 //!    engine: a write that was sent too late is refused there.
 //! 3. **We stop before we say so.** Whoever resigns or closes is told to be no leader first, and only then is the engine told.
@@ -61,10 +63,7 @@ use std::{
 };
 
 use futures_util::Stream;
-use tokio::{
-    sync::{mpsc::UnboundedReceiver, watch},
-    time::Instant,
-};
+use tokio::sync::{mpsc::UnboundedReceiver, watch};
 
 pub use error::ElectionError;
 #[cfg(feature = "etcd")]
@@ -76,7 +75,7 @@ pub use redis::{RedisElector, RedisElectorBuilder};
 #[cfg(feature = "zookeeper")]
 pub use zookeeper::{ZookeeperElector, ZookeeperElectorBuilder};
 
-use crate::{driver, store::Fence};
+use crate::{driver::Moment, store::Fence};
 
 /// A candidate in an election. The [module](self) says what each implementation promises.
 ///
@@ -132,7 +131,7 @@ pub enum Leadership {
         fence: Fence,
         /// Until when, unless it is renewed. A state with a time that has passed counts for nothing:
         /// [`is_leader`](Self::is_leader) looks at the clock.
-        until: Instant,
+        until: Moment,
     },
     /// Somebody else leads, or nobody does yet.
     Follower {
@@ -181,7 +180,7 @@ impl Leadership {
     /// The fence for a write that is to be sent now; `None` unless we lead.
     pub fn fence(&self) -> Option<&Fence> {
         match self {
-            Self::Leader { fence, until } if driver::now() < *until => Some(fence),
+            Self::Leader { fence, until } if !until.has_passed() => Some(fence),
             _ => None,
         }
     }

@@ -7,16 +7,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{
-    sync::{
-        mpsc::{self, UnboundedSender},
-        watch,
-    },
-    time::{Instant, sleep_until},
+use tokio::sync::{
+    mpsc::{self, UnboundedSender},
+    watch,
 };
 
 use super::{ElectionError, Event, Events, Leadership};
-use crate::{driver, error::ConfigError, store::Fence};
+use crate::{driver::Moment, error::ConfigError, store::Fence};
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 use crate::{reconnect::Reconnect, store::StoreError};
 
@@ -77,8 +74,8 @@ impl Office {
     }
 
     /// We lead, or go on leading, until then; if that has passed meanwhile, nothing is known.
-    pub fn lead(&self, fence: Fence, until: Instant) {
-        if until <= driver::now() {
+    pub fn lead(&self, fence: Fence, until: Moment) {
+        if until.has_passed() {
             return self.set(Leadership::Unknown);
         }
         self.set(Leadership::Leader { fence, until });
@@ -174,7 +171,7 @@ async fn watch_over(office: Weak<Inner>, mut state: watch::Receiver<Leadership>)
         };
         let time_is_up = async {
             match until {
-                Some(until) => sleep_until(until).await,
+                Some(until) => until.passed().await,
                 None => std::future::pending().await,
             }
         };
@@ -183,7 +180,7 @@ async fn watch_over(office: Weak<Inner>, mut state: watch::Receiver<Leadership>)
             () = time_is_up => {
                 let Some(office) = office.upgrade() else { return };
                 office.update(|state| match state {
-                    Leadership::Leader { until, .. } if *until <= driver::now() => Some(Leadership::Unknown),
+                    Leadership::Leader { until, .. } if until.has_passed() => Some(Leadership::Unknown),
                     _ => None,
                 });
             }
@@ -217,8 +214,8 @@ fn changes(before: &Leadership, next: &Leadership) -> Vec<Event> {
 
 /// Until when we may believe what the engine confirmed to a request that was sent at `sent`: clocks may differ by two in a
 /// hundred.
-pub(super) fn deadline(sent: Instant, ttl: Duration) -> Instant {
-    sent + ttl - ttl / 50
+pub(super) fn deadline(sent: Moment, ttl: Duration) -> Moment {
+    sent + (ttl - ttl / 50)
 }
 
 /// Whether a time is one that the engine can wait for.
@@ -249,6 +246,7 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
+    use crate::driver;
 
     fn fence(token: u64) -> Fence {
         Fence::new("test", "election", token)
@@ -264,34 +262,58 @@ mod tests {
     async fn a_leadership_ends_by_the_clock_and_not_before() {
         let office = Office::new("test");
         let mut state = office.leadership();
-        let started = driver::now();
+        let started = Moment::now();
         office.lead(fence(1), started + Duration::from_secs(10));
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(state.borrow().is_leader());
         office.lead(fence(1), started + Duration::from_secs(19));
         let ended = state.wait_for(|state| matches!(state, Leadership::Unknown)).await.map(drop);
         assert!(ended.is_ok());
-        assert_eq!((driver::now() - started).as_secs(), 19);
+        assert_eq!((Moment::now() - started).as_secs(), 19);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_state_that_was_read_before_its_time_was_up_counts_for_nothing_afterwards() {
         let office = Office::new("test");
-        office.lead(fence(1), driver::now() + Duration::from_secs(10));
+        office.lead(fence(1), Moment::now() + Duration::from_secs(10));
         let state = office.leadership().borrow().clone();
         assert_eq!(state.fence(), Some(&fence(1)));
         tokio::time::advance(Duration::from_secs(10)).await;
         assert!(!state.is_leader());
         // A confirmation that comes too late is none.
-        office.lead(fence(1), driver::now());
+        office.lead(fence(1), Moment::now());
         assert!(matches!(*office.leadership().borrow(), Leadership::Unknown));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_slept_through_its_time_is_none_at_once_and_is_told_so_within_a_second() {
+        let office = Office::new("test");
+        let mut state = office.leadership();
+        let sent = Moment::now();
+        let until = deadline(sent, Duration::from_secs(100));
+        office.lead(fence(1), until);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        driver::suspend(Duration::from_secs(96));
+        assert!(state.borrow_and_update().is_leader());
+        driver::suspend(Duration::from_secs(1));
+        assert_eq!(state.borrow_and_update().fence(), None);
+        // Nor does the answer to a request from before help.
+        office.lead(fence(1), until);
+        assert!(matches!(*state.borrow_and_update(), Leadership::Unknown));
+
+        office.lead(fence(2), Moment::now() + Duration::from_secs(100));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let awake = driver::now();
+        driver::suspend(Duration::from_secs(100));
+        assert!(state.wait_for(|state| matches!(state, Leadership::Unknown)).await.is_ok());
+        assert!(driver::now() - awake <= Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_reader_is_told_everything_in_order_and_a_late_one_the_state_of_now() {
         let office = Office::new("test");
         let events = office.events();
-        let later = || driver::now() + Duration::from_secs(10);
+        let later = || Moment::now() + Duration::from_secs(10);
         office.set(Leadership::Follower { leader: None });
         office.set(Leadership::Follower { leader: Some("a".into()) });
         office.set(Leadership::Follower { leader: Some("a".into()) });

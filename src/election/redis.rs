@@ -12,7 +12,7 @@ use tokio::{
         mpsc::{self, UnboundedReceiver},
         oneshot, watch,
     },
-    time::{Instant, timeout},
+    time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -22,7 +22,7 @@ use super::{
     office::{LONGEST, Office, check_time, check_timeout, deadline},
 };
 use crate::{
-    driver,
+    driver::{self, Moment},
     error::ConfigError,
     reconnect::Reconnect,
     store::{
@@ -278,7 +278,7 @@ struct Campaign {
     /// The value that we set next, or may have set already without knowing.
     next: String,
     /// We resigned, and keep out until then.
-    rest: Option<Instant>,
+    rest: Option<Moment>,
     connection: Option<Listening>,
     reconnect: Reconnect,
 }
@@ -306,7 +306,7 @@ impl Campaign {
             self.office.set(Leadership::Unknown);
             match order {
                 Order::Command(Command::Resign(answer)) => {
-                    self.rest = Some(driver::now() + self.renewal_interval);
+                    self.rest = Some(Moment::now() + self.renewal_interval);
                     // Nobody has to wait for it.
                     let _ = answer.send(self.release().await);
                 }
@@ -359,7 +359,7 @@ impl Campaign {
     /// Renews or tries to get the key. Returns when to do that again, if nothing changes.
     async fn turn(&mut self) -> Result<Duration, StoreError> {
         if let Some(rest) = self.rest {
-            let left = rest - driver::now();
+            let left = rest.remaining();
             if !left.is_zero() {
                 let mut connection = self.connection().await?;
                 let read = cmd("GET").arg(&self.key).to_owned();
@@ -371,7 +371,7 @@ impl Campaign {
         }
         let mut connection = self.connection().await?;
         // The time counts from before the request.
-        let sent = driver::now();
+        let sent = Moment::now();
         let script = Script::new(HOLD);
         let mut call = self.call(&script);
         call.arg(self.ttl.as_millis() as u64).arg(COUNTER_TTL.as_millis() as u64);
@@ -396,7 +396,7 @@ impl Campaign {
         let held = self.held.as_ref().ok_or_else(|| unavailable("the script's answer makes no sense"))?;
         let fence = Fence::new(ENGINE, self.key.as_str(), held.token).with_proof(held.value.clone());
         self.office.lead(fence, deadline(sent, self.ttl));
-        Ok(self.renewal_interval.saturating_sub(driver::now() - sent))
+        Ok(self.renewal_interval.saturating_sub(Moment::now() - sent))
     }
 
     /// Deletes the key if it is ours, also if we don't know that it is.

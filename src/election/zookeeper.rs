@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::{
     sync::{oneshot, watch},
-    time::{Instant, timeout},
+    time::timeout,
 };
 use zookeeper_client::{Client, CreateMode, Error, EventType, OneshotWatcher, SessionState};
 
@@ -16,7 +16,7 @@ use super::{
     office::{Office, check_time, check_timeout, deadline},
 };
 use crate::{
-    driver,
+    driver::Moment,
     error::ConfigError,
     reconnect::Reconnect,
     store::{
@@ -541,7 +541,7 @@ impl Campaign {
             let mut changed = pin!(watcher.changed());
             loop {
                 // The time counts from before the requests, which a session's server answers in their order.
-                let sent = driver::now();
+                let sent = Moment::now();
                 let (sync, stat) = (election.client.sync(&path), election.client.check_stat(&path));
                 let renewed = source::bounded(limit, async { sync.await.and(stat.await) }, store_error).await;
                 let pause = match renewed {
@@ -568,7 +568,7 @@ impl Campaign {
     }
 
     /// Until when we may believe in what was asked at `sent`.
-    fn believe(&self, sent: Instant) -> Instant {
+    fn believe(&self, sent: Moment) -> Moment {
         deadline(sent, self.session_timeout * 2 / 3)
     }
 }

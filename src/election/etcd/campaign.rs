@@ -3,10 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     super::{
@@ -18,7 +15,7 @@ use super::{
     session::{Etcd, Lost, Session},
 };
 use crate::{
-    driver,
+    driver::Moment,
     reconnect::Reconnect,
     store::{Event, Store, source::unavailable},
 };
@@ -34,7 +31,7 @@ pub(super) struct Campaign {
     /// Told to keep out.
     pub evicted: bool,
     /// Resigned where the fastest wins, and therefore keeps out until then.
-    pub rest: Option<Instant>,
+    pub rest: Option<Moment>,
 }
 
 /// What decides who leads.
@@ -71,7 +68,7 @@ impl Campaign {
                 None => drop(self.withdraw().await),
                 Some(Order::Command(Command::Resign(answer))) => {
                     if self.contest == Contest::Key {
-                        self.rest = Some(driver::now() + 2 * self.ttl);
+                        self.rest = Some(Moment::now() + 2 * self.ttl);
                     }
                     // Nobody has to wait for it.
                     let _ = answer.send(self.withdraw().await);
@@ -124,7 +121,7 @@ impl Campaign {
             office.insist(reconnect, || session.create(&key, &self.value)).await;
         }
         let mut changes = pin!(self.etcd.store.watch(&watched));
-        let mut rested = pin!(sleep_until(self.rest.unwrap_or_else(driver::now)));
+        let mut rested = pin!(self.rest.unwrap_or_else(Moment::now).passed());
         let mut rests = self.rest.is_some();
         let mut refused = unavailable("the watch ended");
         let mut listed = false;

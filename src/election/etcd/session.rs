@@ -7,11 +7,11 @@ use etcd_client::{
     LeaseKeeper, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::super::office::{Office, deadline};
 use crate::{
-    driver,
+    driver::Moment,
     reconnect::Reconnect,
     store::{
         EtcdStore, Fence, StoreError,
@@ -44,7 +44,7 @@ pub(super) struct Session {
 
 struct State {
     /// The lease lives at least until then.
-    alive: Instant,
+    alive: Moment,
     held: Option<Held>,
     /// A key may be ours without our knowing: it is being created, or the answer to that was lost.
     unsure: bool,
@@ -117,7 +117,7 @@ impl Session {
         election: &str,
         ttl: Duration,
     ) -> Result<Self, StoreError> {
-        let sent = driver::now();
+        let sent = Moment::now();
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         let granted = bounded(etcd.limit, etcd.lease.clone().grant(seconds, None)).await?;
@@ -194,9 +194,9 @@ impl Session {
     pub async fn keep(&self) -> Lost {
         let mut reconnect = Reconnect::new(format!("etcd lease of {}", self.election));
         let mut channel = None;
-        let mut renewed = driver::now();
+        let mut renewed = Moment::now();
         loop {
-            sleep_until(renewed + self.ttl / 3).await;
+            (renewed + self.ttl / 3).passed().await;
             loop {
                 match self.renew(&mut channel).await {
                     Ok(None) => break,
@@ -210,7 +210,7 @@ impl Session {
                 }
             }
             reconnect.connected();
-            renewed = driver::now();
+            renewed = Moment::now();
         }
     }
 
@@ -220,7 +220,7 @@ impl Session {
     /// but whoever became leader after the read gives each lease its whole TTL from then on.
     async fn renew(&self, channel: &mut Option<Channel>) -> Result<Option<Lost>, StoreError> {
         let limit = self.etcd.limit.min(self.ttl / 3);
-        let sent = driver::now();
+        let sent = Moment::now();
         let held = self.state.lock().held.as_ref().map(|held| (held.key.clone(), held.revision));
         let (key, revision) = held.unwrap_or_else(|| (self.election.clone().into_bytes(), 0));
         let options = GetOptions::new().with_keys_only();

@@ -1,4 +1,4 @@
-//! The one tokio task that moves a lease: it reads the clock, sleeps, runs attempts and feeds their outcomes back.
+//! The one tokio task that moves a lease: it reads the [`clock`], sleeps, runs attempts and feeds their outcomes back.
 //!
 //! ```text
 //!    handles (any thread) ──lock──> State { engine, ... } <──lock── driver ──first poll──> done at once (most writes to a
@@ -8,6 +8,8 @@
 //!
 //! An attempt is polled once in place; only one that is not ready then costs a task. Works therefore must not block the
 //! thread, as nowhere in tokio.
+
+mod clock;
 
 use std::{
     any::Any,
@@ -24,9 +26,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
-    time::{Instant, Sleep, sleep_until},
+    time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
+
+use clock::NAP;
 
 use crate::{
     config::Config,
@@ -38,6 +42,12 @@ use crate::{
     store::Fence,
     work::{Attempt, Verdict},
 };
+
+pub(crate) use clock::now;
+#[cfg(test)]
+pub(crate) use clock::tests::suspend;
+
+pub use clock::Moment;
 
 /// A work as the queue holds it.
 pub(crate) type BoxedWork<K> = Box<dyn FnMut(Attempt<K>) -> BoxFuture<'static, Verdict> + Send>;
@@ -51,7 +61,7 @@ const TURNS: usize = 16;
 /// What the handles and the driver share.
 pub(crate) struct Shared<K> {
     name: String,
-    origin: Instant,
+    origin: Moment,
     state: Mutex<State<K>>,
     status: watch::Sender<Status>,
 }
@@ -83,19 +93,13 @@ enum Phase {
     Ended(Ended),
 }
 
-/// The current time. Nothing else in the crate asks the clock.
-#[expect(clippy::disallowed_methods, reason = "the driver is the one place that reads the clock")]
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
-
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     /// Starts a driver on the current runtime.
     pub fn spawn(config: Config, runtime: &tokio::runtime::Handle) -> Arc<Self> {
         let status = Status::default();
         let shared = Arc::new(Self {
             name: config.name.clone(),
-            origin: now(),
+            origin: Moment::now(),
             state: Mutex::new(State {
                 engine: Engine::new(config),
                 reign: Arc::default(),
@@ -117,35 +121,37 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.status.subscribe()
     }
 
+    /// All that threads share is behind this lock, so here is where their order can make a difference.
     pub fn lock(&self) -> MutexGuard<'_, State<K>> {
+        #[cfg(test)]
+        tests::switch();
         self.state.lock()
     }
 
-    fn timestamp(&self, at: Instant) -> Timestamp {
-        Timestamp::ZERO + at.duration_since(self.origin)
+    fn now(&self) -> Timestamp {
+        self.timestamp(Moment::now())
     }
 
-    fn instant(&self, at: Timestamp) -> Instant {
-        // A deadline that no clock can show is as good as none.
-        const FAR: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
-        self.origin.checked_add(at - Timestamp::ZERO).unwrap_or_else(|| now() + FAR)
+    fn timestamp(&self, at: Moment) -> Timestamp {
+        Timestamp::ZERO + (at - self.origin)
+    }
+
+    fn moment(&self, at: Timestamp) -> Moment {
+        self.origin + (at - Timestamp::ZERO)
     }
 
     /// Queues work. What it replaced is dropped outside of the lock: it is a user's closure.
     pub fn try_work(&self, key: K, work: BoxedWork<K>) -> Result<(), Ended> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Some(ended) = state.closed() {
             return Err(ended);
         }
-        let mut timed = false;
-        let now = || {
-            timed = true;
-            self.timestamp(now())
-        };
+        let mut asked = None;
+        let now = || *asked.insert(self.now());
         let replaced = state.engine.handle_try_at(now, key, work);
         // Whatever may run earlier by this needed the time.
-        if timed {
-            state.wake_if_needed();
+        if let Some(now) = asked {
+            state.wake_if_needed(now);
         }
         drop(state);
         drop(replaced);
@@ -160,15 +166,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         &self,
         event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R,
     ) -> Result<R, Ended> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if let Some(ended) = state.closed() {
             return Err(ended);
         }
         // Read under the lock, so that the engine sees time in order.
-        let now = self.timestamp(now());
+        let now = self.now();
         let result = event(&mut state.engine, now);
         let lost = self.publish(&mut state, now);
-        state.wake_if_needed();
+        state.wake_if_needed(now);
         drop(state);
         if let Some(lost) = lost {
             lost.cancel();
@@ -178,13 +184,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 
     /// Whether our work holds the lease right now.
     pub fn is_leader(&self) -> bool {
-        let state = self.state.lock();
-        !matches!(state.phase, Phase::Ended(_)) && state.engine.is_leader(self.timestamp(now()))
+        let state = self.lock();
+        !matches!(state.phase, Phase::Ended(_)) && state.engine.is_leader(self.now())
     }
 
     /// How long the lease still lasts, whoever holds it.
     pub fn lease_remaining(&self, state: &State<K>) -> std::time::Duration {
-        state.engine.lease_end() - self.timestamp(now())
+        state.engine.lease_end() - self.now()
     }
 
     /// No new attempts from now on; the driver ends when those in flight have.
@@ -198,7 +204,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     fn enter(&self, phase: Phase) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         match (state.phase, phase) {
             (Phase::Running, _) | (Phase::Draining, Phase::Abandoned) => state.phase = phase,
             _ => return,
@@ -240,7 +246,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         };
         // Before works run that need it. Without a leadership none does.
         if let Some((fence, _)) = led {
-            self.state.lock().fence = fenced.then(|| Arc::new(fence.clone()));
+            self.lock().fence = fenced.then(|| Arc::new(fence.clone()));
         }
         self.handle(|engine, now| match led {
             Some((_, until)) => engine.handle_elected(now, until),
@@ -250,7 +256,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 
     /// The task that follows an election, in the place of any other.
     pub fn set_follower(&self, follower: AbortHandle) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let before = match state.phase {
             Phase::Ended(_) => Some(follower),
             _ => state.follower.replace(follower),
@@ -262,14 +268,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     pub fn add_feed(&self) -> u64 {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let id = state.feeds.add();
         self.publish_feed(&mut state);
         id
     }
 
     pub fn set_feed(&self, id: u64, feed: Option<Feed>) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.feeds.set(id, feed);
         self.publish_feed(&mut state);
     }
@@ -284,7 +290,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 
     /// The driver's last words.
     fn end(&self, ended: Ended) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.phase = Phase::Ended(ended);
         state.published = Status { is_leader: false, ended: Some(ended), ..state.published };
         let reign = state.reign.clone();
@@ -299,11 +305,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 }
 
 impl<K: Hash + Eq + Clone> State<K> {
-    /// Wakes the driver if it would sleep too long.
-    fn wake_if_needed(&mut self) {
-        if self.armed != Timestamp::ZERO
-            && self.engine.poll_timeout().is_some_and(|timeout| timeout < self.armed)
-        {
+    /// Wakes the driver if it would sleep too long; or sleeps too long already, because the machine was suspended.
+    fn wake_if_needed(&mut self, now: Timestamp) {
+        let too_late = |timeout| timeout < self.armed || self.armed <= now;
+        if self.armed != Timestamp::ZERO && self.engine.poll_timeout().is_some_and(too_late) {
             self.wake();
         }
     }
@@ -344,15 +349,10 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
 /// What the driver does next.
 enum Turn {
     Run,
-    Sleep(Option<TimerEvent>),
+    /// Until the timer rings, which may be to be set.
+    Sleep(Option<Timestamp>),
     Drain,
     Stop,
-}
-
-/// Why the timer needs to be looked at.
-enum TimerEvent {
-    Set(Timestamp),
-    Rung,
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
@@ -372,7 +372,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
 
     /// The task. Everything that may need the driver wakes it, and each time it looks at everything.
     async fn run(mut self) {
-        let mut timer = pin!(sleep_until(self.shared.origin));
+        let mut timer = pin!(sleep(NAP));
         poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
         // A write that was sent is never cut off: that would only turn a landed write into an unknown one.
         self.tasks.detach_all();
@@ -381,7 +381,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         // Once per wake. Attempts that end at once count from here, too; that is the pessimistic side of their lease.
-        let now = self.shared.timestamp(now());
+        let now = self.shared.now();
         for _ in 0..TURNS {
             let turn = self.turn(now, cx.waker());
             self.spent.clear();
@@ -391,12 +391,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     // Also while there is always something to run: an attempt that has ended must not wait for a pause.
                     let _ = self.poll_tasks(cx);
                 }
-                Turn::Sleep(timer_event) => {
-                    if let Some(TimerEvent::Set(until)) = timer_event {
-                        timer.as_mut().reset(self.shared.instant(until));
+                Turn::Sleep(set) => {
+                    if let Some(until) = set {
+                        timer.as_mut().reset(self.shared.moment(until).alarm());
                     }
-                    // It knows whom to wake already, unless it was set or has rung.
-                    if timer_event.is_some() && timer.as_mut().poll(cx).is_ready() {
+                    // It knows whom to wake already, unless it was set.
+                    if set.is_some() && timer.as_mut().poll(cx).is_ready() {
                         self.rings = Timestamp::MAX;
                     } else if self.poll_tasks(cx).is_pending() {
                         return Poll::Pending;
@@ -425,7 +425,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     /// One visit to the engine: outcomes in, attempts out.
     fn turn(&mut self, now: Timestamp, waker: &Waker) -> Turn {
         let shared = &*self.shared;
-        let mut guard = shared.state.lock();
+        let mut guard = shared.lock();
         let state = &mut *guard;
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
@@ -464,15 +464,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 if self.starts.is_empty() {
                     let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
                     // Set the timer only if it would ring too late: at each write the lease ends later, and it is cheaper
-                    // to wake once too often per term than to set it each time.
-                    let event = if timeout < self.rings {
-                        self.rings = timeout;
-                        Some(TimerEvent::Set(timeout))
-                    } else {
-                        (self.rings <= now).then_some(TimerEvent::Rung)
-                    };
+                    // to wake once too often per term than to set it each time. After a suspension it has not rung yet, though
+                    // its time has come.
+                    if self.rings <= now {
+                        self.rings = Timestamp::MAX;
+                    }
+                    let set = (timeout < self.rings).then(|| timeout.min(now + NAP));
+                    self.rings = set.unwrap_or(self.rings);
                     state.armed = self.rings;
-                    Turn::Sleep(event)
+                    Turn::Sleep(set)
                 } else {
                     state.armed = Timestamp::ZERO;
                     self.reign.clone_from(&state.reign);
@@ -493,7 +493,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
 
     fn start_attempts(&mut self, cx: &mut Context<'_>) {
         for start in self.starts.drain(..) {
-            let deadline = self.shared.instant(start.deadline);
+            let deadline = self.shared.moment(start.deadline);
             let (reign, fence) = (self.reign.clone(), self.fence.clone());
             let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, reign, fence);
             match Running::start(start.id, start.work, attempt) {
@@ -557,3 +557,6 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a text)")
 }
+
+#[cfg(test)]
+mod tests;

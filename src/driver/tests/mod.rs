@@ -1,0 +1,4 @@
+mod interleavings;
+mod suspension;
+
+pub(super) use interleavings::switch;
