@@ -64,7 +64,8 @@ impl Patience {
     /// The leader did a key that we wanted `sample` ago and never attempted ourselves (Karn's rule: an attempt of our own
     /// says nothing about the leader).
     pub fn sample(&mut self, sample: Duration) {
-        let x = sample.as_secs_f64();
+        // More than patience can become would only take the longer to unlearn: a machine that slept saw a long wait.
+        let x = sample.min(self.term).as_secs_f64();
         self.learnt = Some(match self.learnt {
             None => (x, x / 2.0),
             Some((mean, deviation)) => (0.875 * mean + 0.125 * x, 0.75 * deviation + 0.25 * (mean - x).abs()),
@@ -142,6 +143,9 @@ mod tests {
         assert_eq!(patience.current(), TERM);
         patience.sample(Duration::from_secs(10_000));
         assert_eq!(patience.current(), TERM);
+        // And what was far above it is soon unlearnt.
+        (0..40).for_each(|_| patience.sample(Duration::from_millis(10)));
+        assert!(patience.current() < TERM / 10, "{patience:?}");
     }
 
     #[test]
