@@ -333,7 +333,7 @@ impl Watch {
 }
 
 /// The keys with a prefix, as the range that etcd takes: from, and up to without.
-fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let (mut from, mut end) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
     match end.last_mut() {
         // UTF-8 has no byte 0xff.
