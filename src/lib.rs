@@ -19,6 +19,9 @@ pub mod engine;
 mod error;
 #[cfg(feature = "tokio")]
 mod feed;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "tokio")]
 mod guard;
 #[cfg(feature = "tokio")]

@@ -290,3 +290,12 @@ async fn an_endpoint_that_is_none_is_invalid() {
     let nonsense = EtcdStore::connect(["http://"]).await;
     assert!(matches!(nonsense, Err(StoreError::Invalid { .. })), "{nonsense:?}");
 }
+
+#[tokio::test]
+async fn more_endpoints_than_the_client_takes_are_invalid_and_not_waited_for() {
+    let endpoints: Vec<_> = (0..65).map(|host| format!("http://etcd-{host}:1")).collect();
+    let connect = |count: usize| timeout(Duration::from_secs(20), EtcdStore::connect(&endpoints[..count]));
+    assert!(connect(64).await.expect("it does not wait").is_ok());
+    let refused = connect(65).await.expect("it does not wait");
+    assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{refused:?}");
+}

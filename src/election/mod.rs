@@ -48,13 +48,13 @@
 mod desk;
 mod error;
 #[cfg(feature = "etcd")]
-mod etcd;
+pub(crate) mod etcd;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod office;
 #[cfg(feature = "redis")]
-mod redis;
+pub(crate) mod redis;
 #[cfg(feature = "zookeeper")]
-mod zookeeper;
+pub(crate) mod zookeeper;
 
 use std::{
     pin::Pin,

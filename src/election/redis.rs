@@ -375,7 +375,7 @@ impl Campaign {
         let script = Script::new(HOLD);
         let mut call = self.call(&script);
         call.arg(self.ttl.as_millis() as u64).arg(COUNTER_TTL.as_millis() as u64);
-        let (state, token, current, left): (u8, u64, Vec<u8>, i64) =
+        let (state, token, current, left): Answer =
             bounded(self.limit, call.invoke_async(&mut connection)).await?;
         match state {
             OTHER => {
@@ -419,7 +419,8 @@ impl Campaign {
     fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
         let mut call = script.key(&self.key);
         call.key(format!("{}:token", self.key));
-        call.arg(self.held.as_ref().map_or("", |held| held.value.as_str())).arg(&self.next);
+        // Who holds none must not take somebody's empty value for its own.
+        call.arg(self.held.as_ref().map_or(&self.next, |held| &held.value)).arg(&self.next);
         call
     }
 
@@ -461,12 +462,12 @@ impl Listening {
 }
 
 /// Another one for each reign, so that a fence tells them apart.
-fn value(node_id: &str) -> String {
+pub(crate) fn value(node_id: &str) -> String {
     format!("{node_id}/{}", nonce())
 }
 
 /// Whose value it is. Those of other programs have no such form, and are told as they are.
-fn node_id(value: &[u8]) -> Arc<str> {
+pub(crate) fn node_id(value: &[u8]) -> Arc<str> {
     let value = String::from_utf8_lossy(value);
     match value.rsplit_once('/') {
         Some((node_id, nonce)) if nonce.len() == 16 && nonce.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
@@ -476,22 +477,28 @@ fn node_id(value: &[u8]) -> Arc<str> {
     }
 }
 
-/// The script's answers; any other means that the key was ours and still is.
+/// What the script found, the token, the value and the time to live.
+pub(crate) type Answer = (u8, u64, Vec<u8>, i64);
+/// What it may have found; any other means that the key was ours and still is.
 const OTHER: u8 = 0;
 const TAKEN: u8 = 2;
 /// Renews the key if its value is the one we hold (`ARGV[1]`), and takes it if it is free, by the next value (`ARGV[2]`), which
-/// it may also have already: then the answer was lost. Answers what it found, the token, the value and the time to live.
+/// it may also have already: then the answer was lost. A counter that is none, or too large to be counted on, was written by
+/// somebody else, and counts for nothing.
 const HOLD: &str = r"
 local current = redis.call('GET', KEYS[1])
-if current and (current == ARGV[1] or current == ARGV[2]) then
+if current and current ~= ARGV[2] then
+    if current ~= ARGV[1] then
+        return {0, 0, current, redis.call('PTTL', KEYS[1])}
+    end
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
-    return {current == ARGV[1] and 1 or 2, tonumber(redis.call('GET', KEYS[2])) or 0, current, 0}
-end
-if current then
-    return {0, 0, current, redis.call('PTTL', KEYS[1])}
+    return {1, 0, current, 0}
 end
 local now = redis.call('TIME')
 local last = tonumber(redis.call('GET', KEYS[2])) or 0
+if not (last < 2 ^ 53) then
+    last = 0
+end
 local token = math.max(now[1] * 1000000 + now[2], last + 1)
 redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[4])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])

@@ -308,18 +308,10 @@ impl Election {
             Err(Error::NoNode) => Vec::new(),
             Err(error) => return Err(store_error(error)),
         };
-        let numbered = names.into_iter().filter_map(|name| Some((self.number(&name)?, name)));
+        let numbered = names.into_iter().filter_map(|name| Some((number(&self.patterns, &name)?, name)));
         let mut candidates: Vec<_> = numbered.collect();
         candidates.sort_unstable();
         Ok(candidates.into_iter().map(|(_, name)| name).collect())
-    }
-
-    /// The number of a candidate; `None` for the name of any other node.
-    fn number(&self, name: &str) -> Option<i32> {
-        let after = |pattern: &String| name.rsplit_once(pattern.as_str()).map(|(_, number)| number);
-        // Beyond the largest number ZooKeeper goes on with the least, which has a sign.
-        let mut numbers = self.patterns.iter().filter_map(after).filter(|number| !number.starts_with('+'));
-        numbers.find_map(|number| number.parse().ok())
     }
 
     /// Who a candidate is; `None` if it is gone.
@@ -590,15 +582,27 @@ enum Turn {
     },
 }
 
+/// The number of a candidate, whose name has it after one of the patterns; `None` for the name of any other node.
+pub(crate) fn number(patterns: &[String], name: &str) -> Option<i32> {
+    let after = |pattern: &String| name.rsplit_once(pattern.as_str()).map(|(_, number)| number);
+    // Beyond the largest number ZooKeeper goes on with the least, which has a sign.
+    let mut numbers = patterns.iter().filter_map(after).filter(|number| !number.starts_with('+'));
+    numbers.find_map(|number| number.parse().ok())
+}
+
 /// Our node, if it exists.
 async fn find(election: &Election, prefix: &str) -> Result<Option<Node>, StoreError> {
     // The server that we are connected to now may not have heard of it yet.
     election.client.sync(&election.base).await.map_err(store_error)?;
-    let Some(name) = election.candidates().await?.into_iter().find(|name| name.starts_with(prefix)) else {
-        return Ok(None);
-    };
-    let stat = election.client.check_stat(&election.path(&name)).await.map_err(store_error)?;
-    Ok(stat.map(|stat| Node { name, czxid: stat.czxid }))
+    let session = election.client.session_id().0;
+    for name in election.candidates().await?.into_iter().filter(|name| name.starts_with(prefix)) {
+        let stat = election.client.check_stat(&election.path(&name)).await.map_err(store_error)?;
+        // Everybody can read the prefix, and name a node like that.
+        if let Some(stat) = stat.filter(|stat| stat.ephemeral_owner == session) {
+            return Ok(Some(Node { name, czxid: stat.czxid }));
+        }
+    }
+    Ok(None)
 }
 
 /// Deletes a candidate's node, also if we don't know its name.

@@ -46,13 +46,14 @@ impl Value {
 
     /// What replica `by` writes to bring the object to `round`; `None` if it is there already.
     pub fn wanted(&self, round: u64, by: usize) -> Option<Bytes> {
-        let writes = self.writes + 1;
+        // What it can't count any more somebody else made up.
+        let writes = self.writes.saturating_add(1);
         (self.round < round).then(|| Self { round, writes, by, edits: self.edits }.into())
     }
 
     /// What somebody writes who cares for another field.
     pub fn edited(&self) -> Bytes {
-        Self { edits: self.edits + 1, ..self.clone() }.into()
+        Self { edits: self.edits.saturating_add(1), ..self.clone() }.into()
     }
 }
 

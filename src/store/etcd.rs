@@ -81,8 +81,13 @@ impl EtcdStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Invalid`] if there is no endpoint or one is no URL.
+    /// [`StoreError::Invalid`] if there is no endpoint, or more than 64, or one is no URL.
     pub async fn connect<E: AsRef<str>>(endpoints: impl AsRef<[E]>) -> Result<Self, StoreError> {
+        let count = endpoints.as_ref().len();
+        if count > MOST_ENDPOINTS {
+            let reason = format!("{count} endpoints, of at most {MOST_ENDPOINTS}");
+            return Err(StoreError::Invalid { reason, source: None });
+        }
         let options = ConnectOptions::new()
             .with_require_leader(true)
             .with_connect_timeout(Duration::from_secs(3))
@@ -333,7 +338,7 @@ impl Watch {
 }
 
 /// The keys with a prefix, as the range that etcd takes: from, and up to without.
-fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let (mut from, mut end) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
     match end.last_mut() {
         // UTF-8 has no byte 0xff.
@@ -410,6 +415,8 @@ fn store_error(error: Error) -> StoreError {
 
 /// Of the fences that can be checked here.
 pub(crate) const ENGINE: &str = "etcd";
+/// With more the client would wait for ever: nobody takes them out of its channel before the first request.
+const MOST_ENDPOINTS: usize = 64;
 /// Entries in one page of a listing.
 const PAGE: i64 = 256;
 /// A watch that was resumed asks after so long whether it really goes on. By then etcd has caught up with its revision;

@@ -1,7 +1,7 @@
 //! Redis and Valkey, as a store.
 
 pub(crate) mod link;
-mod watch;
+pub(crate) mod watch;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -196,7 +196,7 @@ impl Store for RedisStore {
 }
 
 /// The fields of a key, as `read` returns them.
-type Fields = (Option<Bytes>, Option<Bytes>);
+pub(crate) type Fields = (Option<Bytes>, Option<Bytes>);
 
 fn read(key: &str) -> redis::Cmd {
     let mut read = cmd("HMGET");
@@ -204,8 +204,10 @@ fn read(key: &str) -> redis::Cmd {
     read
 }
 
-fn entry(key: Arc<str>, token: Option<Bytes>, value: Option<Bytes>) -> Option<Entry> {
-    Some(Entry { key, value: value.unwrap_or_default(), version: version(token?) })
+pub(crate) fn entry(key: Arc<str>, token: Option<Bytes>, value: Option<Bytes>) -> Option<Entry> {
+    // The empty one would mean an absent key.
+    let token = token.filter(|token| !token.is_empty())?;
+    Some(Entry { key, value: value.unwrap_or_default(), version: version(token) })
 }
 
 fn version(token: Bytes) -> Version {
@@ -218,7 +220,7 @@ fn version(token: Bytes) -> Version {
 /// The part of a version that orders the writes of a key; none, if somebody else made up the version.
 fn number(token: &[u8]) -> Option<u64> {
     let digits = token.split(|byte| !byte.is_ascii_digit()).next()?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    std::str::from_utf8(digits).ok()?.parse().ok().filter(|number| *number < UNCOUNTABLE)
 }
 
 /// What makes a version unlike those of all other processes, which a seeded generator could not promise.
@@ -231,7 +233,7 @@ pub(crate) fn nonce() -> String {
 }
 
 /// What a version is to Redis. One of another store belongs to no key, and the empty one would even mean an absent key.
-fn token(version: &Version) -> Result<&[u8], StoreError> {
+pub(crate) fn token(version: &Version) -> Result<&[u8], StoreError> {
     match version.token() {
         [] => Err(StoreError::Conflict { current: Current::Unknown }),
         token => Ok(token),
@@ -273,7 +275,7 @@ if KEYS[2] and redis.call('GET', KEYS[2]) ~= ARGV[3] then
 end
 local now = redis.call('TIME')
 local current = redis.call('HGET', KEYS[1], 'version')
-if not current and redis.call('EXISTS', KEYS[1]) == 1 then
+if (current or '') == '' and redis.call('EXISTS', KEYS[1]) == 1 then
     return redis.error_reply('WRONGTYPE the hash has no version')
 end
 if (current or '') ~= ARGV[1] then
@@ -284,10 +286,16 @@ if not ARGV[4] then
     return {1, ''}
 end
 local last = tonumber(string.match(current or '', '^%d+')) or 0
+if last >= 2 ^ 53 then
+    last = 0
+end
 local version = string.format('%.0f-%s', math.max(now[1] * 1000000 + now[2], last + 1), ARGV[2])
 redis.call('HSET', KEYS[1], 'version', version, 'value', ARGV[4])
 return {1, version}
 ";
+
+/// From here on the script's numbers have gaps: one more might be the same. No clock gets there.
+const UNCOUNTABLE: u64 = 1 << 53;
 
 /// `proto-max-bulk-len`, unless the server is configured otherwise.
 const LARGEST: usize = 512 << 20;
@@ -303,6 +311,8 @@ mod tests {
             ("17", Some(17)),
             ("x17", None),
             ("", None),
+            ("9007199254740991-ab", Some((1 << 53) - 1)),
+            ("9007199254740992-ab", None),
             ("99999999999999999999-ab", None),
         ] {
             assert_eq!(version(token.into()).sequence(), sequence, "{token}");

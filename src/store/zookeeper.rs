@@ -1,6 +1,6 @@
 //! ZooKeeper, as a store.
 
-mod name;
+pub(crate) mod name;
 mod watch;
 
 use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
@@ -23,7 +23,7 @@ use super::{
 ///
 /// Each key is a node of its own under a base path, which is created when it is first needed. The node's name is the key;
 /// what a name cannot hold, slashes and all but printable ASCII, is percent-encoded. Other nodes under the base path are left
-/// alone. A version is the zxid of the write (`mzxid`), so versions are ordered over all keys. A read is preceded by a
+/// alone, and a watch leaves out those that it may not read. A version is the zxid of the write (`mzxid`), so versions are ordered over all keys. A read is preceded by a
 /// `sync`, so that it is not older than what was acknowledged before.
 ///
 /// ZooKeeper compares a node's *data version*, which starts over when the node is deleted and created. Therefore each
@@ -204,7 +204,7 @@ impl ZookeeperStore {
         Ok(client)
     }
 
-    fn path(&self, key: &str) -> String {
+    pub(crate) fn path(&self, key: &str) -> String {
         format!("{}/{}", self.shared.base, name::encode(key))
     }
 

@@ -11,7 +11,7 @@ use super::{
         desk::{Order, Orders},
         office::Office,
     },
-    info, prefix,
+    prefix,
     session::{Etcd, Lost, Session},
 };
 use crate::{
@@ -116,8 +116,9 @@ impl Campaign {
             Contest::Queue => prefix(&self.election),
             Contest::Key => self.election.clone(),
         };
-        if self.contest == Contest::Queue && !self.evicted {
-            let key = format!("{watched}{:x}", session.lease).into_bytes();
+        let queues = self.contest == Contest::Queue && !self.evicted;
+        let key = format!("{watched}{:x}", session.lease).into_bytes();
+        if queues {
             office.insist(reconnect, || session.create(&key, &self.value)).await;
         }
         let mut changes = pin!(self.etcd.store.watch(&watched));
@@ -132,6 +133,8 @@ impl Campaign {
                     rests = false;
                     Some(Ok(Event::Resumed))
                 }
+                // Of a candidate whose key is not text the watch tells nothing.
+                () = sleep(self.ttl), if self.contest == Contest::Queue => Some(Ok(Event::Resumed)),
             };
             match change {
                 Some(Ok(Event::Delete { key, version })) if session.is_gone(&key, version.order()) => {
@@ -152,6 +155,10 @@ impl Campaign {
                 }
                 None => break,
             }
+            if queues && session.holds_nothing() {
+                // Somebody else had written our key.
+                office.insist(reconnect, || session.create(&key, &self.value)).await;
+            }
             let leader = match self.contest {
                 Contest::Queue => office.insist(reconnect, || self.etcd.first(&watched)).await,
                 Contest::Key if rests || self.evicted => {
@@ -166,7 +173,7 @@ impl Campaign {
                 Some(leader) if session.is_held(&leader) => session.leads(),
                 leader => {
                     let leader = leader.map(|leader| match self.contest {
-                        Contest::Queue => info(&leader).id.into(),
+                        Contest::Queue => leader.info().id.into(),
                         Contest::Key => String::from_utf8_lossy(&leader.value).into(),
                     });
                     office.set(Leadership::Follower { leader });

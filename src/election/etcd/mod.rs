@@ -16,7 +16,7 @@ use tokio::{
 
 use self::{
     campaign::{Campaign, Command, Contest},
-    session::{Etcd, Holder, Session},
+    session::{Etcd, Session},
 };
 pub use self::{
     notices::LeaderNotice,
@@ -128,7 +128,7 @@ impl EtcdElector {
     /// [`ElectionError::NoLeader`] if nobody does, [`ElectionError::Store`] if etcd does not tell.
     pub async fn leader_info(&self) -> Result<LeaderInfo, ElectionError> {
         match self.etcd.first(&prefix(&self.election)).await? {
-            Some(leader) => Ok(info(&leader)),
+            Some(leader) => Ok(leader.info()),
             None => Err(ElectionError::NoLeader { election: self.election.clone() }),
         }
     }
@@ -180,7 +180,7 @@ impl EtcdElector {
     pub async fn clear_session_if_needed(&self, id: &str) -> Result<bool, ElectionError> {
         let mut cleared = false;
         for candidate in self.etcd.list(&prefix(&self.election)).await? {
-            if info(&candidate).id == id {
+            if candidate.info().id == id {
                 cleared |= self.etcd.delete(&candidate.key, candidate.revision).await?;
             }
         }
@@ -246,9 +246,8 @@ impl EtcdElectorBuilder {
             }
         }
         let session = session?;
-        let [id, addr] = [self.id.as_str(), &self.address].map(Value::from);
         let campaign = Campaign {
-            value: format!(r#"{{"id":{id},"addr":{addr}}}"#).into_bytes(),
+            value: value(&self.id, &self.address),
             etcd: etcd.clone(),
             office: office.clone(),
             election: self.election.clone(),
@@ -305,16 +304,20 @@ fn prefix(election: &str) -> String {
     format!("{election}/")
 }
 
-fn info(holder: &Holder) -> LeaderInfo {
-    let key = String::from_utf8_lossy(&holder.key).into_owned();
-    let value = serde_json::from_slice::<Value>(&holder.value).unwrap_or_default();
-    let text = |field| value.get(field).and_then(Value::as_str).map(str::to_owned);
+/// What a candidate writes into its key.
+pub(crate) fn value(id: &str, address: &str) -> Vec<u8> {
+    let [id, addr] = [id, address].map(Value::from);
+    format!(r#"{{"id":{id},"addr":{addr}}}"#).into_bytes()
+}
+
+/// Whose key it is, whoever wrote it.
+pub(crate) fn info(key: &[u8], value: &[u8]) -> LeaderInfo {
+    let key = String::from_utf8_lossy(key).into_owned();
+    let json = serde_json::from_slice::<Value>(value).unwrap_or_default();
+    let text = |field| json.get(field).and_then(Value::as_str).map(str::to_owned);
     match text("id") {
         Some(id) => LeaderInfo { key, id, address: text("addr").unwrap_or_default() },
-        None => {
-            let id = String::from_utf8_lossy(&holder.value).into_owned();
-            LeaderInfo { key, id, address: String::new() }
-        }
+        None => LeaderInfo { key, id: String::from_utf8_lossy(value).into_owned(), address: String::new() },
     }
 }
 

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use tokio::sync::mpsc::{Sender, error::SendTimeoutError};
 
-use super::{LeaderInfo, info, session::Etcd};
+use super::{
+    LeaderInfo,
+    session::{Etcd, Holder},
+};
 use crate::election::{ElectionError, Event, office::Office};
 
 /// How the leadership changed; see [`EtcdElector::leader_notices`](super::EtcdElector::leader_notices).
@@ -34,7 +37,7 @@ pub(super) async fn tell_leaders(
             Event::Retired { .. } => LeaderNotice::Retired,
             Event::NewLeader { leader } => {
                 let candidates = etcd.list(&prefix).await.unwrap_or_default();
-                let known = candidates.iter().map(info).find(|candidate| *candidate.id == *leader);
+                let known = candidates.iter().map(Holder::info).find(|candidate| *candidate.id == *leader);
                 // Gone since; the event still tells who it was.
                 let gone =
                     || LeaderInfo { key: String::new(), id: leader.to_string(), address: String::new() };

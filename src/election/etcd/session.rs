@@ -9,7 +9,10 @@ use etcd_client::{
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-use super::super::office::{Office, deadline};
+use super::{
+    super::office::{Office, deadline},
+    LeaderInfo, info,
+};
 use crate::{
     driver::Moment,
     reconnect::Reconnect,
@@ -72,6 +75,12 @@ pub(super) struct Holder {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
     pub revision: i64,
+}
+
+impl Holder {
+    pub fn info(&self) -> LeaderInfo {
+        info(&self.key, &self.value)
+    }
 }
 
 impl Etcd {
@@ -145,7 +154,9 @@ impl Session {
         }
         for response in answer.op_responses() {
             if let TxnOpResponse::Get(get) = response {
-                found = get.kvs().first().map(|kv| (holder(kv), kv.lease() == self.lease));
+                // Others may write under our lease, too.
+                let ours = |kv: &KeyValue| kv.lease() == self.lease && kv.value() == value;
+                found = get.kvs().first().map(|kv| (holder(kv), ours(kv)));
             }
         }
         let (holder, ours) = found.ok_or_else(|| unavailable("no key in the answer"))?;
@@ -153,6 +164,10 @@ impl Session {
             self.holds(key, holder.revision);
         }
         Ok(holder)
+    }
+
+    pub fn holds_nothing(&self) -> bool {
+        self.state.lock().held.is_none()
     }
 
     /// Whether this is the key that we hold.

@@ -117,13 +117,7 @@ impl Link {
             let masters: RedisResult<Vec<(String, u16)>> = async {
                 let mut connection = connect(server, config.clone()).await?;
                 let slots: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
-                // After the two ends of a range comes its master, by address first, then the replicas.
-                let master = |mut range: Vec<Value>| {
-                    let Value::Array(mut master) = range.drain(2..).next()? else { return None };
-                    master.truncate(2);
-                    redis::from_redis_value(Value::Array(master)).ok()
-                };
-                Ok(slots.into_iter().filter(|range| range.len() > 2).filter_map(master).collect())
+                Ok(slots.into_iter().filter_map(master).collect())
             }
             .await;
             match masters {
@@ -151,6 +145,13 @@ async fn connect(
     config: AsyncConnectionConfig,
 ) -> RedisResult<MultiplexedConnection> {
     Client::open(server.clone())?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Where the master of a range of slots is. After the two ends of the range it comes first, with its address in front.
+pub(crate) fn master(range: Vec<Value>) -> Option<(String, u16)> {
+    let Value::Array(mut master) = range.into_iter().nth(2)? else { return None };
+    master.truncate(2);
+    redis::from_redis_value(Value::Array(master)).ok()
 }
 
 /// Another node, reached like `known`. A node that does not know its own name leaves it empty.

@@ -181,9 +181,7 @@ impl Source for Watch {
                             ready.push_back(Event::Put(entry));
                         }
                     } else if let Some(known) = self.told.remove(&key) {
-                        let sequence = time.max(number(&known).map_or(0, |number| number + 1));
-                        let version = Version::opaque(format!("{sequence}-deleted")).with_sequence(sequence);
-                        ready.push_back(Event::Delete { key, version });
+                        ready.push_back(Event::Delete { key, version: deleted(&known, time) });
                     }
                 }
             }
@@ -197,8 +195,14 @@ impl Source for Watch {
     }
 }
 
+/// The version of a deletion that the server tells nothing of: newer than what was deleted, and than the server's time.
+pub(crate) fn deleted(known: &[u8], time: u64) -> Version {
+    let sequence = time.max(number(known).map_or(0, |number| number + 1));
+    Version::opaque(format!("{sequence}-deleted")).with_sequence(sequence)
+}
+
 /// `None` for a key that is not text: nobody can have written it through a [`Store`](crate::store::Store).
-fn text(key: Value) -> Option<Arc<str>> {
+pub(crate) fn text(key: Value) -> Option<Arc<str>> {
     match key {
         Value::BulkString(key) => String::from_utf8(key).ok().map(Arc::from),
         Value::SimpleString(key) => Some(key.into()),
@@ -207,7 +211,7 @@ fn text(key: Value) -> Option<Arc<str>> {
 }
 
 /// The prefix as a pattern that matches nothing else.
-fn escaped(prefix: &str) -> String {
+pub(crate) fn escaped(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len());
     for c in prefix.chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '\\') {

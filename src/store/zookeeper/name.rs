@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-pub(super) fn encode(key: &str) -> String {
+pub(crate) fn encode(key: &str) -> String {
     let dots = matches!(key, "." | "..");
     let mut name = String::with_capacity(key.len());
     for byte in key.bytes() {
@@ -16,7 +16,7 @@ pub(super) fn encode(key: &str) -> String {
 }
 
 /// `None` for a name that [`encode`] doesn't give to any key.
-pub(super) fn decode(name: &str) -> Option<String> {
+pub(crate) fn decode(name: &str) -> Option<String> {
     let (mut key, mut rest) = (Vec::with_capacity(name.len()), name.as_bytes());
     while let [byte, after @ ..] = rest {
         rest = after;

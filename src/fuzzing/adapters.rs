@@ -1,0 +1,116 @@
+//! What the adapters read that others wrote, and what users give them as addresses and keys.
+
+use crate::{
+    election::{etcd, redis as redis_election, zookeeper as zookeeper_election},
+    lab::Value,
+    store::{
+        EtcdStore, RedisStore, ZookeeperAccess, ZookeeperStore,
+        etcd::range,
+        redis::{
+            Fields, entry,
+            link::master,
+            token,
+            watch::{deleted, escaped, text},
+        },
+        zookeeper::name,
+    },
+};
+
+/// Stored values, values and names of candidates, and a server's answers: what somebody else wrote.
+pub fn values(data: &[u8]) {
+    let lossy = String::from_utf8_lossy(data);
+    election_values(data, &lossy);
+    redis_fields(data);
+    redis_answers(data);
+    node_names(&lossy);
+    let value = Value::read(data);
+    assert_eq!(Value::read(value.to_string().as_bytes()), value);
+    assert!(value.wanted(value.round, 0).is_none());
+    if let Some(wanted) = value.wanted(u64::MAX, 0) {
+        assert_eq!(Value::read(&wanted).round, u64::MAX);
+    }
+    assert_eq!(Value::read(&value.edited()).round, value.round);
+}
+
+fn election_values(data: &[u8], lossy: &str) {
+    let info = etcd::info(data, data);
+    assert!(info.key == lossy && (info.id == lossy || data.contains(&b'{')));
+    assert!(info.address.is_empty() || data.contains(&b'{'));
+    let (id, address) = lossy.split_once('\n').unwrap_or((lossy, ""));
+    let ours = etcd::info(b"key", &etcd::value(id, address));
+    assert_eq!((&*ours.id, &*ours.address), (id, address));
+
+    let whose = redis_election::node_id(data);
+    assert!(lossy.starts_with(&*whose));
+    assert_eq!(&*redis_election::node_id(redis_election::value(lossy).as_bytes()), lossy);
+}
+
+fn redis_fields(data: &[u8]) {
+    let (version, value) = data.split_at(data.len() / 2);
+    let entry = entry("key".into(), Some(version.to_vec().into()), Some(value.to_vec().into()));
+    let Some(entry) = entry else { return };
+    assert_eq!(entry.value, value);
+    // Who wants to replace it compares with just what is stored.
+    assert_eq!(token(&entry.version).expect("a version can be compared"), version);
+    let deletion = deleted(version, 1_700_000_000_000_000);
+    assert!(deletion.sequence() > entry.version.sequence(), "a deletion is newer than what was deleted");
+}
+
+fn redis_answers(data: &[u8]) {
+    let Ok(answer) = redis::parse_redis_value(data) else { return };
+    let _ = redis::from_redis_value::<Fields>(answer.clone());
+    let _ = redis::from_redis_value::<redis_election::Answer>(answer.clone());
+    let _ = text(answer.clone());
+    if let redis::Value::Array(items) = answer {
+        let _ = master(items);
+    }
+}
+
+fn node_names(lossy: &str) {
+    if let Some(key) = name::decode(lossy) {
+        assert!(!key.is_empty() && name::encode(&key) == lossy);
+    }
+    let patterns = ["-lock-".to_owned(), "__lock__".to_owned()];
+    if let Some(number) = zookeeper_election::number(&patterns, lossy) {
+        assert!(lossy.trim_end_matches(|c: char| c.is_ascii_digit()).len() < lossy.len());
+        // What comes before the number decides nothing.
+        let name = format!("{lossy}-lock-{number:010}");
+        assert_eq!(zookeeper_election::number(&patterns, &name), Some(number));
+    }
+}
+
+/// Addresses of servers, base paths, prefixes and keys, one in a line.
+pub fn addresses(data: &[u8]) {
+    let lossy = String::from_utf8_lossy(data);
+    let (first, rest) = lossy.split_once('\n').unwrap_or((&lossy, "/base"));
+    let _ = RedisStore::new(first);
+    let _ = RedisStore::cluster(first.split(','));
+    // Without I/O, so that nothing connects.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let endpoints: Vec<&str> = first.split(',').collect();
+    let _ = runtime.block_on(EtcdStore::connect(endpoints));
+
+    let (base, key) = rest.split_once('\n').unwrap_or((rest, first));
+    if let Ok(store) = ZookeeperStore::new(first, base, ZookeeperAccess::open()) {
+        let below = store.path(key).strip_prefix(base).map(str::to_owned).expect("below the base path");
+        assert!(below.starts_with('/') && below.matches('/').count() == 1);
+        assert!(base.starts_with('/') && !base.ends_with('/') && !base.contains("//"));
+    }
+    let node = name::encode(key);
+    assert!(node.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') && node != "." && node != "..");
+    assert_eq!(name::decode(&node).unwrap_or_default(), key);
+
+    let (from, end) = range(base);
+    for key in [format!("{base}{key}"), key.to_owned()] {
+        let inside = from.as_slice() <= key.as_bytes() && (key.as_bytes() < &end[..] || end == [0]);
+        // The empty key is none.
+        assert!(key.is_empty() || inside == key.starts_with(base), "{key:?} in the range of {base:?}");
+    }
+    let mut pattern = escaped(base).chars().collect::<Vec<_>>().into_iter().peekable();
+    let mut plain = String::new();
+    while let Some(c) = pattern.next() {
+        assert!(!matches!(c, '*' | '?' | '[' | ']'), "a pattern that matches more than the prefix");
+        plain.push(if c == '\\' { pattern.next().expect("what is escaped") } else { c });
+    }
+    assert_eq!(plain, base);
+}
