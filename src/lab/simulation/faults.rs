@@ -6,6 +6,7 @@ use rand::RngExt;
 
 use super::{
     FaultKind,
+    contender::Contender,
     event::Event,
     replica::{Replica, Value},
     world::{Slot, World},
@@ -25,7 +26,8 @@ impl World<'_> {
         let config = Builder::new(format!("replica-{one}")).term(self.plan.term).seed(seed).build();
         let mut config = config.expect("plans are valid");
         config.tuning = self.plan.tuning;
-        slot.replica = Some(Replica::new(self.plan.members[one], config, self.now));
+        let contender = Contender::new(self.plan.algorithm, config);
+        slot.replica = Some(Replica::new(self.plan.members[one], contender, self.now));
         self.lists(one);
         if self.plan.election.is_some() {
             // Nothing runs before it is elected.

@@ -27,6 +27,7 @@
 //! }
 //! ```
 
+mod contender;
 mod election;
 mod event;
 mod faults;
@@ -37,7 +38,7 @@ mod world;
 
 use std::{fmt, ops::Add, time::Duration};
 
-pub use plan::{Fault, FaultKind, Member, Plan};
+pub use plan::{Algorithm, Fault, FaultKind, Member, Plan};
 
 pub use crate::engine::Tuning;
 
@@ -51,6 +52,22 @@ pub struct Violation {
     pub at: Duration,
     /// By whom, and with what.
     pub detail: String,
+}
+
+/// A round of a run: everybody wants all keys to change once.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Lap {
+    /// When it began.
+    pub began: Duration,
+    /// After how long the first of its writes landed.
+    pub first_write: Option<Duration>,
+    /// After how long all keys were right; none, if the next one began before.
+    pub right: Option<Duration>,
+    /// The writes that landed in it.
+    pub landed: u64,
+    /// The writes that were refused in it as stale.
+    pub refused: u64,
 }
 
 /// What came of a run in which all promises held.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::{Tally, Violation, world::World};
+use super::{
+    Lap, Tally, Violation,
+    world::{QUIET, World},
+};
 use crate::engine::Tuning;
 
 /// A run, before it happens.
@@ -39,6 +42,21 @@ pub struct Plan {
     pub calm: Duration,
     /// The figures of the rules.
     pub tuning: Tuning,
+    /// What the replicas go by.
+    pub algorithm: Algorithm,
+}
+
+/// What replicas go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// The engine of this crate.
+    #[default]
+    Lease,
+    /// openshift/router's `writerlease`, as it is in Go.
+    Go,
+    /// No lease: everybody writes, and retries when refused, as client-go's `RetryOnConflict` does.
+    Retry,
 }
 
 /// A replica.
@@ -152,6 +170,30 @@ impl Plan {
             // Long enough to see that somebody leads in the end, for some.
             calm: Duration::from_secs(if dice.random_bool(0.25) { 240 } else { 100 }),
             tuning: Tuning::default(),
+            algorithm: Algorithm::Lease,
+        }
+    }
+
+    /// Replicas that want the same, once a second, five milliseconds from the store; so many rounds in which nothing goes
+    /// wrong. For figures: change what is to be different.
+    pub fn steady(seed: u64, replicas: usize, keys: usize, rounds: u32) -> Self {
+        let cadence = Duration::from_secs(1);
+        Self {
+            seed,
+            members: vec![Member { first_key: 0, keys, group: 0, rate: 1.0 }; replicas],
+            keys,
+            term: Duration::from_secs(60),
+            latency: Duration::from_millis(5),
+            tail: 0,
+            disorder: 0,
+            cadence,
+            churn: 0,
+            election: None,
+            faults: Vec::new(),
+            storm: Duration::ZERO,
+            calm: cadence * rounds + QUIET,
+            tuning: Tuning::default(),
+            algorithm: Algorithm::Lease,
         }
     }
 
@@ -169,6 +211,15 @@ impl Plan {
     ///
     /// The first [`Violation`].
     pub fn run(&self) -> Result<Tally, Violation> {
+        World::new(self).run().map(|(tally, _)| tally)
+    }
+
+    /// Lets it happen, and says how each round went.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Violation`].
+    pub fn laps(&self) -> Result<(Tally, Vec<Lap>), Violation> {
         World::new(self).run()
     }
 

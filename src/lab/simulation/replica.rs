@@ -1,14 +1,16 @@
-//! A replica: the real engine, and what the guard does around it.
+//! A replica: the real engine or what it is compared with, and what the guard does around it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-use super::Member;
+use super::{
+    Member,
+    contender::{Contender, Start},
+};
 use crate::{
-    config::Config,
-    engine::{AttemptId, Engine, Timestamp},
+    engine::Timestamp,
     work::{Outcome, Verdict},
 };
 
@@ -29,7 +31,7 @@ impl Value {
 }
 
 pub(super) struct Replica {
-    pub engine: Engine<usize, u64>,
+    pub contender: Contender,
     member: Member,
     /// When the clock was at zero, in the world's time.
     born: Duration,
@@ -88,8 +90,7 @@ impl Page {
 
 /// An attempt that is out.
 struct Flying {
-    id: AttemptId,
-    work: u64,
+    start: Start,
     started: Duration,
     fence: Option<u64>,
     /// Changes that came meanwhile.
@@ -115,9 +116,9 @@ pub(super) struct Begin {
 }
 
 impl Replica {
-    pub fn new(member: Member, config: Config, born: Duration) -> Self {
+    pub fn new(member: Member, contender: Contender, born: Duration) -> Self {
         Self {
-            engine: Engine::new(config),
+            contender,
             pages: vec![Page::default(); member.keys],
             member,
             born,
@@ -133,13 +134,13 @@ impl Replica {
 
     /// When it has to be asked again, in the world's time.
     pub fn wakes(&self) -> Option<Duration> {
-        let wakes = self.engine.poll_timeout()?.as_nanos();
+        let wakes = self.contender.wakes()?.as_nanos();
         // A nanosecond more, because the way there and back rounds.
         Some(self.born + Duration::from_nanos((wakes as f64 / self.member.rate) as u64 + 2))
     }
 
     pub fn is_leader(&self, now: Duration) -> bool {
-        self.engine.is_leader(self.local(now))
+        self.contender.is_leader(self.local(now))
     }
 
     /// Since when the key is pending that has been for the longest.
@@ -165,7 +166,7 @@ impl Replica {
         page.wrong = page.value.order > 0;
         page.wants(round, now);
         let local = self.local(now);
-        self.engine.handle_try(local, key, round);
+        self.contender.tries(local, key, round);
     }
 
     /// The key is nothing that it wants any more.
@@ -174,20 +175,19 @@ impl Replica {
         page.goal = 0;
         page.forget();
         let local = self.local(now);
-        self.engine.handle_remove(local, &key);
+        self.contender.removes(local, key);
     }
 
     /// The attempts that begin now. An error names a key that has one already.
     pub fn polls(&mut self, now: Duration) -> Result<Vec<Begin>, usize> {
         let local = self.local(now);
         let mut begins = Vec::new();
-        while let Some(start) = self.engine.poll_attempt(local) {
-            let fence = self.fence;
-            let flying = Flying { id: start.id, work: start.work, started: now, fence, held: Vec::new() };
-            if self.flying.insert(start.key, flying).is_some() {
-                return Err(start.key);
+        while let Some(start) = self.contender.starts(local) {
+            let (key, fence) = (start.key, self.fence);
+            if self.flying.insert(key, Flying { start, started: now, fence, held: Vec::new() }).is_some() {
+                return Err(key);
             }
-            begins.push(Begin { key: start.key, began: now, fence });
+            begins.push(Begin { key, began: now, fence });
         }
         Ok(begins)
     }
@@ -216,7 +216,7 @@ impl Replica {
                 page.wrong = false;
                 page.forget();
                 if by_other {
-                    self.engine.handle_extend(self.local(now), &key, Some(value.order));
+                    self.contender.extends(self.local(now), key, value.order);
                 }
                 self.lands(now, key, Outcome::Unchanged.done());
                 None
@@ -247,7 +247,7 @@ impl Replica {
     fn lands(&mut self, now: Duration, key: usize, verdict: Verdict) {
         let Some(flying) = self.flying.remove(&key) else { return };
         let local = self.local(now);
-        self.engine.handle_outcome(local, flying.id, verdict, flying.work);
+        self.contender.ends(local, flying.start, verdict);
         for change in flying.held {
             self.hears(now, change);
         }
@@ -261,8 +261,10 @@ impl Replica {
             return;
         }
         let local = self.local(now);
-        if let Some(since) = change.ours_since {
-            self.engine.handle_echo(local, now - since);
+        if let Some(since) = change.ours_since
+            && let Some(engine) = self.contender.engine_mut()
+        {
+            engine.handle_echo(local, now - since);
         }
         let Some(page) = key.checked_sub(self.member.first_key).and_then(|index| self.pages.get_mut(index))
         else {
@@ -285,9 +287,9 @@ impl Replica {
         let evidence = was_wrong && !ours && !change.listing;
         if page.reach(value, group) {
             if evidence {
-                self.engine.handle_extend(local, &key, Some(value.order));
+                self.contender.extends(local, key, value.order);
             } else {
-                self.engine.handle_remove(local, &key);
+                self.contender.removes(local, key);
             }
             return;
         }
@@ -297,8 +299,8 @@ impl Replica {
             && let Some(round) = page.wanted()
         {
             // Not what we want by now, but what we wanted first.
-            self.engine.handle_extend(local, &key, Some(value.order));
-            self.engine.handle_try(local, key, round);
+            self.contender.extends(local, key, value.order);
+            self.contender.tries(local, key, round);
         }
     }
 
@@ -306,12 +308,16 @@ impl Replica {
     pub fn elected(&mut self, now: Duration, asked: Duration, lasts: Duration, fence: u64) {
         self.fence = Some(fence);
         let (local, until) = (self.local(now), self.local(asked) + lasts);
-        self.engine.handle_elected(local, until);
+        if let Some(engine) = self.contender.engine_mut() {
+            engine.handle_elected(local, until);
+        }
     }
 
     pub fn not_elected(&mut self, now: Duration) {
         let local = self.local(now);
-        self.engine.handle_not_elected(local);
+        if let Some(engine) = self.contender.engine_mut() {
+            engine.handle_not_elected(local);
+        }
     }
 
     fn page(&mut self, key: usize) -> &mut Page {

@@ -8,7 +8,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
-    FaultKind, Plan, Tally, Violation,
+    FaultKind, Lap, Plan, Tally, Violation,
     election::Election,
     event::{Agenda, Event},
     replica::{Begin, Change, Replica, Value},
@@ -35,6 +35,9 @@ pub(super) struct World<'a> {
     /// Since when nobody leads, of each group.
     pub leaderless: HashMap<u8, Duration>,
     pub tally: Tally,
+    laps: Vec<Lap>,
+    /// How many keys are not at the last round yet.
+    behind: usize,
 }
 
 /// A place for a replica, which may die and come back.
@@ -77,6 +80,8 @@ impl<'a> World<'a> {
             wanted: VecDeque::new(),
             leaderless: HashMap::new(),
             tally: Tally::default(),
+            laps: Vec::new(),
+            behind: 0,
         };
         for one in 0..plan.members.len() {
             world.slots.push(Slot::default());
@@ -91,7 +96,7 @@ impl<'a> World<'a> {
         world
     }
 
-    pub fn run(mut self) -> Result<Tally, Violation> {
+    pub fn run(mut self) -> Result<(Tally, Vec<Lap>), Violation> {
         let end = self.plan.storm + self.plan.calm;
         while let Some((at, event)) = self.agenda.pop()
             && at <= end
@@ -102,7 +107,7 @@ impl<'a> World<'a> {
         self.tally.time = end;
         self.tally.rounds = self.round;
         self.check_the_end()?;
-        Ok(self.tally)
+        Ok((self.tally, self.laps))
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
@@ -166,10 +171,14 @@ impl<'a> World<'a> {
                     Err(Outcome::Release)
                 } else if self.store[key].order != value.order {
                     self.tally.refused += 1;
+                    if let Some(lap) = self.laps.last_mut() {
+                        lap.refused += 1;
+                    }
                     Err(Outcome::Conflict)
                 } else {
                     self.check_write(one, key, value)?;
                     self.tally.landed += 1;
+                    self.note_write(key, value);
                     let landed = self.writes(key, value);
                     self.tell(key, landed, (!is_lost).then_some((one, life, begin.began)));
                     Ok(landed)
@@ -259,9 +268,25 @@ impl<'a> World<'a> {
             }
         }
         self.wanted.push_back(self.now);
+        self.behind = self.plan.keys;
+        self.laps.push(Lap { began: self.now, ..Lap::default() });
         let burst = self.lasts(FaultKind::Burst);
         let gap = if burst { self.plan.cadence.min(self.plan.latency) } else { self.plan.cadence };
         self.at(self.now + gap, Event::Round);
+    }
+
+    /// A write of a replica lands.
+    fn note_write(&mut self, key: usize, value: Value) {
+        let Some(lap) = self.laps.last_mut() else { return };
+        let since = self.now - lap.began;
+        lap.landed += 1;
+        lap.first_write.get_or_insert(since);
+        if value.round == self.round && self.store[key].round < self.round {
+            self.behind -= 1;
+            if self.behind == 0 {
+                lap.right = Some(since);
+            }
+        }
     }
 
     /// Lets a replica begin what it may, and sees to it that it is asked again.
