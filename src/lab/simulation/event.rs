@@ -90,6 +90,10 @@ pub(super) enum Event {
         request: u64,
         sent: Option<u64>,
     },
+    /// The next letter of these arrives.
+    Delivery {
+        post: usize,
+    },
     Hears {
         one: usize,
         life: u32,
@@ -142,6 +146,7 @@ impl Event {
             | Self::Begins { .. }
             | Self::Ends { .. }
             | Self::Edit { .. }
+            | Self::Delivery { .. }
             | Self::Asks { .. }
             | Self::Check => None,
         }

@@ -32,6 +32,7 @@ mod election;
 mod event;
 mod faults;
 mod plan;
+mod post;
 mod promises;
 mod replica;
 mod world;

@@ -11,6 +11,7 @@ use super::{
     FaultKind, Lap, Plan, Tally, Violation,
     election::Election,
     event::{Agenda, Event},
+    post::{Letter, Post},
     replica::{Begin, Change, Replica, Value},
 };
 use crate::work::Outcome;
@@ -20,6 +21,9 @@ pub(super) struct World<'a> {
     pub dice: SmallRng,
     pub now: Duration,
     agenda: Agenda,
+    /// News that are on their way.
+    posts: Vec<Post>,
+    free_posts: Vec<usize>,
     /// Of the last request.
     serial: u64,
     pub store: Vec<Value>,
@@ -70,6 +74,8 @@ impl<'a> World<'a> {
             dice: SmallRng::seed_from_u64(plan.seed ^ 0x5eed),
             now: Duration::ZERO,
             agenda: Agenda::default(),
+            posts: Vec::new(),
+            free_posts: Vec::new(),
             serial: 0,
             store: vec![Value::default(); plan.keys],
             order: 0,
@@ -205,6 +211,13 @@ impl<'a> World<'a> {
                     self.polls(one)?;
                 }
             }
+            Event::Delivery { post } => {
+                let hears = self.posts[post].take();
+                self.send(post);
+                if let Some(hears) = hears {
+                    return self.handle(hears);
+                }
+            }
             Event::Hears { one, change, .. } => {
                 if !self.slots[one].cut && !self.slots[one].blind {
                     let now = self.now;
@@ -338,11 +351,12 @@ impl<'a> World<'a> {
 
     /// Tells all of a change; the writer also since when it had been at it.
     pub fn tell(&mut self, key: usize, value: Value, writer: Option<(usize, u32, Duration)>) {
+        let change = Change { key, value, listing: false, ours_since: None };
+        let mut letters = Vec::with_capacity(self.slots.len());
         for one in 0..self.slots.len() {
             let life = self.slots[one].life;
             let ours_since =
                 writer.filter(|(writer, of, _)| (*writer, *of) == (one, life)).map(|(.., since)| since);
-            let change = Change { key, value, listing: false, ours_since };
             let unordered = self.one_in(self.plan.disorder);
             let mut arrives = self.now + self.half();
             if unordered {
@@ -351,12 +365,26 @@ impl<'a> World<'a> {
                 arrives = arrives.max(self.slots[one].news_until);
                 self.slots[one].news_until = arrives;
             }
-            self.at(arrives, Event::Hears { one, life, change });
+            letters.push(Letter { arrives, one, life, ours_since });
             if self.one_in(self.plan.disorder) {
-                let again = Change { ours_since: None, ..change };
-                let arrives = arrives + self.half();
-                self.at(arrives, Event::Hears { one, life, change: again });
+                letters.push(Letter { arrives: arrives + self.half(), one, life, ours_since: None });
             }
+        }
+        let post = Post::new(change, letters);
+        let place = self.free_posts.pop().unwrap_or(self.posts.len());
+        if place == self.posts.len() {
+            self.posts.push(post);
+        } else {
+            self.posts[place] = post;
+        }
+        self.send(place);
+    }
+
+    /// The next one of these letters is on its way.
+    fn send(&mut self, place: usize) {
+        match self.posts[place].next() {
+            Some(arrives) => self.at(arrives, Event::Delivery { post: place }),
+            None => self.free_posts.push(place),
         }
     }
 
