@@ -288,7 +288,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.handle.shared.set_follower(follower.abort_handle());
     }
 
-    /// Until the first echo: a round trip to the store took this long, so news won't travel faster.
+    /// Until the first echo: a round trip to the store took this long.
     pub(crate) fn echo_hint(&self, round_trip: Duration) {
         self.feed(|engine, now| engine.handle_echo_hint(now, round_trip));
     }

@@ -4,9 +4,10 @@ use std::{
     ops::Range,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     thread,
+    time::Duration,
 };
 
-use writerlease::lab::simulation::{Plan, Tally};
+use writerlease::lab::simulation::{Fault, FaultKind, Lap, Plan, Tally};
 
 /// 2000 seeds, or without optimization a tenth of that; in the environment `SEEDS` says how many, and `FIRST` from which on.
 fn seeds() -> Range<u64> {
@@ -62,4 +63,62 @@ fn one_seed_is_one_run() {
 fn a_plan_that_breaks_no_promise_is_not_shrunk() {
     let plan = Plan::drawn(1);
     assert_eq!(plan.shrink(), plan);
+}
+
+/// Sizes of groups; large ones take too long without optimization.
+fn sizes() -> &'static [usize] {
+    if cfg!(debug_assertions) { &[2, 10, 50] } else { &[1, 2, 3, 10, 50, 200, 500] }
+}
+
+fn median<T: Ord + Copy>(mut all: Vec<T>) -> T {
+    all.sort_unstable();
+    all[all.len() / 2]
+}
+
+/// After how long the first write of these rounds landed.
+fn first_write(laps: &[Lap]) -> Duration {
+    let first = laps.iter().find_map(|lap| Some(lap.began + lap.first_write?));
+    first.expect("somebody writes") - laps[0].began
+}
+
+fn refused_until_right(laps: &[Lap]) -> u64 {
+    let right = laps.iter().position(|lap| lap.right.is_some()).expect("all is right in the end");
+    laps[..=right].iter().map(|lap| lap.refused).sum()
+}
+
+#[test]
+fn a_start_takes_at_most_32_echoes_and_one_refused_write_whatever_the_group_and_the_latency() {
+    for latency in [2, 10, 50, 100].map(Duration::from_millis) {
+        for &replicas in sizes() {
+            let refused = (0..11).map(|seed| {
+                let mut plan = Plan::steady(seed, replicas, 20, 8);
+                plan.latency = latency;
+                let (_, laps) = plan.laps().unwrap();
+                assert!(first_write(&laps) <= latency * 2 * 32, "seed {seed}: {laps:?}");
+                refused_until_right(&laps)
+            });
+            assert!(median(refused.collect()) <= 1, "{replicas} replicas, {latency:?}");
+        }
+    }
+}
+
+#[test]
+fn a_dead_leader_is_replaced_in_three_seconds_and_two_refused_writes_whatever_the_group_and_the_latency() {
+    for latency in [2, 10, 50, 100].map(Duration::from_millis) {
+        for &replicas in sizes().iter().filter(|replicas| **replicas > 1) {
+            let runs = (0..11).map(|seed| {
+                let mut plan = Plan::steady(seed, replicas, 20, 25);
+                plan.latency = latency;
+                // As the twelfth round begins, before anybody has heard of it.
+                let dies = plan.cadence * 12 + latency / 4;
+                plan.faults.push(Fault::new(FaultKind::CrashLeader, dies, Duration::MAX));
+                let (_, laps) = plan.laps().unwrap();
+                assert!(first_write(&laps[11..]) < Duration::from_secs(10), "seed {seed}: {laps:?}");
+                (first_write(&laps[11..]), refused_until_right(&laps[11..]))
+            });
+            let (times, refused): (Vec<_>, Vec<_>) = runs.unzip();
+            assert!(median(times) < Duration::from_secs(3), "{replicas} replicas, {latency:?}");
+            assert!(median(refused) <= 2, "{replicas} replicas, {latency:?}");
+        }
+    }
 }

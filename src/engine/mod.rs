@@ -396,10 +396,11 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         self.echo.measure(echo);
     }
 
-    /// Until the first echo: a round trip to the store took this long, so news won't travel faster.
+    /// Until the first echo: a round trip to the store took this long. An echo takes two: a read, and then a write and its
+    /// news. Followers have no echoes of their own, and must not think the leader silent while it is at its second write.
     pub fn handle_echo_hint(&mut self, now: Timestamp, round_trip: Duration) {
         self.advance(now);
-        self.echo.at_least(round_trip);
+        self.echo.at_least(round_trip.saturating_mul(2));
     }
 
     /// The next attempt to run, if one may run now. Call it until it returns `None`, then sleep until

@@ -48,12 +48,17 @@ impl Patience {
 
     /// Whether some replica in our place would have lost patience before that.
     pub fn is_late(&self, sample: Duration) -> bool {
-        sample >= self.now.saturating_sub(seconds(self.spread * self.place))
+        sample >= self.unspread()
     }
 
-    /// How long to wait if anybody else is to go first: none of those who learnt the same waits for longer.
+    /// How long to wait if anybody else is to go first: hardly anybody who learnt about the same waits for longer.
     pub fn yielding(&self) -> Duration {
-        self.now.saturating_add(seconds(2.0 * self.spread)).min(self.term)
+        (self.unspread() * 5 / 4).saturating_add(seconds(self.spread)).min(self.term)
+    }
+
+    /// That of the first to suspect.
+    fn unspread(&self) -> Duration {
+        self.now.saturating_sub(seconds(self.spread * self.place))
     }
 
     /// Where this replica stands among its group, in [0, 1): few low, most high.

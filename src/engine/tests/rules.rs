@@ -536,6 +536,16 @@ fn evidence_without_an_order_always_counts() {
 
 // 5. Delays are measured in echoes, and spread so that the first to go silences the rest.
 
+#[test]
+fn before_the_first_echo_a_round_trip_counts_for_half_of_one() {
+    let mut world = World::new(1);
+    world.engine.handle_echo_hint(world.now, ms(50));
+    assert_eq!(world.engine.echo(), ms(100), "it reads, writes, and hears of it");
+    world.engine.handle_echo(world.now, ms(80));
+    world.engine.handle_echo_hint(world.now, ms(50));
+    assert_eq!(world.engine.echo(), ms(80), "it knows better now");
+}
+
 /// The election delays that seeds draw, as shares of sixteen echoes.
 fn election_delays(seeds: std::ops::Range<u64>, hint: Duration) -> Vec<f64> {
     let delay = |seed| {
@@ -1191,7 +1201,7 @@ fn a_key_that_nobody_else_does_waits_ever_more_rarely() {
             world.ends(attempt, Outcome::Extend);
             if world.now - wanted >= ms(100) {
                 // Longer than anybody else would: whoever else wants it gets to it first.
-                let most = patience + 2 * Tuning::default().patience_spread + ms(100);
+                let most = patience * 5 / 4 + Tuning::default().patience_spread + ms(100);
                 assert!(world.now - wanted <= most, "{:?}", world.now - wanted);
                 loans.push((wanted - lent).div_duration_f64(patience).round());
                 lent = world.now;

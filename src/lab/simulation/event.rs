@@ -90,6 +90,12 @@ pub(super) enum Event {
         request: u64,
         sent: Option<u64>,
     },
+    /// The store answers a watch.
+    Lists {
+        one: usize,
+        life: u32,
+        since: Duration,
+    },
     /// The next letter of these arrives.
     Delivery {
         post: usize,
@@ -138,6 +144,7 @@ impl Event {
             | Self::Wrote { one, life, .. }
             | Self::Timeout { one, life, .. }
             | Self::Hears { one, life, .. }
+            | Self::Lists { one, life, .. }
             | Self::Stands { one, life }
             | Self::Told { one, life, .. } => Some((one, life)),
             Self::Round

@@ -113,6 +113,8 @@ impl Add for Tally {
     }
 }
 
+impl std::error::Error for Violation {}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "after {:?}: {}: {}", self.at, self.promise, self.detail)

@@ -35,6 +35,8 @@ pub(super) struct Replica {
     member: Member,
     /// When the clock was at zero, in the world's time.
     born: Duration,
+    /// The watch has been answered.
+    listed: bool,
     /// Of the keys, from the first one on.
     pages: Vec<Page>,
     /// Attempts that are out, by their keys.
@@ -127,6 +129,7 @@ impl Replica {
             pages: vec![Page::default(); member.keys],
             member,
             born,
+            listed: false,
             flying: BTreeMap::new(),
             fence: None,
         }
@@ -161,14 +164,14 @@ impl Replica {
     }
 
     pub fn wants(&mut self, now: Duration, key: usize, round: u64) {
-        let group = self.member.group;
+        let (group, listed) = (self.member.group, self.listed);
         let page = self.page(key);
         page.goal = round;
         if page.value.reaches(group, round) {
             return;
         }
-        // What we saw last is not as it should be, if we have seen anything.
-        page.wrong = page.value.order > 0;
+        // What we saw last is not as it should be, if we have seen anything; a listing shows what does not exist, too.
+        page.wrong = listed || page.value.order > 0;
         page.wants(round, now);
         let local = self.local(now);
         self.contender.tries(local, key, round);
@@ -255,6 +258,15 @@ impl Replica {
         self.contender.ends(local, flying.start, verdict);
         for change in flying.held {
             self.hears(now, change);
+        }
+    }
+
+    /// The watch was answered after so long.
+    pub fn lists(&mut self, now: Duration, round_trip: Duration) {
+        self.listed = true;
+        let local = self.local(now);
+        if let Some(engine) = self.contender.engine_mut() {
+            engine.handle_echo_hint(local, round_trip);
         }
     }
 

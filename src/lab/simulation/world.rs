@@ -18,6 +18,8 @@ use crate::work::Outcome;
 
 pub(super) struct World<'a> {
     pub plan: &'a Plan,
+    /// Whether it is checked what must hold in time.
+    pub checks: bool,
     pub dice: SmallRng,
     pub now: Duration,
     agenda: Agenda,
@@ -68,9 +70,10 @@ pub(super) struct Slot {
 }
 
 impl<'a> World<'a> {
-    pub fn new(plan: &'a Plan) -> Self {
+    pub fn new(plan: &'a Plan, checks: bool) -> Self {
         let mut world = Self {
             plan,
+            checks,
             dice: SmallRng::seed_from_u64(plan.seed ^ 0x5eed),
             now: Duration::ZERO,
             agenda: Agenda::default(),
@@ -98,7 +101,9 @@ impl<'a> World<'a> {
             world.at(spec.until, Event::Ends { fault });
         }
         world.at(plan.cadence, Event::Round);
-        world.at(world.looks_every(), Event::Check);
+        if checks {
+            world.at(world.looks_every(), Event::Check);
+        }
         world
     }
 
@@ -218,6 +223,12 @@ impl<'a> World<'a> {
                     return self.handle(hears);
                 }
             }
+            Event::Lists { one, since, .. } => {
+                if !self.slots[one].cut && !self.slots[one].blind {
+                    let now = self.now;
+                    self.replica(one).lists(now, now - since);
+                }
+            }
             Event::Hears { one, change, .. } => {
                 if !self.slots[one].cut && !self.slots[one].blind {
                     let now = self.now;
@@ -295,7 +306,8 @@ impl<'a> World<'a> {
         lap.landed += 1;
         lap.first_write.get_or_insert(since);
         if value.round == self.round && self.store[key].round < self.round {
-            self.behind -= 1;
+            // What was deleted is written twice.
+            self.behind = self.behind.saturating_sub(1);
             if self.behind == 0 {
                 lap.right = Some(since);
             }
@@ -388,11 +400,12 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The watch of a replica begins anew.
+    /// The watch of a replica begins anew; the first answer tells how far away the store is.
     pub fn lists(&mut self, one: usize) {
         let life = self.slots[one].life;
         let arrives = self.now + self.half() + self.half();
         self.slots[one].news_until = arrives;
+        self.at(arrives, Event::Lists { one, life, since: self.now });
         for key in 0..self.store.len() {
             let change = Change { key, value: self.store[key], listing: true, ours_since: None };
             if change.value.order > 0 {

@@ -1,0 +1,65 @@
+//! One figure of the rules at a time is another, over replicas, keys, latencies and terms of all sizes.
+
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use writerlease::lab::simulation::{Plan, Tuning, Violation};
+
+use crate::course::{Course, Figures, measure};
+
+type Change = (&'static str, &'static [u32], fn(&mut Tuning, u32));
+
+/// What is changed; the default is among the values.
+const CHANGES: [Change; 8] = [
+    ("election delay, echoes", &[2, 4, 8, 16, 32, 64], |tuning, to| tuning.election_echoes = to),
+    ("head start, echoes", &[0, 2, 4, 8, 16], |tuning, to| tuning.head_start_echoes = to),
+    ("least backoff, echoes", &[0, 1, 2, 4, 8], |tuning, to| tuning.backoff_echoes = to),
+    ("rivals wait, echoes", &[0, 4, 16, 64], |tuning, to| tuning.rival_echoes = to),
+    ("window growth", &[0, 1, 2, 16], |tuning, to| tuning.window_growth = to as usize),
+    ("patience at first, ms", &[250, 500, 1000, 2000, 4000], |tuning, to| tuning.initial_patience = ms(to)),
+    ("patience spread, ms", &[0, 500, 1000, 2000, 4000], |tuning, to| tuning.patience_spread = ms(to)),
+    ("loan, patiences", &[1, 2, 4, 8], |tuning, to| tuning.loan_patiences = to),
+];
+
+/// Replicas times keys of a run: more take too long.
+const MOST: usize = 20_000;
+
+pub fn run(runs: u64) -> Result<(), Violation> {
+    println!(
+        "2 to 1000 replicas, 1 to 10,000 keys (not both: {MOST} in all), 1 to 200 ms, terms of 5 to 60 s, drawn evenly in their \
+         logarithms; {runs} runs each.\n"
+    );
+    println!("{}", Figures::HEAD.replacen("| | replicas |", "| what | to |", 1));
+    for (name, values, change) in CHANGES {
+        for &to in values {
+            let mut tuning = Tuning::default();
+            change(&mut tuning, to);
+            let is_default = tuning == Tuning::default();
+            let figures = Figures::of(&measure((0..runs).map(|seed| course(seed, tuning)))?);
+            let to = if is_default { format!("**{to}**") } else { to.to_string() };
+            println!("| {name} | {to} | {figures} |");
+        }
+    }
+    Ok(())
+}
+
+/// The same for each seed, but for the tuning.
+fn course(seed: u64, tuning: Tuning) -> Course {
+    let mut dice = SmallRng::seed_from_u64(seed);
+    let mut between = |least: f64, most: f64| (dice.random_range(least.ln()..most.ln())).exp();
+    let replicas = between(2.0, 1000.0) as usize;
+    let keys = (between(1.0, 10_000.0) as usize).min(MOST / replicas).max(1);
+    let latency = Duration::from_secs_f64(between(0.001, 0.2));
+    let term = Duration::from_secs_f64(between(5.0, 60.0));
+    let mut plan = Plan::steady(seed, replicas, keys, 0);
+    (plan.latency, plan.term, plan.tuning) = (latency, term, tuning);
+    // Time enough for a leader with a full window to do a round twice.
+    let round = latency * (8 + keys / 4) as u32;
+    plan.cadence = plan.cadence.max(round);
+    plan.calm += plan.cadence * (12 + 20);
+    Course::new(plan, 12)
+}
+
+fn ms(ms: u32) -> Duration {
+    Duration::from_millis(ms.into())
+}
