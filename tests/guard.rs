@@ -179,6 +179,30 @@ async fn finding_nothing_to_write_at_first_sight_moves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_right_before_the_watch_has_told_anything_is_no_evidence() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "value").await;
+    let (_silent, events) = mpsc::unbounded_channel();
+    let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
+    let guard = Guard::new(store, lease(1), "guarded/").unwrap();
+    assert!(matches!(end(guard.ensure("key", want("value"))).await, Ending::Satisfied));
+    assert_eq!(guard.lease().snapshot().counters.evidence, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_right_when_we_saw_it_last_and_still_is_when_we_read_it_is_no_evidence() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "ours").await;
+    // The watch is so slow that only reading can tell.
+    let network = Network { watch: 1000 * SECOND, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    put(&store, KEY, "ours, edited").await;
+    assert!(matches!(end(replica.guard.ensure("key", want_word("ours"))).await, Ending::Satisfied));
+    assert_eq!(replica.counters().evidence, 0);
+    assert_eq!(replica.guard.lease().status().role, Role::Election);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_that_must_exist_is_not_created() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;

@@ -32,7 +32,11 @@ fn all_promises_hold_whatever_a_seed_draws() {
             let plan = Plan::drawn(seed);
             match plan.run() {
                 Ok(tally) => total = total + tally,
-                Err(violation) => panic!("seed {seed}: {violation}\nshrunk: {:#?}", plan.shrink()),
+                Err(violation) => {
+                    // At once, because to shrink it may take long.
+                    println!("seed {seed}: {violation}");
+                    panic!("seed {seed}: {violation}\nshrunk: {:#?}", plan.shrink())
+                }
             }
         }
     };

@@ -258,6 +258,25 @@ fn a_hung_attempt_during_an_outage_delays_the_next_one_no_longer_than_its_deadli
 }
 
 #[test]
+fn after_the_pause_of_an_outage_a_follower_too_tries_its_own_keys_one_at_a_time() {
+    let mut world = World::long_following(1);
+    world.wants_many(3);
+    for _ in 0..3 {
+        let attempt = world.outlasts_patience_under_evidence();
+        world.ends(attempt, Outcome::Extend);
+    }
+    world.wants("0");
+    let attempt = world.one();
+    world.ends(attempt, Outcome::Failed);
+    world.wants_many(3);
+    let attempt = world.sleeps_for_one();
+    world.pass(ms(1));
+    assert!(world.polls().is_empty(), "one finds out");
+    world.ends(attempt, Outcome::Extend);
+    assert_eq!(world.sleeps().len(), 1, "the first key waits for its retry");
+}
+
+#[test]
 fn a_panic_concerns_its_key_only() {
     for seed in SEEDS {
         for mut world in [World::new(seed), World::leading_wide(seed, 4), World::following(seed)] {

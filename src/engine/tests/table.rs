@@ -549,6 +549,20 @@ fn whoever_is_not_elected_follows_and_runs_nothing_for_however_long() {
 }
 
 #[test]
+fn whoever_was_elected_runs_nothing_once_the_time_is_over_until_it_is_elected_again() {
+    let mut world = World::new(1);
+    world.engine.handle_elected(world.now, world.now + secs(100));
+    world.wants("a");
+    let attempt = world.one();
+    world.ends(attempt, Outcome::Conflict);
+    world.pass(secs(100));
+    world.wants("b");
+    assert!(world.polls().is_empty(), "not even a probe: nobody told that the election is over");
+    world.engine.handle_elected(world.now, world.now + secs(100));
+    assert_eq!(keys(&world.polls()), ["a"], "slowly, as after any pause");
+}
+
+#[test]
 fn a_time_that_has_passed_elects_nobody() {
     let mut world = World::new(1);
     world.engine.handle_elected(world.now, world.now);
