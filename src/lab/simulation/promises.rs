@@ -3,10 +3,19 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use super::{
-    Algorithm, Violation,
+    Algorithm, Member, Violation,
     replica::Value,
     world::{QUIET, Slot, World},
 };
+use crate::engine::{Counters, Role};
+
+/// What changes no more once a leader has settled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Settled {
+    won: u64,
+    suspicions: u64,
+    refused: u64,
+}
 
 impl World<'_> {
     /// How often all is looked at; more rarely if that takes long.
@@ -57,7 +66,8 @@ impl World<'_> {
             }
         }
         self.tally.oldest = self.tally.oldest.max(oldest_of_all);
-        self.check_leaders()
+        self.check_leaders()?;
+        self.check_stability()
     }
 
     /// At the end nothing is pending, and all is as it should be.
@@ -128,6 +138,58 @@ impl World<'_> {
         Ok(())
     }
 
+    /// One group that wants the same, whose leader has settled and has nothing in its way, changes nothing any more.
+    fn check_stability(&mut self) -> Result<(), Violation> {
+        let calm = self.now.saturating_sub(self.plan.storm);
+        let all_want = |member: &Member| {
+            let first = &self.plan.members[0];
+            (member.first_key, member.keys, member.group) == (first.first_key, first.keys, first.group)
+        };
+        let is_easy = self.plan.cadence >= 8 * self.plan.latency && self.plan.members.iter().all(all_want);
+        let is_steady = self.now + QUIET < self.plan.storm + self.plan.calm;
+        if calm < SETTLED || !is_steady || !is_easy || self.plan.election.is_some() {
+            return Ok(());
+        }
+        let engines = || self.slots.iter().filter_map(|slot| slot.replica.as_ref()?.contender.engine());
+        let sum = |of: fn(&Counters) -> u64| engines().map(|engine| of(&engine.counters())).sum::<u64>();
+        let now =
+            Settled { won: sum(|c| c.won), suspicions: sum(|c| c.suspicions), refused: self.tally.refused };
+        let leads = |slot: &Slot| slot.replica.as_ref().is_some_and(|replica| replica.is_leader(self.now));
+        if !self.slots.iter().any(leads) {
+            return Ok(());
+        }
+        let Some(before) = self.settled else {
+            self.settled = Some(now);
+            return Ok(());
+        };
+        if now != before {
+            let detail = format!("{before:?} became {now:?}:\n{}", self.standing());
+            return Err(self.violation("a leader that has settled stays, unchallenged", 0, detail));
+        }
+        Ok(())
+    }
+
+    /// Who competes makes one attempt at a time, and nobody any who is not elected. This many have just begun.
+    pub fn check_begins(&mut self, one: usize, count: usize) -> Result<(), Violation> {
+        let now = self.now;
+        let replica = self.replica(one);
+        let leads = replica.is_leader(now);
+        let Some(engine) = replica.contender.engine().filter(|_| count > 0) else { return Ok(()) };
+        let competes = match engine.role() {
+            Role::Election => true,
+            Role::Leader => !leads,
+            Role::Follower => false,
+        };
+        let out = replica.attempts_since(now.saturating_sub(SLOT));
+        if competes && out > 1 {
+            return Err(self.violation("who competes makes one attempt at a time", one, out));
+        }
+        if self.plan.election.is_some() && !leads {
+            return Err(self.violation("nobody works who is not elected", one, count));
+        }
+        Ok(())
+    }
+
     /// No write that landed is undone by one that knew less.
     pub fn check_write(&self, one: usize, key: usize, value: Value) -> Result<(), Violation> {
         let before = self.store[key];
@@ -163,6 +225,8 @@ impl World<'_> {
     }
 }
 
+/// For so long an attempt holds its slot, by any clock.
+const SLOT: Duration = Duration::from_secs(4);
 /// Between two looks at what must hold.
 const CHECK: Duration = Duration::from_millis(250);
 /// Attempts are counted over this time.

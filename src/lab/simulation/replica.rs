@@ -205,6 +205,11 @@ impl Replica {
         self.flying.get(&key).map(|flying| Begin { key, began: flying.started, fence: flying.fence })
     }
 
+    /// How many attempts are out that began after `since`.
+    pub fn attempts_since(&self, since: Duration) -> usize {
+        self.flying.values().filter(|flying| flying.started > since).count()
+    }
+
     /// What was read. Returns the round to write; none, if there is nothing to write, which ends the attempt.
     pub fn read(&mut self, now: Duration, key: usize, value: Value) -> Option<u64> {
         let group = self.member.group;

@@ -12,6 +12,7 @@ use super::{
     election::Election,
     event::{Agenda, Event},
     post::{Letter, Post},
+    promises::Settled,
     replica::{Begin, Change, Replica, Value},
 };
 use crate::work::Outcome;
@@ -40,6 +41,8 @@ pub(super) struct World<'a> {
     pub wanted: VecDeque<Duration>,
     /// Since when nobody leads, of each group.
     pub leaderless: HashMap<u8, Duration>,
+    /// Where it stood once a leader had settled.
+    pub settled: Option<Settled>,
     pub tally: Tally,
     laps: Vec<Lap>,
     /// How many keys are not at the last round yet.
@@ -88,6 +91,7 @@ impl<'a> World<'a> {
             struck: vec![None; plan.faults.len()],
             wanted: VecDeque::new(),
             leaderless: HashMap::new(),
+            settled: None,
             tally: Tally::default(),
             laps: Vec::new(),
             behind: 0,
@@ -319,6 +323,7 @@ impl<'a> World<'a> {
         let (now, life) = (self.now, self.slots[one].life);
         let begins = self.replica(one).polls(now);
         let begins = begins.map_err(|key| self.violation("no key has two attempts at once", one, key))?;
+        self.check_begins(one, begins.len())?;
         for Begin { key, .. } in begins {
             let request = self.request(one, key, None);
             let at = self.now + self.half();
