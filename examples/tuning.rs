@@ -116,7 +116,9 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     }
 
     println!("\n## What if\n");
-    sweep::run(options.runs * 10)?;
+    sweep::calm(options.runs * 10)?;
+    println!("\n## What if, under faults\n");
+    sweep::faults(options.runs * 50);
     Ok(())
 }
 

@@ -14,7 +14,7 @@ pub struct Plot {
     lines: [Line; 3],
 }
 
-/// Zero has no place on such an axis: it is shown here.
+/// Zero has no place on such an axis: it is shown at the bottom.
 const LEAST: f64 = 0.1;
 
 impl Plot {
@@ -26,7 +26,7 @@ impl Plot {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let most =
             |of: fn(&(f64, f64)) -> f64| points().map(of).filter(|x| x.is_finite()).fold(1.0, f64::max);
-        let (right, top) = (most(|point| point.0), most(|point| point.1) * 1.5);
+        let (right, top) = (most(|point| point.0), most(|point| point.1) * 10.0);
         let root = SVGBackend::new(path, (720, 440)).into_drawing_area();
         root.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&root)
@@ -35,8 +35,13 @@ impl Plot {
             .x_label_area_size(36)
             .y_label_area_size(56)
             .build_cartesian_2d((1.0..right).log_scale(), (LEAST..top).log_scale())?;
-        let label = |y: &f64| if *y <= LEAST { "0".to_owned() } else { format!("{y}") };
-        chart.configure_mesh().x_desc("replicas").y_label_formatter(&label).light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc("replicas")
+            .y_desc("0.1 and less: at the bottom")
+            .x_label_formatter(&|x| x.to_string())
+            .light_line_style(WHITE)
+            .draw()?;
         for (line, colour) in self.lines.iter().zip([BLUE, RED, BLACK]) {
             let points = line.points.iter().map(|(x, y)| (*x, y.clamp(LEAST, top)));
             chart

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use writerlease::lab::simulation::{Plan, Tuning, Violation};
+use writerlease::lab::simulation::{Plan, Tally, Tuning, Violation};
 
 use crate::course::{Course, Figures, measure};
 
@@ -24,23 +24,56 @@ const CHANGES: [Change; 8] = [
 /// Replicas times keys of a run: more take too long.
 const MOST: usize = 20_000;
 
-pub fn run(runs: u64) -> Result<(), Violation> {
+/// What comes of each change, if nothing goes wrong but that the leader dies.
+pub fn calm(runs: u64) -> Result<(), Violation> {
     println!(
         "2 to 1000 replicas, 1 to 10,000 keys (not both: {MOST} in all), 1 to 200 ms, terms of 5 to 60 s, drawn evenly in their \
          logarithms; {runs} runs each.\n"
     );
     println!("{}", Figures::HEAD.replacen("| | replicas |", "| what | to |", 1));
-    for (name, values, change) in CHANGES {
-        for &to in values {
-            let mut tuning = Tuning::default();
-            change(&mut tuning, to);
-            let is_default = tuning == Tuning::default();
-            let figures = Figures::of(&measure((0..runs).map(|seed| course(seed, tuning)))?);
-            let to = if is_default { format!("**{to}**") } else { to.to_string() };
-            println!("| {name} | {to} | {figures} |");
-        }
+    for (what, tuning) in changes() {
+        let figures = Figures::of(&measure((0..runs).map(|seed| course(seed, tuning)))?);
+        println!("{what} {figures} |");
     }
     Ok(())
+}
+
+/// The same under the faults that seeds draw.
+pub fn faults(runs: u64) {
+    println!(
+        "Broken promises, refused writes, leaderships won and suspicions in {runs} drawn plans; the oldest pending key and the \
+              longest time without a leader, once all was well.\n"
+    );
+    println!(
+        "| what | to | broken | refused | won | suspicions | oldest, s | leaderless, s |\n|---|---|---|---|---|---|---|---|"
+    );
+    for (what, tuning) in changes() {
+        let mut broken = 0;
+        let mut total = Tally::default();
+        for seed in 0..runs {
+            let mut plan = Plan::drawn(seed);
+            plan.tuning = tuning;
+            match plan.run() {
+                Ok(tally) => total = total + tally,
+                Err(_) => broken += 1,
+            }
+        }
+        let Tally { refused, won, suspicions, oldest, leaderless, .. } = total;
+        let (oldest, leaderless) = (oldest.as_secs(), leaderless.as_secs());
+        println!("{what} {broken} | {refused} | {won} | {suspicions} | {oldest} | {leaderless} |");
+    }
+}
+
+/// The beginning of a row, and the figures.
+fn changes() -> impl Iterator<Item = (String, Tuning)> {
+    CHANGES.into_iter().flat_map(|(name, values, change)| {
+        values.iter().map(move |&to| {
+            let mut tuning = Tuning::default();
+            change(&mut tuning, to);
+            let to = if tuning == Tuning::default() { format!("**{to}**") } else { to.to_string() };
+            (format!("| {name} | {to} |"), tuning)
+        })
+    })
 }
 
 /// The same for each seed, but for the tuning.
