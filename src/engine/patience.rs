@@ -57,7 +57,7 @@ impl Patience {
     }
 
     /// That of the first to suspect.
-    fn unspread(&self) -> Duration {
+    pub fn unspread(&self) -> Duration {
         self.now.saturating_sub(seconds(self.spread * self.place))
     }
 
@@ -112,15 +112,11 @@ mod tests {
         (Patience::new(&config, &mut dice), dice)
     }
 
-    fn without_spread(patience: &Patience) -> Duration {
-        patience.current() - seconds(patience.spread * patience.place())
-    }
-
     #[test]
     fn patience_is_one_second_before_the_first_sample_and_spread_over_two() {
         for seed in 0..100 {
             let (patience, _) = adaptive(seed);
-            assert_eq!(without_spread(&patience), seconds(1.0));
+            assert_eq!(patience.unspread(), seconds(1.0));
             assert!(patience.current() < seconds(3.0));
         }
     }
@@ -129,16 +125,16 @@ mod tests {
     fn samples_set_it_as_rfc_6298_sets_the_retransmission_timeout() {
         let (mut patience, _) = adaptive(1);
         patience.sample(Duration::from_secs(2));
-        assert_eq!(without_spread(&patience).as_millis(), 2_000 + 4 * 1_000);
+        assert_eq!(patience.unspread().as_millis(), 2_000 + 4 * 1_000);
         patience.sample(Duration::from_secs(2));
-        assert_eq!(without_spread(&patience).as_millis(), 2_000 + 4 * 750);
+        assert_eq!(patience.unspread().as_millis(), 2_000 + 4 * 750);
     }
 
     #[test]
     fn fast_leaders_never_bring_it_below_the_minimum() {
         let (mut patience, _) = adaptive(2);
         (0..100).for_each(|_| patience.sample(Duration::from_millis(1)));
-        assert_eq!(without_spread(&patience), MIN);
+        assert_eq!(patience.unspread(), MIN);
     }
 
     #[test]
@@ -159,9 +155,9 @@ mod tests {
         patience.sample(Duration::from_secs(1));
         patience.refuted(&mut dice);
         patience.refuted(&mut dice);
-        assert_eq!(without_spread(&patience).as_millis(), 4 * 3_000);
+        assert_eq!(patience.unspread().as_millis(), 4 * 3_000);
         patience.sample(Duration::from_secs(1));
-        assert_eq!(without_spread(&patience).as_millis(), 1_000 + 4 * 375);
+        assert_eq!(patience.unspread().as_millis(), 1_000 + 4 * 375);
     }
 
     #[test]

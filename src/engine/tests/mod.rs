@@ -258,7 +258,7 @@ impl World {
 
     /// Patience without this replica's place in its spread of two seconds.
     fn unspread(&self) -> Duration {
-        self.engine.patience() - secs(2).mul_f64(self.engine.patience.place())
+        self.engine.patience.unspread()
     }
 
     /// The attempt of a key that the leader doesn't do while it does others.

@@ -9,7 +9,7 @@ use super::{
     contender::Contender,
     event::Event,
     replica::{Replica, Value},
-    world::{Slot, World},
+    world::World,
 };
 use crate::config::Builder;
 
@@ -46,8 +46,7 @@ impl World<'_> {
             FaultKind::Crash(one) => self.crashes(one),
             FaultKind::CrashLeader => {
                 let now = self.now;
-                let leads = |slot: &Slot| slot.replica.as_ref().is_some_and(|replica| replica.is_leader(now));
-                self.struck[fault] = self.slots.iter().position(leads);
+                self.struck[fault] = self.slots.iter().position(|slot| slot.leads(now));
                 if let Some(leader) = self.struck[fault] {
                     self.crashes(leader);
                 }

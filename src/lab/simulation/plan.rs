@@ -1,6 +1,6 @@
 //! What happens in a run.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -71,6 +71,12 @@ pub struct Member {
     pub group: u8,
     /// How fast its clock runs.
     pub rate: f64,
+}
+
+impl Member {
+    pub(super) fn range(&self) -> Range<usize> {
+        self.first_key..self.first_key + self.keys
+    }
 }
 
 /// Something that goes wrong for a while.

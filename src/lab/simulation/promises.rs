@@ -24,7 +24,7 @@ impl World<'_> {
     }
 
     pub fn check(&mut self) -> Result<(), Violation> {
-        let (now, calm) = (self.now, self.now.saturating_sub(self.plan.storm));
+        let (now, calm) = (self.now, self.calm());
         self.wanted.retain(|at| now - *at <= SPAN);
         let mut oldest_of_all = Duration::ZERO;
         for one in 0..self.slots.len() {
@@ -87,8 +87,8 @@ impl World<'_> {
             for (key, value) in self.store.iter().enumerate() {
                 let Some(goal) = replica.goal(key) else { continue };
                 let is_disputed = || {
-                    let others = self.plan.members.iter().filter(|other| other.group != value.group);
-                    others.clone().any(|other| (other.first_key..other.first_key + other.keys).contains(&key))
+                    let mut others = self.plan.members.iter().filter(|other| other.group != value.group);
+                    others.any(|other| other.range().contains(&key))
                 };
                 if value.round < goal || (value.group != self.plan.members[one].group && !is_disputed()) {
                     let detail = format!("key {key} is at {value:?}, round {goal} is wanted");
@@ -101,23 +101,19 @@ impl World<'_> {
 
     /// Of the replicas that want the same, exactly one leads in the end. An election never lets two.
     pub fn check_leaders(&mut self) -> Result<(), Violation> {
-        let now = self.now;
-        let calm = now.saturating_sub(self.plan.storm);
-        let is_steady = now + QUIET < self.plan.storm + self.plan.calm;
+        let (now, calm) = (self.now, self.calm());
+        let (is_steady, is_easy) = (self.is_steady(), self.is_easy());
         if self.plan.algorithm != Algorithm::Lease || !self.checks {
             return Ok(());
         }
         let mut leaders: HashMap<u8, usize> = HashMap::new();
         for (slot, member) in self.slots.iter().zip(&self.plan.members) {
-            let leads = slot.replica.as_ref().is_some_and(|replica| replica.is_leader(now));
-            *leaders.entry(member.group).or_default() += usize::from(leads);
+            *leaders.entry(member.group).or_default() += usize::from(slot.leads(now));
         }
         for (group, leaders) in leaders {
             let mut ranges = self.plan.members.iter().filter(|member| member.group == group);
-            let first = ranges.next().map(|member| (member.first_key, member.keys));
-            let are_same = ranges.all(|member| Some((member.first_key, member.keys)) == first);
-            // Where one alone would keep up.
-            let is_easy = self.plan.cadence >= 8 * self.plan.latency;
+            let first = ranges.next().map(Member::range);
+            let are_same = ranges.all(|member| Some(member.range()) == first);
             let is_alone = self.plan.members.iter().all(|member| member.group == group);
             let is_settled = calm > SETTLED && is_steady && are_same && (is_easy || is_alone);
             if leaders > 1 && (is_settled || self.plan.election.is_some()) {
@@ -140,22 +136,21 @@ impl World<'_> {
 
     /// One group that wants the same, whose leader has settled and has nothing in its way, changes nothing any more.
     fn check_stability(&mut self) -> Result<(), Violation> {
-        let calm = self.now.saturating_sub(self.plan.storm);
-        let all_want = |member: &Member| {
-            let first = &self.plan.members[0];
-            (member.first_key, member.keys, member.group) == (first.first_key, first.keys, first.group)
-        };
-        let is_easy = self.plan.cadence >= 8 * self.plan.latency && self.plan.members.iter().all(all_want);
-        let is_steady = self.now + QUIET < self.plan.storm + self.plan.calm;
-        if calm < SETTLED || !is_steady || !is_easy || self.plan.election.is_some() {
+        let first = &self.plan.members[0];
+        let all_want = |member: &Member| (member.range(), member.group) == (first.range(), first.group);
+        if self.calm() < SETTLED
+            || !self.is_steady()
+            || !self.is_easy()
+            || !self.plan.members.iter().all(all_want)
+            || self.plan.election.is_some()
+        {
             return Ok(());
         }
         let engines = || self.slots.iter().filter_map(|slot| slot.replica.as_ref()?.contender.engine());
         let sum = |of: fn(&Counters) -> u64| engines().map(|engine| of(&engine.counters())).sum::<u64>();
         let now =
             Settled { won: sum(|c| c.won), suspicions: sum(|c| c.suspicions), refused: self.tally.refused };
-        let leads = |slot: &Slot| slot.replica.as_ref().is_some_and(|replica| replica.is_leader(self.now));
-        if !self.slots.iter().any(leads) {
+        if !self.slots.iter().any(|slot| slot.leads(self.now)) {
             return Ok(());
         }
         let Some(before) = self.settled else {
@@ -171,10 +166,14 @@ impl World<'_> {
 
     /// Who competes makes one attempt at a time, and nobody any who is not elected. This many have just begun.
     pub fn check_begins(&mut self, one: usize, count: usize) -> Result<(), Violation> {
+        // Most polls begin nothing.
+        if count == 0 {
+            return Ok(());
+        }
         let now = self.now;
         let replica = self.replica(one);
         let leads = replica.is_leader(now);
-        let Some(engine) = replica.contender.engine().filter(|_| count > 0) else { return Ok(()) };
+        let Some(engine) = replica.contender.engine() else { return Ok(()) };
         let competes = match engine.role() {
             Role::Election => true,
             Role::Leader => !leads,
@@ -198,6 +197,21 @@ impl World<'_> {
             return Err(self.violation("no write is lost", one, detail));
         }
         Ok(())
+    }
+
+    /// For how long all has been well.
+    fn calm(&self) -> Duration {
+        self.now.saturating_sub(self.plan.storm)
+    }
+
+    /// Whether there is still work.
+    fn is_steady(&self) -> bool {
+        self.now + QUIET < self.plan.storm + self.plan.calm
+    }
+
+    /// Whether one alone keeps up.
+    fn is_easy(&self) -> bool {
+        self.plan.cadence >= 8 * self.plan.latency
     }
 
     /// How it stands, for whoever has to find out why.

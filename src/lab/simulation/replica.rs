@@ -8,6 +8,7 @@ use std::{
 use super::{
     Member,
     contender::{Contender, Start},
+    event::nanos,
 };
 use crate::{
     engine::Timestamp,
@@ -88,11 +89,6 @@ impl Page {
         self.first = None;
         self.later.clear();
     }
-}
-
-/// Cheaper than `as_nanos`, which has more bits than there are years.
-fn nanos(time: Duration) -> u64 {
-    time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos())
 }
 
 /// An attempt that is out.

@@ -72,6 +72,12 @@ pub(super) struct Slot {
     pub asked: Duration,
 }
 
+impl Slot {
+    pub fn leads(&self, now: Duration) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.is_leader(now))
+    }
+}
+
 impl<'a> World<'a> {
     pub fn new(plan: &'a Plan, checks: bool) -> Self {
         let mut world = Self {
@@ -141,7 +147,7 @@ impl<'a> World<'a> {
             Event::Round => self.next_round(),
             Event::Wants { one, round, .. } => {
                 let (plan, member, now) = (self.plan, self.plan.members[one], self.now);
-                for key in member.first_key..member.first_key + member.keys {
+                for key in member.range() {
                     if plan.is_wanted(key, round) {
                         self.replica(one).wants(now, key, round);
                     } else {
