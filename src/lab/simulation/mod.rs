@@ -35,6 +35,7 @@ mod plan;
 mod post;
 mod promises;
 mod replica;
+mod witness;
 mod world;
 
 use std::{fmt, ops::Add, time::Duration};

@@ -47,6 +47,15 @@ impl World<'_> {
             let by_work = self.plan.term.mul_f64(1.1) + engine.echo() * self.plan.tuning.rival_echoes;
             let most = self.plan.election.unwrap_or(by_work);
             let lease = engine.lease_end() - replica.local(now);
+            let latest = replica.witness.latest_end(engine);
+            if self.plan.election.is_none() && replica.is_leader(now) && engine.lease_end() > latest {
+                let detail = format!("{:?}, not {latest:?}", engine.lease_end());
+                return Err(self.violation(
+                    "a leader's lease counts from the start of its attempts",
+                    one,
+                    detail,
+                ));
+            }
             if !slot.paused && lease > most {
                 let detail = format!("{lease:?}, {most:?} allowed");
                 return Err(self.violation("a lease ends within its bounds", one, detail));
@@ -164,6 +173,12 @@ impl World<'_> {
         Ok(())
     }
 
+    /// What an engine was told moved it as it should.
+    pub fn check_witness(&self, one: usize) -> Result<(), Violation> {
+        let broken = self.slots[one].replica.as_ref().and_then(|replica| replica.witness.broken());
+        broken.map_or(Ok(()), |(promise, detail)| Err(self.violation(promise, one, detail)))
+    }
+
     /// Who competes makes one attempt at a time, and nobody any who is not elected. This many have just begun.
     pub fn check_begins(&mut self, one: usize, count: usize) -> Result<(), Violation> {
         // Most polls begin nothing.
@@ -173,6 +188,7 @@ impl World<'_> {
         let now = self.now;
         let replica = self.replica(one);
         let leads = replica.is_leader(now);
+        let is_silent = replica.witness.is_silent();
         let Some(engine) = replica.contender.engine() else { return Ok(()) };
         let competes = match engine.role() {
             Role::Election => true,
@@ -182,6 +198,13 @@ impl World<'_> {
         let out = replica.attempts_since(now.saturating_sub(SLOT));
         if competes && out > 1 {
             return Err(self.violation("who competes makes one attempt at a time", one, out));
+        }
+        if is_silent && out > 1 {
+            return Err(self.violation(
+                "one attempt at a time finds out whether the store is back",
+                one,
+                out,
+            ));
         }
         if self.plan.election.is_some() && !leads {
             return Err(self.violation("nobody works who is not elected", one, count));

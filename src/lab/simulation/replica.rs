@@ -9,6 +9,7 @@ use super::{
     Member,
     contender::{Contender, Start},
     event::nanos,
+    witness::{Standing, Witness},
 };
 use crate::{
     engine::Timestamp,
@@ -44,6 +45,7 @@ pub(super) struct Replica {
     flying: BTreeMap<usize, Flying>,
     /// The fence of the leadership that it has won last, if elections are held.
     fence: Option<u64>,
+    pub witness: Witness,
 }
 
 /// What a replica knows of a key, and wants of it.
@@ -96,6 +98,8 @@ struct Flying {
     start: Start,
     started: Duration,
     fence: Option<u64>,
+    /// None, if no engine began it.
+    standing: Option<Standing>,
     /// Changes that came meanwhile.
     held: Vec<Change>,
 }
@@ -128,6 +132,7 @@ impl Replica {
             listed: false,
             flying: BTreeMap::new(),
             fence: None,
+            witness: Witness::default(),
         }
     }
 
@@ -188,7 +193,12 @@ impl Replica {
         let mut begins = Vec::new();
         while let Some(start) = self.contender.starts(local) {
             let (key, fence) = (start.key, self.fence);
-            if self.flying.insert(key, Flying { start, started: now, fence, held: Vec::new() }).is_some() {
+            let standing = self.standing(now);
+            if let Some(engine) = self.contender.engine() {
+                self.witness.begins(engine, local);
+            }
+            let flying = Flying { start, started: now, fence, standing, held: Vec::new() };
+            if self.flying.insert(key, flying).is_some() {
                 return Err(key);
             }
             begins.push(Begin { key, began: now, fence });
@@ -225,7 +235,7 @@ impl Replica {
                 page.wrong = false;
                 page.forget();
                 if by_other {
-                    self.contender.extends(self.local(now), key, value.order);
+                    self.extends(now, key, value.order);
                 }
                 self.lands(now, key, Outcome::Unchanged.done());
                 None
@@ -245,6 +255,11 @@ impl Replica {
         self.lands(now, key, Outcome::Extend.done().at_order(Some(value.order)));
     }
 
+    /// How the engine stands now.
+    fn standing(&self, now: Duration) -> Option<Standing> {
+        self.contender.engine().map(|engine| Standing::of(engine, self.local(now)))
+    }
+
     /// Our write was refused, or nobody knows what became of it.
     pub fn failed(&mut self, now: Duration, key: usize, outcome: Outcome, sent: Option<u64>) {
         if sent.is_some() {
@@ -255,8 +270,13 @@ impl Replica {
 
     fn lands(&mut self, now: Duration, key: usize, verdict: Verdict) {
         let Some(flying) = self.flying.remove(&key) else { return };
-        let local = self.local(now);
+        let (local, before) = (self.local(now), self.standing(now));
         self.contender.ends(local, flying.start, verdict);
+        if let Some(engine) = self.contender.engine()
+            && let Some((began, before)) = flying.standing.zip(before)
+        {
+            self.witness.ended(engine, began, before, verdict);
+        }
         for change in flying.held {
             self.hears(now, change);
         }
@@ -305,7 +325,7 @@ impl Replica {
         let evidence = was_wrong && !ours && !change.listing;
         if page.reach(value, group) {
             if evidence {
-                self.contender.extends(local, key, value.order);
+                self.extends(now, key, value.order);
             } else {
                 self.contender.removes(local, key);
             }
@@ -317,14 +337,26 @@ impl Replica {
             && let Some(round) = page.wanted()
         {
             // Not what we want by now, but what we wanted first.
-            self.contender.extends(local, key, value.order);
+            self.extends(now, key, value.order);
             self.contender.tries(local, key, round);
+        }
+    }
+
+    /// Somebody else did it.
+    fn extends(&mut self, now: Duration, key: usize, order: u64) {
+        let (local, before) = (self.local(now), self.standing(now));
+        self.contender.extends(local, key, order);
+        if let Some(engine) = self.contender.engine()
+            && let Some(before) = before
+        {
+            self.witness.heard(engine, before, order);
         }
     }
 
     /// It was elected, or is again, for so long from when it asked.
     pub fn elected(&mut self, now: Duration, asked: Duration, lasts: Duration, fence: u64) {
         self.fence = Some(fence);
+        self.witness.elected();
         let (local, until) = (self.local(now), self.local(asked) + lasts);
         if let Some(engine) = self.contender.engine_mut() {
             engine.handle_elected(local, until);

@@ -329,6 +329,7 @@ impl<'a> World<'a> {
         let (now, life) = (self.now, self.slots[one].life);
         let begins = self.replica(one).polls(now);
         let begins = begins.map_err(|key| self.violation("no key has two attempts at once", one, key))?;
+        self.check_witness(one)?;
         self.check_begins(one, begins.len())?;
         for Begin { key, .. } in begins {
             let request = self.request(one, key, None);
