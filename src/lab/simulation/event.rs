@@ -1,6 +1,10 @@
 //! What happens in the world, and when.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    time::Duration,
+};
 
 use super::replica::{Begin, Change, Value};
 use crate::work::Outcome;
@@ -13,6 +17,8 @@ pub(super) struct Agenda {
     serial: u64,
     events: Vec<Event>,
     free: Vec<usize>,
+    /// What comes in the order in which it is pushed. Most of it are timeouts of what was answered long before.
+    orderly: VecDeque<(u64, u64, Event)>,
 }
 
 impl Agenda {
@@ -31,7 +37,19 @@ impl Agenda {
         self.due.push(Reverse((nanos(at), self.serial, place)));
     }
 
+    /// Like `push`, of something that is due no earlier than what was pushed so before.
+    pub fn push_orderly(&mut self, at: Duration, event: Event) {
+        self.serial += 1;
+        self.orderly.push_back((nanos(at), self.serial, event));
+    }
+
     pub fn pop(&mut self) -> Option<(Duration, Event)> {
+        if let Some(&(at, serial, event)) = self.orderly.front()
+            && self.due.peek().is_none_or(|Reverse(next)| (at, serial) < (next.0, next.1))
+        {
+            self.orderly.pop_front();
+            return Some((Duration::from_nanos(at), event));
+        }
         let Reverse((at, _, place)) = self.due.pop()?;
         self.free.push(place);
         Some((Duration::from_nanos(at), self.events[place]))

@@ -352,7 +352,7 @@ impl<'a> World<'a> {
         self.serial += 1;
         let (request, life) = (self.serial, self.slots[one].life);
         self.slots[one].requests.insert(key, request);
-        self.at(self.now + REQUEST, Event::Timeout { one, life, key, request, sent });
+        self.agenda.push_orderly(self.now + REQUEST, Event::Timeout { one, life, key, request, sent });
         request
     }
 
