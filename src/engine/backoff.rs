@@ -81,10 +81,12 @@ impl Backoff {
         seconds(delay * (1.0 + 0.1 * dice.uniform()))
     }
 
-    /// How long one key waits after its `setbacks`-th refusal in a row: doubling, at most `cap`, jittered.
+    /// How long one key waits after its `setbacks`-th refusal in a row: doubling up to `cap`, jittered; and the cap by a tenth
+    /// more, or a rival that writes the key again and again might come first each time.
     pub fn after_refusal(&self, setbacks: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
         let doubled = self.base(floor) * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
-        seconds((doubled * (1.0 + self.jitter * dice.uniform())).min(cap.as_secs_f64()))
+        let place = dice.uniform();
+        seconds((doubled * (1.0 + self.jitter * place)).min(cap.as_secs_f64() * (1.0 + 0.1 * place)))
     }
 
     /// How long everything pauses after the `streak`-th failure in a row: exponential up to `cap`, and up to a tenth
@@ -161,10 +163,11 @@ mod tests {
         let cap = Duration::from_secs(3);
         let mut dice = Dice::seeded(4);
         for n in 1..100 {
-            assert!(backoff.after_refusal(n, Duration::ZERO, cap, &mut dice) <= cap);
+            assert!(backoff.after_refusal(n, Duration::ZERO, cap, &mut dice) <= cap.mul_f64(1.1));
             assert!(backoff.after_failure(n, Duration::ZERO, cap, &mut dice) <= cap.mul_f64(1.1));
         }
         assert!(backoff.after_failure(100, Duration::ZERO, cap, &mut dice) >= cap);
+        assert!(backoff.after_refusal(100, Duration::ZERO, cap, &mut dice) >= cap);
     }
 
     #[test]

@@ -9,12 +9,15 @@
 //! # What must hold
 //!
 //! All along: no write is undone by one that knew less; no key has two attempts at once in one replica; the window, patience
-//! and the lease stay within their bounds; no replica hurries; an election lets no two lead.
+//! and the lease stay within their bounds, and a leader's lease counts from the start of its attempts; news older than the
+//! write that won depose nobody; no replica hurries, and while the store gives no answer it makes one attempt at a time, after
+//! a pause; an election lets no two lead.
 //!
-//! Once all has been well for 45 s: no key is pending for longer than that, whoever else is alive. Once it has been for 60 s:
-//! no two of the replicas that want the same lead at once. Where work comes no faster than once in eight round trips, nobody
-//! leads for two minutes at most; seconds are usual. (Groups that want different values of the same keys, and faster than
-//! they can be written, may have two leaders each.) At the end: nothing is pending, and all is as it should be.
+//! Once all has been well for 45 s: no key is pending for longer than that, whoever else is alive; but 150 s, if groups want
+//! different values of it more often than once in eight round trips, because then it is luck who writes. Once it has been for
+//! 60 s: no two of the replicas that want the same lead at once. Where work comes no faster than once in eight round trips,
+//! nobody leads for two minutes at most; seconds are usual. (Groups that fight over keys like that may have two leaders each.)
+//! At the end: nothing is pending, and all is as it should be.
 //!
 //! ```
 //! use writerlease::lab::simulation::Plan;

@@ -152,9 +152,9 @@ impl Replica {
         self.contender.is_leader(self.local(now))
     }
 
-    /// Since when the key is pending that has been for the longest.
-    pub fn oldest(&self) -> Option<(Duration, usize)> {
-        let pending = self.pages.iter().zip(self.member.first_key..);
+    /// Since when the key is pending that has been for the longest, of these.
+    pub fn oldest(&self, is_one: impl Fn(usize) -> bool) -> Option<(Duration, usize)> {
+        let pending = self.pages.iter().zip(self.member.first_key..).filter(|(_, key)| is_one(*key));
         pending.filter_map(|(page, key)| page.first.map(|(_, since)| (since, key))).min()
     }
 
