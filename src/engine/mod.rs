@@ -245,9 +245,12 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         // Idle replicas that get work at the same moment must not all go at once, each time.
         let idle = self.queue.len() == 0 && self.flights.out() == 0;
         if self.tenure.role() == Role::Election && idle && !self.tenure.summoned() {
-            let spread = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
             let now = self.advance(now());
-            self.election = now + seconds(spread * self.dice.sparse_early());
+            // A delay that still lasts is not drawn anew, or work that comes and goes would put it off for ever.
+            if self.election <= now {
+                let spread = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
+                self.election = now + seconds(spread * self.dice.sparse_early());
+            }
             return self.queue.push(|| now, key, work);
         }
         let clock = &mut self.clock;
@@ -604,7 +607,13 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         // older wants says nothing of the kind: it may be slow, and a write beside it would depose it; or that was the last
         // it did, and a write beside the dead would look like its sign of life. Nor does the age of a key from before it led, or
         // was heard again: it gets its time.
-        let patience = if self.queue.was_lent(oldest.slot) { self.patience.yielding() } else { patience };
+        let patience = if self.queue.was_lent(oldest.slot) {
+            self.patience.yielding()
+        } else if self.queue.holds_own() {
+            self.patience.unspread()
+        } else {
+            patience
+        };
         if oldest.since.max(self.tenure.signs_since()) + patience <= self.tenure.reached() {
             Step::Run(oldest, Kind::Overdue)
         } else {
@@ -630,8 +639,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     fn landed(&mut self, now: Timestamp, flight: &Flight, order: Option<u64>, current: bool) {
         if matches!(flight.kind, Kind::Overdue | Kind::Own) {
             // The leader lives and doesn't do this key, unless we learnt otherwise meanwhile. That moves neither role nor
-            // lease.
-            if !flight.cleared {
+            // lease. One that was our own when it started tells nothing new: its loan may have ended meanwhile.
+            if flight.kind == Kind::Overdue && !flight.cleared {
                 let key = self.queue.key(flight.slot).clone();
                 let loan = self.patience.current().saturating_mul(self.config.tuning.loan_patiences);
                 self.queue.make_own(now, key, loan);

@@ -3,10 +3,10 @@
 //! Such a key was overdue: others were seen at later work and passed it over. Who they are can't be seen from here. If it is
 //! a leader that doesn't want the key, it is ours for good. But it may be another follower with overdue keys of its own: each
 //! takes the other's writes for the leader's, and for good there would be none. So a key is lent. When the loan ends, we let
-//! go of it, and wait for longer than anybody else would. If somebody else wanted it all the time, they take it over, so that
-//! such keys gather in ever fewer hands; once the last of these let go, nobody writes any more, and somebody competes for the
-//! lease. If the key is overdue for us again, it is lent for twice as long. That a key which only we want has to wait becomes
-//! ever rarer, and no split lasts.
+//! go of it, and wait for longer than anybody else would. If somebody else wanted it all the time, they take it over; and who
+//! has such keys already is the first to, so that they gather in ever fewer hands. Once the last of these let go, nobody writes
+//! any more, and somebody competes for the lease. If the key is overdue for us again, it is lent for twice as long. That a key
+//! which only we want has to wait becomes ever rarer, and no split lasts.
 //!
 //! When a loan ends, all shorter ones do, too: it is our silence that tells the others. Longer ones go on, so that new keys do
 //! not hold up the ones that were found to be ours long ago. For the same reason whoever sees somebody take over a key lets go
@@ -23,6 +23,8 @@ use super::time::Timestamp;
 #[derive(Debug)]
 pub(super) struct Own<K> {
     loans: HashMap<K, Loan>,
+    /// How many of them run.
+    running: usize,
     /// When the loans end, by how many times they had ended before.
     ends: Vec<Option<Span>>,
 }
@@ -47,11 +49,15 @@ const DOUBLINGS: usize = 31;
 
 impl<K: Hash + Eq> Own<K> {
     pub fn new() -> Self {
-        Self { loans: HashMap::new(), ends: Vec::new() }
+        Self { loans: HashMap::new(), running: 0, ends: Vec::new() }
     }
 
     pub fn contains(&self, key: &K) -> bool {
         !self.loans.is_empty() && self.loans.get(key).is_some_and(|loan| loan.runs)
+    }
+
+    pub fn holds_any(&self) -> bool {
+        self.running > 0
     }
 
     /// It was ours until the loan ended.
@@ -62,7 +68,8 @@ impl<K: Hash + Eq> Own<K> {
     /// The key is ours for `first`, and for twice as long each time that nobody else did it in between; or for what is left
     /// of a loan of that length that runs already.
     pub fn lend(&mut self, now: Timestamp, key: K, first: Duration) {
-        let loan = self.loans.entry(key).or_insert(Loan { ended: 0, runs: true });
+        let loan = self.loans.entry(key).or_insert(Loan { ended: 0, runs: false });
+        self.running += usize::from(!loan.runs);
         loan.runs = true;
         let ended = loan.ended;
         if self.ends.len() <= ended {
@@ -74,8 +81,10 @@ impl<K: Hash + Eq> Own<K> {
 
     /// Somebody else does it.
     pub fn forget(&mut self, key: &K) {
-        if !self.loans.is_empty() {
-            self.loans.remove(key);
+        if !self.loans.is_empty()
+            && let Some(loan) = self.loans.remove(key)
+        {
+            self.running -= usize::from(loan.runs);
         }
     }
 
@@ -96,6 +105,7 @@ impl<K: Hash + Eq> Own<K> {
         self.ends[..=longest].fill(None);
         for loan in self.loans.values_mut() {
             if loan.runs && loan.ended <= longest {
+                self.running -= 1;
                 loan.runs = false;
                 loan.ended = (loan.ended + 1).min(DOUBLINGS);
             }
@@ -127,8 +137,10 @@ mod tests {
             assert!(!own.contains(&"key"));
             assert!(!own.end_due(now + Duration::from_secs(99)), "it has ended");
         }
+        assert!(!own.holds_any());
         own.forget(&"key");
         own.lend(now, "key", FIRST);
+        assert!(own.holds_any());
         assert!(own.end_due(now + FIRST), "somebody else did it, and it starts anew");
     }
 

@@ -324,6 +324,11 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         self.own.lend(now, key, first);
     }
 
+    /// Whether any key is ours.
+    pub fn holds_own(&self) -> bool {
+        self.own.holds_any()
+    }
+
     /// Somebody else does this key after all.
     pub fn disown(&mut self, key: &K) {
         self.own.forget(key);

@@ -1232,6 +1232,49 @@ fn a_key_that_nobody_else_does_waits_ever_more_rarely() {
     }
 }
 
+/// Found by the simulator (seed 48470): loans ended while their keys' writes were out, ran on for twice as long by these, and
+/// so nobody else got to do the keys for two minutes.
+#[test]
+fn a_write_of_an_own_key_that_is_out_when_its_loan_ends_does_not_lend_it_anew() {
+    for seed in SEEDS {
+        let mut world = World::long_following(seed);
+        let attempt = world.writes_overdue("a");
+        world.ends(attempt, Outcome::Extend);
+        let loan = world.engine.patience() * 2;
+        world.pass(loan - ms(1));
+        world.wants("a");
+        let ours = world.one();
+        world.pass(ms(2));
+        world.polls();
+        world.ends(ours, Outcome::Extend);
+        world.wants("a");
+        assert!(world.polls().is_empty(), "{seed}");
+    }
+}
+
+/// Found by the simulator (seed 45198): six followers passed overdue keys around among themselves for two minutes.
+#[test]
+fn who_has_overdue_keys_already_is_the_first_to_take_another() {
+    for seed in SEEDS {
+        let mut world = World::long_following(seed);
+        let patience = world.engine.patience();
+        let attempt = world.writes_overdue("a");
+        world.ends(attempt, Outcome::Extend);
+        let since = world.now;
+        let attempt = world.writes_overdue("b");
+        let waited = world.now - since;
+        assert!(waited >= world.unspread() && waited <= world.unspread() + ms(100), "{seed}: {waited:?}");
+        world.ends(attempt, Outcome::Extend);
+        // And not any more, once the loans have ended.
+        world.pass(patience * 4);
+        world.evidence("theirs");
+        world.polls();
+        let since = world.now;
+        let _attempt = world.writes_overdue("c");
+        assert!(world.now - since >= world.engine.patience(), "{seed}");
+    }
+}
+
 #[test]
 fn who_sees_a_key_done_late_lets_go_of_those_that_were_its_own_for_half_of_their_loan() {
     for seed in SEEDS {
