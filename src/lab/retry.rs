@@ -26,11 +26,11 @@ pub(super) struct Retrier<S> {
 }
 
 /// `retry.DefaultRetry`: 5 steps, 10 ms, factor 1, jitter 0.1.
-const STEPS: usize = 5;
-const PAUSE: Duration = Duration::from_millis(10);
-const JITTER: f64 = 0.1;
+pub(super) const STEPS: u32 = 5;
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const JITTER: f64 = 0.1;
 /// `workqueue.DefaultTypedControllerRateLimiter`: 5 ms, doubled with each failure, at most 1000 s.
-const REQUEUE: Duration = Duration::from_millis(5);
+pub(super) const REQUEUE: Duration = Duration::from_millis(5);
 const LONGEST_REQUEUE: Duration = Duration::from_secs(1000);
 
 impl<S: Store> Retrier<S> {

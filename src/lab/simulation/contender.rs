@@ -11,6 +11,7 @@ use super::Algorithm;
 use crate::{
     config::Config,
     engine::{AttemptId, Engine, Timestamp},
+    lab::retry::{JITTER, PAUSE, REQUEUE, STEPS},
     work::{Outcome, Verdict},
 };
 
@@ -277,13 +278,6 @@ pub(super) struct Retrier {
     conflicts: BTreeMap<usize, u32>,
     dice: SmallRng,
 }
-
-/// `retry.DefaultRetry`: 5 steps, 10 ms, jitter 0.1.
-const STEPS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(10);
-const JITTER: f64 = 0.1;
-/// `workqueue.DefaultTypedControllerRateLimiter`: 5 ms, doubled with each failure.
-const REQUEUE: Duration = Duration::from_millis(5);
 
 impl Retrier {
     fn new(config: &Config) -> Self {
