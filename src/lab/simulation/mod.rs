@@ -13,11 +13,11 @@
 //! write that won depose nobody; no replica hurries, and while the store gives no answer it makes one attempt at a time, after
 //! a pause; an election lets no two lead.
 //!
-//! Once all has been well for 45 s: no key is pending for longer than that, whoever else is alive; but 150 s, if groups want
-//! different values of it more often than once in eight round trips, because then it is luck who writes. Once it has been for
-//! 60 s: no two of the replicas that want the same lead at once. Where work comes no faster than once in eight round trips,
-//! nobody leads for two minutes at most; seconds are usual. (Groups that fight over keys like that may have two leaders each.)
-//! At the end: nothing is pending, and all is as it should be.
+//! Once all has been well for a term and half a minute: no key is pending for longer than that, whoever else is alive (seconds
+//! are usual); but 150 s, if groups want different values of it more often than once in eight round trips, because then it is
+//! luck who writes. Once it has been for 60 s: no two of the replicas that want the same lead at once. Where work comes no
+//! faster than once in eight round trips, nobody leads for two minutes at most; seconds are usual. (Groups that fight over keys
+//! like that may have two leaders each.) At the end: nothing is pending, and all is as it should be.
 //!
 //! ```
 //! use writerlease::lab::simulation::Plan;

@@ -65,7 +65,7 @@ impl World<'_> {
                 let detail = format!("{} attempts in {SPAN:?}, {most} allowed", slot.begun.len());
                 return Err(self.violation("no replica exceeds its attempt rate", one, detail));
             }
-            for (disputed, longest) in [(false, OLD), (true, DISPUTED)] {
+            for (disputed, longest) in [(false, self.old()), (true, DISPUTED)] {
                 let Some((since, key)) = replica.oldest(|key| self.is_disputed(one, key) == disputed) else {
                     continue;
                 };
@@ -82,6 +82,13 @@ impl World<'_> {
         self.tally.oldest = self.tally.oldest.max(oldest_of_all);
         self.check_leaders()?;
         self.check_stability()
+    }
+
+    /// What was wanted last gets as long as anything else.
+    pub fn may_go_on(&self, at: Duration) -> bool {
+        let last = (self.plan.storm + self.plan.calm).saturating_sub(QUIET) + self.old();
+        let mut replicas = self.slots.iter().filter_map(|slot| slot.replica.as_ref());
+        self.checks && at <= last && replicas.any(|replica| replica.oldest(|_| true).is_some())
     }
 
     /// At the end nothing is pending, and all is as it should be.
@@ -227,6 +234,11 @@ impl World<'_> {
         Ok(())
     }
 
+    /// For how long a key may be pending.
+    fn old(&self) -> Duration {
+        self.plan.term + OLD
+    }
+
     /// For how long all has been well.
     fn calm(&self) -> Duration {
         self.now.saturating_sub(self.plan.storm)
@@ -280,8 +292,9 @@ const SLOT: Duration = Duration::from_secs(4);
 const CHECK: Duration = Duration::from_millis(250);
 /// Attempts are counted over this time.
 const SPAN: Duration = Duration::from_secs(10);
-/// No key is pending for longer, once all is well.
-const OLD: Duration = Duration::from_secs(45);
+/// Once all is well, no key is pending for longer than a term, above which patience never is, and this: attempts take their
+/// time, too, and may be refused.
+const OLD: Duration = Duration::from_secs(30);
 /// Nor any over which two groups fight than this.
 const DISPUTED: Duration = Duration::from_secs(150);
 /// Once all has been well for so long, no two lead.

@@ -120,7 +120,7 @@ impl<'a> World<'a> {
     pub fn run(mut self) -> Result<(Tally, Vec<Lap>), Violation> {
         let end = self.plan.storm + self.plan.calm;
         while let Some((at, event)) = self.agenda.pop()
-            && at <= end
+            && (at <= end || self.may_go_on(at))
         {
             self.now = at;
             self.handle(event)?;
