@@ -6,6 +6,12 @@
 //! ```
 //!
 //! Takes about a quarter of an hour on two cores; `--runs` says how many runs each point has.
+//!
+//! What a crowd takes, ten thousand replicas with a thousand keys, is mostly waiting for memory, which large pages shorten:
+//!
+//! ```sh
+//! GLIBC_TUNABLES=glibc.malloc.hugetlb=1 cargo run --profile long --features lab --example tuning -- --crowd
+//! ```
 
 #![allow(clippy::disallowed_methods, reason = "it says how long it took")]
 
