@@ -67,9 +67,8 @@ impl Backoff {
         }
         let mut delay = self.base(floor);
         if tick == 0 {
-            // No factor to jitter yet, and this is where the most wake at once. A base near the cap is jittered as the cap.
-            let place = dice.uniform();
-            return seconds((delay * (1.0 + self.jitter * place)).min(self.cap * (1.0 + 0.1 * place)));
+            // No factor to jitter yet, and this is where the most wake at once.
+            return self.jittered(delay, self.cap, dice);
         }
         for _ in 0..tick {
             delay *= self.factor * (1.0 + self.jitter * dice.uniform());
@@ -85,8 +84,13 @@ impl Backoff {
     /// more, or a rival that writes the key again and again might come first each time.
     pub fn after_refusal(&self, setbacks: u32, floor: Duration, cap: Duration, dice: &mut Dice) -> Duration {
         let doubled = self.base(floor) * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
+        self.jittered(doubled, cap.as_secs_f64(), dice)
+    }
+
+    /// What is jittered beyond the cap is the cap, and up to a tenth more.
+    fn jittered(&self, delay: f64, cap: f64, dice: &mut Dice) -> Duration {
         let place = dice.uniform();
-        seconds((doubled * (1.0 + self.jitter * place)).min(cap.as_secs_f64() * (1.0 + 0.1 * place)))
+        seconds((delay * (1.0 + self.jitter * place)).min(cap * (1.0 + 0.1 * place)))
     }
 
     /// How long everything pauses after the `streak`-th failure in a row: exponential up to `cap`, and up to a tenth

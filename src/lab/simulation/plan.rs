@@ -4,10 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::{
-    Lap, Tally, Violation,
-    world::{QUIET, World},
-};
+use super::{Lap, Tally, Violation, world::World};
 use crate::engine::Tuning;
 
 /// A run, before it happens.
@@ -220,6 +217,15 @@ impl Plan {
         World::new(self, true).run().map(|(tally, _)| tally)
     }
 
+    pub(super) fn end(&self) -> Duration {
+        self.storm + self.calm
+    }
+
+    /// After this nothing new is wanted.
+    pub(super) fn last_want(&self) -> Duration {
+        self.end().saturating_sub(QUIET)
+    }
+
     /// Lets it happen, and says how each round went. What must hold in time, and who leads, is not checked: other figures of
     /// the rules, and more work than can be done, break such promises.
     ///
@@ -322,3 +328,6 @@ impl FaultKind {
         }
     }
 }
+
+/// At the end nothing new is wanted for so long.
+const QUIET: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use super::{
     Algorithm, Member, Violation,
     replica::Value,
-    world::{QUIET, Slot, World},
+    world::{Slot, World},
 };
 use crate::engine::{Counters, Role};
 
@@ -65,16 +65,16 @@ impl World<'_> {
                 let detail = format!("{} attempts in {SPAN:?}, {most} allowed", slot.begun.len());
                 return Err(self.violation("no replica exceeds its attempt rate", one, detail));
             }
-            for (disputed, longest) in [(false, self.old()), (true, DISPUTED)] {
-                let Some((since, key)) = replica.oldest(|key| self.is_disputed(one, key) == disputed) else {
-                    continue;
-                };
+            for (since, key) in replica.pending() {
+                // Whoever is luckier writes what changes faster than it can be written.
+                let is_disputed = !self.is_easy() && self.is_shared(one, key);
+                let longest = if is_disputed { DISPUTED } else { self.old() };
                 let age = now - since.max(self.plan.storm.min(now));
                 if calm > longest && age > longest {
                     let detail = format!("key {key} is pending for {age:?}:\n{}", self.standing());
                     return Err(self.violation("every pending key is done in time", one, detail));
                 }
-                if !disputed {
+                if !is_disputed {
                     oldest_of_all = oldest_of_all.max(age);
                 }
             }
@@ -86,9 +86,9 @@ impl World<'_> {
 
     /// What was wanted last gets as long as anything else.
     pub fn may_go_on(&self, at: Duration) -> bool {
-        let last = (self.plan.storm + self.plan.calm).saturating_sub(QUIET) + self.old();
         let mut replicas = self.slots.iter().filter_map(|slot| slot.replica.as_ref());
-        self.checks && at <= last && replicas.any(|replica| replica.oldest(|_| true).is_some())
+        let last = self.plan.last_want() + self.old();
+        self.checks && at <= last && replicas.any(|replica| replica.pending().next().is_some())
     }
 
     /// At the end nothing is pending, and all is as it should be.
@@ -101,17 +101,14 @@ impl World<'_> {
             if !self.checks {
                 continue;
             }
-            if let Some((since, key)) = replica.oldest(|_| true) {
+            if let Some((since, key)) = replica.pending().min() {
                 let detail = format!("key {key}, since {since:?}:\n{}", self.standing());
                 return Err(self.violation("nothing is pending at the end", one, detail));
             }
             for (key, value) in self.store.iter().enumerate() {
                 let Some(goal) = replica.goal(key) else { continue };
-                let is_disputed = || {
-                    let mut others = self.plan.members.iter().filter(|other| other.group != value.group);
-                    others.any(|other| other.range().contains(&key))
-                };
-                if value.round < goal || (value.group != self.plan.members[one].group && !is_disputed()) {
+                let is_ours = value.group == self.plan.members[one].group;
+                if value.round < goal || !(is_ours || self.is_shared(one, key)) {
                     let detail = format!("key {key} is at {value:?}, round {goal} is wanted");
                     return Err(self.violation("all is as it should be at the end", one, detail));
                 }
@@ -246,7 +243,7 @@ impl World<'_> {
 
     /// Whether there is still work.
     fn is_steady(&self) -> bool {
-        self.now + QUIET < self.plan.storm + self.plan.calm
+        self.now < self.plan.last_want()
     }
 
     /// Whether one alone keeps up.
@@ -254,11 +251,11 @@ impl World<'_> {
         self.plan.cadence >= 8 * self.plan.latency
     }
 
-    /// Whether others want something else of a key, and it changes faster than it can be written: whoever is luckier writes.
-    fn is_disputed(&self, one: usize, key: usize) -> bool {
+    /// Whether another group wants something else of a key.
+    fn is_shared(&self, one: usize, key: usize) -> bool {
         let ours = self.plan.members[one].group;
         let mut others = self.plan.members.iter().filter(|other| other.group != ours);
-        !self.is_easy() && others.any(|other| other.range().contains(&key))
+        others.any(|other| other.range().contains(&key))
     }
 
     /// How it stands, for whoever has to find out why.

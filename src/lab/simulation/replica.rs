@@ -152,10 +152,10 @@ impl Replica {
         self.contender.is_leader(self.local(now))
     }
 
-    /// Since when the key is pending that has been for the longest, of these.
-    pub fn oldest(&self, is_one: impl Fn(usize) -> bool) -> Option<(Duration, usize)> {
-        let pending = self.pages.iter().zip(self.member.first_key..).filter(|(_, key)| is_one(*key));
-        pending.filter_map(|(page, key)| page.first.map(|(_, since)| (since, key))).min()
+    /// The keys that are pending, and since when.
+    pub fn pending(&self) -> impl Iterator<Item = (Duration, usize)> {
+        let pages = self.pages.iter().zip(self.member.first_key..);
+        pages.filter_map(|(page, key)| page.first.map(|(_, since)| (since, key)))
     }
 
     /// The round that it wants of a key, or wanted last.
@@ -275,7 +275,7 @@ impl Replica {
         if let Some(engine) = self.contender.engine()
             && let Some((began, before)) = flying.standing.zip(before)
         {
-            self.witness.ended(engine, began, before, verdict);
+            self.witness.ended(engine, began, before, verdict, self.fence.is_none());
         }
         for change in flying.held {
             self.hears(now, change);
@@ -356,7 +356,6 @@ impl Replica {
     /// It was elected, or is again, for so long from when it asked.
     pub fn elected(&mut self, now: Duration, asked: Duration, lasts: Duration, fence: u64) {
         self.fence = Some(fence);
-        self.witness.elected();
         let (local, until) = (self.local(now), self.local(asked) + lasts);
         if let Some(engine) = self.contender.engine_mut() {
             engine.handle_elected(local, until);

@@ -14,8 +14,6 @@ pub(super) struct Witness {
     landed: Timestamp,
     /// Where the write that won the lease stands in the store's order.
     won_at: Option<u64>,
-    /// It is not work that decides until when.
-    elected: bool,
     last_answer: Timestamp,
     /// Since when the store gives no answer: when the last attempt failed, if none was answered since it began.
     silent: Option<Timestamp>,
@@ -46,10 +44,6 @@ impl Witness {
         self.silent.is_some()
     }
 
-    pub fn elected(&mut self) {
-        self.elected = true;
-    }
-
     /// Until when the lease of a leader by work may be.
     pub fn latest_end(&self, engine: &Engine<usize, u64>) -> Timestamp {
         self.landed + engine.config().term
@@ -64,13 +58,15 @@ impl Witness {
         }
     }
 
-    /// An attempt ended, which began so. The engine stood like this before it was told.
+    /// An attempt ended, which began so. The engine stood like this before it was told. `by_work`: no election decides until
+    /// when it leads.
     pub fn ended(
         &mut self,
         engine: &Engine<usize, u64>,
         began: Standing,
         before: Standing,
         verdict: Verdict,
+        by_work: bool,
     ) {
         let (started, now) = (began.at, before.at);
         match verdict.outcome {
@@ -82,14 +78,21 @@ impl Witness {
                 }
                 return;
             }
-            Outcome::Extend => self.landed(engine, began, before, verdict.order),
+            Outcome::Extend => self.landed(engine, began, before, verdict.order, by_work),
             _ => {}
         }
         self.last_answer = now;
         self.silent = None;
     }
 
-    fn landed(&mut self, engine: &Engine<usize, u64>, began: Standing, before: Standing, order: Option<u64>) {
+    fn landed(
+        &mut self,
+        engine: &Engine<usize, u64>,
+        began: Standing,
+        before: Standing,
+        order: Option<u64>,
+        by_work: bool,
+    ) {
         self.landed = self.landed.max(began.at);
         let wins = engine.role() == Role::Leader && before.role != Role::Leader;
         let extends = began.role == Role::Leader && began.reign == engine.reign();
@@ -97,7 +100,7 @@ impl Witness {
             self.won_at = order;
         }
         let end = began.at + engine.config().term;
-        if (wins || extends) && !self.elected && before.at < end && engine.lease_end() < end {
+        if by_work && (wins || extends) && before.at < end && engine.lease_end() < end {
             let detail = format!("until {:?}, not {end:?}", engine.lease_end());
             self.breaks("a write holds the lease for a term", detail);
         }

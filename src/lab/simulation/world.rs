@@ -118,7 +118,7 @@ impl<'a> World<'a> {
     }
 
     pub fn run(mut self) -> Result<(Tally, Vec<Lap>), Violation> {
-        let end = self.plan.storm + self.plan.calm;
+        let end = self.plan.end();
         while let Some((at, event)) = self.agenda.pop()
             && (at <= end || self.may_go_on(at))
         {
@@ -291,7 +291,7 @@ impl<'a> World<'a> {
     }
 
     fn next_round(&mut self) {
-        if self.now + QUIET > self.plan.storm + self.plan.calm {
+        if self.now > self.plan.last_want() {
             return;
         }
         self.round += 1;
@@ -460,5 +460,3 @@ impl<'a> World<'a> {
 
 /// How long a request waits for its answer.
 const REQUEST: Duration = Duration::from_secs(5);
-/// At the end nothing new is wanted for so long.
-pub(super) const QUIET: Duration = Duration::from_secs(30);
