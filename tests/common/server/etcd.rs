@@ -1,22 +1,49 @@
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use super::{Kind, Server, ask};
+use super::{Kind, Server, ask, missing};
 
 /// An etcd server with one member.
 pub type EtcdServer = Server<Etcd>;
 
 #[derive(Debug)]
-pub struct Etcd;
+pub struct Etcd {
+    program: PathBuf,
+}
 
 impl EtcdServer {
     /// Starts a server with an empty data directory and returns when it answers.
     pub async fn start() -> Self {
-        Self::launch(Etcd).await
+        Self::start_program(Etcd::PROGRAM).await
+    }
+
+    /// The same with another etcd than the one in the path.
+    pub async fn start_program(program: impl Into<PathBuf>) -> Self {
+        Self::launch(Etcd { program: program.into() }).await
     }
 
     /// Where clients connect to.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
+    }
+
+    /// Forgets all revisions but the last one: whoever wants to know what happened before it is told that it is gone.
+    pub async fn compact(&self) {
+        let header = self.post("kv/range", r#"{"key":"AA=="}"#).await;
+        let revision = header.split_once(r#""revision":""#).and_then(|(_, rest)| rest.split('"').next());
+        let revision = revision.unwrap_or_else(|| panic!("no revision in\n{header}"));
+        self.post("kv/compaction", &format!(r#"{{"revision":"{revision}","physical":true}}"#)).await;
+    }
+
+    /// Through the gateway that speaks JSON.
+    async fn post(&self, method: &str, body: &str) -> String {
+        let head = format!("POST /v3/{method} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = ask(self.address(), &(head + body)).await.expect("it serves");
+        assert!(answer.starts_with("HTTP/1.0 200"), "{method}: {answer}");
+        answer
     }
 
     /// How many watches the server thinks there are.
@@ -29,8 +56,15 @@ impl EtcdServer {
 
 impl Kind for Etcd {
     const PROGRAM: &'static str = "etcd";
-    const PACKAGE: &'static str = "etcd-server";
     const PORTS: usize = 2;
+
+    fn program(&self) -> PathBuf {
+        self.program.clone()
+    }
+
+    fn missing(&self) -> String {
+        missing(Self::PROGRAM, "etcd-server")
+    }
 
     fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]) {
         let (client, peer) =

@@ -1,6 +1,8 @@
 //! Real servers on free loopback ports, for as long as a test runs.
 
 mod etcd;
+#[cfg(feature = "kube")]
+mod kube;
 mod ports;
 mod redis;
 mod redis_cluster;
@@ -24,6 +26,9 @@ use tokio::{
 };
 
 #[allow(unused_imports, reason = "each test uses some of them")]
+#[cfg(feature = "kube")]
+pub use self::kube::{ADMINISTRATOR, KubeServer, RECORD};
+#[allow(unused_imports, reason = "each test uses some of them")]
 pub use self::{
     etcd::EtcdServer, redis::RedisServer, redis_cluster::RedisCluster, zookeeper::ZookeeperServer,
 };
@@ -31,12 +36,18 @@ use ports::Port;
 
 /// What one kind of server differs in from the others.
 pub trait Kind {
-    /// What is run.
+    /// What it is called.
     const PROGRAM: &'static str;
-    /// The Debian package with the program.
-    const PACKAGE: &'static str;
     /// How many ports it needs. Clients connect to the first.
     const PORTS: usize;
+
+    /// What is run.
+    fn program(&self) -> PathBuf {
+        Self::PROGRAM.into()
+    }
+
+    /// What to say if it is not there.
+    fn missing(&self) -> String;
 
     /// Adds the arguments. `data` exists and is empty, or as the server left it.
     fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]);
@@ -146,7 +157,7 @@ impl<K: Kind> Server<K> {
         // `setpriv` asks the kernel to kill the server when its parent dies, which needs no `unsafe` here, and then
         // becomes the server, so that the process id stays the same.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", K::PROGRAM]);
+        command.args(["--pdeathsig", "KILL"]).arg(self.kind.program());
         let ports: Vec<_> = self.ports.iter().map(|port| port.number).collect();
         self.kind.arguments(&mut command, &data, &ports);
         let process = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
@@ -160,7 +171,7 @@ impl<K: Kind> Server<K> {
                 return Ok(());
             }
             if let Some(status) = self.exited() {
-                assert!(status.code() != Some(NOT_FOUND), "{}", missing(K::PROGRAM, K::PACKAGE));
+                assert!(status.code() != Some(NOT_FOUND), "{}", self.kind.missing());
                 break;
             }
             sleep(POLL).await;
@@ -241,7 +252,7 @@ pub fn missing(program: &str, package: &str) -> String {
 }
 
 /// How long a server may take for what we wait for.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at whether it is done.
 const POLL: Duration = Duration::from_millis(10);
 /// What `setpriv` exits with when there is no such program.

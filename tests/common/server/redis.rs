@@ -2,7 +2,7 @@ use std::{net::SocketAddr, path::Path, process::Command, time::Instant};
 
 use tokio::time::sleep;
 
-use super::{Kind, LIMIT, POLL, Server, ask};
+use super::{Kind, LIMIT, POLL, Server, ask, missing};
 
 /// A Redis server that keeps what it acknowledged.
 pub type RedisServer = Server<Redis>;
@@ -83,9 +83,12 @@ impl Redis {
 
 impl Kind for Redis {
     const PROGRAM: &'static str = "redis-server";
-    const PACKAGE: &'static str = "redis-server";
     /// The second one is that of the cluster bus, where there is one.
     const PORTS: usize = 2;
+
+    fn missing(&self) -> String {
+        missing(Self::PROGRAM, "redis-server")
+    }
 
     fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]) {
         command.args(["--bind", "127.0.0.1", "--port", &ports[0].to_string()]);

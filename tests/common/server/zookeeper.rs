@@ -50,8 +50,11 @@ impl ZookeeperServer {
 
 impl Kind for Zookeeper {
     const PROGRAM: &'static str = "java";
-    const PACKAGE: &'static str = "default-jre-headless";
     const PORTS: usize = 1;
+
+    fn missing(&self) -> String {
+        missing(Self::PROGRAM, "default-jre-headless")
+    }
 
     fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]) {
         assert!(Path::new(JAR).exists(), "{}", missing(JAR, "zookeeper"));
