@@ -12,6 +12,8 @@
 
 mod config;
 #[cfg(feature = "tokio")]
+mod contention;
+#[cfg(feature = "tokio")]
 mod driver;
 #[cfg(feature = "tokio")]
 pub mod election;
@@ -36,6 +38,8 @@ mod work;
 pub mod lab;
 
 pub use config::{Builder, Config};
+#[cfg(feature = "tokio")]
+pub use contention::{ContentionCounters, ContentionTracker};
 #[cfg(feature = "tokio")]
 pub use driver::Moment;
 pub use error::ConfigError;

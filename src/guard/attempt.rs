@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     Ending, Inner, Notice,
-    book::{Part, Wants},
+    book::{Page, Part, Wants},
 };
 use crate::{
-    driver,
+    driver::{self, Moment},
     store::{Entry, Expected, Fence, Store, StoreError, Version},
     work::{Outcome, Verdict},
 };
@@ -53,6 +55,8 @@ impl<S: Store> Inner<S> {
 
     /// Notes whether the last state that we saw of a key is as its parts want it: evidence is a change from wrong to right.
     fn assess(&self, key: &Arc<str>) {
+        // Users' closures are dropped after the lock is released.
+        let _settled;
         loop {
             let (wants, known) = {
                 let mut book = self.book.lock();
@@ -63,12 +67,18 @@ impl<S: Store> Inner<S> {
                 };
                 (page.wants(), known)
             };
-            let right = wants.satisfied_by(known.value.as_ref());
+            let verdict = wants.judge(known.value.as_ref());
             let mut book = self.book.lock();
             let Some(page) = book.existing(key) else { return };
             let same = page.known.as_ref().is_some_and(|now| now.version == known.version);
             if wants.are_those_of(page) && same {
-                page.wrong = right == Some(false);
+                page.wrong = verdict.as_ref().is_some_and(|asked| !asked.is_satisfied());
+                if let Some(wanted) = verdict.and_then(|asked| asked.write)
+                    && let Some(until) = self.contended_until(key, page, &wanted)
+                {
+                    self.lease.remove(key);
+                    _settled = book.settle(key, |_| true, |_| Ending::Contended { until });
+                }
                 return;
             }
         }
@@ -108,6 +118,10 @@ impl<S: Store> Inner<S> {
             let page = book.page(key);
             page.learn(entry.as_ref());
             page.wrong = true;
+            if let Some(until) = self.contended_until(key, page, &value) {
+                book.settle(key, |part| wants.includes(part.serial), |_| Ending::Contended { until });
+                return Outcome::Unchanged.done();
+            }
         }
         let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
         let started = driver::now();
@@ -146,6 +160,7 @@ impl<S: Store> Inner<S> {
         // Somebody changed it since we last saw it wrong. A first look says nothing.
         let by_other = page.wrong && !ours && known != version;
         page.learn(entry.as_ref());
+        page.right = entry.map(|entry| entry.value);
         page.earlier = None;
         let ending = match &version {
             Some(version) if ours => Ending::Written(version.clone()),
@@ -161,6 +176,19 @@ impl<S: Store> Inner<S> {
             }
         }
         Outcome::Unchanged.done()
+    }
+
+    /// Until when a key is left alone although `wanted` is to be written, because somebody else writes something else again
+    /// and again.
+    fn contended_until(&self, key: &Arc<str>, page: &mut Page, wanted: &Bytes) -> Option<Moment> {
+        // It is wanted again, so somebody changed it; unless something else is wanted now, which the tracker sees next.
+        if let Some(right) = page.right.take() {
+            self.contention.lost(key.clone(), right);
+        }
+        let until = self.contention.contended_until(key, wanted)?;
+        // Nobody has to listen.
+        let _ = self.notices.send(Notice::Contended { key: key.clone(), until });
+        Some(until)
     }
 
     /// The store did not do it.

@@ -27,6 +27,8 @@ pub(super) struct Book {
 #[derive(Default)]
 pub(super) struct Page {
     pub known: Option<Known>,
+    /// The last value that was as all parts wanted it; taken when one of them next wants it to be written again.
+    pub right: Option<Bytes>,
     /// The listing in which the key was last seen.
     listing: u64,
     pub parts: Vec<Part>,
@@ -174,6 +176,12 @@ impl Book {
     }
 }
 
+impl Asked {
+    pub fn is_satisfied(&self) -> bool {
+        self.write.is_none() && self.gone.is_empty()
+    }
+}
+
 impl Change {
     pub fn order(&self) -> Option<u64> {
         self.version.as_ref().and_then(Version::order)
@@ -217,6 +225,7 @@ impl Page {
     pub fn wrote(&mut self, value: Bytes, version: Version, started: Instant) {
         // Its event may be among those that wait for us already; they come next.
         self.echo = Some((version.clone(), started));
+        self.right = Some(value.clone());
         self.known = Some(Known { value: Some(value), version: Some(version), ahead: true });
         self.lost = None;
         self.wrong = false;
@@ -295,9 +304,13 @@ impl Wants {
         asked
     }
 
+    /// What the parts make of a value; unknown if a closure panics.
+    pub fn judge(&self, value: Option<&Bytes>) -> Option<Asked> {
+        catch_unwind(AssertUnwindSafe(|| self.ask(value))).ok()
+    }
+
     /// Whether a value is right; unknown if a closure panics.
     pub fn satisfied_by(&self, value: Option<&Bytes>) -> Option<bool> {
-        let asked = catch_unwind(AssertUnwindSafe(|| self.ask(value))).ok()?;
-        Some(asked.write.is_none() && asked.gone.is_empty())
+        self.judge(value).map(|asked| asked.is_satisfied())
     }
 }

@@ -152,6 +152,12 @@ impl<S: Store> Inner<S> {
                     let was_wrong = page.wrong;
                     page.record(&change);
                     match right {
+                        Some(true) if !page.parts.is_empty() => page.right = change.value.clone(),
+                        // Another object of the same name is none that somebody changed.
+                        _ if change.value.is_none() => page.right = None,
+                        _ => {}
+                    }
+                    match right {
                         _ if page.parts.is_empty() => {}
                         // As we want it, but did anybody else make it so, just now?
                         Some(true) if was_wrong && !ours && !change.listing => {

@@ -30,6 +30,8 @@ use tokio::{
 
 use self::book::{Book, Desire, Part};
 use crate::{
+    contention::ContentionTracker,
+    driver::Moment,
     error::{Ended, SpawnError},
     feed::{Feed, FeedReporter},
     lease::WriterLease,
@@ -81,6 +83,12 @@ pub enum Ending {
     Superseded,
     /// [`Guard::remove`] was called.
     Removed,
+    /// Two groups want different values of the key: this one was written, changed by somebody else, written again and changed
+    /// again. It is left alone for a while, because to go on would serve nobody; whoever still wants it asks again then.
+    Contended {
+        /// For so long.
+        until: Moment,
+    },
     /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create it.
     Gone,
     /// The store denied the request. Nobody retries; others who may will take over.
@@ -112,6 +120,13 @@ pub enum Notice {
         /// What the store said.
         error: Arc<StoreError>,
     },
+    /// A key's work was given up, because somebody else writes something else again and again; see [`Ending::Contended`].
+    Contended {
+        /// The key, prefix included.
+        key: Arc<str>,
+        /// Nobody writes it for so long.
+        until: Moment,
+    },
     /// The watch was interrupted; until it is back the guard is blind to the writes of others, and goes on working.
     FeedInterrupted {
         /// What the store said.
@@ -135,6 +150,7 @@ struct Inner<S> {
     notices: broadcast::Sender<Notice>,
     feed: Mutex<Feed>,
     reporter: FeedReporter<Arc<str>>,
+    contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
 }
 
 /// How many notices a slow listener may fall behind.
@@ -154,6 +170,21 @@ impl<S: Store> Guard<S> {
         lease: WriterLease<Arc<str>>,
         prefix: impl Into<String>,
     ) -> Result<Self, SpawnError> {
+        Self::with_contention(store, lease, prefix, Arc::default())
+    }
+
+    /// Like [`new`](Self::new), with a contention tracker of one's own: with another interval, with a comparison that leaves
+    /// out what differs from write to write, or shared between guards. What is lost is the whole value, as it was stored.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn with_contention(
+        store: S,
+        lease: WriterLease<Arc<str>>,
+        prefix: impl Into<String>,
+        contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
+    ) -> Result<Self, SpawnError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
         let reporter = lease.feed_reporter();
         let inner = Arc::new(Inner {
@@ -165,6 +196,7 @@ impl<S: Store> Guard<S> {
             notices: broadcast::Sender::new(NOTICES),
             feed: Mutex::new(Feed::Starting),
             reporter,
+            contention,
         });
         let changes = inner.store.watch(&inner.prefix);
         let feed = runtime.spawn(feed::run(Arc::downgrade(&inner), changes));
@@ -241,6 +273,11 @@ impl<S: Store> Guard<S> {
     /// Whether this guard sees what others write. The lease's [`Status`](crate::Status) tells the same, and each change of it.
     pub fn feed(&self) -> Feed {
         *self.inner.feed.lock()
+    }
+
+    /// Which keys are contended, and how often that happened.
+    pub fn contention(&self) -> &ContentionTracker<Arc<str>, Bytes> {
+        &self.inner.contention
     }
 
     /// What goes wrong from now on, also for works that nobody waits for.

@@ -1,0 +1,222 @@
+//! Two groups that want different values of the same keys stop writing these, and go on with all others.
+#![allow(clippy::disallowed_methods, reason = "tests look at the clock that they pause")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use writerlease::{
+    ContentionTracker, Ending, Guard, Notice, WriterLease,
+    lab::{Network, Remote},
+    store::{Event, Expected, MemoryStore, Store},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(30);
+
+type Tracker = ContentionTracker<Arc<str>, Bytes>;
+
+/// A replica of a controller: whenever one of its objects changes, and each second, it ensures what it wants.
+struct Controller {
+    guard: Guard<Remote<MemoryStore>>,
+    remote: Remote<MemoryStore>,
+    tasks: JoinSet<()>,
+}
+
+impl Controller {
+    fn new(store: &MemoryStore, seed: u64, tracker: Tracker) -> Self {
+        let network = Network { read: MS, write: 2 * MS, ..Network::default() };
+        let remote = Remote::new(store.clone(), network, seed);
+        let lease = WriterLease::builder("test").seed(seed).spawn().unwrap();
+        let guard = Guard::with_contention(remote.clone(), lease, "objects/", Arc::new(tracker)).unwrap();
+        Self { guard, remote, tasks: JoinSet::new() }
+    }
+
+    /// Wants `value` of these keys; where an ending is contended, only once that is over.
+    fn wants(&mut self, keys: &[&str], value: &'static str) {
+        for key in keys {
+            let (guard, key) = (self.guard.clone(), (*key).to_owned());
+            self.tasks.spawn(async move {
+                loop {
+                    let desire = move |current: Option<&[u8]>| match current {
+                        Some(current) if current.starts_with(value.as_bytes()) => None,
+                        _ => Some(value),
+                    };
+                    if let Ending::Contended { until } = guard.ensure(&key, desire).await {
+                        until.passed().await;
+                    }
+                    sleep(100 * MS).await;
+                }
+            });
+        }
+    }
+}
+
+/// How often a key of the store was written.
+async fn writes(store: &MemoryStore, key: &str) -> Arc<AtomicU64> {
+    let count = Arc::new(AtomicU64::new(0));
+    let mut events = std::pin::pin!(store.watch(key));
+    // The listing is over before this returns, so nothing is missed.
+    while !matches!(events.next().await, Some(Ok(Event::InitDone))) {}
+    let (counted, store, key) = (count.clone(), store.clone(), key.to_owned());
+    tokio::spawn(async move {
+        let mut events = std::pin::pin!(store.watch(&key));
+        while let Some(Ok(event)) = events.next().await {
+            counted.fetch_add(u64::from(matches!(event, Event::Put(_))), SeqCst);
+        }
+    });
+    count
+}
+
+async fn value(store: &MemoryStore, key: &str) -> Option<Bytes> {
+    store.get(key).await.unwrap().map(|entry| entry.value)
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_groups_write_a_contended_key_a_few_times_per_interval_and_all_other_keys_as_ever() {
+    let store = MemoryStore::new();
+    let fought = writes(&store, "objects/fought").await;
+    let tracker = || Tracker::new().interval(INTERVAL);
+    let mut old: Vec<_> = (1..=3).map(|seed| Controller::new(&store, seed, tracker())).collect();
+    let mut new: Vec<_> = (4..=6).map(|seed| Controller::new(&store, seed, tracker())).collect();
+    old.iter_mut().for_each(|controller| controller.wants(&["fought", "theirs"], "old"));
+    new.iter_mut().for_each(|controller| controller.wants(&["fought", "ours"], "new"));
+    sleep(INTERVAL / 2).await;
+    let before = fought.load(SeqCst);
+    let innocent = Instant::now();
+    for round in ["old 1", "old 2", "old 3"] {
+        // Somebody's edit leaves the innocent key wrong, and it is set right at once.
+        let entry = store.get("objects/theirs").await.unwrap().unwrap();
+        store.put(&entry.key, round[4..].into(), Expected::Version(entry.version), None).await.unwrap();
+        while value(&store, "objects/theirs").await.as_deref() != Some(b"old") {
+            sleep(MS).await;
+        }
+        // Further apart than a fight.
+        sleep(INTERVAL + SECOND).await;
+    }
+    assert!(innocent.elapsed() < 3 * (INTERVAL + 3 * SECOND), "{:?}", innocent.elapsed());
+    let later = fought.load(SeqCst);
+    // Each group writes it, once more after the first loss, and so does each that takes over before its own second loss.
+    assert!((2..=12).contains(&before), "{before}");
+    assert!(later > before, "after the interval they try again");
+    assert!(later - before <= 4 * 12, "{later} - {before}");
+    let counters: Vec<_> = old.iter().chain(&new).map(|one| one.guard.contention().counters()).collect();
+    println!("{before} writes, then {} in three intervals: {counters:?}", later - before);
+    assert!(counters.iter().any(|counters| counters.contended > 0));
+    assert!(counters.iter().all(|counters| counters.untracked == 0));
+    let asked: u64 = old.iter().chain(&new).map(|controller| controller.remote.tally().attempted).sum();
+    assert!(asked < 100, "{asked} writes were sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_other_group_is_gone_the_key_is_right_after_the_interval() {
+    let store = MemoryStore::new();
+    let tracker = || Tracker::new().interval(INTERVAL);
+    let mut old = Controller::new(&store, 1, tracker());
+    let mut new = Controller::new(&store, 2, tracker());
+    let mut notices = new.guard.notices();
+    old.wants(&["fought"], "old");
+    new.wants(&["fought"], "new");
+    let told = loop {
+        if let Notice::Contended { key, until } = notices.recv().await.unwrap() {
+            assert_eq!(&*key, "objects/fought");
+            break until;
+        }
+    };
+    assert!(told.remaining() <= INTERVAL);
+    // The upgrade is done.
+    drop(old);
+    sleep(INTERVAL + 5 * SECOND).await;
+    assert_eq!(value(&store, "objects/fought").await.as_deref(), Some(&b"new"[..]));
+    assert!(new.guard.contention().contended().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_once_is_set_right_at_once_and_a_new_want_is_written_though_the_old_one_is_contended() {
+    let store = MemoryStore::new();
+    let controller = Controller::new(&store, 1, Tracker::new());
+    let want = |value: &'static str| {
+        let desire = move |current: Option<&[u8]>| (current != Some(value.as_bytes())).then_some(value);
+        controller.guard.ensure("key", desire)
+    };
+    let spoil = || async {
+        let entry = store.get("objects/key").await.unwrap().unwrap();
+        store.put(&entry.key, "theirs".into(), Expected::Version(entry.version), None).await.unwrap();
+    };
+    assert!(matches!(want("ours").await, Ending::Written(_)));
+    spoil().await;
+    assert!(matches!(want("ours").await, Ending::Written(_)), "anybody's mistake");
+    spoil().await;
+    let Ending::Contended { until } = want("ours").await else { panic!("a fight") };
+    assert!(until.remaining() > Duration::from_secs(50));
+    assert!(matches!(want("something else").await, Ending::Written(_)));
+    assert!(matches!(want("ours").await, Ending::Written(_)), "whoever changes its mind does not fight");
+    assert_eq!(controller.guard.contention().counters().contended, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_goes_to_and_fro_is_no_fight_for_those_who_only_watch() {
+    let store = MemoryStore::new();
+    let controllers: Vec<_> = (1..=3).map(|seed| Controller::new(&store, seed, Tracker::new())).collect();
+    for round in 0..20 {
+        let value = ["ready", "not ready"][round % 2];
+        let desire = move |current: Option<&[u8]>| (current != Some(value.as_bytes())).then_some(value);
+        let endings = controllers.iter().map(|controller| controller.guard.ensure("key", desire));
+        for ending in futures_util::future::join_all(endings).await {
+            assert!(!matches!(ending, Ending::Contended { .. }), "round {round}: {ending:?}");
+        }
+        sleep(SECOND).await;
+    }
+    for controller in &controllers {
+        assert_eq!(controller.guard.contention().counters().contended, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_deleted_and_created_again_is_another_one() {
+    let store = MemoryStore::new();
+    let controller = Controller::new(&store, 1, Tracker::new());
+    for _ in 0..5 {
+        let desire = |current: Option<&[u8]>| (current != Some(b"ours")).then_some("ours");
+        assert!(matches!(controller.guard.ensure("key", desire).await, Ending::Written(_)));
+        let entry = store.get("objects/key").await.unwrap().unwrap();
+        store.delete(&entry.key, &entry.version, None).await.unwrap();
+        sleep(SECOND).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_comparison_of_ones_own_leaves_out_what_differs_from_write_to_write() {
+    let store = MemoryStore::new();
+    // All up to the blank.
+    let name = |value: &Bytes| value.split(|byte| *byte == b' ').next().unwrap_or_default().to_vec();
+    let tracker = Tracker::comparing(move |a, b| name(a) == name(b));
+    let controller = Controller::new(&store, 1, tracker);
+    let mut contended = 0;
+    for time in 0..3 {
+        let desire = move |current: Option<&[u8]>| match current {
+            Some(current) if current.starts_with(b"ours") => None,
+            _ => Some(format!("ours {time}")),
+        };
+        match controller.guard.ensure("key", desire).await {
+            Ending::Written(version) => {
+                store.put("objects/key", "theirs".into(), Expected::Version(version), None).await.unwrap();
+            }
+            Ending::Contended { .. } => contended += 1,
+            other => panic!("{other:?}"),
+        }
+        sleep(SECOND).await;
+    }
+    assert_eq!(contended, 1);
+}
