@@ -28,7 +28,7 @@ use crate::{
     store::{
         Fence, StoreError,
         redis::{ENGINE, bounded, link::Link, nonce},
-        source::unavailable,
+        unavailable,
     },
 };
 

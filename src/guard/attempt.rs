@@ -158,7 +158,7 @@ impl<S: Store> Inner<S> {
         let ours =
             page.lost.take().is_some_and(|lost| entry.as_ref().is_some_and(|entry| entry.value == lost));
         // Somebody changed it since we last saw it wrong. A first look says nothing.
-        let by_other = page.wrong && !ours && known != version;
+        let by_other = page.wrong && !ours && known != version && self.competes(page, entry.as_ref());
         page.learn(entry.as_ref());
         page.right = entry.map(|entry| entry.value);
         page.earlier = None;
@@ -176,6 +176,12 @@ impl<S: Store> Inner<S> {
             }
         }
         Outcome::Unchanged.done()
+    }
+
+    /// Whether somebody who does the same work made a key what it is now.
+    fn competes(&self, page: &Page, entry: Option<&Entry>) -> bool {
+        let before = page.known.as_ref().and_then(|known| known.value.as_deref());
+        entry.is_none_or(|entry| self.store.competes(before, &entry.value, &entry.version))
     }
 
     /// Until when a key is left alone although `wanted` is to be written, because somebody else writes something else again

@@ -150,6 +150,12 @@ impl<S: Store> Inner<S> {
                 Age::Newer => {
                     let ours = page.lost.take().is_some_and(|lost| change.value.as_ref() == Some(&lost));
                     let was_wrong = page.wrong;
+                    let before = page.known.as_ref().and_then(|known| known.value.as_deref());
+                    let competes = match (&change.value, &change.version) {
+                        (Some(after), Some(version)) => self.store.competes(before, after, version),
+                        _ => true,
+                    };
+                    let is_evidence = was_wrong && !ours && !change.listing && competes;
                     page.record(&change);
                     match right {
                         Some(true) if !page.parts.is_empty() => page.right = change.value.clone(),
@@ -160,7 +166,7 @@ impl<S: Store> Inner<S> {
                     match right {
                         _ if page.parts.is_empty() => {}
                         // As we want it, but did anybody else make it so, just now?
-                        Some(true) if was_wrong && !ours && !change.listing => {
+                        Some(true) if is_evidence => {
                             self.lease.extend_at(key, change.order());
                             book.settle(key, |_| true, |_| Ending::ByOther);
                         }
@@ -173,7 +179,7 @@ impl<S: Store> Inner<S> {
                             book.settle(key, |_| true, |_| ending.clone());
                         }
                         // Not what we want by now, but what we wanted first: they work, and our want is a new one.
-                        Some(false) if was_wanted == Some(true) && !ours && !change.listing => {
+                        Some(false) if was_wanted == Some(true) && !ours && !change.listing && competes => {
                             page.wrong = true;
                             page.earlier = None;
                             self.lease.extend_at(key, change.order());

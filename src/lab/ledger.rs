@@ -101,6 +101,10 @@ impl<S: Store> Store for Noted<S> {
         self.store.delete(key, expected, fence).await
     }
 
+    fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
+        self.store.competes(before, after, version)
+    }
+
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
         self.store.watch(prefix)
     }

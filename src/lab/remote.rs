@@ -225,6 +225,10 @@ impl<S: Store> Store for Remote<S> {
         self.write(self.link.store.delete(key, expected, fence)).await
     }
 
+    fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
+        self.link.store.competes(before, after, version)
+    }
+
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
         let delayed = Delayed {
             remote: self.clone(),

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 
 use super::{
     Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
-    source::{self, Source, unavailable},
+    source::{self, Source},
+    unavailable,
 };
 
 /// A store in etcd, 3.4 or newer.

@@ -33,6 +33,8 @@
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 mod fence;
+#[cfg(feature = "kube")]
+mod kube;
 mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
@@ -41,11 +43,18 @@ pub(crate) mod source;
 #[cfg(feature = "zookeeper")]
 pub(crate) mod zookeeper;
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::Stream;
 
+#[cfg(feature = "kube")]
+pub use self::kube::KubeStore;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use fence::Fence;
@@ -88,6 +97,15 @@ pub trait Store: Send + Sync + 'static {
     /// fresh listing or, without a gap, with [`Event::Resumed`]. The stream ends only after an error that no reconnecting
     /// can mend, such as [`StoreError::Denied`].
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static;
+
+    /// Whether a write that somebody else made is that of a competitor, who does the same work as we: only then it is
+    /// evidence that they are alive. `before` is the last value that we saw, `after` and `version` are those of the write.
+    ///
+    /// All are, unless the store can tell, by the write's [writer](Version::writer) or by what it changed.
+    fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
+        let _ = (before, after, version);
+        true
+    }
 }
 
 impl<S: Store> Store for Arc<S> {
@@ -117,27 +135,32 @@ impl<S: Store> Store for Arc<S> {
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
         (**self).watch(prefix)
     }
+
+    fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
+        (**self).competes(before, after, version)
+    }
 }
 
 /// The version of one write: compared for equality, never used twice.
 ///
 /// Some stores also order all their writes; their versions carry an [`order`](Version::order).
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct Version {
     token: Bytes,
     order: Option<u64>,
     sequence: Option<u64>,
+    writer: Option<Arc<str>>,
 }
 
 impl Version {
     /// A version of a store that orders all its writes: `order` is the identity and the position in one.
     pub fn ordered(order: u64) -> Self {
-        Self { token: Bytes::new(), order: Some(order), sequence: Some(order) }
+        Self { token: Bytes::new(), order: Some(order), sequence: Some(order), writer: None }
     }
 
     /// A version that can only be compared for equality.
     pub fn opaque(token: impl Into<Bytes>) -> Self {
-        Self { token: token.into(), order: None, sequence: None }
+        Self { token: token.into(), order: None, sequence: None, writer: None }
     }
 
     /// Adds what the store itself needs to compare, beside the order.
@@ -150,6 +173,17 @@ impl Version {
     #[must_use]
     pub fn with_sequence(self, sequence: u64) -> Self {
         Self { sequence: Some(sequence), ..self }
+    }
+
+    /// Adds who made the write, where the store knows that. It makes no difference when versions are compared.
+    #[must_use]
+    pub fn with_writer(self, writer: impl Into<Arc<str>>) -> Self {
+        Self { writer: Some(writer.into()), ..self }
+    }
+
+    /// Who made the write, by the name that the store has for them; none, if it doesn't tell.
+    pub fn writer(&self) -> Option<&str> {
+        self.writer.as_deref()
     }
 
     /// What the store put in: its own business.
@@ -166,6 +200,20 @@ impl Version {
     /// nothing is said of how much greater.
     pub fn sequence(&self) -> Option<u64> {
         self.sequence
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.token, self.order, self.sequence) == (&other.token, other.order, other.sequence)
+    }
+}
+
+impl Eq for Version {}
+
+impl Hash for Version {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.token, self.order, self.sequence).hash(state);
     }
 }
 
@@ -304,6 +352,11 @@ fn non_empty(key: &str) -> Result<&str, StoreError> {
         return Err(StoreError::Invalid { reason: "the key is empty".into(), source: None });
     }
     Ok(key)
+}
+
+#[cfg(any(feature = "etcd", feature = "kube", feature = "redis", feature = "zookeeper"))]
+pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
+    StoreError::Unavailable { reason: reason.into(), source: None }
 }
 
 /// A client's error, kept as the source of a [`StoreError`].

@@ -15,8 +15,7 @@ use self::{
     watch::Watch,
 };
 use super::{
-    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
-    source::{self, unavailable},
+    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, source, unavailable,
 };
 
 /// A store in Redis 6 or newer, or in Valkey: one server with or without replicas, or a cluster.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, future::Future, time::Duration};
 use futures_util::{Stream, stream};
 use tokio::time::{sleep, timeout};
 
-use super::{Event, StoreError};
+use super::{Event, StoreError, unavailable};
 use crate::reconnect::Reconnect;
 
 /// A server's side of a watch.
@@ -85,8 +85,4 @@ pub(crate) async fn bounded<T, E>(
         Ok(answer) => answer.map_err(store_error),
         Err(_) => Err(unavailable(format!("no answer within {limit:?}"))),
     }
-}
-
-pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
-    StoreError::Unavailable { reason: reason.into(), source: None }
 }

@@ -15,8 +15,7 @@ use zookeeper_client::{
 
 use self::watch::Watch;
 use super::{
-    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
-    source::{self, unavailable},
+    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, source, unavailable,
 };
 
 /// A store in ZooKeeper, 3.6 or newer (it needs persistent watches).

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     driver::Moment,
     reconnect::Reconnect,
-    store::{Event, Store, source::unavailable},
+    store::{Event, Store, unavailable},
 };
 
 pub(super) struct Campaign {

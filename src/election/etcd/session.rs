@@ -19,7 +19,7 @@ use crate::{
     store::{
         EtcdStore, Fence, StoreError,
         etcd::{ENGINE, bounded},
-        source::unavailable,
+        unavailable,
     },
 };
 

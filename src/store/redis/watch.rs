@@ -14,10 +14,7 @@ use tokio::{
 };
 
 use super::{Fields, Link, bounded, entry, number, read, store_error};
-use crate::store::{
-    Event, StoreError, Version,
-    source::{Source, unavailable},
-};
+use crate::store::{Event, StoreError, Version, source::Source, unavailable};
 
 pub(super) struct Watch {
     link: Arc<Link>,

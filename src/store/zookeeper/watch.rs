@@ -11,10 +11,7 @@ use zookeeper_client::{
 };
 
 use super::{ZookeeperStore, entry, name, store_error};
-use crate::store::{
-    Event, StoreError, Version,
-    source::{Source, unavailable},
-};
+use crate::store::{Event, StoreError, Version, source::Source, unavailable};
 
 pub(super) struct Watch {
     store: ZookeeperStore,

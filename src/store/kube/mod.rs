@@ -1,0 +1,376 @@
+//! Kubernetes objects as a store: their status, or all of them.
+
+mod object;
+mod request;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    fmt::{self, Debug},
+    hash::Hash,
+    sync::Arc,
+    time::Duration,
+};
+
+use ::kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, GetParams, PostParams, Preconditions, Request},
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef},
+        watcher,
+    },
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, future::Either};
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
+
+use self::{
+    object::{body_of, decode, entry_of, is_same, key_of, names, resource_version},
+    watch::Taps,
+};
+use super::{Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
+
+/// Stores the status of Kubernetes objects of one kind, or the objects themselves.
+///
+/// A key is `namespace/name`, or the name alone where there are no namespaces. A value is the object as JSON, without its
+/// `resourceVersion` and `managedFields`: as JSON of `K`, so what `K` does not know is left out. That is no matter where
+/// only the status is written, because then the server ignores all else; to write whole objects let `K` know all of them,
+/// or be [`DynamicObject`](::kube::core::DynamicObject).
+///
+/// | | |
+/// |---|---|
+/// | reads | from a reflector's [`Store`](reflector::Store), if there is [one](Self::reader), and otherwise from the server |
+/// | writes | `PUT` with the resourceVersion that was read; the status alone, unless [whole objects](Self::whole_objects) |
+/// | watches | what [`observe`](Self::observe) is given, if it is, and otherwise a watch of its own |
+/// | order | that of the resourceVersions |
+///
+/// A request waits for its answer for [at most 5 s](Self::timeout), whatever kube's client tries meanwhile.
+///
+/// # Whose writes are evidence
+///
+/// An object has many writers. A write shows that a competitor is alive only if it changed what the guard writes, and was
+/// made by a field manager that [competes](Self::competitors). That somebody edits the spec says nothing.
+///
+/// # Errors
+///
+/// 409 is a conflict, and so is 404 on a write; 401 and 403 are [`StoreError::Denied`], 413 [`StoreError::TooLarge`], 429 and
+/// 5xx [`StoreError::Unavailable`], and what else the server refuses (400, 422) [`StoreError::Invalid`]. A conflict that came
+/// after kube's client had tried more than once is `Unavailable`: it may be with our own first try. There are no fences.
+pub struct KubeStore<K: Resource> {
+    inner: Arc<Inner<K>>,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Status,
+    Object,
+}
+
+struct Inner<K: Resource> {
+    api: Api<K>,
+    client: Client,
+    kind: K::DynamicType,
+    subject: Subject,
+    manager: Arc<str>,
+    competitors: Vec<Arc<str>>,
+    timeout: Duration,
+    reader: Option<Reader<K>>,
+    /// Where the reader may be behind: what we wrote, or know to be stale.
+    ahead: Mutex<HashMap<Arc<str>, Ahead>>,
+    /// None, if it watches by itself.
+    taps: Option<Mutex<Taps>>,
+}
+
+/// Looks an object up by namespace and name. (A reflector's store asks more of `K` than those need who have none.)
+type Reader<K> = Box<dyn Fn(Option<&str>, &str) -> Option<Arc<K>> + Send + Sync>;
+
+/// What we know that a reader may not.
+#[derive(Clone)]
+enum Ahead {
+    /// It was this, or is newer.
+    Is(Entry),
+    /// It is not this any more.
+    Not(Version),
+}
+
+/// For so long a request waits for its answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The field manager, until it is set.
+const MANAGER: &str = env!("CARGO_PKG_NAME");
+
+impl<K> KubeStore<K>
+where
+    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Clone + Send + Sync,
+{
+    /// The status of the objects of an API: of one namespace, or of all.
+    pub fn new(api: Api<K>) -> Self
+    where
+        K::DynamicType: Default,
+    {
+        Self::with_kind(api, K::DynamicType::default())
+    }
+
+    /// The same for objects whose kind is known only when the program runs.
+    pub fn with_kind(api: Api<K>, kind: K::DynamicType) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                client: api.clone().into_client(),
+                api,
+                kind,
+                subject: Subject::Status,
+                manager: MANAGER.into(),
+                competitors: vec![MANAGER.into()],
+                timeout: TIMEOUT,
+                reader: None,
+                ahead: Mutex::default(),
+                taps: None,
+            }),
+        }
+    }
+
+    /// Writes whole objects, and creates them, instead of the status of those that there are.
+    #[must_use]
+    pub fn whole_objects(self) -> Self {
+        self.set(|inner| inner.subject = Subject::Object)
+    }
+
+    /// The name under which the server notes our writes in `managedFields`, and that of our competitors, who are other replicas
+    /// of the same program. Default: `writerlease`.
+    #[must_use]
+    pub fn manager(self, name: &str) -> Self {
+        self.set(|inner| {
+            inner.manager = name.into();
+            inner.competitors = vec![name.into()];
+        })
+    }
+
+    /// The field managers that do the same work as we, such as the name of another version of the program. Default: the
+    /// [`manager`](Self::manager) alone. Writes of others are never evidence.
+    #[must_use]
+    pub fn competitors(self, names: &[&str]) -> Self {
+        self.set(|inner| inner.competitors = names.iter().map(|name| Arc::from(*name)).collect())
+    }
+
+    /// How long a request waits for its answer. Default: 5 s. It should be well below the lease's attempt timeout (10 s).
+    #[must_use]
+    pub fn timeout(self, limit: Duration) -> Self {
+        self.set(|inner| inner.timeout = limit)
+    }
+
+    /// Reads from a reflector, such as a controller has, and asks the server only where that is known to be behind.
+    #[must_use]
+    pub fn reader(self, reader: reflector::Store<K>) -> Self
+    where
+        K::DynamicType: Hash + Eq,
+    {
+        let kind = self.inner.kind.clone();
+        self.set(|inner| {
+            inner.reader = Some(Box::new(move |namespace, name| {
+                let object = ObjectRef::new_with(name, kind.clone());
+                reader.get(&match namespace {
+                    Some(namespace) => object.within(namespace),
+                    None => object,
+                })
+            }));
+        })
+    }
+
+    /// Starts no watch, but learns from what [`observe`](Self::observe) is given.
+    #[must_use]
+    pub fn observing(self) -> Self {
+        self.set(|inner| inner.taps = Some(Mutex::default()))
+    }
+
+    /// Passes the events of a watcher through, and learns from them: no watch beside the one that feeds a controller or a
+    /// reflector. Its errors are passed through, too.
+    ///
+    /// The guard must exist before the stream is polled, or it knows nothing before the watcher lists again.
+    ///
+    /// # Panics
+    ///
+    /// If the store is not [`observing`](Self::observing).
+    pub fn observe<S>(&self, events: S) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + use<S, K>
+    where
+        S: Stream<Item = watcher::Result<watcher::Event<K>>>,
+    {
+        assert!(self.inner.taps.is_some(), "a store that is to observe must be made with `observing`");
+        let inner = self.inner.clone();
+        events.inspect(move |item| {
+            if let Some(taps) = &inner.taps {
+                taps.lock().tell(&inner, item);
+            }
+        })
+    }
+
+    /// The key of an object.
+    pub fn key(object: &K) -> Arc<str> {
+        key_of(object)
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Inner<K>)) -> Self {
+        let inner = Arc::get_mut(&mut self.inner).expect("settings come before the first clone");
+        change(inner);
+        self
+    }
+}
+
+impl<K: Resource> Clone for KubeStore<K> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<K: Resource> Debug for KubeStore<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeStore")
+            .field("url", &self.inner.api.resource_url())
+            .field("subject", &self.inner.subject)
+            .field("manager", &self.inner.manager)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<K: Resource + Serialize> Inner<K> {
+    fn entry(&self, object: &K) -> Result<Entry, StoreError> {
+        entry_of(object, self.subject, &self.competitors)
+    }
+
+    fn request(&self, namespace: Option<&str>) -> Request {
+        Request::new(K::url_path(&self.kind, namespace))
+    }
+
+    /// What the reader has, if it is not known to be behind.
+    fn cached(&self, key: &str) -> Option<Entry> {
+        let (namespace, name) = names(key);
+        let object = self.reader.as_ref()?(namespace, name)?;
+        let cached = self.entry(&object).ok()?;
+        let mut ahead = self.ahead.lock();
+        let is_behind = match ahead.get(key) {
+            None => false,
+            Some(Ahead::Is(entry)) if cached.version.order() < entry.version.order() => {
+                return Some(entry.clone());
+            }
+            Some(Ahead::Is(_)) => false,
+            Some(Ahead::Not(version)) => cached.version.order() <= version.order(),
+        };
+        if is_behind {
+            return None;
+        }
+        ahead.remove(key);
+        Some(cached)
+    }
+
+    fn is_ahead(&self, key: &str, what: Ahead) {
+        if self.reader.is_some() {
+            self.ahead.lock().insert(key.into(), what);
+        }
+    }
+}
+
+impl<K> Store for KubeStore<K>
+where
+    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Clone + Send + Sync,
+{
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let inner = &*self.inner;
+        if let Some(entry) = inner.cached(non_empty(key)?) {
+            return Ok(Some(entry));
+        }
+        let (namespace, name) = names(key);
+        let request = inner.request(namespace).get(name, &GetParams::default()).map_err(unsent)?;
+        let Some(answer) = request::read(&inner.client, request, inner.timeout).await? else {
+            return Ok(None);
+        };
+        let entry = inner.entry(&decode(answer.as_bytes())?)?;
+        inner.is_ahead(key, Ahead::Is(entry.clone()));
+        Ok(Some(entry))
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        let inner = &*self.inner;
+        unfenced(fence)?;
+        let (namespace, name) = names(non_empty(key)?);
+        let request = inner.request(namespace);
+        let params = PostParams { field_manager: Some(inner.manager.to_string()), ..PostParams::default() };
+        let request = match (&expected, inner.subject) {
+            (Expected::Version(version), Subject::Status) => {
+                request.replace_subresource("status", name, &params, body_of(&value, Some(version))?)
+            }
+            (Expected::Version(version), Subject::Object) => {
+                request.replace(name, &params, body_of(&value, Some(version))?)
+            }
+            (Expected::Absent, Subject::Object) => request.create(&params, body_of(&value, None)?),
+            (Expected::Absent, Subject::Status) => {
+                let reason = "an object that does not exist has no status".into();
+                return Err(StoreError::Invalid { reason, source: None });
+            }
+        };
+        let written = request::write(&inner.client, request.map_err(unsent)?, inner.timeout).await;
+        if let (Err(StoreError::Conflict { .. }), Expected::Version(version)) = (&written, expected) {
+            inner.is_ahead(key, Ahead::Not(version));
+        }
+        let entry = inner.entry(&decode(written?.as_bytes())?)?;
+        let version = entry.version.clone();
+        inner.is_ahead(key, Ahead::Is(entry));
+        Ok(version)
+    }
+
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        unfenced(fence)?;
+        let (namespace, name) = names(non_empty(key)?);
+        let preconditions =
+            Preconditions { resource_version: Some(resource_version(expected)), ..Preconditions::default() };
+        let params = DeleteParams::default().preconditions(preconditions);
+        let request = inner.request(namespace).delete(name, &params).map_err(unsent)?;
+        let deleted = request::write(&inner.client, request, inner.timeout).await;
+        inner.is_ahead(key, Ahead::Not(expected.clone()));
+        deleted.map(drop)
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        let inner = &self.inner;
+        let Some(taps) = &inner.taps else {
+            let events = watcher(inner.api.clone(), watcher::Config::default()).default_backoff();
+            return Either::Left(watch::own(inner.clone(), prefix.to_owned(), events));
+        };
+        let (told, events) = mpsc::unbounded_channel();
+        taps.lock().add(prefix, told);
+        Either::Right(futures_util::stream::unfold(events, |mut events| async move {
+            Some((events.recv().await?, events))
+        }))
+    }
+
+    fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
+        let inner = &*self.inner;
+        let by_competitor =
+            version.writer().is_none_or(|by| inner.competitors.iter().any(|one| **one == *by));
+        by_competitor && !before.is_some_and(|before| is_same(before, after, inner.subject))
+    }
+}
+
+fn unfenced(fence: Option<&Fence>) -> Result<(), StoreError> {
+    match fence {
+        None => Ok(()),
+        Some(_) => {
+            let reason = "Kubernetes has nothing to check a fence with".into();
+            Err(StoreError::Invalid { reason, source: None })
+        }
+    }
+}
+
+fn unsent(error: ::kube::core::request::Error) -> StoreError {
+    StoreError::Invalid { reason: "no request can be made of that".into(), source: Some(error.into()) }
+}
