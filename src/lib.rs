@@ -26,6 +26,8 @@ mod feed;
 pub mod fuzzing;
 #[cfg(feature = "tokio")]
 mod guard;
+#[cfg(feature = "kube")]
+pub mod kube;
 #[cfg(feature = "tokio")]
 mod lease;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]

@@ -214,7 +214,12 @@ impl<S: Store> Inner<S> {
             StoreError::Invalid { .. } => (Ending::Invalid(error.clone()), Outcome::Unchanged.done()),
         };
         tracing::warn!(%key, %error, "the store refuses for good; the key's work is given up");
-        self.book.lock().settle(key, |part| wants.includes(part.serial), |_| ending.clone());
+        {
+            let mut book = self.book.lock();
+            #[cfg(feature = "kube")]
+            book.page(key).refusal.replace(error.clone());
+            book.settle(key, |part| wants.includes(part.serial), |_| ending.clone());
+        }
         // Nobody has to listen.
         let _ = self.notices.send(Notice::Refused { key: key.clone(), error });
         verdict

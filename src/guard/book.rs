@@ -10,10 +10,27 @@ use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::Ending;
+#[cfg(feature = "kube")]
+use crate::store::StoreError;
 use crate::store::{Entry, Version};
 
-/// The value that a part wants, given the current one; `None` if that is right.
-pub(super) type Desire = Arc<dyn Fn(Option<&[u8]>) -> Option<Bytes> + Send + Sync>;
+/// What a part makes of the current value.
+pub(super) type Desire = Arc<dyn Fn(Option<&[u8]>) -> Desired + Send + Sync>;
+
+pub(crate) enum Desired {
+    /// It is right.
+    Right,
+    /// This is to be written.
+    Write(Bytes),
+    /// The object that is wanted to be so is not there.
+    Gone,
+}
+
+impl Desired {
+    pub fn of<V: Into<Bytes>>(wanted: Option<V>) -> Self {
+        wanted.map_or(Self::Right, |value| Self::Write(value.into()))
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Book {
@@ -44,6 +61,9 @@ pub(super) struct Page {
     /// An attempt is out. Changes wait for its end, because one of them may be its own.
     pub flying: bool,
     pub held: Vec<Change>,
+    /// Why the store refused the last work for good, until somebody asks.
+    #[cfg(feature = "kube")]
+    pub refusal: Option<Arc<StoreError>>,
 }
 
 /// The last state of a key that we saw.
@@ -59,7 +79,6 @@ pub(super) struct Known {
 pub(super) struct Part {
     pub name: Box<str>,
     pub serial: u64,
-    pub must_exist: bool,
     pub desire: Desire,
     pub done: oneshot::Sender<Ending>,
 }
@@ -76,7 +95,7 @@ pub(super) struct Change {
 
 /// A copy of what a key's parts want, to be asked outside of the lock: the closures are the user's.
 #[derive(Clone)]
-pub(super) struct Wants(Vec<(u64, bool, Desire)>);
+pub(super) struct Wants(Vec<(u64, Desire)>);
 
 /// What the parts make of a value.
 pub(super) struct Asked {
@@ -84,7 +103,7 @@ pub(super) struct Asked {
     pub write: Option<Bytes>,
     /// The parts that changed it.
     pub changed: Vec<u64>,
-    /// Parts whose object does not exist, although it must.
+    /// Parts whose object is not there.
     pub gone: Vec<u64>,
 }
 
@@ -198,11 +217,11 @@ impl Part {
 
 impl Page {
     pub fn forget_earlier(&mut self) -> impl Iterator<Item = Desire> + use<> {
-        self.earlier.take().into_iter().flat_map(|earlier| earlier.0).map(|(.., desire)| desire)
+        self.earlier.take().into_iter().flat_map(|earlier| earlier.0).map(|(_, desire)| desire)
     }
 
     pub fn wants(&self) -> Wants {
-        let wants = self.parts.iter().map(|part| (part.serial, part.must_exist, part.desire.clone()));
+        let wants = self.parts.iter().map(|part| (part.serial, part.desire.clone()));
         Wants(wants.collect())
     }
 
@@ -276,25 +295,27 @@ impl Page {
 
 impl Wants {
     pub fn includes(&self, serial: u64) -> bool {
-        self.0.iter().any(|(wanted, ..)| *wanted == serial)
+        self.0.iter().any(|(wanted, _)| *wanted == serial)
     }
 
     /// The same parts, none added, none replaced.
     pub fn are_those_of(&self, page: &Page) -> bool {
-        self.0.iter().map(|(serial, ..)| *serial).eq(page.parts.iter().map(|part| part.serial))
+        self.0.iter().map(|(serial, _)| *serial).eq(page.parts.iter().map(|part| part.serial))
     }
 
     /// Asks each part in turn, giving it what the one before wants to write.
     pub fn ask(&self, current: Option<&Bytes>) -> Asked {
         let mut value = current.cloned();
         let mut asked = Asked { write: None, changed: Vec::new(), gone: Vec::new() };
-        for (serial, must_exist, desire) in &self.0 {
-            if *must_exist && value.is_none() {
-                asked.gone.push(*serial);
-            } else if let Some(new) = desire(value.as_deref()) {
-                value = Some(new.clone());
-                asked.write = Some(new);
-                asked.changed.push(*serial);
+        for (serial, desire) in &self.0 {
+            match desire(value.as_deref()) {
+                Desired::Right => {}
+                Desired::Write(new) => {
+                    value = Some(new.clone());
+                    asked.write = Some(new);
+                    asked.changed.push(*serial);
+                }
+                Desired::Gone => asked.gone.push(*serial),
             }
         }
         // What one part changed another may have changed back.

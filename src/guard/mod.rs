@@ -28,6 +28,7 @@ use tokio::{
     task::AbortHandle,
 };
 
+pub(crate) use self::book::Desired;
 use self::book::{Book, Desire, Part};
 use crate::{
     contention::ContentionTracker,
@@ -215,7 +216,7 @@ impl<S: Store> Guard<S> {
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
     {
-        self.want(key, "", false, Arc::new(move |current| desire(current).map(Into::into)))
+        self.want(key, "", Arc::new(move |current| Desired::of(desire(current))))
     }
 
     /// Like [`ensure`](Self::ensure), for an object that somebody else creates: if it does not exist, the call ends as
@@ -225,7 +226,11 @@ impl<S: Store> Guard<S> {
         D: Fn(&[u8]) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
     {
-        self.want(key, "", true, Arc::new(move |current| current.and_then(&desire).map(Into::into)))
+        let desire = move |current: Option<&[u8]>| match current {
+            Some(current) => Desired::of(desire(current)),
+            None => Desired::Gone,
+        };
+        self.want(key, "", Arc::new(desire))
     }
 
     /// Like [`ensure`](Self::ensure), for one concern of several that share an object, such as one condition of a status.
@@ -238,15 +243,15 @@ impl<S: Store> Guard<S> {
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
     {
-        self.want(key, part, false, Arc::new(move |current| desire(current).map(Into::into)))
+        self.want(key, part, Arc::new(move |current| Desired::of(desire(current))))
     }
 
-    fn want(&self, key: &str, part: &str, must_exist: bool, desire: Desire) -> Ensured {
+    pub(crate) fn want(&self, key: &str, part: &str, desire: Desire) -> Ensured {
         let (done, ending) = oneshot::channel();
         let inner = &self.inner;
         let key: Arc<str> = format!("{}{key}", inner.prefix).into();
         let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
-        inner.want(&key, Part { name: part.into(), serial, must_exist, desire, done });
+        inner.want(&key, Part { name: part.into(), serial, desire, done });
         Ensured { ending }
     }
 
@@ -258,6 +263,22 @@ impl<S: Store> Guard<S> {
         let mut book = self.inner.book.lock();
         _settled = book.settle(&key, |_| true, |_| Ending::Removed);
         self.inner.lease.remove(&key);
+    }
+
+    /// Whether anything is pending for a key.
+    #[cfg(feature = "kube")]
+    pub(crate) fn is_pending(&self, key: &str) -> bool {
+        self.inner.book.lock().is_pending(&format!("{}{key}", self.inner.prefix))
+    }
+
+    /// Why the store refused the last work for a key for good, if it did; once.
+    #[cfg(feature = "kube")]
+    pub(crate) fn take_refusal(&self, key: &str) -> Option<Arc<StoreError>> {
+        let key: Arc<str> = format!("{}{key}", self.inner.prefix).into();
+        let mut book = self.inner.book.lock();
+        let refusal = book.existing(&key)?.refusal.take();
+        book.tidy(&key);
+        refusal
     }
 
     /// The lease.

@@ -34,7 +34,7 @@
 pub(crate) mod etcd;
 mod fence;
 #[cfg(feature = "kube")]
-mod kube;
+pub(crate) mod kube;
 mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;

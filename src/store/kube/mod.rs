@@ -1,6 +1,6 @@
 //! Kubernetes objects as a store: their status, or all of them.
 
-mod object;
+pub(crate) mod object;
 mod request;
 mod watch;
 
@@ -65,7 +65,7 @@ pub struct KubeStore<K: Resource> {
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subject {
+pub(crate) enum Subject {
     Status,
     Object,
 }

@@ -65,7 +65,7 @@ pub(super) fn body_of(value: &[u8], expected: Option<&Version>) -> Result<Vec<u8
     serde_json::to_vec(&object).map_err(not_json)
 }
 
-pub(super) fn decode<K: DeserializeOwned>(value: &[u8]) -> Result<K, StoreError> {
+pub(crate) fn decode<K: DeserializeOwned>(value: &[u8]) -> Result<K, StoreError> {
     serde_json::from_slice(value).map_err(not_json)
 }
 
@@ -87,7 +87,7 @@ pub(super) fn resource_version(version: &Version) -> String {
 }
 
 /// Whether two values differ in nothing of what the guard writes: somebody else did other work.
-pub(super) fn is_same(one: &[u8], other: &[u8], subject: Subject) -> bool {
+pub(crate) fn is_same(one: &[u8], other: &[u8], subject: Subject) -> bool {
     let [Some(one), Some(other)] = [one, other].map(|value| serde_json::from_slice::<Value>(value).ok())
     else {
         return false;
@@ -125,7 +125,7 @@ fn invalid(reason: &str, source: Option<serde_json::Error>) -> StoreError {
 }
 
 /// The value of an object whose status is to be this.
-pub(super) fn with_status(value: &[u8], status: Value) -> Result<Bytes, StoreError> {
+pub(crate) fn with_status(value: &[u8], status: Value) -> Result<Bytes, StoreError> {
     let mut object: Value = serde_json::from_slice(value).map_err(not_json)?;
     let Some(object_fields) = object.as_object_mut() else {
         return Err(invalid("the value is no object", None));

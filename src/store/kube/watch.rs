@@ -124,7 +124,10 @@ impl Taps {
 
 /// Errors have sources that cannot be copied.
 fn copy(told: &Told) -> Told {
-    told.as_ref().map(Event::clone).map_err(|error| unavailable(error.to_string()))
+    match told {
+        Ok(event) => Ok(event.clone()),
+        Err(error) => Err(unavailable(error.to_string())),
+    }
 }
 
 fn interruption(error: &watcher::Error) -> StoreError {
