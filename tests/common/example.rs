@@ -15,6 +15,7 @@ pub fn built(name: &str) -> PathBuf {
     }
     for (feature, enabled) in [
         ("etcd", cfg!(feature = "etcd")),
+        ("kube", cfg!(feature = "kube")),
         ("redis", cfg!(feature = "redis")),
         ("zookeeper", cfg!(feature = "zookeeper")),
     ] {

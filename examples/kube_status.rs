@@ -1,0 +1,183 @@
+//! Replicas of a Kubernetes controller that all want to write the same status: with a lease held by work, and without.
+//!
+//! ```sh
+//! cargo run --release --features kube --example kube_status
+//! cargo run --release --features kube --example kube_status -- --processes --kill-leader-at 5
+//! ```
+//!
+//! It needs a cluster (`KUBECONFIG`, as usual) and the right to make a kind and a namespace there, which it takes away again.
+//! In each round a person edits every object, and every status should say so. Exit code 0: they do. 1: some don't, or the run
+//! failed. 2: it could not begin.
+//!
+//! How a controller uses the crate is in `kube_status/replica.rs`; all else is there to show what comes of it.
+#![allow(clippy::disallowed_methods, reason = "a cluster answers in real time")]
+
+#[path = "kube_status/counted.rs"]
+mod counted;
+#[path = "shared/duration.rs"]
+mod duration;
+#[path = "kube_status/fleet.rs"]
+mod fleet;
+#[path = "kube_status/options.rs"]
+mod options;
+#[path = "kube_status/replica.rs"]
+mod replica;
+#[path = "kube_status/report.rs"]
+mod report;
+#[path = "kube_status/widget.rs"]
+mod widget;
+
+use std::{error::Error, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ObjectMeta, PostParams},
+};
+use serde_json::json;
+use tokio::time::Instant;
+use writerlease::lab::Strategy;
+
+use fleet::Fleet;
+use options::Options;
+use report::{Report, print};
+use widget::{Observer, Widget};
+
+type Failure = Box<dyn Error>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(error) if !error.use_stderr() => {
+            print!("{error}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let text = error.to_string();
+            return complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "));
+        }
+    };
+    if let Err(reason) = options.check() {
+        return complain(reason);
+    }
+    if let Some(number) = options.child {
+        let settings = options.settings(options.strategies()[0], &options.namespace);
+        return match fleet::child(number, settings).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        };
+    }
+    let (client, is_new) = match begin().await {
+        Ok(begun) => begun,
+        Err(error) => return complain(error),
+    };
+    let ran = tokio::select! {
+        ran = all(&options, &client) => Some(ran),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    if is_new && let Err(error) = widget::uninstall(&client).await {
+        eprintln!("warning: the kind is left behind: {error}");
+    }
+    match ran {
+        None => ExitCode::from(130),
+        Some(Err(error)) => failed(&error),
+        Some(Ok(reports)) => {
+            print(&options, &reports);
+            match reports.iter().all(|report| report.wrong == 0) {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// One line, and exit code 2.
+fn complain(reason: impl ToString) -> ExitCode {
+    eprintln!("error: {}", reason.to_string());
+    ExitCode::from(2)
+}
+
+fn failed(error: &Failure) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// A client, and whether the kind had to be made.
+async fn begin() -> Result<(Client, bool), Failure> {
+    let client = Client::try_default().await?;
+    let is_new = widget::install(&client).await?;
+    Ok((client, is_new))
+}
+
+/// Runs the strategies one after the other, each in a namespace of its own.
+async fn all(options: &Options, client: &Client) -> Result<Vec<Report>, Failure> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let mut reports = Vec::new();
+    for strategy in options.strategies() {
+        let generate_name = Some(format!("writerlease-{strategy}-"));
+        let wanted = Namespace {
+            metadata: ObjectMeta { generate_name, ..ObjectMeta::default() },
+            ..Namespace::default()
+        };
+        let namespace = namespaces.create(&PostParams::default(), &wanted).await?;
+        let name = namespace.metadata.name.ok_or("the namespace has no name")?;
+        let ran = run(options, client, *strategy, &name).await;
+        namespaces.delete(&name, &DeleteParams::default()).await?;
+        reports.push(ran?);
+    }
+    Ok(reports)
+}
+
+async fn run(
+    options: &Options,
+    client: &Client,
+    strategy: Strategy,
+    namespace: &str,
+) -> Result<Report, Failure> {
+    let widgets = Api::<Widget>::namespaced(client.clone(), namespace);
+    let names: Vec<String> = (0..options.objects).map(|number| format!("widget-{number:05}")).collect();
+    let observer = Observer::start(widgets.clone());
+    let mut fleet = Fleet::start(options, &options.settings(strategy, namespace)).await?;
+    let mut report = Report::new(strategy, u64::from(options.objects) * u64::from(options.rounds));
+    for round in 1..=u64::from(options.rounds) {
+        eprintln!("{strategy}: round {round} of {}", options.rounds);
+        let change = |name: String| {
+            let widgets = &widgets;
+            async move {
+                match round {
+                    1 => widget::create(widgets, &name).await,
+                    _ => widget::edit(widgets, &name, json!({ "round": round })).await,
+                }
+            }
+        };
+        let started = Instant::now();
+        let (one_half, other_half) = names.split_at(names.len() / 2);
+        widget::for_each(one_half, change).await?;
+        let kills = options.kill_leader_at.is_some_and(|at| u64::from(at) == round);
+        let killed = Instant::now();
+        if kills {
+            fleet.kill_leader().await?;
+        }
+        widget::for_each(other_half, change).await?;
+        let is_right = |widget: &Widget| widget.spec.round == round && widget.is_right("ready");
+        if let Err(wrong) = observer.until(&names, PATIENCE, is_right).await {
+            report.wrong = wrong.len();
+            eprintln!("{strategy}: after {PATIENCE:?} {} are wrong, such as {}", wrong.len(), wrong[0]);
+            break;
+        }
+        report.rounds.push(started.elapsed());
+        if kills {
+            report.failover = Some(killed.elapsed());
+        }
+    }
+    report.leaders = fleet.leaders();
+    let tally = fleet.tally.clone();
+    fleet.stop().await?;
+    report.take(&tally);
+    Ok(report)
+}
+
+/// For the statuses of one round.
+const PATIENCE: Duration = Duration::from_secs(120);
