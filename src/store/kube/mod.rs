@@ -28,7 +28,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use self::{
-    object::{body_of, decode, entry_of, is_same, key_of, names, resource_version},
+    object::{body_of, decode, entry_of, is_same, key_of, names, resource_version, version_of},
     watch::Taps,
 };
 use super::{Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
@@ -89,7 +89,6 @@ struct Inner<K: Resource> {
 type Reader<K> = Box<dyn Fn(Option<&str>, &str) -> Option<Arc<K>> + Send + Sync>;
 
 /// What we know that a reader may not.
-#[derive(Clone)]
 enum Ahead {
     /// It was this, or is newer.
     Is(Entry),
@@ -244,30 +243,49 @@ impl<K: Resource + Serialize> Inner<K> {
         Request::new(K::url_path(&self.kind, namespace))
     }
 
-    /// What the reader has, if it is not known to be behind.
-    fn cached(&self, key: &str) -> Option<Entry> {
+    fn read(&self, key: &str) -> Option<Arc<K>> {
         let (namespace, name) = names(key);
-        let object = self.reader.as_ref()?(namespace, name)?;
-        let cached = self.entry(&object).ok()?;
-        let mut ahead = self.ahead.lock();
-        let is_behind = match ahead.get(key) {
-            None => false,
-            Some(Ahead::Is(entry)) if cached.version.order() < entry.version.order() => {
-                return Some(entry.clone());
-            }
-            Some(Ahead::Is(_)) => false,
-            Some(Ahead::Not(version)) => cached.version.order() <= version.order(),
-        };
-        if is_behind {
-            return None;
-        }
-        ahead.remove(key);
-        Some(cached)
+        self.reader.as_ref()?(namespace, name)
     }
 
-    fn is_ahead(&self, key: &str, what: Ahead) {
-        if self.reader.is_some() {
-            self.ahead.lock().insert(key.into(), what);
+    /// What the reader has, if it is not known to be behind; or what we know better.
+    fn cached(&self, key: &str) -> Option<Entry> {
+        let object = self.read(key)?;
+        let mut ahead = self.ahead.lock();
+        match ahead.get(key) {
+            Some(known) if known.is_ahead_of(&*object) => return known.entry(),
+            Some(_) => drop(ahead.remove(key)),
+            None => {}
+        }
+        self.entry(&object).ok()
+    }
+
+    fn is_ahead(&self, key: &str, known: Ahead) {
+        if self.reader.is_none() {
+            return;
+        }
+        let mut ahead = self.ahead.lock();
+        // Before it grows. Of what is deleted the reader has nothing that could be behind.
+        if ahead.len() == ahead.capacity() {
+            ahead.retain(|key, known| self.read(key).is_some_and(|object| known.is_ahead_of(&*object)));
+        }
+        ahead.insert(key.into(), known);
+    }
+}
+
+impl Ahead {
+    fn is_ahead_of(&self, object: &impl Resource) -> bool {
+        let order = object.meta().resource_version.as_deref().and_then(|version| version_of(version).order());
+        match self {
+            Self::Is(entry) => order < entry.version.order(),
+            Self::Not(version) => order <= version.order(),
+        }
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        match self {
+            Self::Is(entry) => Some(entry.clone()),
+            Self::Not(_) => None,
         }
     }
 }
@@ -373,4 +391,98 @@ fn unfenced(fence: Option<&Fence>) -> Result<(), StoreError> {
 
 fn unsent(error: ::kube::core::request::Error) -> StoreError {
     StoreError::Invalid { reason: "no request can be made of that".into(), source: Some(error.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::kube::{
+        client::Body,
+        core::{ApiResource, DynamicObject, GroupVersionKind},
+    };
+    use http::{Request, Response};
+    use serde_json::json;
+    use tower::{BoxError, service_fn};
+
+    use super::{object::entry_of, *};
+
+    type Objects = KubeStore<DynamicObject>;
+
+    fn kind() -> ApiResource {
+        ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Widget"))
+    }
+
+    /// A store over no server.
+    fn store() -> Objects {
+        let service = service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, BoxError>("nobody is asked".into())
+        });
+        KubeStore::with_kind(Api::all_with(Client::new(service, "default"), &kind()), kind())
+    }
+
+    fn object(name: &str, version: u64, status: &str, manager: &str) -> DynamicObject {
+        let managed = json!({
+            "manager": manager, "operation": "Update", "time": "2026-01-01T00:00:00Z",
+            "fieldsType": "FieldsV1", "fieldsV1": { "f:status": {} },
+        });
+        let object = json!({
+            "apiVersion": "example.com/v1", "kind": "Widget",
+            "metadata": {
+                "name": name, "namespace": "ns", "resourceVersion": version.to_string(), "managedFields": [managed],
+            },
+            "status": { "phase": status },
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn entry(object: &DynamicObject) -> Entry {
+        entry_of(object, Subject::Status, &[]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_a_competitors_write_of_what_we_write_is_evidence() {
+        let store = store().manager("controller").competitors(&["controller", "controller-v2"]);
+        let before = entry(&object("a", 1, "old", "controller"));
+        for (status, manager, competes) in [
+            ("new", "controller", true),
+            ("new", "controller-v2", true),
+            ("new", "person", false),
+            ("old", "controller", false),
+        ] {
+            let after = entry(&object("a", 2, status, manager));
+            let told = store.competes(Some(&before.value), &after.value, &after.version);
+            assert_eq!(told, competes, "{status} by {manager}");
+        }
+        let mut nobodys = object("a", 2, "new", "");
+        nobodys.metadata.managed_fields = None;
+        let after = entry(&nobodys);
+        assert!(store.competes(Some(&before.value), &after.value, &after.version), "it may be theirs");
+    }
+
+    #[tokio::test]
+    async fn what_we_know_better_than_the_reader_is_forgotten_when_it_has_caught_up_or_the_object_is_gone() {
+        let mut writer = reflector::store::Writer::new(kind());
+        let store = store().reader(writer.as_reader());
+        let inner = &store.inner;
+        let mut reads =
+            |object: &DynamicObject| writer.apply_watcher_event(&watcher::Event::Apply(object.clone()));
+        let [old, new, newer] = [1, 2, 3].map(|version| object("a", version, "any", "controller"));
+        reads(&old);
+        assert_eq!(inner.cached("ns/a"), Some(entry(&old)));
+        inner.is_ahead("ns/a", Ahead::Is(entry(&new)));
+        assert_eq!(inner.cached("ns/a"), Some(entry(&new)));
+        inner.is_ahead("ns/a", Ahead::Not(entry(&new).version));
+        assert_eq!(inner.cached("ns/a"), None, "the server is asked");
+        reads(&new);
+        assert_eq!(inner.cached("ns/a"), None);
+        reads(&newer);
+        assert_eq!(inner.cached("ns/a"), Some(entry(&newer)));
+        assert!(inner.ahead.lock().is_empty());
+
+        // Objects come, are written once, and go.
+        for version in 10..1000 {
+            let object = object(&format!("b-{version}"), version, "any", "controller");
+            inner.is_ahead(&entry(&object).key, Ahead::Is(entry(&object)));
+        }
+        assert!(inner.ahead.lock().len() < 10, "{}", inner.ahead.lock().len());
+    }
 }

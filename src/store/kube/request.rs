@@ -69,8 +69,8 @@ pub(super) fn refusal(error: Error) -> StoreError {
         404 | 410 => StoreError::Conflict { current: Current::Absent },
         401 | 403 => StoreError::Denied { reason, source: Some(error.into()) },
         413 => StoreError::TooLarge { reason, source: Some(error.into()) },
-        // etcd's own limit comes through as an internal error.
-        500 if reason.contains("request is too large") => {
+        // etcd's own limit, and that of the server's client, come through as internal errors.
+        500 if reason.contains("request is too large") || reason.contains("message larger than max") => {
             StoreError::TooLarge { reason, source: Some(error.into()) }
         }
         408 | 429 | 500.. => StoreError::Unavailable { reason, source: Some(error.into()) },

@@ -1,0 +1,276 @@
+//! `KubeStore` and `StatusGuard` by themselves, on a real API server that answers late, twice, or not at all.
+#![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
+
+mod common;
+#[path = "../examples/kube_status/widget.rs"]
+#[allow(dead_code, reason = "the replicas use the rest")]
+mod widget;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use common::{
+    proxy::Proxy,
+    server::{ADMINISTRATOR, KubeServer, RECORD},
+    watch::Watch,
+};
+use futures_util::{StreamExt, future::join_all};
+use http::{Method, Request, StatusCode};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, DynamicObject},
+    client::{Body, retry::RetryPolicy},
+    core::{ApiResource, GroupVersionKind},
+    runtime::{WatchStreamExt, controller::Action, reflector, watcher},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+use tower::{BoxError, ServiceBuilder, retry::RetryLayer, service_fn};
+use widget::{Widget, WidgetStatus};
+use writerlease::{
+    Ending, WriterLease,
+    kube::{Ensuring, StatusGuard, error_policy},
+    store::{Current, Event, Expected, KubeStore, Store, StoreError},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Only against hanging.
+const LONG: Duration = Duration::from_secs(60);
+const NAMESPACE: &str = "default";
+
+/// A server with so many widgets.
+async fn server(widgets: usize) -> (KubeServer, Api<Widget>) {
+    let server = KubeServer::start().await;
+    let client = server.administrator();
+    widget::install(&client).await.expect("the kind can be made");
+    let api = Api::namespaced(client, NAMESPACE);
+    for number in 0..widgets {
+        widget::create(&api, &format!("widget-{number}")).await.expect("a widget can be made");
+    }
+    (server, api)
+}
+
+fn lease() -> WriterLease<Arc<str>> {
+    WriterLease::builder("widgets").spawn().expect("a runtime")
+}
+
+fn guard(client: Client) -> StatusGuard<Widget> {
+    StatusGuard::new(KubeStore::new(Api::namespaced(client, NAMESPACE)), lease()).expect("a runtime")
+}
+
+/// The round of the spec is to be in the status.
+fn seen(widget: &Widget) -> Option<WidgetStatus> {
+    let status = WidgetStatus { round: widget.spec.round, phase: "ready".into(), ..WidgetStatus::default() };
+    (widget.status.as_ref() != Some(&status)).then_some(status)
+}
+
+async fn ended(ensuring: Ensuring) -> Ending {
+    timeout(LONG, ensuring).await.expect("it ends")
+}
+
+/// Whether it ended with the write that the object is from.
+fn is_written(ending: &Ending, object: &Widget) -> bool {
+    let version = object.resource_version().and_then(|version| version.parse().ok());
+    matches!(ending, Ending::Written(written) if version.is_some() && written.order() == version)
+}
+
+fn text(value: &[u8]) -> Value {
+    serde_json::from_slice(value).expect("it is JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_objects_are_made_written_deleted_and_watched() {
+    let server = KubeServer::start().await;
+    let maps = KubeStore::new(Api::<ConfigMap>::all(server.administrator())).whole_objects();
+    let mut watch = Watch::of(&maps, "default/");
+    assert_eq!(watch.listing().await, [], "those of other namespaces are left out");
+
+    let map = |word: &str| {
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": "a", "namespace": "default" },
+            "data": { "word": word },
+        });
+        map.to_string().into_bytes().into()
+    };
+    assert!(maps.get("default/a").await.unwrap().is_none());
+    let made = maps.put("default/a", map("one"), Expected::Absent, None).await.unwrap();
+    assert!(
+        matches!(watch.event().await, Event::Put(entry) if entry.version == made && &*entry.key == "default/a")
+    );
+    let again = maps.put("default/a", map("two"), Expected::Absent, None).await;
+    assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}");
+    let written = maps.put("default/a", map("two"), Expected::Version(made.clone()), None).await.unwrap();
+    assert!(written.order() > made.order());
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == written));
+    let entry = maps.get("default/a").await.unwrap().expect("it is there");
+    assert_eq!((text(&entry.value)["data"]["word"].as_str(), &entry.version), (Some("two"), &written));
+
+    let stale = maps.put("default/a", map("three"), Expected::Version(made.clone()), None).await;
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+    let stale = maps.delete("default/a", &made, None).await;
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+    maps.delete("default/a", &written, None).await.unwrap();
+    assert!(matches!(watch.event().await, Event::Delete { key, .. } if &*key == "default/a"));
+    assert!(maps.get("default/a").await.unwrap().is_none());
+    for gone in [
+        maps.delete("default/a", &written, None).await,
+        maps.put("default/a", map("four"), Expected::Version(written.clone()), None).await.map(drop),
+    ] {
+        assert!(
+            matches!(gone, Err(StoreError::Conflict { current: Current::Absent | Current::Unknown })),
+            "{gone:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change() {
+    let (server, widgets) = server(1).await;
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("writerlease.example", "v1", "Widget"));
+    let api: Api<DynamicObject> = Api::namespaced_with(server.administrator(), NAMESPACE, &kind);
+    let guard = StatusGuard::new(KubeStore::with_kind(api.clone(), kind), lease()).unwrap();
+    let object = api.get("widget-0").await.unwrap();
+    for (status, said) in [
+        (json!({ "round": "no number", "phase": "", "by": 0 }), "Invalid value"),
+        (json!({ "round": 1, "phase": "x".repeat(1_800_000), "by": 0 }), "too large"),
+        (json!({ "round": 1, "phase": "x".repeat(2_200_000), "by": 0 }), "larger than max"),
+        (json!({ "round": 1, "phase": "x".repeat(4_000_000), "by": 0 }), "too large"),
+    ] {
+        let wanted = status.clone();
+        let want = move |object: &DynamicObject| (object.data["status"] != wanted).then(|| wanted.clone());
+        let ending = ended(guard.ensure_status(&object, want.clone())).await;
+        let (Ending::Invalid(error) | Ending::TooLarge(error)) = &ending else { panic!("{ending:?}") };
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!(matches!(ending, Ending::TooLarge(_)), said.contains("large"), "{ending:?}");
+        // The next reconcile is told, once.
+        let refused = guard.ensure_status(&object, want.clone()).action().unwrap_err();
+        assert!(refused.to_string().contains(said) && &*refused.key == "default/widget-0", "{refused}");
+        assert_eq!(error_policy(Arc::new(object.clone()), &refused, Arc::new(())), Action::await_change());
+        assert!(guard.ensure_status(&object, want).action().is_ok());
+        guard.forget(&object);
+    }
+    assert!(widgets.get("widget-0").await.unwrap().status.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_landed_and_was_tried_again_is_known_as_ours() {
+    let (server, widgets) = server(1).await;
+    // A gateway that gives up on the first update, which has landed; kube's client then tries again.
+    let inner = server.administrator();
+    let gives_up = Arc::new(AtomicBool::new(true));
+    let gateway = service_fn({
+        let gives_up = gives_up.clone();
+        move |request: Request<Body>| {
+            let (inner, gives_up) = (inner.clone(), gives_up.clone());
+            async move {
+                let is_update = request.method() == Method::PUT;
+                let mut answer = inner.send(request).await?;
+                if is_update && gives_up.swap(false, SeqCst) {
+                    assert_eq!(answer.status(), StatusCode::OK);
+                    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                }
+                Ok::<_, BoxError>(answer)
+            }
+        }
+    });
+    let service = ServiceBuilder::new().layer(RetryLayer::new(RetryPolicy::server_retry())).service(gateway);
+    let guard = guard(Client::new(service, NAMESPACE));
+    let widget = widgets.get("widget-0").await.unwrap();
+    let ending = ended(guard.ensure_status(&widget, seen)).await;
+    let written = widgets.get("widget-0").await.unwrap();
+    assert!(!gives_up.load(SeqCst));
+    assert!(is_written(&ending, &written), "{ending:?}");
+    let counters = guard.guard().lease().snapshot().counters;
+    assert_eq!((counters.conflicts, counters.evidence), (0, 0), "nobody else was there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_is_lost_is_known_as_ours() {
+    let (server, widgets) = server(1).await;
+    // Only updates go through the proxy, which cannot tell them from other requests.
+    let proxy = Proxy::start(server.api.address()).await;
+    let client = Client::try_from(server.config(ADMINISTRATOR, proxy.address())).unwrap();
+    let (reader, writer) = reflector::store();
+    let store = KubeStore::new(Api::namespaced(client, NAMESPACE)).reader(reader.clone()).observing();
+    let guard = StatusGuard::new(store.clone(), lease()).unwrap();
+    let events =
+        store.observe(watcher(widgets.clone(), watcher::Config::default()).default_backoff()).reflect(writer);
+    let watch = tokio::spawn(events.for_each(|_| async {}));
+    reader.wait_until_ready().await.unwrap();
+
+    for round in 1..5 {
+        widget::edit(&widgets, "widget-0", json!({ "round": round })).await.unwrap();
+        if round > 1 {
+            // The connection is open by now.
+            proxy.lose_answer(RECORD);
+        }
+        let ending = ended(guard.ensure_status(&widgets.get("widget-0").await.unwrap(), seen)).await;
+        if round > 1 {
+            proxy.struck().await;
+        }
+        let written = widgets.get("widget-0").await.unwrap();
+        assert_eq!(written.status.as_ref().map(|status| status.round), Some(round));
+        assert!(is_written(&ending, &written), "{ending:?}");
+    }
+    let counters = guard.guard().lease().snapshot().counters;
+    assert_eq!((counters.failures, counters.evidence), (3, 0), "nobody else was there");
+    watch.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
+    let (server, widgets) = server(1).await;
+    let store = KubeStore::new(widgets).timeout(SECOND);
+    let entry = store.get("default/widget-0").await.unwrap().expect("it is there");
+    server.api.pause();
+    let started = Instant::now();
+    let read = store.get("default/widget-0").await;
+    let write = store.put("default/widget-0", entry.value, Expected::Version(entry.version), None).await;
+    assert!(started.elapsed() >= 2 * SECOND && started.elapsed() < LONG / 4, "{:?}", started.elapsed());
+    assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
+    assert!(matches!(write, Err(StoreError::Unavailable { .. })), "{write:?}");
+    server.api.resume();
+    assert!(store.get("default/widget-0").await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_a_status_that_are_wanted_at_once_become_one_write() {
+    let (server, widgets) = server(1).await;
+    let guard = guard(server.administrator());
+    let widget = widgets.get("widget-0").await.unwrap();
+    // Pending at once, because an election comes first.
+    let endings = join_all(["admitted", "healthy", "synced"].map(|part| {
+        let ensuring = guard.ensure_part(&widget, part, move |widget| {
+            let mut status = widget.status.clone().unwrap_or_default();
+            status.phase = "ready".into();
+            (status.conditions.insert(part.into(), 1) != Some(1)).then_some(status)
+        });
+        ended(ensuring)
+    }));
+    let endings = endings.await;
+    let written = widgets.get("widget-0").await.unwrap();
+    assert!(endings.iter().all(|ending| is_written(ending, &written)), "{endings:?}");
+    assert_eq!(written.status.unwrap().conditions.len(), 3);
+    assert_eq!(guard.guard().lease().snapshot().counters.landed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted() {
+    let (server, widgets) = server(1).await;
+    let guard = guard(server.administrator());
+    let before = widgets.get("widget-0").await.unwrap();
+    widgets.delete("widget-0", &DeleteParams::default()).await.unwrap();
+    let gone = ended(guard.ensure_status(&before, seen)).await;
+    assert!(matches!(gone, Ending::Gone), "{gone:?}");
+    widget::create(&widgets, "widget-0").await.unwrap();
+    let gone = ended(guard.ensure_status(&before, seen)).await;
+    assert!(matches!(gone, Ending::Gone), "{gone:?}");
+    assert!(widgets.get("widget-0").await.unwrap().status.is_none());
+}
