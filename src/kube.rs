@@ -37,7 +37,7 @@
 //! let store = KubeStore::new(Api::all(client)).manager("my-controller").reader(controller.store());
 //! let guard = Arc::new(StatusGuard::new(store, lease.clone())?);
 //! controller.run(reconcile, error_policy, guard).for_each(|_| async {}).await;
-//! // Whoever leaves in peace writes what it began, and the others go on at once.
+//! // Whoever leaves in peace ends what it began; the others miss its next writes and go on.
 //! lease.shutdown(Duration::from_secs(5)).await;
 //! # Ok(())
 //! # }

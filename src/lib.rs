@@ -2,6 +2,8 @@
 #![cfg_attr(feature = "tokio", doc = "[`WriterLease`]: crate::WriterLease")]
 #![cfg_attr(feature = "tokio", doc = "[`Guard`]: crate::Guard")]
 #![cfg_attr(feature = "tokio", doc = "[`Moment`]: crate::Moment")]
+#![cfg_attr(feature = "tokio", doc = "[`ContentionTracker`]: crate::ContentionTracker")]
+#![cfg_attr(feature = "kube", doc = "[`writerlease::kube`]: crate::kube")]
 #![cfg_attr(feature = "tokio", doc = "[`store`]: crate::store")]
 #![cfg_attr(feature = "tokio", doc = "[`election`]: crate::election")]
 #![cfg_attr(feature = "lab", doc = "[`lab::simulation`]: crate::lab::simulation")]
