@@ -156,6 +156,9 @@ where
     /// of the spec it should take from what it is given. A newer call for the same object takes the place of an older one.
     ///
     /// An object that was deleted and created again under the same name is another one, whose status is not touched.
+    ///
+    /// A panic of `desire` in an attempt holds up this object only; a status that cannot be JSON (a map whose keys are no
+    /// strings) counts as one.
     pub fn ensure_status<D, T>(&self, object: &K, desire: D) -> Ensuring
     where
         D: Fn(&K) -> Option<T> + Send + Sync + 'static,
