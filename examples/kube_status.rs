@@ -27,7 +27,12 @@ mod report;
 #[path = "kube_status/widget.rs"]
 mod widget;
 
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    hash::{BuildHasher, RandomState},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
 use k8s_openapi::api::core::v1::Namespace;
@@ -73,12 +78,13 @@ async fn main() -> ExitCode {
         Ok(begun) => begun,
         Err(error) => return complain(error),
     };
+    let run = RandomState::new().hash_one(std::process::id());
     let ran = tokio::select! {
-        ran = all(&options, &client) => Some(ran),
+        ran = all(&options, &client, run) => Some(ran),
         _ = tokio::signal::ctrl_c() => None,
     };
-    if is_new && let Err(error) = widget::uninstall(&client).await {
-        eprintln!("warning: the kind is left behind: {error}");
+    if let Err(error) = clear(&options, &client, run, is_new).await {
+        eprintln!("warning: something is left behind: {error}");
     }
     match ran {
         None => ExitCode::from(130),
@@ -112,25 +118,41 @@ async fn begin() -> Result<(Client, bool), Failure> {
 }
 
 /// Runs the strategies one after the other, each in a namespace of its own.
-async fn all(options: &Options, client: &Client) -> Result<Vec<Report>, Failure> {
+async fn all(options: &Options, client: &Client, run: u64) -> Result<Vec<Report>, Failure> {
     let namespaces = Api::<Namespace>::all(client.clone());
     let mut reports = Vec::new();
     for strategy in options.strategies() {
-        let generate_name = Some(format!("writerlease-{strategy}-"));
-        let wanted = Namespace {
-            metadata: ObjectMeta { generate_name, ..ObjectMeta::default() },
-            ..Namespace::default()
-        };
-        let namespace = namespaces.create(&PostParams::default(), &wanted).await?;
-        let name = namespace.metadata.name.ok_or("the namespace has no name")?;
-        let ran = run(options, client, *strategy, &name).await;
-        namespaces.delete(&name, &DeleteParams::default()).await?;
-        reports.push(ran?);
+        let name = namespace(*strategy, run);
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let wanted = Namespace { metadata, ..Namespace::default() };
+        namespaces.create(&PostParams::default(), &wanted).await?;
+        reports.push(run_one(options, client, *strategy, &name).await?);
     }
     Ok(reports)
 }
 
-async fn run(
+/// Nobody else's.
+fn namespace(strategy: Strategy, run: u64) -> String {
+    format!("writerlease-{strategy}-{run:016x}")
+}
+
+/// Takes away what was made, however the run ended.
+async fn clear(options: &Options, client: &Client, run: u64, with_kind: bool) -> kube::Result<()> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    for strategy in options.strategies() {
+        match namespaces.delete(&namespace(*strategy, run), &DeleteParams::default()).await {
+            // It was not made yet.
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            deleted => drop(deleted?),
+        }
+    }
+    if with_kind {
+        widget::uninstall(client).await?;
+    }
+    Ok(())
+}
+
+async fn run_one(
     options: &Options,
     client: &Client,
     strategy: Strategy,

@@ -144,7 +144,8 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
                         key = ?known.key(),
                         seconds = self.interval.as_secs_f64(),
                         "contended: the value was right, and somebody else changed it twice; it is left alone for a while. \
-                         Do two controllers, or two versions of one, want different values?",
+                         Do two controllers, or two versions of one, want different values? Or does the store change \
+                         what is written?",
                     );
                 }
                 known.insert(Record { right, expires, contended: again });

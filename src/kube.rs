@@ -4,44 +4,74 @@
 //! the world must therefore be the same whoever does it; what they write of it, the status, goes through a [`StatusGuard`]:
 //! one replica writes it, the others see it done in the events that they watch anyway.
 //!
+//! ```toml
+//! [dependencies]
+//! futures-util = "0.3"
+//! k8s-openapi = { version = "0.29", features = ["latest"] } # or that of your clusters
+//! kube = { version = "5", features = ["derive", "runtime"] }
+//! schemars = "1"
+//! serde = { version = "1", features = ["derive"] }
+//! serde_json = "1"
+//! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
+//! writerlease = { version = "0.1", features = ["kube"] }
+//! ```
+//!
 //! ```no_run
 //! use std::{sync::Arc, time::Duration};
 //!
 //! use futures_util::StreamExt;
-//! use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 //! use kube::{
-//!     Api, Client,
-//!     runtime::{Controller, WatchStreamExt, controller::Action, reflector, watcher},
+//!     Api, Client, CustomResource,
+//!     runtime::{Controller, controller::Action, watcher},
 //! };
+//! use schemars::JsonSchema;
+//! use serde::{Deserialize, Serialize};
 //! use writerlease::{
 //!     WriterLease,
 //!     kube::{Refused, StatusGuard, error_policy},
 //!     store::KubeStore,
 //! };
 //!
-//! async fn reconcile(object: Arc<Deployment>, guard: Arc<StatusGuard<Deployment>>) -> Result<Action, Refused> {
-//!     let desire = |current: &Deployment| {
-//!         let mut status = current.status.clone().unwrap_or_default();
-//!         status.observed_generation = current.metadata.generation;
-//!         (current.status.as_ref() != Some(&status)).then_some(status)
+//! #[derive(CustomResource, Clone, Debug, Serialize, Deserialize, JsonSchema)]
+//! #[kube(group = "example.com", version = "v1", kind = "Route", namespaced, status = "RouteStatus")]
+//! struct RouteSpec {
+//!     host: String,
+//! }
+//!
+//! #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+//! struct RouteStatus {
+//!     admitted: String,
+//! }
+//!
+//! async fn reconcile(route: Arc<Route>, guard: Arc<StatusGuard<Route>>) -> Result<Action, Refused> {
+//!     let desire = |route: &Route| {
+//!         let status = RouteStatus { admitted: route.spec.host.clone() };
+//!         (route.status.as_ref() != Some(&status)).then_some(status)
 //!     };
 //!     // Returns at once. Whether and when to write is a matter of the guard.
-//!     guard.ensure_status(&object, desire).action()
+//!     guard.ensure_status(&route, desire).action()
 //! }
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::try_default().await?;
-//! let lease = WriterLease::builder("deployment-status").spawn()?;
-//! let controller = Controller::new(Api::<Deployment>::all(client.clone()), watcher::Config::default());
+//! let lease = WriterLease::builder("route-status").spawn()?;
+//! let controller = Controller::new(Api::<Route>::all(client.clone()), watcher::Config::default());
 //! // It reads what the controller reads.
-//! let store = KubeStore::new(Api::all(client)).manager("my-controller").reader(controller.store());
+//! let store = KubeStore::new(Api::all(client)).manager("route-controller").reader(controller.store());
 //! let guard = Arc::new(StatusGuard::new(store, lease.clone())?);
-//! controller.run(reconcile, error_policy, guard).for_each(|_| async {}).await;
+//! let ends = controller.shutdown_on_signal().run(reconcile, error_policy, guard).for_each(async |end| {
+//!     if let Err(error) = end {
+//!         eprintln!("{error}");
+//!     }
+//! });
+//! ends.await;
 //! // Whoever leaves in peace ends what it began; the others miss its next writes and go on.
 //! lease.shutdown(Duration::from_secs(5)).await;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! All replicas need the [rights of the store](KubeStore#rights): `update` on the status, beside what a controller needs anyway.
 //!
 //! Here the guard has a watch of its own, because a stable [`Controller`](::kube::runtime::Controller) does not let go of its
 //! events. With kube's feature `unstable-runtime`, [`KubeStore::observe`] taps those of a controller that is made
@@ -63,16 +93,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     contention::ContentionTracker,
-    driver::Moment,
     error::SpawnError,
     guard::{Desired, Ending, Ensured, Guard},
     lease::WriterLease,
     store::{
         KubeStore, StoreError,
-        kube::{
-            Subject,
-            object::{decode, is_same, with_status},
-        },
+        kube::object::{decode, is_same_work, version_of, with_status},
     },
 };
 
@@ -125,18 +151,21 @@ where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Clone + Send + Sync,
 {
-    /// Guards the status of a store's objects under a lease.
+    /// Guards the status of a store's objects under a lease. Each kind needs a lease of its own: the keys are the objects'
+    /// names, and do not tell kinds apart.
     ///
     /// # Errors
     ///
     /// [`SpawnError::NoRuntime`] outside of a tokio runtime.
     pub fn new(store: KubeStore<K>, lease: WriterLease<Arc<str>>) -> Result<Self, SpawnError> {
-        let same = |one: &Bytes, other: &Bytes| is_same(one, other, Subject::Status);
-        Self::with_contention(store, lease, Arc::new(ContentionTracker::comparing(same)))
+        Self::with_contention(
+            store,
+            lease,
+            ContentionTracker::comparing(|one: &Bytes, other| is_same_work(one, other)),
+        )
     }
 
-    /// Like [`new`](Self::new), with a contention tracker of one's own. What it compares are whole objects, as JSON; by default
-    /// two are the same if their status is.
+    /// Like [`new`](Self::new), with a contention tracker of one's own, such as [`tracker`](Self::tracker) makes.
     ///
     /// # Errors
     ///
@@ -144,16 +173,30 @@ where
     pub fn with_contention(
         store: KubeStore<K>,
         lease: WriterLease<Arc<str>>,
-        contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
+        contention: ContentionTracker<Arc<str>, Bytes>,
     ) -> Result<Self, SpawnError> {
-        Ok(Self { guard: Guard::with_contention(store, lease, "", contention)? })
+        Ok(Self { guard: Guard::with_contention(store, lease, "", Arc::new(contention))? })
+    }
+
+    /// A contention tracker for which the status of two objects is the same if `same` says so. By default it is the same if it
+    /// differs in nothing but the times of conditions (`lastTransitionTime` and its like), which are new in each write.
+    pub fn tracker(
+        same: impl Fn(&K, &K) -> bool + Send + Sync + 'static,
+    ) -> ContentionTracker<Arc<str>, Bytes> {
+        ContentionTracker::comparing(move |one: &Bytes, other: &Bytes| match (decode(one), decode(other)) {
+            (Ok(one), Ok(other)) => same(&one, &other),
+            _ => false,
+        })
     }
 
     /// Wants the status of `object` to be as `desire` says, and returns at once.
     ///
-    /// `desire` is given the object as it is, and returns the status to write, or `None` if it is right. It is asked again for
-    /// each attempt and each change, so it should be quick and must depend on nothing that changes meanwhile; what it depends on
-    /// of the spec it should take from what it is given. A newer call for the same object takes the place of an older one.
+    /// `desire` is given the object as it is, though later without its `resourceVersion` and `managedFields`, and returns the
+    /// status to write, or `None` if it is right. It is asked again for each attempt and each change, so it should be quick and
+    /// must depend on nothing that changes meanwhile; what it depends on of the spec it should take from what it is given. A
+    /// newer call for the same object takes the place of an older one.
+    ///
+    /// The status is replaced as a whole: fields of it that `T` does not know are gone.
     ///
     /// An object that was deleted and created again under the same name is another one, whose status is not touched.
     ///
@@ -175,7 +218,8 @@ where
         T: Serialize,
     {
         let key = KubeStore::key(object);
-        let state = if let Some(error) = self.guard.take_refusal(&key) {
+        let version = object.meta().resource_version.as_deref().map(version_of);
+        let state = if let Some(error) = self.guard.take_refusal(&key, version.as_ref()) {
             State::Refused(Refused { key, error })
         } else if desire(object).is_none() && !self.guard.is_pending(&key) {
             State::Right
@@ -220,16 +264,42 @@ impl Ensuring {
     ///
     /// # Errors
     ///
-    /// [`Refused`], once per refusal; nothing is tried before the next call.
+    /// [`Refused`], once per refusal, unless the object changed since; nothing is tried before the next call.
     pub fn action(self) -> Result<Action, Refused> {
+        action_of([self])
+    }
+
+    /// When to look again, if not at the next change.
+    fn again(self) -> Result<Option<Duration>, Refused> {
         match self.state {
-            State::Right => Ok(Action::await_change()),
+            State::Right => Ok(None),
             State::Refused(refused) => Err(refused),
-            State::Pending(ensured) => Ok(match ensured.now_or_never() {
-                Some(Ending::Contended { until }) => requeue_at(until),
-                _ => Action::requeue(self.patience),
-            }),
+            State::Pending(ensured) => Ok(Some(match ensured.now_or_never() {
+                Some(Ending::Contended { until }) => until.remaining().max(EARLIEST),
+                _ => self.patience,
+            })),
         }
+    }
+}
+
+/// What a reconcile returns that wanted [several parts](StatusGuard::ensure_part) or objects: the [`action`](Ensuring::action)
+/// that comes first.
+///
+/// # Errors
+///
+/// [`Refused`], for the first that is.
+pub fn action_of(all: impl IntoIterator<Item = Ensuring>) -> Result<Action, Refused> {
+    let mut earliest = None;
+    let mut refused = None;
+    for ensuring in all {
+        match ensuring.again() {
+            Ok(again) => earliest = earliest.into_iter().chain(again).min(),
+            Err(error) => drop(refused.get_or_insert(error)),
+        }
+    }
+    match refused {
+        Some(refused) => Err(refused),
+        None => Ok(earliest.map_or_else(Action::await_change, Action::requeue)),
     }
 }
 
@@ -259,10 +329,6 @@ pub fn error_policy<K, C>(_object: Arc<K>, refused: &Refused, _context: Arc<C>) 
         StoreError::Denied { .. } => Action::requeue(LATEST),
         _ => Action::await_change(),
     }
-}
-
-fn requeue_at(until: Moment) -> Action {
-    Action::requeue(until.remaining().max(EARLIEST))
 }
 
 impl<K> Clone for StatusGuard<K>

@@ -156,9 +156,7 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
         widget::create(&world.widgets, &name).await.unwrap();
         world.round = 1;
         world.all_right().await;
-        let after = world.widget(0).await;
-        assert_ne!(before, after.uid());
-        assert_eq!(after.status.map(|status| status.round), Some(1), "not that of the object before");
+        assert_ne!(before, world.widget(0).await.uid());
     }
     assert_eq!(Writes::of(&world.server).await.others, 0, "who comes late meets a conflict, if anything");
 }

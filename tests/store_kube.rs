@@ -30,11 +30,11 @@ use kube::{
     runtime::{WatchStreamExt, controller::Action, reflector, watcher},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer, service_fn};
 use widget::{Widget, WidgetStatus};
 use writerlease::{
-    Ending, WriterLease,
+    Ending, Feed, Notice, WriterLease,
     kube::{Ensuring, StatusGuard, error_policy},
     store::{Current, Event, Expected, KubeStore, Store, StoreError},
 };
@@ -157,6 +157,69 @@ async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sen
         guard.forget(&object);
     }
     assert!(widgets.get("widget-0").await.unwrap().status.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_of_an_object_is_forgotten_when_it_changes() {
+    let (server, widgets) = server(1).await;
+    let guard = guard(server.administrator());
+    // A status that makes sense in the second round only.
+    let desire = |widget: &Widget| {
+        let mut status = seen(widget)?;
+        if widget.spec.round == 1 {
+            status.phase = "x".repeat(1_800_000);
+        }
+        Some(status)
+    };
+    let ending = ended(guard.ensure_status(&widgets.get("widget-0").await.unwrap(), desire)).await;
+    assert!(matches!(ending, Ending::TooLarge(_)), "{ending:?}");
+    widget::edit(&widgets, "widget-0", json!({ "round": 2 })).await.unwrap();
+    // The change is what calls the reconcile, which may be earlier than the guard hears of it.
+    let ending = ended(guard.ensure_status(&widgets.get("widget-0").await.unwrap(), desire)).await;
+    assert!(matches!(ending, Ending::Written(_)), "{ending:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_place_on_the_server_is_refused_for_good() {
+    let server = KubeServer::start().await;
+    let map = |namespace: &str| {
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": namespace },
+        });
+        bytes::Bytes::from(map.to_string())
+    };
+    let whole = KubeStore::new(Api::<ConfigMap>::all(server.administrator())).whole_objects();
+    let made = whole.put("default/a", map("default"), Expected::Absent, None).await.unwrap();
+    let nowhere = whole.put("nowhere/a", map("nowhere"), Expected::Absent, None).await;
+    assert!(matches!(nowhere, Err(StoreError::Invalid { .. })), "{nowhere:?}");
+
+    // Config maps have no status.
+    let statuses = KubeStore::new(Api::<ConfigMap>::all(server.administrator()));
+    let status = statuses.put("default/a", map("default"), Expected::Version(made), None).await;
+    assert!(matches!(status, Err(StoreError::Invalid { .. })), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_observed_may_be_dropped_and_made_anew() {
+    let (_server, widgets) = server(1).await;
+    let store = KubeStore::new(widgets.clone()).observing();
+    let guard = StatusGuard::<Widget>::new(store.clone(), lease()).unwrap();
+    let mut notices = guard.guard().notices();
+    for _ in 0..2 {
+        let events = store.observe(watcher(widgets.clone(), watcher::Config::default()).default_backoff());
+        let watch = tokio::spawn(events.for_each(|_| async {}));
+        let live = async {
+            while guard.guard().feed() != Feed::Live {
+                sleep(SECOND / 100).await;
+            }
+        };
+        timeout(LONG, live).await.expect("it hears of changes");
+        watch.abort();
+        let interrupted =
+            async { while !matches!(notices.recv().await, Ok(Notice::FeedInterrupted { .. })) {} };
+        timeout(LONG, interrupted).await.expect("it is told");
+        assert!(matches!(guard.guard().feed(), Feed::Resuming { .. }));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! The replicas: tasks of this process, or processes of their own.
 //!
-//! A process says "ready", "landed", "refused", "failed" and "leads 0|1" on stdout, each in a line and at once, so that what a
+//! A process says "landed", "refused", "failed" and "leads 0|1" on stdout, each in a line and at once, so that what a
 //! killed one did is known; it ends when its stdin does.
 
 use std::{

@@ -78,7 +78,7 @@ impl Replica {
         Ok(Self { lease, guard, controller, leave })
     }
 
-    /// Leaves in peace: ends no write that it began. Returns the objects whose status it wanted to write.
+    /// Leaves in peace: waits for the writes that it began. Returns the objects whose status it wanted to write.
     pub async fn leave(self) -> Vec<Arc<str>> {
         // It fails if the controller has ended, and then there is nobody to tell.
         let _ = self.leave.send(());

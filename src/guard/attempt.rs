@@ -217,7 +217,11 @@ impl<S: Store> Inner<S> {
         {
             let mut book = self.book.lock();
             #[cfg(feature = "kube")]
-            book.page(key).refusal.replace(error.clone());
+            {
+                let page = book.page(key);
+                let version = page.known.as_ref().and_then(|known| known.version.clone());
+                page.refusal = Some((version, error.clone()));
+            }
             book.settle(key, |part| wants.includes(part.serial), |_| ending.clone());
         }
         // Nobody has to listen.

@@ -61,9 +61,9 @@ pub(super) struct Page {
     /// An attempt is out. Changes wait for its end, because one of them may be its own.
     pub flying: bool,
     pub held: Vec<Change>,
-    /// Why the store refused the last work for good, until somebody asks.
+    /// Of which state the store refused the last work for good, and why, until somebody asks or the state is another one.
     #[cfg(feature = "kube")]
-    pub refusal: Option<Arc<StoreError>>,
+    pub refusal: Option<(Option<Version>, Arc<StoreError>)>,
 }
 
 /// The last state of a key that we saw.
@@ -216,6 +216,13 @@ impl Part {
 }
 
 impl Page {
+    /// The state is another one than that whose echo was awaited, or whose change was refused.
+    pub fn moves_on(&mut self) {
+        self.echo = None;
+        #[cfg(feature = "kube")]
+        drop(self.refusal.take());
+    }
+
     pub fn forget_earlier(&mut self) -> impl Iterator<Item = Desire> + use<> {
         self.earlier.take().into_iter().flat_map(|earlier| earlier.0).map(|(_, desire)| desire)
     }
@@ -242,6 +249,7 @@ impl Page {
 
     /// Our write landed.
     pub fn wrote(&mut self, value: Bytes, version: Version, started: Instant) {
+        self.moves_on();
         // Its event may be among those that wait for us already; they come next.
         self.echo = Some((version.clone(), started));
         self.right = Some(value.clone());

@@ -148,11 +148,15 @@ impl<S: Store> Inner<S> {
                 Age::Older | Age::Unclear => {}
                 Age::Known => page.caught_up(),
                 Age::Newer => {
+                    page.moves_on();
                     let ours = page.lost.take().is_some_and(|lost| change.value.as_ref() == Some(&lost));
                     let was_wrong = page.wrong;
                     let before = page.known.as_ref().and_then(|known| known.value.as_deref());
+                    let may_count = !page.parts.is_empty() && !ours && !change.listing;
                     let competes = match (&change.value, &change.version) {
-                        (Some(after), Some(version)) => self.store.competes(before, after, version),
+                        (Some(after), Some(version)) => {
+                            may_count && self.store.competes(before, after, version)
+                        }
                         _ => true,
                     };
                     let is_evidence = was_wrong && !ours && !change.listing && competes;

@@ -271,14 +271,16 @@ impl<S: Store> Guard<S> {
         self.inner.book.lock().is_pending(&format!("{}{key}", self.inner.prefix))
     }
 
-    /// Why the store refused the last work for a key for good, if it did; once.
+    /// Why the store refused the last work for a key for good, if it did so at this version; once. What was refused at
+    /// another one is forgotten.
     #[cfg(feature = "kube")]
-    pub(crate) fn take_refusal(&self, key: &str) -> Option<Arc<StoreError>> {
+    pub(crate) fn take_refusal(&self, key: &str, at: Option<&Version>) -> Option<Arc<StoreError>> {
         let key: Arc<str> = format!("{}{key}", self.inner.prefix).into();
         let mut book = self.inner.book.lock();
         let refusal = book.existing(&key)?.refusal.take();
         book.tidy(&key);
-        refusal
+        let (version, error) = refusal?;
+        (version.as_ref() == at).then_some(error)
     }
 
     /// The lease.

@@ -31,20 +31,21 @@ use self::{
     object::{body_of, decode, entry_of, is_same, key_of, names, resource_version, version_of},
     watch::Taps,
 };
-use super::{Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
+use super::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
 
 /// Stores the status of Kubernetes objects of one kind, or the objects themselves.
 ///
 /// A key is `namespace/name`, or the name alone where there are no namespaces. A value is the object as JSON, without its
 /// `resourceVersion` and `managedFields`: as JSON of `K`, so what `K` does not know is left out. That is no matter where
-/// only the status is written, because then the server ignores all else; to write whole objects let `K` know all of them,
-/// or be [`DynamicObject`](::kube::core::DynamicObject).
+/// only the status is written and `K` knows that, because then the server ignores all else. Fields of the status that `K` does
+/// not know are deleted by a write; to write whole objects let `K` know all of them, or be
+/// [`DynamicObject`](::kube::core::DynamicObject).
 ///
 /// | | |
 /// |---|---|
 /// | reads | from a reflector's [`Store`](reflector::Store), if there is [one](Self::reader), and otherwise from the server |
 /// | writes | `PUT` with the resourceVersion that was read; the status alone, unless [whole objects](Self::whole_objects) |
-/// | watches | what [`observe`](Self::observe) is given, if it is, and otherwise a watch of its own |
+/// | watches | what [`observe`](Self::observe) is given, if it is, and otherwise [a watch of its own](Self::watching) |
 /// | order | that of the resourceVersions |
 ///
 /// A request waits for its answer for [at most 5 s](Self::timeout), whatever kube's client tries meanwhile.
@@ -52,7 +53,17 @@ use super::{Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty
 /// # Whose writes are evidence
 ///
 /// An object has many writers. A write shows that a competitor is alive only if it changed what the guard writes, and was
-/// made by a field manager that [competes](Self::competitors). That somebody edits the spec says nothing.
+/// made by a field manager that [competes](Self::competitors). That somebody edits the spec says nothing. It takes the objects'
+/// `managedFields`: where those are cleared before [`observe`](Self::observe), whoever writes the status is a competitor.
+///
+/// # Rights
+///
+/// `get`, `list` and `watch` on the kind, and `update` on its `status`; for whole objects `create`, `update` and `delete`.
+///
+/// # Interruptions
+///
+/// kube's watcher repairs itself and does not say when: an interruption counts as over when the next event comes, which on a
+/// quiet cluster takes its time.
 ///
 /// # Errors
 ///
@@ -78,6 +89,7 @@ struct Inner<K: Resource> {
     manager: Arc<str>,
     competitors: Vec<Arc<str>>,
     timeout: Duration,
+    watched: watcher::Config,
     reader: Option<Reader<K>>,
     /// Where the reader may be behind: what we wrote, or know to be stale.
     ahead: Mutex<HashMap<Arc<str>, Ahead>>,
@@ -125,6 +137,7 @@ where
                 manager: MANAGER.into(),
                 competitors: vec![MANAGER.into()],
                 timeout: TIMEOUT,
+                watched: watcher::Config::default(),
                 reader: None,
                 ahead: Mutex::default(),
                 taps: None,
@@ -179,6 +192,12 @@ where
         })
     }
 
+    /// What the store's own watch looks for, such as the labels that the controller selects by. Default: everything.
+    #[must_use]
+    pub fn watching(self, config: watcher::Config) -> Self {
+        self.set(|inner| inner.watched = config)
+    }
+
     /// Starts no watch, but learns from what [`observe`](Self::observe) is given.
     #[must_use]
     pub fn observing(self) -> Self {
@@ -186,7 +205,7 @@ where
     }
 
     /// Passes the events of a watcher through, and learns from them: no watch beside the one that feeds a controller or a
-    /// reflector. Its errors are passed through, too.
+    /// reflector. Its errors are passed through, too. A stream that is dropped is an interruption, and another one may follow.
     ///
     /// The guard must exist before the stream is polled, or it knows nothing before the watcher lists again.
     ///
@@ -198,10 +217,11 @@ where
         S: Stream<Item = watcher::Result<watcher::Event<K>>>,
     {
         assert!(self.inner.taps.is_some(), "a store that is to observe must be made with `observing`");
-        let inner = self.inner.clone();
+        let source = Source(self.inner.clone());
         events.inspect(move |item| {
+            let inner = &source.0;
             if let Some(taps) = &inner.taps {
-                taps.lock().tell(&inner, item);
+                taps.lock().tell(inner, item);
             }
         })
     }
@@ -215,6 +235,17 @@ where
         let inner = Arc::get_mut(&mut self.inner).expect("settings come before the first clone");
         change(inner);
         self
+    }
+}
+
+/// What is observed, until it is dropped.
+struct Source<K: Resource>(Arc<Inner<K>>);
+
+impl<K: Resource> Drop for Source<K> {
+    fn drop(&mut self) {
+        if let Some(taps) = &self.0.taps {
+            taps.lock().interrupt();
+        }
     }
 }
 
@@ -336,10 +367,22 @@ where
             }
         };
         let written = request::write(&inner.client, request.map_err(unsent)?, inner.timeout).await;
-        if let (Err(StoreError::Conflict { .. }), Expected::Version(version)) = (&written, expected) {
-            inner.is_ahead(key, Ahead::Not(version));
+        if let Err(StoreError::Conflict { current }) = &written {
+            if let Expected::Version(version) = &expected {
+                inner.is_ahead(key, Ahead::Not(version.clone()));
+            }
+            if *current == Current::Absent {
+                return Err(self.missing(key, &expected).await);
+            }
         }
         let entry = inner.entry(&decode(written?.as_bytes())?)?;
+        if inner.subject == Subject::Status && !is_same(&entry.value, &value, Subject::Status) {
+            tracing::warn!(
+                key,
+                "the server did not store the status as it was written: are there fields that its schema does not have? \
+                 Whoever wants them again will not be content",
+            );
+        }
         let version = entry.version.clone();
         inner.is_ahead(key, Ahead::Is(entry));
         Ok(version)
@@ -361,7 +404,7 @@ where
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
         let inner = &self.inner;
         let Some(taps) = &inner.taps else {
-            let events = watcher(inner.api.clone(), watcher::Config::default()).default_backoff();
+            let events = watcher(inner.api.clone(), inner.watched.clone()).default_backoff();
             return Either::Left(watch::own(inner.clone(), prefix.to_owned(), events));
         };
         let (told, events) = mpsc::unbounded_channel();
@@ -376,6 +419,28 @@ where
         let by_competitor =
             version.writer().is_none_or(|by| inner.competitors.iter().any(|one| **one == *by));
         by_competitor && !before.is_some_and(|before| is_same(before, after, inner.subject))
+    }
+}
+
+impl<K> KubeStore<K>
+where
+    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Clone + Send + Sync,
+{
+    /// What it means that the server found nothing where a write should go: mostly that the object is gone, but if it is still
+    /// what the write was based on, or if it was to be made, then there is no place for it.
+    async fn missing(&self, key: &str, expected: &Expected) -> StoreError {
+        let reason = match expected {
+            Expected::Absent => "there is no such namespace, or no such kind",
+            Expected::Version(version) => match self.get(key).await {
+                Err(error) => return error,
+                Ok(Some(entry)) if entry.version == *version => {
+                    "objects of this kind have no status subresource"
+                }
+                Ok(_) => return StoreError::Conflict { current: Current::Absent },
+            },
+        };
+        StoreError::Invalid { reason: reason.into(), source: None }
     }
 }
 

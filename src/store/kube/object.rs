@@ -71,7 +71,7 @@ pub(crate) fn decode<K: DeserializeOwned>(value: &[u8]) -> Result<K, StoreError>
 
 /// All versions of all objects come from one counter. Kubernetes said so late (KEP-5504), but etcd's revision is what they
 /// always were. What is no number can be compared all the same.
-pub(super) fn version_of(resource_version: &str) -> Version {
+pub(crate) fn version_of(resource_version: &str) -> Version {
     match resource_version.parse() {
         Ok(number) => Version::ordered(number),
         Err(_) => Version::opaque(resource_version.to_owned()),
@@ -97,6 +97,25 @@ pub(crate) fn is_same(one: &[u8], other: &[u8], subject: Subject) -> bool {
         Subject::Object => one == other,
     }
 }
+
+/// Whether two objects have the same status, whenever its conditions were written.
+pub(crate) fn is_same_work(one: &[u8], other: &[u8]) -> bool {
+    let [Ok(one), Ok(other)] = [one, other].map(|value| {
+        let mut object: Value = serde_json::from_slice(value)?;
+        let mut status = object.get_mut("status").map(Value::take);
+        let conditions = status.as_mut().and_then(|status| status.get_mut("conditions")?.as_array_mut());
+        for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+            condition.retain(|name, _| !TIMES.contains(&name.as_str()));
+        }
+        Ok::<_, serde_json::Error>(status)
+    }) else {
+        return false;
+    };
+    one == other
+}
+
+/// When a condition was set, by the names that Kubernetes' own kinds have for it.
+const TIMES: [&str; 4] = ["lastHeartbeatTime", "lastProbeTime", "lastTransitionTime", "lastUpdateTime"];
 
 /// The field manager who wrote last what the guard writes. The times have seconds; of those in the same one it is one of
 /// `ours`, because we would rather take a stranger for a competitor than overlook one.
@@ -232,6 +251,20 @@ mod tests {
         assert!(is_same(&one.value, &edited.value, Subject::Status));
         assert!(!is_same(&one.value, &edited.value, Subject::Object));
         assert!(!is_same(&one.value, &other.value, Subject::Status));
+        let condition = |status: &str, time: &str| {
+            let mut object = widget("7", "ready", json!([]));
+            object.data["status"]["conditions"] = json!([{ "status": status, "lastTransitionTime": time }]);
+            entry(&object).value
+        };
+        assert!(is_same_work(
+            &condition("True", "2026-01-01T00:00:00Z"),
+            &condition("True", "2026-01-02T00:00:00Z")
+        ));
+        assert!(!is_same_work(
+            &condition("True", "2026-01-01T00:00:00Z"),
+            &condition("False", "2026-01-01T00:00:00Z")
+        ));
+        assert!(is_same_work(&one.value, &edited.value) && !is_same_work(&one.value, &other.value));
         let written = with_status(&one.value, json!({ "phase": "failed" })).unwrap();
         assert_eq!(written, other.value);
     }

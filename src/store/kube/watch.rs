@@ -17,6 +17,8 @@ type Told = Result<Event, StoreError>;
 pub(super) struct Translation {
     /// The reader was told of an interruption, and nothing came since.
     interrupted: bool,
+    /// A listing was announced, which is tried as long as it fails; nothing of it came so far.
+    announced: bool,
 }
 
 impl Translation {
@@ -28,6 +30,10 @@ impl Translation {
         mut tell: impl FnMut(Told),
     ) {
         let event = match item {
+            Ok(watcher::Event::Init) => {
+                self.announced = true;
+                return;
+            }
             Ok(event) => event,
             Err(error) => {
                 if !std::mem::replace(&mut self.interrupted, true) {
@@ -36,13 +42,15 @@ impl Translation {
                 return;
             }
         };
-        if std::mem::take(&mut self.interrupted) && !matches!(event, watcher::Event::Init) {
+        let is_over = std::mem::take(&mut self.interrupted);
+        if std::mem::take(&mut self.announced) {
+            tell(Ok(Event::Init));
+        } else if is_over {
             tell(Ok(Event::Resumed));
         }
         let entry = |object: &K| inner.entry(object);
         let told = match event {
-            watcher::Event::Init => Ok(Event::Init),
-            watcher::Event::InitDone => Ok(Event::InitDone),
+            watcher::Event::Init | watcher::Event::InitDone => Ok(Event::InitDone),
             watcher::Event::InitApply(object) => entry(object).map(Event::InitEntry),
             watcher::Event::Apply(object) => entry(object).map(Event::Put),
             watcher::Event::Delete(object) => {
@@ -110,16 +118,25 @@ impl Taps {
         item: &watcher::Result<watcher::Event<K>>,
     ) {
         let all = &mut self.all;
-        self.translation.tell(inner, item, |told| {
-            all.retain_mut(|tap| {
-                tap.listed |= matches!(told, Ok(Event::Init) | Err(_));
-                if tap.listed && under(&tap.prefix, &told) {
-                    return tap.told.send(copy(&told)).is_ok();
-                }
-                !tap.told.is_closed()
-            });
-        });
+        self.translation.tell(inner, item, |told| tell_all(all, &told));
     }
+
+    /// There is nothing to observe any more.
+    pub fn interrupt(&mut self) {
+        if !std::mem::replace(&mut self.translation.interrupted, true) {
+            tell_all(&mut self.all, &Err(unavailable("what was observed was dropped")));
+        }
+    }
+}
+
+fn tell_all(all: &mut Vec<Tap>, told: &Told) {
+    all.retain_mut(|tap| {
+        tap.listed |= matches!(told, Ok(Event::Init) | Err(_));
+        if tap.listed && under(&tap.prefix, told) {
+            return tap.told.send(copy(told)).is_ok();
+        }
+        !tap.told.is_closed()
+    });
 }
 
 /// Errors have sources that cannot be copied.
