@@ -109,7 +109,8 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Two losses of a value within this time are a fight, and a contended key is left alone for as long. Default: 60 s.
+    /// Two losses of a value within this time are a fight, and a contended key is left alone for as long. Default: 60 s. With
+    /// zero nothing is ever contended.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use etcd_client::Client as EtcdClient;
 use tokio::time::timeout;
 use writerlease::{
-    Ending, Feed, Guard, WriterLease,
+    ContentionTracker, Ending, Feed, Guard, WriterLease,
     store::{EtcdStore, RedisStore, Store, ZookeeperAccess, ZookeeperStore},
 };
 use zookeeper_client::{Acl, Acls, AuthId, Client as ZookeeperClient, CreateMode, Permission};
@@ -32,7 +32,9 @@ fn values() -> Vec<Vec<u8>> {
 
 async fn guard<S: Store>(store: S) -> Guard<S> {
     let lease: WriterLease<Arc<str>> = WriterLease::builder("hostile").spawn().expect("valid settings");
-    let guard = Guard::new(store, lease, "k/").expect("a runtime");
+    // What is hostile here is what is written; that it is written again and again is for `tests/contention.rs`.
+    let patient = ContentionTracker::new().interval(Duration::ZERO);
+    let guard = Guard::with_contention(store, lease, "k/", Arc::new(patient)).expect("a runtime");
     let mut statuses = guard.lease().subscribe();
     let live = statuses.wait_for(|status| status.feed == Some(Feed::Live));
     timeout(LONG, live).await.expect("it does not take long").expect("the lease lives");
