@@ -264,9 +264,10 @@ async fn who_has_nothing_to_do_asks_nothing() {
     let count =
         async || (requests_for(&world.server, "widgets").await, requests_for(&world.server, "leases").await);
     let before = count().await;
-    sleep(15 * SECOND).await;
+    // Electors renew after 25 s.
+    sleep(30 * SECOND).await;
     let after = count().await;
-    println!("idle for 15 s, 10 replicas: {} requests, electors {}", after.0 - before.0, after.1 - before.1);
+    println!("idle for 30 s, 10 replicas: {} requests, electors {}", after.0 - before.0, after.1 - before.1);
     assert_eq!(after.0 - before.0, 0);
     assert!(after.1 - before.1 > 0, "the comparison");
     for (_, elector) in electors {
