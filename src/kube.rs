@@ -179,12 +179,13 @@ where
     }
 
     /// A contention tracker for which the status of two objects is the same if `same` says so. By default it is the same if it
-    /// differs in nothing but the times of conditions (`lastTransitionTime` and its like), which are new in each write.
+    /// differs in nothing but the times of conditions (`lastTransitionTime` and its like), which are new in each write. An
+    /// object that was made anew is never the same.
     pub fn tracker(
         same: impl Fn(&K, &K) -> bool + Send + Sync + 'static,
     ) -> ContentionTracker<Arc<str>, Bytes> {
         ContentionTracker::comparing(move |one: &Bytes, other: &Bytes| match (decode(one), decode(other)) {
-            (Ok(one), Ok(other)) => same(&one, &other),
+            (Ok::<K, _>(one), Ok::<K, _>(other)) => one.meta().uid == other.meta().uid && same(&one, &other),
             _ => false,
         })
     }

@@ -159,6 +159,7 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
         assert_ne!(before, world.widget(0).await.uid());
     }
     assert_eq!(Writes::of(&world.server).await.others, 0, "who comes late meets a conflict, if anything");
+    assert_eq!(world.fights(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,12 +227,8 @@ async fn two_groups_that_want_different_values_stop_for_these_objects_only() {
     let mut world = World::new(20, 2, Strategy::Lease).await;
     // A new version of the controller wants something else of the first three.
     world.start(9..10, Strategy::Lease, new);
-    let fought = |world: &World| {
-        let counters = world.replicas.iter().map(|replica| replica.guard.guard().contention().counters());
-        counters.map(|counters| counters.contended).sum::<u64>()
-    };
     let started = Instant::now();
-    while fought(&world) < 3 {
+    while world.fights() < 3 {
         assert!(started.elapsed() < LONG, "nobody notices");
         sleep(SECOND / 20).await;
     }

@@ -111,6 +111,12 @@ impl World {
         self.replicas.iter().filter(|replica| replica.lease.is_leader()).count()
     }
 
+    /// How often a replica found that two groups want different values.
+    pub fn fights(&self) -> u64 {
+        let counters = self.replicas.iter().map(|replica| replica.guard.guard().contention().counters());
+        counters.map(|counters| counters.contended).sum()
+    }
+
     /// Takes the leader out.
     pub fn leader(&mut self) -> Replica {
         let leader = self.replicas.iter().position(|replica| replica.lease.is_leader()).expect("one leads");

@@ -98,7 +98,8 @@ pub(crate) fn is_same(one: &[u8], other: &[u8], subject: Subject) -> bool {
     }
 }
 
-/// Whether two objects have the same status, whenever its conditions were written.
+/// Whether two states of one object, which was not made anew in between, have the same status, whenever its conditions were
+/// written.
 pub(crate) fn is_same_work(one: &[u8], other: &[u8]) -> bool {
     let [Ok(one), Ok(other)] = [one, other].map(|value| {
         let mut object: Value = serde_json::from_slice(value)?;
@@ -107,7 +108,7 @@ pub(crate) fn is_same_work(one: &[u8], other: &[u8]) -> bool {
         for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
             condition.retain(|name, _| !TIMES.contains(&name.as_str()));
         }
-        Ok::<_, serde_json::Error>(status)
+        Ok::<_, serde_json::Error>((object.pointer("/metadata/uid").cloned(), status))
     }) else {
         return false;
     };
@@ -264,6 +265,9 @@ mod tests {
             &condition("True", "2026-01-01T00:00:00Z"),
             &condition("False", "2026-01-01T00:00:00Z")
         ));
+        let mut anew = widget("9", "ready", json!([]));
+        anew.metadata.uid = Some("2".into());
+        assert!(!is_same_work(&one.value, &entry(&anew).value), "another object of the same name");
         assert!(is_same_work(&one.value, &edited.value) && !is_same_work(&one.value, &other.value));
         let written = with_status(&one.value, json!({ "phase": "failed" })).unwrap();
         assert_eq!(written, other.value);
