@@ -35,7 +35,8 @@ use crate::driver::Moment;
 /// use writerlease::ContentionTracker;
 ///
 /// // Values are the same whenever they were written.
-/// let tracker = ContentionTracker::comparing(|a: &(&str, u64), b: &(&str, u64)| a.0 == b.0);
+/// let same = |a: &(&str, u64), b: &(&str, u64)| a.0 == b.0;
+/// let tracker = ContentionTracker::<String, _>::comparing(same);
 ///
 /// assert!(tracker.lost("route", ("admitted", 1)).is_none()); // anybody's mistake
 /// let until = tracker.lost("route", ("admitted", 2)).expect("again within the interval: a fight");
