@@ -157,8 +157,9 @@ impl<S: Store> Inner<S> {
         let version = entry.as_ref().map(|entry| entry.version.clone());
         let ours =
             page.lost.take().is_some_and(|lost| entry.as_ref().is_some_and(|entry| entry.value == lost));
+        let after = entry.as_ref().map(|entry| (&entry.value, &entry.version));
         // Somebody changed it since we last saw it wrong. A first look says nothing.
-        let by_other = page.wrong && !ours && known != version && self.competes(page, entry.as_ref());
+        let by_other = page.wrong && !ours && known != version && self.competes(page, after);
         page.learn(entry.as_ref());
         page.right = entry.map(|entry| entry.value);
         page.earlier = None;
@@ -179,9 +180,9 @@ impl<S: Store> Inner<S> {
     }
 
     /// Whether somebody who does the same work made a key what it is now.
-    fn competes(&self, page: &Page, entry: Option<&Entry>) -> bool {
+    pub(super) fn competes(&self, page: &Page, after: Option<(&Bytes, &Version)>) -> bool {
         let before = page.known.as_ref().and_then(|known| known.value.as_deref());
-        entry.is_none_or(|entry| self.store.competes(before, &entry.value, &entry.version))
+        after.is_none_or(|(after, version)| self.store.competes(before, after, version))
     }
 
     /// Until when a key is left alone although `wanted` is to be written, because somebody else writes something else again

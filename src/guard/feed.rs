@@ -151,15 +151,10 @@ impl<S: Store> Inner<S> {
                     page.moves_on();
                     let ours = page.lost.take().is_some_and(|lost| change.value.as_ref() == Some(&lost));
                     let was_wrong = page.wrong;
-                    let before = page.known.as_ref().and_then(|known| known.value.as_deref());
-                    let may_count = !page.parts.is_empty() && !ours && !change.listing;
-                    let competes = match (&change.value, &change.version) {
-                        (Some(after), Some(version)) => {
-                            may_count && self.store.competes(before, after, version)
-                        }
-                        _ => true,
-                    };
-                    let is_evidence = was_wrong && !ours && !change.listing && competes;
+                    let after = change.value.as_ref().zip(change.version.as_ref());
+                    // The store is asked last, and not at all where nobody wants to know.
+                    let is_rivals =
+                        !ours && !change.listing && !page.parts.is_empty() && self.competes(page, after);
                     page.record(&change);
                     match right {
                         Some(true) if !page.parts.is_empty() => page.right = change.value.clone(),
@@ -170,7 +165,7 @@ impl<S: Store> Inner<S> {
                     match right {
                         _ if page.parts.is_empty() => {}
                         // As we want it, but did anybody else make it so, just now?
-                        Some(true) if is_evidence => {
+                        Some(true) if was_wrong && is_rivals => {
                             self.lease.extend_at(key, change.order());
                             book.settle(key, |_| true, |_| Ending::ByOther);
                         }
@@ -183,7 +178,7 @@ impl<S: Store> Inner<S> {
                             book.settle(key, |_| true, |_| ending.clone());
                         }
                         // Not what we want by now, but what we wanted first: they work, and our want is a new one.
-                        Some(false) if was_wanted == Some(true) && !ours && !change.listing && competes => {
+                        Some(false) if was_wanted == Some(true) && is_rivals => {
                             page.wrong = true;
                             page.earlier = None;
                             self.lease.extend_at(key, change.order());

@@ -67,7 +67,8 @@ use super::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, 
 ///
 /// # Errors
 ///
-/// 409 is a conflict, and so is 404 on a write; 401 and 403 are [`StoreError::Denied`], 413 [`StoreError::TooLarge`], 429 and
+/// 409 is a conflict, and so is 404 on a write, unless the object is there and has no status or there is no place to make it
+/// ([`StoreError::Invalid`]); 401 and 403 are [`StoreError::Denied`], 413 [`StoreError::TooLarge`], 429 and
 /// 5xx [`StoreError::Unavailable`], and what else the server refuses (400, 422) [`StoreError::Invalid`]. A conflict that came
 /// after kube's client had tried more than once is `Unavailable`: it may be with our own first try. There are no fences.
 pub struct KubeStore<K: Resource> {
