@@ -196,6 +196,40 @@ async fn an_object_that_is_deleted_and_created_again_is_another_one() {
     }
 }
 
+/// Also where all of it is seen before the answer to our write has come.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_made_anew_while_we_wait_for_an_answer_is_not_the_one_that_somebody_changed() {
+    for (made_anew, losses) in [(true, 0), (false, 1)] {
+        let store = MemoryStore::new();
+        let controller = Controller::new(&store, 1, Tracker::new());
+        controller.remote.slow(Network { write: SECOND, ..Network::default() });
+        let ensure = || {
+            let guard = controller.guard.clone();
+            async move {
+                guard.ensure("key", |current| (current != Some(b"ours".as_slice())).then_some("ours")).await
+            }
+        };
+        let first = tokio::spawn(ensure());
+        let ours = loop {
+            match store.get("objects/key").await.unwrap() {
+                Some(entry) => break entry.version,
+                None => sleep(MS).await,
+            }
+        };
+        let mut expected = Expected::Version(ours.clone());
+        if made_anew {
+            store.delete("objects/key", &ours, None).await.unwrap();
+            expected = Expected::Absent;
+        }
+        store.put("objects/key", "theirs".into(), expected, None).await.unwrap();
+        sleep(MS).await;
+        assert!(!first.is_finished(), "the answer is on its way");
+        assert!(matches!(first.await.unwrap(), Ending::Written(_)));
+        assert!(matches!(ensure().await, Ending::Written(_)));
+        assert_eq!(controller.guard.contention().counters().losses, losses);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_comparison_of_ones_own_leaves_out_what_differs_from_write_to_write() {
     let store = MemoryStore::new();
