@@ -230,9 +230,11 @@ impl Kind for Kube {
             .arg(&key);
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.args(["--disable-admission-plugins", "ServiceAccount"]);
-        // A quarter of what it does until it is ready is for what is beta.
-        command.args(["--runtime-config", "api/beta=false"]);
-        command.args(["--feature-gates", "APIPriorityAndFairness=false"]);
+        if assets().is_none() {
+            // A quarter of what 1.20 does until it is ready is for what is beta there. Newer ones don't know this gate.
+            command.args(["--runtime-config", "api/beta=false"]);
+            command.args(["--feature-gates", "APIPriorityAndFairness=false"]);
+        }
         // It would try for ever to make a loopback address the endpoint of a service.
         command.args(["--endpoint-reconciler-type", "none"]);
     }
