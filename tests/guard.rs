@@ -215,6 +215,25 @@ async fn an_object_that_must_exist_is_not_created() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_deletes_an_object_that_we_are_about_to_write_does_not_do_our_work() {
+    let store = MemoryStore::new();
+    let network = Network { write: 100 * MS, ..Network::default() };
+    let replica = Replica::new(&store, network).await;
+    replica.lead().await;
+    let doomed = put(&store, KEY, "doomed").await;
+    let attempted = replica.remote.tally().attempted;
+    let ensured = replica.guard.ensure_existing("key", |current| (current != b"value").then_some("value"));
+    while replica.remote.tally().attempted == attempted {
+        sleep(MS).await;
+    }
+    store.delete(KEY, &doomed, None).await.unwrap();
+    assert!(matches!(end(ensured).await, Ending::Gone));
+    let counters = replica.counters();
+    assert_eq!((counters.conflicts, counters.lost), (1, 0));
+    assert!(replica.guard.lease().is_leader());
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_store_is_down_the_work_stays_and_resumes_seconds_after_it_is_back() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;

@@ -152,6 +152,14 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
     world.observer.until(&world.names[3..4], LONG, |widget| widget.status.is_none()).await.unwrap();
     world.all_right().await;
 
+    let leads = |world: &World| -> Vec<_> {
+        world
+            .replicas
+            .iter()
+            .map(|replica| (replica.lease.is_leader(), replica.lease.snapshot().counters.lost))
+            .collect()
+    };
+    let led = leads(&world);
     let name = world.names[0].clone();
     for _ in 0..5 {
         let before = world.widget(0).await.uid();
@@ -160,9 +168,11 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
         world.widgets.delete(&name, &DeleteParams::default()).await.unwrap();
         widget::create(&world.widgets, &name).await.unwrap();
         world.round = 1;
-        world.all_right().await;
+        let took = world.all_right().await;
+        println!("TOOK {took:?} {:?}", leads(&world));
         assert_ne!(before, world.widget(0).await.uid());
     }
+    assert_eq!(leads(&world), led, "whoever deletes an object is no competitor");
     assert_eq!(Writes::of(&world.server).await.others, 0, "who comes late meets a conflict, if anything");
     assert_eq!(world.fights(), 0);
 }

@@ -112,7 +112,9 @@ impl<S: Store> Inner<S> {
         if !asked.gone.is_empty() {
             self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), |_| Ending::Gone);
         }
-        let Some(value) = asked.write else { return self.nothing_to_write(key, wants, entry) };
+        let Some(value) = asked.write else {
+            return self.nothing_to_write(key, wants, entry, asked.is_satisfied());
+        };
         {
             let mut book = self.book.lock();
             let page = book.page(key);
@@ -150,7 +152,14 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    fn nothing_to_write(self: &Arc<Self>, key: &Arc<str>, wants: &Wants, entry: Option<Entry>) -> Verdict {
+    /// It is right; or, if the work is not `done`, the object is not there that was to be right.
+    fn nothing_to_write(
+        self: &Arc<Self>,
+        key: &Arc<str>,
+        wants: &Wants,
+        entry: Option<Entry>,
+        done: bool,
+    ) -> Verdict {
         let mut book = self.book.lock();
         let page = book.page(key);
         let known = page.known.as_ref().and_then(|known| known.version.clone());
@@ -158,10 +167,11 @@ impl<S: Store> Inner<S> {
         let ours =
             page.lost.take().is_some_and(|lost| entry.as_ref().is_some_and(|entry| entry.value == lost));
         let after = entry.as_ref().map(|entry| (&entry.value, &entry.version));
-        // Somebody changed it since we last saw it wrong. A first look says nothing.
-        let by_other = page.wrong && !ours && known != version && self.competes(page, after);
+        // Somebody made it right since we last saw it wrong. A first look says nothing, and whoever deletes an object does
+        // not do our work.
+        let by_other = done && page.wrong && !ours && known != version && self.competes(page, after);
         page.learn(entry.as_ref());
-        page.right = entry.map(|entry| entry.value);
+        page.right = entry.map(|entry| entry.value).filter(|_| done);
         page.earlier = None;
         let ending = match &version {
             Some(version) if ours => Ending::Written(version.clone()),

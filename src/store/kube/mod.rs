@@ -53,8 +53,9 @@ use super::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, 
 /// # Whose writes are evidence
 ///
 /// An object has many writers. A write shows that a competitor is alive only if it changed what the guard writes, and was
-/// made by a field manager that [competes](Self::competitors). That somebody edits the spec says nothing. It takes the objects'
-/// `managedFields`: where those are cleared before [`observe`](Self::observe), whoever writes the status is a competitor.
+/// made by a field manager that [competes](Self::competitors). That somebody edits the spec says nothing, nor that somebody
+/// deletes an object or makes it anew. It takes the objects' `managedFields`: where those are cleared before
+/// [`observe`](Self::observe), whoever writes the status is a competitor.
 ///
 /// # Rights
 ///
@@ -370,7 +371,7 @@ where
             }
         }
         let entry = inner.entry(&decode(written?.as_bytes())?)?;
-        if inner.subject == Subject::Status && !is_same(&entry.value, &value, Subject::Status) {
+        if inner.subject == Subject::Status && !is_same(Some(&entry.value), &value, Subject::Status) {
             tracing::warn!(
                 key,
                 "the server did not store the status as it was written: are there fields that its schema does not have? \
@@ -412,7 +413,7 @@ where
         let inner = &*self.inner;
         let by_competitor =
             version.writer().is_none_or(|by| inner.competitors.iter().any(|one| **one == *by));
-        by_competitor && !before.is_some_and(|before| is_same(before, after, inner.subject))
+        by_competitor && !is_same(before, after, inner.subject)
     }
 }
 
@@ -529,6 +530,46 @@ mod tests {
         nobodys.metadata.managed_fields = None;
         let after = entry(&nobodys);
         assert!(store.competes(Some(&before.value), &after.value, &after.version), "it may be theirs");
+
+        // Nobody wrote the status of an object that is new, also if another one had its name before.
+        let mut anew = nobodys;
+        anew.metadata.uid = Some("another".into());
+        for (status, competes) in [(Some("new"), true), (Some("old"), true), (None, false)] {
+            match status {
+                Some(status) => anew.data["status"]["phase"] = json!(status),
+                None => drop(anew.data.as_object_mut().unwrap().remove("status")),
+            }
+            let after = entry(&anew);
+            for before in [None, Some(&*before.value)] {
+                assert_eq!(store.competes(before, &after.value, &after.version), competes, "{status:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_of_what_is_deleted_is_a_conflict_also_while_the_reader_still_has_it() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let service = service_fn({
+            let asked = asked.clone();
+            move |request: Request<Body>| {
+                asked.lock().push(request.method().clone());
+                let status =
+                    json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404 });
+                let answer =
+                    Response::builder().status(404).body(Body::from(status.to_string().into_bytes()));
+                async { answer.map_err(BoxError::from) }
+            }
+        });
+        let mut writer = reflector::store::Writer::new(kind());
+        let store = KubeStore::with_kind(Api::all_with(Client::new(service, "default"), &kind()), kind())
+            .reader(writer.as_reader());
+        let object = object("a", 1, "old", "controller");
+        writer.apply_watcher_event(&watcher::Event::Apply(object));
+        let read = store.get("ns/a").await.unwrap().expect("the reader has it");
+        let refused = store.put("ns/a", read.value, Expected::Version(read.version), None).await;
+        assert!(matches!(refused, Err(StoreError::Conflict { current: Current::Absent })), "{refused:?}");
+        assert_eq!(store.get("ns/a").await.unwrap(), None, "what the reader has is not believed any more");
+        assert_eq!(*asked.lock(), [http::Method::PUT, http::Method::GET, http::Method::GET]);
     }
 
     #[tokio::test]

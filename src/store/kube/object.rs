@@ -86,15 +86,20 @@ pub(super) fn resource_version(version: &Version) -> String {
     }
 }
 
-/// Whether two values differ in nothing of what the guard writes: somebody else did other work.
-pub(crate) fn is_same(one: &[u8], other: &[u8], subject: Subject) -> bool {
-    let [Some(one), Some(other)] = [one, other].map(|value| serde_json::from_slice::<Value>(value).ok())
-    else {
-        return false;
-    };
+/// Whether two values differ in nothing of what the guard writes: somebody else did other work. An object that is new, or
+/// another one of the same name, begins without a status.
+pub(crate) fn is_same(before: Option<&[u8]>, after: &[u8], subject: Subject) -> bool {
+    let parse = |value| serde_json::from_slice::<Value>(value).ok();
+    let Some(after) = parse(after) else { return false };
+    let before = before.and_then(parse);
     match subject {
-        Subject::Status => one.get("status") == other.get("status"),
-        Subject::Object => one == other,
+        Subject::Status => {
+            let uid = |object: &Value| object.pointer("/metadata/uid").cloned();
+            let status = |object: &Value| object.get("status").cloned().unwrap_or_default();
+            let before = before.filter(|before| uid(before) == uid(&after));
+            before.as_ref().map(status).unwrap_or_default() == status(&after)
+        }
+        Subject::Object => before.as_ref() == Some(&after),
     }
 }
 
@@ -249,9 +254,9 @@ mod tests {
         edited.data["spec"]["size"] = json!(2);
         let edited = entry(&edited);
         let other = entry(&widget("9", "failed", json!([])));
-        assert!(is_same(&one.value, &edited.value, Subject::Status));
-        assert!(!is_same(&one.value, &edited.value, Subject::Object));
-        assert!(!is_same(&one.value, &other.value, Subject::Status));
+        assert!(is_same(Some(&one.value), &edited.value, Subject::Status));
+        assert!(!is_same(Some(&one.value), &edited.value, Subject::Object));
+        assert!(!is_same(Some(&one.value), &other.value, Subject::Status));
         let condition = |status: &str, time: &str| {
             let mut object = widget("7", "ready", json!([]));
             object.data["status"]["conditions"] = json!([{ "status": status, "lastTransitionTime": time }]);
