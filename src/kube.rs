@@ -76,7 +76,8 @@
 //! Here the guard has a watch of its own, because a stable [`Controller`](::kube::runtime::Controller) does not let go of its
 //! events. With kube's feature `unstable-runtime`, [`KubeStore::observe`] taps those of a controller that is made
 //! [`for_stream`](https://docs.rs/kube/latest/kube/runtime/struct.Controller.html#method.for_stream), and there is no second
-//! watch.
+//! watch. (Not `for_shared_stream`: as of kube 5.0 a controller that is told of an object that is gone by then sleeps on,
+//! and may reconcile what comes next only when something else wakes it.)
 
 use std::{
     fmt::Debug,

@@ -6,12 +6,7 @@ use futures_util::StreamExt;
 use kube::{
     Api, Client, ResourceExt,
     api::PostParams,
-    runtime::{
-        Controller, WatchStreamExt,
-        controller::Action,
-        reflector::{self, ReflectHandle},
-        watcher,
-    },
+    runtime::{Controller, WatchStreamExt, controller::Action, reflector, watcher},
 };
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use writerlease::{
@@ -59,22 +54,18 @@ impl Replica {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let widgets = Api::<Widget>::namespaced(client, &settings.namespace);
         let lease = WriterLease::builder("widgets").term(settings.term).spawn()?;
-        let (reader, writer) = reflector::store_shared(256);
+        let (reader, writer) = reflector::store();
         let store = KubeStore::new(widgets.clone()).manager(MANAGER).reader(reader.clone()).observing();
         let guard = StatusGuard::new(store.clone(), lease.clone())?;
-        let handle: ReflectHandle<Widget> = writer.subscribe().ok_or("the reflector is not shared")?;
         let events = watcher(widgets.clone(), watcher::Config::default()).default_backoff();
-        let reflected = store.observe(events).reflect_shared(writer).for_each(|_| async {});
+        let changed = store.observe(events).reflect(writer).applied_objects();
         let (leave, left) = oneshot::channel::<()>();
         let context = Context { number, settings, widgets, guard: guard.clone() };
-        let controller = Controller::for_shared_stream(handle, reader)
+        let controller = Controller::for_stream(changed, reader)
             .graceful_shutdown_on(async { drop(left.await) })
             .run(reconcile, policy, Arc::new(context))
             .for_each(|_| async {});
-        let controller = tokio::spawn(async {
-            // The watch ends with the controller.
-            tokio::select! { () = reflected => {}, () = controller => {} }
-        });
+        let controller = tokio::spawn(controller);
         Ok(Self { lease, guard, controller, leave })
     }
 

@@ -107,6 +107,17 @@ impl World {
         }
     }
 
+    /// Goes on until the replicas are of one mind.
+    pub async fn one_leads(&mut self) {
+        let started = Instant::now();
+        while self.leaders() != 1 {
+            assert!(started.elapsed() < LONG, "{} lead", self.leaders());
+            self.next_round().await;
+            self.all_right().await;
+            sleep(SECOND).await;
+        }
+    }
+
     pub fn leaders(&self) -> usize {
         self.replicas.iter().filter(|replica| replica.lease.is_leader()).count()
     }
