@@ -335,5 +335,9 @@ async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted() {
     widget::create(&widgets, "widget-0").await.unwrap();
     let gone = ended(guard.ensure_status(&before, seen)).await;
     assert!(matches!(gone, Ending::Gone), "{gone:?}");
-    assert!(widgets.get("widget-0").await.unwrap().status.is_none());
+    let anew = widgets.get("widget-0").await.unwrap();
+    assert!(anew.status.is_none());
+    let ending = ended(guard.ensure_status(&anew, seen)).await;
+    assert!(is_written(&ending, &widgets.get("widget-0").await.unwrap()), "{ending:?}");
+    assert_eq!(guard.guard().contention().counters().losses, 0, "nobody changed what was right");
 }
