@@ -333,7 +333,14 @@ where
         if let Some(entry) = inner.cached(non_empty(key)?) {
             return Ok(Some(entry));
         }
-        self.asked(key).await
+        let (namespace, name) = names(key);
+        let request = inner.request(namespace).get(name, &GetParams::default()).map_err(unsent)?;
+        let Some(answer) = request::read(&inner.client, request, inner.timeout).await? else {
+            return Ok(None);
+        };
+        let entry = inner.entry(&decode(answer.as_bytes())?)?;
+        inner.is_ahead(key, Ahead::Is(entry.clone()));
+        Ok(Some(entry))
     }
 
     async fn put(
@@ -422,26 +429,12 @@ where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Clone + Send + Sync,
 {
-    /// What the server has, whatever the reader says.
-    async fn asked(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let inner = &*self.inner;
-        let (namespace, name) = names(key);
-        let request = inner.request(namespace).get(name, &GetParams::default()).map_err(unsent)?;
-        let Some(answer) = request::read(&inner.client, request, inner.timeout).await? else {
-            return Ok(None);
-        };
-        let entry = inner.entry(&decode(answer.as_bytes())?)?;
-        inner.is_ahead(key, Ahead::Is(entry.clone()));
-        Ok(Some(entry))
-    }
-
     /// What it means that the server found nothing where a write should go: mostly that the object is gone, but if it is still
-    /// what the write was based on, or if it was to be made, then there is no place for it. The reader, which may not have
-    /// heard of its end, is not asked.
+    /// what the write was based on, or if it was to be made, then there is no place for it.
     async fn missing(&self, key: &str, expected: &Expected) -> StoreError {
         let reason = match expected {
             Expected::Absent => "there is no such namespace, or no such kind",
-            Expected::Version(version) => match self.asked(key).await {
+            Expected::Version(version) => match self.get(key).await {
                 Err(error) => return error,
                 Ok(Some(entry)) if entry.version == *version => {
                     "objects of this kind have no status subresource"
