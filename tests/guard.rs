@@ -59,6 +59,13 @@ impl Replica {
         assert_eq!(self.guard.lease().status().role, Role::Follower);
     }
 
+    /// Waits until so many writes were sent.
+    async fn has_sent(&self, writes: u64) {
+        while self.remote.tally().attempted < writes {
+            sleep(MS).await;
+        }
+    }
+
     /// Makes the replica the leader, by a first write.
     async fn lead(&self) {
         let ending = self.guard.ensure("first", want("first")).await;
@@ -123,9 +130,7 @@ async fn a_stale_write_is_refused_and_the_retry_reads_again() {
     let replica = Replica::new(&store, network).await;
     put(&store, KEY, "person").await;
     let ensured = replica.guard.ensure("key", want_word("ours"));
-    while replica.remote.tally().attempted == 0 {
-        sleep(MS).await;
-    }
+    replica.has_sent(1).await;
     put(&store, KEY, "person again").await;
     assert!(matches!(end(ensured).await, Ending::Written(_)));
     assert_eq!(text(&store, KEY).await, "person again ours");
@@ -141,9 +146,7 @@ async fn what_another_did_since_we_saw_it_wrong_is_evidence_also_when_only_the_r
     let network = Network { write: 100 * MS, watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     let ensured = replica.guard.ensure("key", want("value"));
-    while replica.remote.tally().attempted == 0 {
-        sleep(MS).await;
-    }
+    replica.has_sent(1).await;
     put(&store, KEY, "value").await;
     assert!(matches!(end(ensured).await, Ending::ByOther));
     let counters = replica.counters();
@@ -159,9 +162,7 @@ async fn a_read_that_finds_it_wrong_counts_as_having_seen_it_wrong() {
     let replica = Replica::new(&store, network).await;
     put(&store, KEY, "other").await; // the watch doesn't tell
     let ensured = replica.guard.ensure("key", want("value"));
-    while replica.remote.tally().attempted == 0 {
-        sleep(MS).await;
-    }
+    replica.has_sent(1).await;
     put(&store, KEY, "value").await;
     assert!(matches!(end(ensured).await, Ending::ByOther));
     assert_eq!(replica.counters().evidence, 1);
@@ -221,11 +222,8 @@ async fn whoever_deletes_an_object_that_we_are_about_to_write_does_not_do_our_wo
     let replica = Replica::new(&store, network).await;
     replica.lead().await;
     let doomed = put(&store, KEY, "doomed").await;
-    let attempted = replica.remote.tally().attempted;
     let ensured = replica.guard.ensure_existing("key", |current| (current != b"value").then_some("value"));
-    while replica.remote.tally().attempted == attempted {
-        sleep(MS).await;
-    }
+    replica.has_sent(2).await;
     store.delete(KEY, &doomed, None).await.unwrap();
     assert!(matches!(end(ensured).await, Ending::Gone));
     let counters = replica.counters();
@@ -368,14 +366,10 @@ async fn what_we_did_ourselves_is_no_evidence_when_another_does_it_again() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network { write: SECOND, ..Network::default() }).await;
     let first = replica.guard.ensure("key", want("first"));
-    while replica.remote.tally().attempted < 1 {
-        sleep(MS).await;
-    }
+    replica.has_sent(1).await;
     let second = replica.guard.ensure("key", want("second"));
     assert!(matches!(end(first).await, Ending::Superseded));
-    while replica.remote.tally().attempted < 2 {
-        sleep(MS).await; // the first has landed, the second is on its way
-    }
+    replica.has_sent(2).await; // the first has landed, the second is on its way
     put(&store, KEY, "first").await;
     assert!(matches!(end(second).await, Ending::Written(_)));
     assert_eq!(text(&store, KEY).await, "second");
@@ -464,9 +458,7 @@ async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no
     let before = replica.counters().evidence;
     replica.remote.slow(Network { write: 100 * MS, watch: 10 * MS, ..Network::default() });
     let ensured = replica.guard.ensure("key", want("value"));
-    while replica.remote.tally().attempted < 2 {
-        sleep(MS).await;
-    }
+    replica.has_sent(2).await;
     replica.remote.fail(Fault::Down); // on the way: it does not land
     while replica.counters().failures == 0 {
         sleep(MS).await;
@@ -489,9 +481,7 @@ async fn a_late_event_about_an_older_state_clears_no_newer_work() {
     put(&store, KEY, "value").await; // as we will want it, but not for long
     put(&store, KEY, "other").await;
     let ensured = replica.guard.ensure("key", want("value"));
-    while replica.remote.tally().attempted < 2 {
-        sleep(MS).await;
-    }
+    replica.has_sent(2).await;
     put(&store, KEY, "yet another").await; // refuses our write, so that the work is pending when the events come
     assert!(matches!(end(ensured).await, Ending::Written(_)));
     assert_eq!(text(&store, KEY).await, "value");
@@ -507,9 +497,7 @@ async fn after_a_read_that_found_no_object_a_late_event_of_its_past_clears_no_ne
     let past = put(&store, KEY, "value").await; // as we will want it
     store.delete(KEY, &past, None).await.unwrap();
     let ensured = replica.guard.ensure("key", want("value"));
-    while replica.remote.tally().attempted == 0 {
-        sleep(MS).await; // it read that there is no object
-    }
+    replica.has_sent(1).await; // it read that there is no object
     put(&store, KEY, "other").await; // refuses our write, so that the work is pending when the events are looked at
     assert!(matches!(end(ensured).await, Ending::Written(_)));
     assert_eq!((replica.counters().evidence, replica.remote.tally().refused), (0, 1));
@@ -655,9 +643,7 @@ async fn a_part_that_comes_while_another_is_written_is_written_next() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network { write: SECOND, ..Network::default() }).await;
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
-    while replica.remote.tally().attempted == 0 {
-        sleep(MS).await;
-    }
+    replica.has_sent(1).await;
     let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
     assert!(matches!(end(ready).await, Ending::Written(_)));
     assert!(matches!(end(admitted).await, Ending::Written(_)));
@@ -671,9 +657,7 @@ async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lo
     let network = Network { read: SECOND, write: SECOND, watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
-    while replica.remote.tally().attempted == 0 {
-        sleep(MS).await;
-    }
+    replica.has_sent(1).await;
     put(&store, KEY, "ready").await;
     while replica.remote.tally().reads < 2 {
         sleep(MS).await; // the retry is reading

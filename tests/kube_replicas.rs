@@ -157,7 +157,7 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
         let counters = world.replicas.iter().map(|replica| replica.lease.snapshot().counters);
         counters.map(|counters| (counters.won, counters.lost)).collect()
     };
-    let before = reigns(&world);
+    let reigned = reigns(&world);
     let this = world.names[..1].to_vec();
     for _ in 0..50 {
         let before = world.widget(0).await.uid();
@@ -169,7 +169,7 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
         world.these_right(&this).await;
         assert_ne!(before, world.widget(0).await.uid());
     }
-    assert_eq!(reigns(&world), before, "whoever deletes an object is no competitor");
+    assert_eq!(reigns(&world), reigned, "whoever deletes an object is no competitor");
     assert_eq!(Writes::of(&world.server).await.others, 0, "who comes late meets a conflict, if anything");
     assert_eq!(world.fights(), 0);
 }

@@ -478,12 +478,17 @@ mod tests {
         ApiResource::from_gvk(&GroupVersionKind::gvk("example.com", "v1", "Widget"))
     }
 
+    type Answer = Result<Response<Body>, BoxError>;
+
+    /// A store over a server that answers so.
+    fn store_of(answer: impl Fn(Request<Body>) -> Answer + Send + 'static) -> Objects {
+        let service = service_fn(move |request| std::future::ready(answer(request)));
+        KubeStore::with_kind(Api::all_with(Client::new(service, "default"), &kind()), kind())
+    }
+
     /// A store over no server.
     fn store() -> Objects {
-        let service = service_fn(|_: Request<Body>| async {
-            Err::<Response<Body>, BoxError>("nobody is asked".into())
-        });
-        KubeStore::with_kind(Api::all_with(Client::new(service, "default"), &kind()), kind())
+        store_of(|_| Err("nobody is asked".into()))
     }
 
     fn object(name: &str, version: u64, status: &str, manager: &str) -> DynamicObject {
@@ -542,20 +547,17 @@ mod tests {
     #[tokio::test]
     async fn a_write_of_what_is_deleted_is_a_conflict_also_while_the_reader_still_has_it() {
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let service = service_fn({
+        let server = {
             let asked = asked.clone();
             move |request: Request<Body>| {
                 asked.lock().push(request.method().clone());
                 let status =
                     json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404 });
-                let answer =
-                    Response::builder().status(404).body(Body::from(status.to_string().into_bytes()));
-                async { answer.map_err(BoxError::from) }
+                Ok(Response::builder().status(404).body(Body::from(status.to_string().into_bytes()))?)
             }
-        });
+        };
         let mut writer = reflector::store::Writer::new(kind());
-        let store = KubeStore::with_kind(Api::all_with(Client::new(service, "default"), &kind()), kind())
-            .reader(writer.as_reader());
+        let store = store_of(server).reader(writer.as_reader());
         let object = object("a", 1, "old", "controller");
         writer.apply_watcher_event(&watcher::Event::Apply(object));
         let read = store.get("ns/a").await.unwrap().expect("the reader has it");

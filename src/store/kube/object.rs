@@ -94,10 +94,9 @@ pub(crate) fn is_same(before: Option<&[u8]>, after: &[u8], subject: Subject) -> 
     let before = before.and_then(parse);
     match subject {
         Subject::Status => {
-            let uid = |object: &Value| object.pointer("/metadata/uid").cloned();
-            let status = |object: &Value| object.get("status").cloned().unwrap_or_default();
-            let before = before.filter(|before| uid(before) == uid(&after));
-            before.as_ref().map(status).unwrap_or_default() == status(&after)
+            let uid = "/metadata/uid";
+            let before = before.as_ref().filter(|before| before.pointer(uid) == after.pointer(uid));
+            before.map_or(&Value::Null, |before| &before["status"]) == &after["status"]
         }
         Subject::Object => before.as_ref() == Some(&after),
     }
