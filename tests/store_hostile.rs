@@ -56,6 +56,13 @@ async fn writes<S: Store>(guard: &Guard<S>, key: &str) {
     assert_eq!(&entry.value[..], b"ours");
 }
 
+/// Another guard wrote it. From here on this one knows: if its watch told it only when the next work is pending already, that
+/// would be news of somebody who did that work.
+async fn finds_done<S: Store>(guard: &Guard<S>, key: &str) {
+    let ending = ensure(guard, key).await;
+    assert!(matches!(ending, Ending::ByOther | Ending::Satisfied), "{key}: {ending:?}");
+}
+
 /// The guard goes on, and sees what others write.
 async fn lives_on<S: Store>(guard: &Guard<S>, key: &str) {
     writes(guard, key).await;
@@ -106,6 +113,7 @@ async fn in_redis_hostile_hashes_are_replaced_and_what_is_no_value_is_refused() 
         server.ask(&set).await;
         let fresh = guard(store.clone()).await;
         writes(&fresh, &index.to_string()).await;
+        finds_done(&watching, &index.to_string()).await;
         for _ in 0..2 {
             server.ask(&set).await;
             writes(&watching, &index.to_string()).await;
@@ -165,6 +173,7 @@ async fn in_zookeeper_hostile_nodes_are_replaced_or_left_alone() {
         client.create(&format!("{path}/child"), b"x", &open).await.expect("it serves");
         let fresh = guard(store.clone()).await;
         writes(&fresh, &index.to_string()).await;
+        finds_done(&watching, &index.to_string()).await;
         client.set_data(&path, &value, None).await.expect("it serves");
         client.set_data(&format!("{base}/%deletions"), &value, None).await.expect("it serves");
         writes(&watching, &index.to_string()).await;

@@ -211,6 +211,9 @@ impl<S: Store> Guard<S> {
     /// quick and must depend on nothing that changes meanwhile. If it panics, the key is tried again at the retry interval.
     ///
     /// A newer call for the same key takes the place of an older one that is still pending.
+    ///
+    /// Whoever does not lead asks nobody but the guard's watch, and a watch lags: [`Ending::ByOther`] may tell of a state that
+    /// is older than the call. Whoever knows from elsewhere of a later change that made the value wrong asks again.
     pub fn ensure<D, V>(&self, key: &str, desire: D) -> Ensured
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
