@@ -21,10 +21,10 @@ use common::{
 };
 use futures_util::{StreamExt, future::join_all};
 use http::{Method, Request, StatusCode};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject},
+    api::{DeleteParams, DynamicObject, PostParams},
     client::{Body, retry::RetryPolicy},
     core::{ApiResource, GroupVersionKind},
     runtime::{WatchStreamExt, controller::Action, reflector, watcher},
@@ -42,26 +42,84 @@ use writerlease::{
 const SECOND: Duration = Duration::from_secs(1);
 /// Only against hanging.
 const LONG: Duration = Duration::from_secs(60);
-const NAMESPACE: &str = "default";
 
-/// A server with so many widgets.
-async fn server(widgets: usize) -> (KubeServer, Api<Widget>) {
-    let server = KubeServer::start().await;
-    let client = server.administrator();
-    widget::install(&client).await.expect("the kind can be made");
-    let api = Api::namespaced(client, NAMESPACE);
-    for number in 0..widgets {
-        widget::create(&api, &format!("widget-{number}")).await.expect("a widget can be made");
-    }
-    (server, api)
+/// A namespace with one widget.
+struct Place {
+    server: Arc<KubeServer>,
+    namespace: String,
+    widgets: Api<Widget>,
 }
+
+impl Place {
+    async fn new(server: Arc<KubeServer>, namespace: String) -> Self {
+        let client = server.administrator();
+        let mut made = Namespace::default();
+        made.metadata.name = Some(namespace.clone());
+        Api::all(client.clone())
+            .create(&PostParams::default(), &made)
+            .await
+            .expect("a namespace can be made");
+        widget::install(&client).await.expect("the kind can be made");
+        let widgets = Api::namespaced(client, &namespace);
+        widget::create(&widgets, "widget").await.expect("a widget can be made");
+        Self { server, namespace, widgets }
+    }
+
+    /// An object's key in the store.
+    fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.namespace)
+    }
+
+    async fn widget(&self) -> Widget {
+        self.widgets.get("widget").await.expect("it exists")
+    }
+
+    /// The status of this namespace's widgets.
+    fn store(&self, client: Client) -> KubeStore<Widget> {
+        KubeStore::new(Api::namespaced(client, &self.namespace))
+    }
+
+    fn guard(&self) -> StatusGuard<Widget> {
+        StatusGuard::new(self.store(self.server.administrator()), lease()).expect("a runtime")
+    }
+}
+
+/// One test of many, side by side on one server, each in a place of its own: a server takes seconds of two cores to start.
+macro_rules! on_one_server {
+    ($($case:ident,)*) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn on_one_server() {
+            let server = Arc::new(KubeServer::start().await);
+            let mut running = Vec::new();
+            $(
+                let place = Place::new(server.clone(), format!("place-{}", running.len())).await;
+                running.push((stringify!($case), tokio::spawn($case(place))));
+            )*
+            let mut failed = Vec::new();
+            for (case, ended) in running {
+                if ended.await.is_err() {
+                    failed.push(case);
+                }
+            }
+            assert!(failed.is_empty(), "{failed:?}");
+        }
+    };
+}
+
+on_one_server![
+    whole_objects_are_made_written_deleted_and_watched,
+    what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change,
+    what_was_refused_of_an_object_is_forgotten_when_it_changes,
+    what_has_no_place_on_the_server_is_refused_for_good,
+    what_is_observed_may_be_dropped_and_made_anew,
+    a_write_that_landed_and_was_tried_again_is_known_as_ours,
+    a_write_whose_answer_is_lost_is_known_as_ours,
+    parts_of_a_status_that_are_wanted_at_once_become_one_write,
+    an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted,
+];
 
 fn lease() -> WriterLease<Arc<str>> {
     WriterLease::builder("widgets").spawn().expect("a runtime")
-}
-
-fn guard(client: Client) -> StatusGuard<Widget> {
-    StatusGuard::new(KubeStore::new(Api::namespaced(client, NAMESPACE)), lease()).expect("a runtime")
 }
 
 /// The round of the spec is to be in the status.
@@ -84,44 +142,41 @@ fn text(value: &[u8]) -> Value {
     serde_json::from_slice(value).expect("it is JSON")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whole_objects_are_made_written_deleted_and_watched() {
-    let server = KubeServer::start().await;
-    let maps = KubeStore::new(Api::<ConfigMap>::all(server.administrator())).whole_objects();
-    let mut watch = Watch::of(&maps, "default/");
+async fn whole_objects_are_made_written_deleted_and_watched(place: Place) {
+    let maps = KubeStore::new(Api::<ConfigMap>::all(place.server.administrator())).whole_objects();
+    let mut watch = Watch::of(&maps, &place.key(""));
+    let key = &*place.key("a");
     assert_eq!(watch.listing().await, [], "those of other namespaces are left out");
 
     let map = |word: &str| {
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": "a", "namespace": "default" },
+            "metadata": { "name": "a", "namespace": place.namespace },
             "data": { "word": word },
         });
         map.to_string().into_bytes().into()
     };
-    assert!(maps.get("default/a").await.unwrap().is_none());
-    let made = maps.put("default/a", map("one"), Expected::Absent, None).await.unwrap();
-    assert!(
-        matches!(watch.event().await, Event::Put(entry) if entry.version == made && &*entry.key == "default/a")
-    );
-    let again = maps.put("default/a", map("two"), Expected::Absent, None).await;
+    assert!(maps.get(key).await.unwrap().is_none());
+    let made = maps.put(key, map("one"), Expected::Absent, None).await.unwrap();
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == made && &*entry.key == key));
+    let again = maps.put(key, map("two"), Expected::Absent, None).await;
     assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}");
-    let written = maps.put("default/a", map("two"), Expected::Version(made.clone()), None).await.unwrap();
+    let written = maps.put(key, map("two"), Expected::Version(made.clone()), None).await.unwrap();
     assert!(written.order() > made.order());
     assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == written));
-    let entry = maps.get("default/a").await.unwrap().expect("it is there");
+    let entry = maps.get(key).await.unwrap().expect("it is there");
     assert_eq!((text(&entry.value)["data"]["word"].as_str(), &entry.version), (Some("two"), &written));
 
-    let stale = maps.put("default/a", map("three"), Expected::Version(made.clone()), None).await;
+    let stale = maps.put(key, map("three"), Expected::Version(made.clone()), None).await;
     assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
-    let stale = maps.delete("default/a", &made, None).await;
+    let stale = maps.delete(key, &made, None).await;
     assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
-    maps.delete("default/a", &written, None).await.unwrap();
-    assert!(matches!(watch.event().await, Event::Delete { key, .. } if &*key == "default/a"));
-    assert!(maps.get("default/a").await.unwrap().is_none());
+    maps.delete(key, &written, None).await.unwrap();
+    assert!(matches!(watch.event().await, Event::Delete { key: deleted, .. } if &*deleted == key));
+    assert!(maps.get(key).await.unwrap().is_none());
     for gone in [
-        maps.delete("default/a", &written, None).await,
-        maps.put("default/a", map("four"), Expected::Version(written.clone()), None).await.map(drop),
+        maps.delete(key, &written, None).await,
+        maps.put(key, map("four"), Expected::Version(written.clone()), None).await.map(drop),
     ] {
         assert!(
             matches!(gone, Err(StoreError::Conflict { current: Current::Absent | Current::Unknown })),
@@ -130,13 +185,13 @@ async fn whole_objects_are_made_written_deleted_and_watched() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change() {
-    let (server, widgets) = server(1).await;
+async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change(
+    place: Place,
+) {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("writerlease.example", "v1", "Widget"));
-    let api: Api<DynamicObject> = Api::namespaced_with(server.administrator(), NAMESPACE, &kind);
+    let api: Api<DynamicObject> = Api::namespaced_with(place.server.administrator(), &place.namespace, &kind);
     let guard = StatusGuard::new(KubeStore::with_kind(api.clone(), kind), lease()).unwrap();
-    let object = api.get("widget-0").await.unwrap();
+    let object = api.get("widget").await.unwrap();
     for (status, said) in [
         (json!({ "round": "no number", "phase": "", "by": 0 }), "Invalid value"),
         (json!({ "round": 1, "phase": "x".repeat(1_800_000), "by": 0 }), "too large"),
@@ -151,18 +206,16 @@ async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sen
         assert_eq!(matches!(ending, Ending::TooLarge(_)), said.contains("large"), "{ending:?}");
         // The next reconcile is told, once.
         let refused = guard.ensure_status(&object, want.clone()).action().unwrap_err();
-        assert!(refused.to_string().contains(said) && &*refused.key == "default/widget-0", "{refused}");
+        assert!(refused.to_string().contains(said) && *refused.key == place.key("widget"), "{refused}");
         assert_eq!(error_policy(Arc::new(object.clone()), &refused, Arc::new(())), Action::await_change());
         assert!(guard.ensure_status(&object, want).action().is_ok());
         guard.forget(&object);
     }
-    assert!(widgets.get("widget-0").await.unwrap().status.is_none());
+    assert!(place.widget().await.status.is_none());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_refused_of_an_object_is_forgotten_when_it_changes() {
-    let (server, widgets) = server(1).await;
-    let guard = guard(server.administrator());
+async fn what_was_refused_of_an_object_is_forgotten_when_it_changes(place: Place) {
+    let guard = place.guard();
     // A status that makes sense in the second round only.
     let desire = |widget: &Widget| {
         let mut status = seen(widget)?;
@@ -171,42 +224,40 @@ async fn what_was_refused_of_an_object_is_forgotten_when_it_changes() {
         }
         Some(status)
     };
-    let ending = ended(guard.ensure_status(&widgets.get("widget-0").await.unwrap(), desire)).await;
+    let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
     assert!(matches!(ending, Ending::TooLarge(_)), "{ending:?}");
-    widget::edit(&widgets, "widget-0", json!({ "round": 2 })).await.unwrap();
+    widget::edit(&place.widgets, "widget", json!({ "round": 2 })).await.unwrap();
     // The change is what calls the reconcile, which may be earlier than the guard hears of it.
-    let ending = ended(guard.ensure_status(&widgets.get("widget-0").await.unwrap(), desire)).await;
+    let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
     assert!(matches!(ending, Ending::Written(_)), "{ending:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_place_on_the_server_is_refused_for_good() {
-    let server = KubeServer::start().await;
+async fn what_has_no_place_on_the_server_is_refused_for_good(place: Place) {
     let map = |namespace: &str| {
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": namespace },
         });
         bytes::Bytes::from(map.to_string())
     };
-    let whole = KubeStore::new(Api::<ConfigMap>::all(server.administrator())).whole_objects();
-    let made = whole.put("default/a", map("default"), Expected::Absent, None).await.unwrap();
+    let key = &*place.key("a");
+    let whole = KubeStore::new(Api::<ConfigMap>::all(place.server.administrator())).whole_objects();
+    let made = whole.put(key, map(&place.namespace), Expected::Absent, None).await.unwrap();
     let nowhere = whole.put("nowhere/a", map("nowhere"), Expected::Absent, None).await;
     assert!(matches!(nowhere, Err(StoreError::Invalid { .. })), "{nowhere:?}");
 
     // Config maps have no status.
-    let statuses = KubeStore::new(Api::<ConfigMap>::all(server.administrator()));
-    let status = statuses.put("default/a", map("default"), Expected::Version(made), None).await;
+    let statuses = KubeStore::new(Api::<ConfigMap>::all(place.server.administrator()));
+    let status = statuses.put(key, map(&place.namespace), Expected::Version(made), None).await;
     assert!(matches!(status, Err(StoreError::Invalid { .. })), "{status:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_observed_may_be_dropped_and_made_anew() {
-    let (_server, widgets) = server(1).await;
-    let store = KubeStore::new(widgets.clone()).observing();
+async fn what_is_observed_may_be_dropped_and_made_anew(place: Place) {
+    let store = KubeStore::new(place.widgets.clone()).observing();
     let guard = StatusGuard::<Widget>::new(store.clone(), lease()).unwrap();
     let mut notices = guard.guard().notices();
     for _ in 0..2 {
-        let events = store.observe(watcher(widgets.clone(), watcher::Config::default()).default_backoff());
+        let events =
+            store.observe(watcher(place.widgets.clone(), watcher::Config::default()).default_backoff());
         let watch = tokio::spawn(events.for_each(|_| async {}));
         let live = async {
             while guard.guard().feed() != Feed::Live {
@@ -222,11 +273,9 @@ async fn what_is_observed_may_be_dropped_and_made_anew() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_landed_and_was_tried_again_is_known_as_ours() {
-    let (server, widgets) = server(1).await;
+async fn a_write_that_landed_and_was_tried_again_is_known_as_ours(place: Place) {
     // A gateway that gives up on the first update, which has landed; kube's client then tries again.
-    let inner = server.administrator();
+    let inner = place.server.administrator();
     let gives_up = Arc::new(AtomicBool::new(true));
     let gateway = service_fn({
         let gives_up = gives_up.clone();
@@ -244,41 +293,41 @@ async fn a_write_that_landed_and_was_tried_again_is_known_as_ours() {
         }
     });
     let service = ServiceBuilder::new().layer(RetryLayer::new(RetryPolicy::server_retry())).service(gateway);
-    let guard = guard(Client::new(service, NAMESPACE));
-    let widget = widgets.get("widget-0").await.unwrap();
+    let store = place.store(Client::new(service, &*place.namespace));
+    let guard = StatusGuard::new(store, lease()).unwrap();
+    let widget = place.widget().await;
     let ending = ended(guard.ensure_status(&widget, seen)).await;
-    let written = widgets.get("widget-0").await.unwrap();
+    let written = place.widget().await;
     assert!(!gives_up.load(SeqCst));
     assert!(is_written(&ending, &written), "{ending:?}");
     let counters = guard.guard().lease().snapshot().counters;
     assert_eq!((counters.conflicts, counters.evidence), (0, 0), "nobody else was there");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_whose_answer_is_lost_is_known_as_ours() {
-    let (server, widgets) = server(1).await;
+async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
     // Only updates go through the proxy, which cannot tell them from other requests.
-    let proxy = Proxy::start(server.api.address()).await;
-    let client = Client::try_from(server.config(ADMINISTRATOR, proxy.address())).unwrap();
+    let proxy = Proxy::start(place.server.api.address()).await;
+    let client = Client::try_from(place.server.config(ADMINISTRATOR, proxy.address())).unwrap();
     let (reader, writer) = reflector::store();
-    let store = KubeStore::new(Api::namespaced(client, NAMESPACE)).reader(reader.clone()).observing();
+    let store = place.store(client).reader(reader.clone()).observing();
     let guard = StatusGuard::new(store.clone(), lease()).unwrap();
-    let events =
-        store.observe(watcher(widgets.clone(), watcher::Config::default()).default_backoff()).reflect(writer);
+    let events = store
+        .observe(watcher(place.widgets.clone(), watcher::Config::default()).default_backoff())
+        .reflect(writer);
     let watch = tokio::spawn(events.for_each(|_| async {}));
     reader.wait_until_ready().await.unwrap();
 
     for round in 1..5 {
-        widget::edit(&widgets, "widget-0", json!({ "round": round })).await.unwrap();
+        widget::edit(&place.widgets, "widget", json!({ "round": round })).await.unwrap();
         if round > 1 {
             // The connection is open by now.
             proxy.lose_answer(RECORD);
         }
-        let ending = ended(guard.ensure_status(&widgets.get("widget-0").await.unwrap(), seen)).await;
+        let ending = ended(guard.ensure_status(&place.widget().await, seen)).await;
         if round > 1 {
             proxy.struck().await;
         }
-        let written = widgets.get("widget-0").await.unwrap();
+        let written = place.widget().await;
         assert_eq!(written.status.as_ref().map(|status| status.round), Some(round));
         assert!(is_written(&ending, &written), "{ending:?}");
     }
@@ -289,25 +338,25 @@ async fn a_write_whose_answer_is_lost_is_known_as_ours() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
-    let (server, widgets) = server(1).await;
-    let store = KubeStore::new(widgets).timeout(SECOND);
-    let entry = store.get("default/widget-0").await.unwrap().expect("it is there");
+    let server = Arc::new(KubeServer::start().await);
+    let place = Place::new(server.clone(), "place".into()).await;
+    let store = KubeStore::new(place.widgets.clone()).timeout(SECOND);
+    let key = place.key("widget");
+    let entry = store.get(&key).await.unwrap().expect("it is there");
     server.api.pause();
     let started = Instant::now();
-    let read = store.get("default/widget-0").await;
-    let write = store.put("default/widget-0", entry.value, Expected::Version(entry.version), None).await;
+    let read = store.get(&key).await;
+    let write = store.put(&key, entry.value, Expected::Version(entry.version), None).await;
     assert!(started.elapsed() >= 2 * SECOND && started.elapsed() < LONG / 4, "{:?}", started.elapsed());
     assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
     assert!(matches!(write, Err(StoreError::Unavailable { .. })), "{write:?}");
     server.api.resume();
-    assert!(store.get("default/widget-0").await.unwrap().is_some());
+    assert!(store.get(&key).await.unwrap().is_some());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn parts_of_a_status_that_are_wanted_at_once_become_one_write() {
-    let (server, widgets) = server(1).await;
-    let guard = guard(server.administrator());
-    let widget = widgets.get("widget-0").await.unwrap();
+async fn parts_of_a_status_that_are_wanted_at_once_become_one_write(place: Place) {
+    let guard = place.guard();
+    let widget = place.widget().await;
     // Pending at once, because an election comes first.
     let endings = join_all(["admitted", "healthy", "synced"].map(|part| {
         let ensuring = guard.ensure_part(&widget, part, move |widget| {
@@ -318,26 +367,24 @@ async fn parts_of_a_status_that_are_wanted_at_once_become_one_write() {
         ended(ensuring)
     }));
     let endings = endings.await;
-    let written = widgets.get("widget-0").await.unwrap();
+    let written = place.widget().await;
     assert!(endings.iter().all(|ending| is_written(ending, &written)), "{endings:?}");
     assert_eq!(written.status.unwrap().conditions.len(), 3);
     assert_eq!(guard.guard().lease().snapshot().counters.landed, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted() {
-    let (server, widgets) = server(1).await;
-    let guard = guard(server.administrator());
-    let before = widgets.get("widget-0").await.unwrap();
-    widgets.delete("widget-0", &DeleteParams::default()).await.unwrap();
+async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted(place: Place) {
+    let guard = place.guard();
+    let before = place.widget().await;
+    place.widgets.delete("widget", &DeleteParams::default()).await.unwrap();
     let gone = ended(guard.ensure_status(&before, seen)).await;
     assert!(matches!(gone, Ending::Gone), "{gone:?}");
-    widget::create(&widgets, "widget-0").await.unwrap();
+    widget::create(&place.widgets, "widget").await.unwrap();
     let gone = ended(guard.ensure_status(&before, seen)).await;
     assert!(matches!(gone, Ending::Gone), "{gone:?}");
-    let anew = widgets.get("widget-0").await.unwrap();
+    let anew = place.widget().await;
     assert!(anew.status.is_none());
     let ending = ended(guard.ensure_status(&anew, seen)).await;
-    assert!(is_written(&ending, &widgets.get("widget-0").await.unwrap()), "{ending:?}");
+    assert!(is_written(&ending, &place.widget().await), "{ending:?}");
     assert_eq!(guard.guard().contention().counters().losses, 0, "nobody changed what was right");
 }
