@@ -249,6 +249,14 @@ async fn session_timeouts_that_the_client_cannot_express_are_the_nearest_that_it
     for timeout in [Duration::ZERO, Duration::from_secs(26 * 24 * 3600), Duration::MAX] {
         let store = ZookeeperStore::new(&server.endpoint(), "/timeouts", ZookeeperAccess::open());
         let store = store.unwrap().with_session_timeout(timeout);
-        assert!(matches!(store.get("key").await, Ok(None)), "{timeout:?}");
+        let deadline = Instant::now() + LONG;
+        loop {
+            match store.get("key").await {
+                Ok(None) => break,
+                // The shortest is one of the server's shortest, 200 ms, which end on a busy machine.
+                Err(StoreError::Unavailable { .. }) => assert!(Instant::now() < deadline, "{timeout:?}"),
+                other => panic!("{timeout:?}: {other:?}"),
+            }
+        }
     }
 }
