@@ -98,9 +98,9 @@ pub trait Harness: Sync {
         false
     }
 
-    /// How long one case may take until it counts as hanging; 30 s unless overridden.
+    /// How long one case may take until it counts as hanging; two minutes unless overridden.
     fn time_limit(&self) -> Duration {
-        Duration::from_secs(30)
+        Duration::from_secs(120)
     }
 }
 
