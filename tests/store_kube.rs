@@ -21,10 +21,10 @@ use common::{
 };
 use futures_util::{StreamExt, future::join_all};
 use http::{Method, Request, StatusCode};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject, PostParams},
+    api::{DeleteParams, DynamicObject},
     client::{Body, retry::RetryPolicy},
     core::{ApiResource, GroupVersionKind},
     runtime::{WatchStreamExt, controller::Action, reflector, watcher},
@@ -53,15 +53,8 @@ struct Place {
 
 impl Place {
     async fn new(server: Arc<KubeServer>, namespace: String) -> Self {
-        let client = server.administrator();
-        let mut made = Namespace::default();
-        made.metadata.name = Some(namespace.clone());
-        Api::all(client.clone())
-            .create(&PostParams::default(), &made)
-            .await
-            .expect("a namespace can be made");
-        widget::install(&client).await.expect("the kind can be made");
-        let widgets = Api::namespaced(client, &namespace);
+        server.create_namespace(&namespace).await;
+        let widgets = Api::namespaced(server.administrator(), &namespace);
         widget::create(&widgets, "widget").await.expect("a widget can be made");
         Self { server, namespace, widgets }
     }
@@ -85,12 +78,19 @@ impl Place {
     }
 }
 
+/// A server that knows widgets.
+async fn server() -> Arc<KubeServer> {
+    let server = KubeServer::start().await;
+    widget::install(&server.administrator()).await.expect("the kind can be made");
+    Arc::new(server)
+}
+
 /// One test of many, side by side on one server, each in a place of its own: a server takes seconds of two cores to start.
 macro_rules! on_one_server {
     ($($case:ident,)*) => {
         #[tokio::test(flavor = "multi_thread")]
         async fn on_one_server() {
-            let server = Arc::new(KubeServer::start().await);
+            let server = server().await;
             let mut running = Vec::new();
             $(
                 let place = Place::new(server.clone(), format!("place-{}", running.len())).await;
@@ -351,7 +351,7 @@ async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
-    let server = Arc::new(KubeServer::start().await);
+    let server = server().await;
     let place = Place::new(server.clone(), "place".into()).await;
     let store = KubeStore::new(place.widgets.clone()).timeout(SECOND);
     let key = place.key("widget");
@@ -381,9 +381,9 @@ async fn parts_of_a_status_that_are_wanted_at_once_become_one_write(place: Place
     }));
     let endings = endings.await;
     let written = place.widget().await;
-    // Of two writes one would have another version.
     assert!(endings.iter().all(|ending| is_written(ending, &written)), "{endings:?}");
     assert_eq!(written.status.unwrap().conditions.len(), 3);
+    assert_eq!(counters(&guard).await.landed, 1);
 }
 
 async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted(place: Place) {

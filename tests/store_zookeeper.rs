@@ -253,8 +253,10 @@ async fn session_timeouts_that_the_client_cannot_express_are_the_nearest_that_it
         loop {
             match store.get("key").await {
                 Ok(None) => break,
-                // The shortest is one of the server's shortest, 200 ms, which end on a busy machine.
-                Err(StoreError::Unavailable { .. }) => assert!(Instant::now() < deadline, "{timeout:?}"),
+                // What is nearest to none are the server's 200 ms, which end now and then on a busy machine.
+                Err(StoreError::Unavailable { .. }) if timeout.is_zero() && Instant::now() < deadline => {
+                    sleep(Duration::from_millis(10)).await;
+                }
                 other => panic!("{timeout:?}: {other:?}"),
             }
         }

@@ -4,11 +4,7 @@
 use std::{ops::Range, time::Duration};
 
 use http::Request;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{
-    Api,
-    api::{ObjectMeta, PostParams},
-};
+use kube::Api;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use writerlease::lab::Strategy;
@@ -38,12 +34,7 @@ impl World {
     /// A server with so many widgets, which nobody looks after.
     pub async fn without_replicas(server: KubeServer, widgets: usize) -> Self {
         let client = server.administrator();
-        let namespace = Namespace {
-            metadata: ObjectMeta { name: Some(NAMESPACE.into()), ..ObjectMeta::default() },
-            ..Namespace::default()
-        };
-        let made = Api::all(client.clone()).create(&PostParams::default(), &namespace).await;
-        made.expect("a namespace can be made");
+        server.create_namespace(NAMESPACE).await;
         assert!(widget::install(&client).await.expect("the kind can be made"));
         let api = Api::namespaced(client, NAMESPACE);
         let names: Vec<_> = (0..widgets).map(|number| format!("widget-{number:03}")).collect();

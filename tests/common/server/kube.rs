@@ -13,6 +13,7 @@ use ::kube::{
 use http::Request;
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
+    core::v1::Namespace,
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, RoleRef, Subject},
 };
 use serde_json::json;
@@ -86,6 +87,14 @@ impl KubeServer {
         // JSON is YAML.
         fs::write(&path, text.to_string()).expect("the kubeconfig can be written");
         path
+    }
+
+    /// Makes a namespace.
+    pub async fn create_namespace(&self, name: &str) {
+        let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        let made = Api::all(self.administrator()).create(&PostParams::default(), &namespace).await;
+        made.expect("a namespace can be made");
     }
 
     /// From now on the user may do this to these resources in all namespaces: `allow("ada", "", &["configmaps"],
