@@ -55,7 +55,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 async fn etcd() {
-    use writerlease::store::EtcdStore;
+    use writerlease::etcd::EtcdStore;
 
     let server = common::server::EtcdServer::start().await;
     let mut client = etcd_client::Client::connect([server.endpoint()], None).await.expect("a client");
@@ -73,7 +73,7 @@ async fn etcd() {
 }
 
 async fn redis() {
-    use writerlease::store::RedisStore;
+    use writerlease::redis::RedisStore;
 
     let server = common::server::RedisServer::start().await;
     let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
@@ -95,7 +95,7 @@ async fn redis() {
 }
 
 async fn zookeeper() {
-    use writerlease::store::{ZookeeperAccess, ZookeeperStore};
+    use writerlease::zookeeper::{ZookeeperAccess, ZookeeperStore};
     use zookeeper_client::{AddWatchMode, Client};
 
     let server = common::server::ZookeeperServer::start().await;

@@ -52,21 +52,21 @@ async fn main() -> ExitCode {
         #[cfg(feature = "etcd")]
         Backend::Etcd(hosts) => {
             let endpoints: Vec<_> = hosts.split(',').map(|host| format!("http://{host}")).collect();
-            on_server(&options, writerlease::store::EtcdStore::connect(endpoints).await).await
+            on_server(&options, writerlease::etcd::EtcdStore::connect(endpoints).await).await
         }
         #[cfg(feature = "redis")]
         Backend::Redis(hosts) => {
             let url = |host: &str| format!("redis://{host}");
             let store = match hosts.split_once(',') {
-                None => writerlease::store::RedisStore::new(url(hosts)),
-                Some(_) => writerlease::store::RedisStore::cluster(hosts.split(',').map(url)),
+                None => writerlease::redis::RedisStore::new(url(hosts)),
+                Some(_) => writerlease::redis::RedisStore::cluster(hosts.split(',').map(url)),
             };
             on_server(&options, store).await
         }
         #[cfg(feature = "zookeeper")]
         Backend::Zookeeper(hosts) => {
-            let access = writerlease::store::ZookeeperAccess::open();
-            let store = writerlease::store::ZookeeperStore::new(hosts, "/writerlease", access);
+            let access = writerlease::zookeeper::ZookeeperAccess::open();
+            let store = writerlease::zookeeper::ZookeeperStore::new(hosts, "/writerlease", access);
             on_server(&options, store).await
         }
         #[cfg(not(all(feature = "etcd", feature = "redis", feature = "zookeeper")))]

@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
         Backend::Etcd(hosts) | Backend::EtcdKey(hosts) => etcd(&options, hosts).await,
         #[cfg(feature = "redis")]
         Backend::Redis(host) => {
-            use writerlease::{election::RedisElector, store::RedisStore};
+            use writerlease::redis::{RedisElector, RedisStore};
             let url = format!("redis://{host}");
             let elector = RedisElector::builder(url.as_str(), format!("{}election", options.prefix))
                 .node_id(&options.name)
@@ -58,10 +58,7 @@ async fn main() -> ExitCode {
         }
         #[cfg(feature = "zookeeper")]
         Backend::Zookeeper(hosts) => {
-            use writerlease::{
-                election::ZookeeperElector,
-                store::{ZookeeperAccess, ZookeeperStore},
-            };
+            use writerlease::zookeeper::{ZookeeperAccess, ZookeeperElector, ZookeeperStore};
             let base = format!("/{}", options.prefix.trim_end_matches('/'));
             let elector = ZookeeperElector::builder(hosts, format!("{base}/election"))
                 .identity(&options.name)
@@ -83,10 +80,7 @@ async fn main() -> ExitCode {
 
 #[cfg(feature = "etcd")]
 async fn etcd(options: &Options, hosts: &str) -> Result<ExitCode, String> {
-    use writerlease::{
-        election::{EtcdElector, EtcdVoters},
-        store::EtcdStore,
-    };
+    use writerlease::etcd::{EtcdElector, EtcdStore, EtcdVoters};
     let client = etcd_client(hosts).await?;
     let election = format!("{}election", options.prefix);
     let store = Ok(EtcdStore::new(client.clone()));

@@ -21,7 +21,7 @@ use std::{
 
 use dashmap::{DashMap, Entry};
 
-use crate::driver::Moment;
+use crate::clock::Moment;
 
 /// Notices keys over whose values two groups fight, each key by itself.
 ///

@@ -3,13 +3,12 @@ use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    config::Builder,
-    driver::{BoxedWork, Shared},
+    clock::Moment,
+    driver::{self, Attempt, BoxedWork, Shared},
     election::{Elector, Leadership},
-    engine::{Counters, Engine, Role, Timestamp},
-    error::{Ended, SpawnError},
-    feed::{Feed, FeedReporter},
-    work::{Attempt, Verdict},
+    engine::{Engine, Timestamp, config::Builder, outcome::Verdict},
+    status::{Ended, Feed, Snapshot, SpawnError, Status},
+    store::Fence,
 };
 
 /// A lease that is held by doing the work it protects.
@@ -92,49 +91,6 @@ struct Handle<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
 }
 
-/// The part of a lease's state that others wait for; see [`WriterLease::subscribe`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Status {
-    /// What this process is in the contest for the lease.
-    pub role: Role,
-    /// Whether its work holds the lease. An idle lease is nobody's: this turns false a term after the last write, or within
-    /// a second of a suspension that outlasted the term; [`WriterLease::is_leader`] knows that at once.
-    pub is_leader: bool,
-    /// How many times this process became leader.
-    pub epoch: u64,
-    /// Whether some work was finished yet, by anybody.
-    pub decided: bool,
-    /// Whether the writes of others are observed: the state of the feed that is worst off, if several guards share the lease,
-    /// and none if nobody told of a feed. A lease whose feed is not live goes on working, blindly.
-    pub feed: Option<Feed>,
-    /// Set once the lease takes no more work, and why. The last status of all has it set.
-    pub ended: Option<Ended>,
-    pub(crate) reign: u64,
-}
-
-/// A look into a lease, for logs, metrics and debugging.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// Keys with work pending that no attempt is out with.
-    pub pending: usize,
-    /// Attempts that are out.
-    pub in_flight: usize,
-    /// How many attempts may be out at once while we lead.
-    pub window: usize,
-    /// How many times in a row we backed off.
-    pub tick: u32,
-    /// How long the lease lasts, whoever holds it.
-    pub lease_remaining: Duration,
-    /// How long a pending key waits before we stop trusting the leader to do it.
-    pub patience: Duration,
-    /// How long our own writes take to come back through the watch.
-    pub echo: Duration,
-    /// What has happened so far.
-    pub counters: Counters,
-}
-
 impl Builder {
     /// Checks the settings and starts a lease on the current tokio runtime, which must have timers enabled.
     ///
@@ -148,7 +104,7 @@ impl Builder {
     {
         let config = self.build()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
-        Ok(WriterLease { handle: Arc::new(Handle { shared: Shared::spawn(config, &runtime) }) })
+        Ok(WriterLease { handle: Arc::new(Handle { shared: driver::spawn(config, &runtime) }) })
     }
 }
 
@@ -269,7 +225,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         let mut leadership = elector.leadership();
         // At once, so that nothing runs unelected that is tried after this call. A lease that has ended needs no leader.
         let now = leadership.borrow_and_update().clone();
-        let _ = self.handle.shared.handle_leadership(&now, fenced);
+        let _ = self.handle.shared.handle_election(led(&now, fenced));
         let shared = Arc::downgrade(&self.handle.shared);
         let follower = tokio::spawn(async move {
             loop {
@@ -280,7 +236,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
                     Ok(()) => leadership.borrow_and_update().clone(),
                     Err(_) => Leadership::Unknown,
                 };
-                if shared.handle_leadership(&next, fenced).is_err() || changed.is_err() {
+                if shared.handle_election(led(&next, fenced)).is_err() || changed.is_err() {
                     return;
                 }
             }
@@ -414,5 +370,44 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> fmt::Debug for WriterLease<K>
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Handle<K> {
     fn drop(&mut self) {
         self.shared.abandon();
+    }
+}
+
+/// Tells a lease the state of one feed, for [`Status::feed`](crate::Status::feed); the [`Guard`](crate::Guard) has its own.
+/// Dropping it takes the feed back.
+pub struct FeedReporter<K: Hash + Eq + Clone + Send + Sync + 'static> {
+    shared: Arc<Shared<K>>,
+    id: u64,
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> FeedReporter<K> {
+    pub(crate) fn new(shared: Arc<Shared<K>>) -> Self {
+        let id = shared.add_feed();
+        Self { shared, id }
+    }
+
+    /// The feed is in this state now.
+    pub fn set(&self, feed: Feed) {
+        self.shared.set_feed(self.id, Some(feed));
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for FeedReporter<K> {
+    fn drop(&mut self) {
+        self.shared.set_feed(self.id, None);
+    }
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> fmt::Debug for FeedReporter<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FeedReporter").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Until when `leadership` lets this process lead, and the fence of its attempts if they are to carry one.
+fn led(leadership: &Leadership, fenced: bool) -> Option<(Moment, Option<Fence>)> {
+    match leadership {
+        Leadership::Leader { fence, until } => Some((*until, fenced.then(|| fence.clone()))),
+        _ => None,
     }
 }

@@ -12,7 +12,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod config;
+#[cfg(feature = "tokio")]
+mod clock;
 #[cfg(feature = "tokio")]
 mod contention;
 #[cfg(feature = "tokio")]
@@ -20,9 +21,8 @@ mod driver;
 #[cfg(feature = "tokio")]
 pub mod election;
 pub mod engine;
-mod error;
-#[cfg(feature = "tokio")]
-mod feed;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -30,31 +30,34 @@ pub mod fuzzing;
 mod guard;
 #[cfg(feature = "kube")]
 pub mod kube;
+#[cfg(feature = "lab")]
+pub mod lab;
 #[cfg(feature = "tokio")]
 mod lease;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod reconnect;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "tokio")]
+mod status;
 #[cfg(feature = "tokio")]
 pub mod store;
-mod work;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
-#[cfg(feature = "lab")]
-pub mod lab;
-
-pub use config::{Builder, Config};
+#[cfg(feature = "tokio")]
+pub use clock::Moment;
 #[cfg(feature = "tokio")]
 pub use contention::{ContentionCounters, ContentionTracker};
 #[cfg(feature = "tokio")]
-pub use driver::Moment;
-pub use error::ConfigError;
-#[cfg(feature = "tokio")]
-pub use error::{Ended, SpawnError};
-#[cfg(feature = "tokio")]
-pub use feed::{Feed, FeedReporter};
+pub use driver::{Attempt, limit_retries};
+pub use engine::{
+    config::{Builder, Config, ConfigError},
+    outcome::{Next, Outcome, Verdict},
+};
 #[cfg(feature = "tokio")]
 pub use guard::{Ending, Ensured, Guard, Notice};
 #[cfg(feature = "tokio")]
-pub use lease::{Snapshot, Status, WriterLease};
+pub use lease::{FeedReporter, WriterLease};
 #[cfg(feature = "tokio")]
-pub use work::{Attempt, limit_retries};
-pub use work::{Next, Outcome, Verdict};
+pub use status::{Ended, Feed, Snapshot, SpawnError, Status};

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
 
-use crate::driver;
+use crate::clock;
 
 /// Something that reconnects for ever, and its pauses.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Reconnect {
             tracing::warn!(connection = %self.what, %cause, "interrupted, reconnecting");
         }
         // What is cut off each time soon after it began must not be retried in haste.
-        if self.connected.take().is_some_and(|since| driver::now() - since >= LONGEST) {
+        if self.connected.take().is_some_and(|since| clock::now() - since >= LONGEST) {
             self.pauses.reset();
         }
         self.pauses.next()
@@ -43,7 +43,7 @@ impl Reconnect {
     /// The connection works. Once it has done so for a while, the next interruption starts from the shortest pause again.
     pub(crate) fn connected(&mut self) {
         if self.connected.is_none() {
-            self.connected = Some(driver::now());
+            self.connected = Some(clock::now());
         }
         if self.interrupted {
             self.interrupted = false;
@@ -92,7 +92,7 @@ struct TokioClock;
 
 impl Clock for TokioClock {
     fn now(&self) -> std::time::Instant {
-        driver::now().into_std()
+        clock::now().into_std()
     }
 }
 

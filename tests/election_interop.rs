@@ -11,7 +11,12 @@ mod states;
 
 use std::time::{Duration, Instant};
 
-use writerlease::election::{Elector, EtcdElector, LeaderInfo, Leadership, RedisElector, ZookeeperElector};
+use writerlease::{
+    election::{Elector, Leadership},
+    etcd::{EtcdElector, LeaderInfo},
+    redis::RedisElector,
+    zookeeper::ZookeeperElector,
+};
 
 use common::server::{EtcdServer, RedisServer, ZookeeperServer};
 use engines::{ELECTION, etcd_client};

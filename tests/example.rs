@@ -208,7 +208,7 @@ mod server {
 
 #[cfg(feature = "etcd")]
 mod etcd {
-    use writerlease::store::EtcdStore;
+    use writerlease::etcd::EtcdStore;
 
     use super::{common::server::EtcdServer, server};
 
@@ -251,7 +251,7 @@ mod etcd {
 
 #[cfg(feature = "redis")]
 mod redis {
-    use writerlease::store::RedisStore;
+    use writerlease::redis::RedisStore;
 
     use super::{common::server::RedisServer, server};
 
@@ -294,7 +294,7 @@ mod redis {
 
 #[cfg(feature = "zookeeper")]
 mod zookeeper {
-    use writerlease::store::{ZookeeperAccess, ZookeeperStore};
+    use writerlease::zookeeper::{ZookeeperAccess, ZookeeperStore};
 
     use super::{common::server::ZookeeperServer, server};
 

@@ -44,7 +44,7 @@ async fn memory_conforms_under_paused_time() {
 mod etcd {
     use etcd_client::{Client, CompactionOptions};
     use tokio::sync::Mutex;
-    use writerlease::store::EtcdStore;
+    use writerlease::etcd::EtcdStore;
 
     use super::{Harness, check, common::server::EtcdServer, conformance};
 
@@ -90,7 +90,7 @@ mod etcd {
 #[cfg(feature = "redis")]
 mod redis {
     use tokio::sync::Mutex;
-    use writerlease::store::RedisStore;
+    use writerlease::redis::RedisStore;
 
     use super::{
         Harness, check,
@@ -166,7 +166,7 @@ mod zookeeper {
     use std::time::Duration;
 
     use tokio::sync::Mutex;
-    use writerlease::store::{ZookeeperAccess, ZookeeperStore};
+    use writerlease::zookeeper::{ZookeeperAccess, ZookeeperStore};
 
     use super::{Harness, check, common::server::ZookeeperServer, conformance};
 

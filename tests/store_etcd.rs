@@ -15,7 +15,10 @@ use std::{
 use common::{server::EtcdServer, watch::Watch};
 use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType};
 use tokio::time::{sleep, timeout};
-use writerlease::store::{Entry, EtcdStore, Event, Expected, Store, StoreError, Version};
+use writerlease::{
+    etcd::EtcdStore,
+    store::{Entry, Event, Expected, Store, StoreError, Version},
+};
 
 /// Only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);

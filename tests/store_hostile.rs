@@ -9,7 +9,10 @@ use etcd_client::Client as EtcdClient;
 use tokio::time::timeout;
 use writerlease::{
     ContentionTracker, Ending, Feed, Guard, WriterLease,
-    store::{EtcdStore, RedisStore, Store, ZookeeperAccess, ZookeeperStore},
+    etcd::EtcdStore,
+    redis::RedisStore,
+    store::Store,
+    zookeeper::{ZookeeperAccess, ZookeeperStore},
 };
 use zookeeper_client::{Acl, Acls, AuthId, Client as ZookeeperClient, CreateMode, Permission};
 

@@ -36,8 +36,8 @@ use widget::{Widget, WidgetStatus};
 use writerlease::{
     Ending, Feed, Notice, WriterLease,
     engine::Counters,
-    kube::{Ensuring, StatusGuard, error_policy},
-    store::{Current, Event, Expected, KubeStore, Store, StoreError},
+    kube::{Ensuring, KubeStore, StatusGuard, error_policy},
+    store::{Current, Event, Expected, Store, StoreError},
 };
 
 const SECOND: Duration = Duration::from_secs(1);

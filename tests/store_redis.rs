@@ -11,7 +11,10 @@ use common::{
     watch::Watch,
 };
 use tokio::time::{sleep, timeout};
-use writerlease::store::{Entry, Event, Expected, Fence, RedisStore, Store, StoreError, Version};
+use writerlease::{
+    redis::RedisStore,
+    store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
+};
 
 /// Only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use common::{proxy::Proxy, server::ZookeeperServer, watch::Watch};
 use tokio::time::sleep;
-use writerlease::store::{
-    Entry, Event, Expected, Store, StoreError, Version, ZookeeperAccess, ZookeeperStore,
+use writerlease::{
+    store::{Entry, Event, Expected, Store, StoreError, Version},
+    zookeeper::{ZookeeperAccess, ZookeeperStore},
 };
 use zookeeper_client::{Acls, Client, CreateMode};
 

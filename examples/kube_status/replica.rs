@@ -11,9 +11,8 @@ use kube::{
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use writerlease::{
     WriterLease,
-    kube::{Ensuring, Refused, StatusGuard, error_policy},
+    kube::{Ensuring, KubeStore, Refused, StatusGuard, error_policy},
     lab::Strategy,
-    store::KubeStore,
 };
 
 use crate::widget::{Widget, WidgetStatus};

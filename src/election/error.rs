@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::{error::ConfigError, store::StoreError};
+use crate::{engine::config::ConfigError, store::StoreError};
 
 /// What can go wrong with an election.
 #[derive(Debug, thiserror::Error)]

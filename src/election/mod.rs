@@ -8,19 +8,19 @@
 //! |---|---|---|---|
 #![cfg_attr(
     feature = "etcd",
-    doc = "| [`EtcdElector`] | etcd | pingcap/tiflow `dm/pkg/election` | Go's `clientv3/concurrency`, `etcdctl elect` |"
+    doc = "| [`EtcdElector`](crate::etcd::EtcdElector) | etcd | pingcap/tiflow `dm/pkg/election` | Go's `clientv3/concurrency`, `etcdctl elect` |"
 )]
 #![cfg_attr(
     feature = "etcd",
-    doc = "| [`EtcdVoters`] | etcd | gravitational/coordinate `leader` | whoever creates the same key |"
+    doc = "| [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | whoever creates the same key |"
 )]
 #![cfg_attr(
     feature = "zookeeper",
-    doc = "| [`ZookeeperElector`] | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |"
+    doc = "| [`ZookeeperElector`](crate::zookeeper::ZookeeperElector) | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |"
 )]
 #![cfg_attr(
     feature = "redis",
-    doc = "| [`RedisElector`] | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |"
+    doc = "| [`RedisElector`](crate::redis::RedisElector) | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |"
 )]
 //!
 //! # What all promise
@@ -28,7 +28,7 @@
 //! 1. **Leadership ends by our own clock.** [`Leadership::Leader`] says until when, on a monotonic clock, counted from the
 //!    *sending* of the last renewal that succeeded, less a fiftieth for clocks that don't run alike. The engine counts from
 //!    later on, so nobody else is elected before, however long this process was stopped or cut off, or the machine suspended
-//!    ([`Moment`] has the systems where that is counted). What looks at the clock is right at once; events and the channel
+//!    ([`Moment`](crate::Moment) has the systems where that is counted). What looks at the clock is right at once; events and the channel
 //!    follow within a second of a suspension.
 //! 2. **Every leader has a token,** greater than those before it in the same election, and a [`Fence`] for the stores of its
 //!    engine: a write that was sent too late is refused there.
@@ -38,44 +38,26 @@
 //! 5. **The end is visible.** An elector whose task is gone, for whatever reason, is [`Leadership::Failed`].
 //!
 //! Electors run on the tokio runtime on which they are started; it needs timers and I/O. [`Elector::events`] is a
-//! [`Stream`], so its readers need the crate `futures-util` (or the like), and those who hand in a client the crate it is of:
+//! [`Stream`](futures_util::Stream), so its readers need the crate `futures-util` (or the like), and those who hand in a client the crate it is of:
 //! `etcd-client` 0.21, `zookeeper-client` 0.11.
 //!
 //! A leader that lost contact for longer than its time is [`Leadership::Unknown`]. If it turns out that nobody took over, it
 //! leads again, with the same token: it is still the same reign.
 
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
-mod desk;
+pub(crate) mod candidate;
 mod error;
-#[cfg(feature = "etcd")]
-pub(crate) mod etcd;
+mod leadership;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
-mod office;
-#[cfg(feature = "redis")]
-pub(crate) mod redis;
-#[cfg(feature = "zookeeper")]
-pub(crate) mod zookeeper;
+pub(crate) mod publisher;
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+use tokio::sync::watch;
+
+pub use self::{
+    error::ElectionError,
+    leadership::{Event, Events, Leadership},
 };
-
-use futures_util::Stream;
-use tokio::sync::{mpsc::UnboundedReceiver, watch};
-
-pub use error::ElectionError;
-#[cfg(feature = "etcd")]
-pub use etcd::{
-    EtcdElector, EtcdElectorBuilder, EtcdVoter, EtcdVoters, LeaderInfo, LeaderNotice, UnlimitedBackoff,
-};
-#[cfg(feature = "redis")]
-pub use redis::{RedisElector, RedisElectorBuilder};
-#[cfg(feature = "zookeeper")]
-pub use zookeeper::{ZookeeperElector, ZookeeperElectorBuilder};
-
-use crate::{driver::Moment, store::Fence};
+use crate::store::Fence;
 
 /// A candidate in an election. The [module](self) says what each implementation promises.
 ///
@@ -115,88 +97,5 @@ pub trait Elector: Send + Sync + 'static {
     /// The fence for a write that is to be sent now; `None` unless we lead.
     fn fence(&self) -> Option<Fence> {
         self.leadership().borrow().fence().cloned()
-    }
-}
-
-/// What a candidate knows of the leadership.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Leadership {
-    /// Nothing is known: the election has not begun, the connection is lost, or our time ran out before a renewal was
-    /// confirmed.
-    Unknown,
-    /// We lead.
-    Leader {
-        /// What our writes should carry; it has the token.
-        fence: Fence,
-        /// Until when, unless it is renewed. A state with a time that has passed counts for nothing:
-        /// [`is_leader`](Self::is_leader) looks at the clock.
-        until: Moment,
-    },
-    /// Somebody else leads, or nobody does yet.
-    Follower {
-        /// Who, if that is known.
-        leader: Option<Arc<str>>,
-    },
-    /// The elector has ended, closed or broken, and nothing more will come.
-    Failed(Arc<ElectionError>),
-}
-
-/// What happens to a candidate.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// We lead from now on.
-    Elected {
-        /// The number of this reign.
-        token: u64,
-    },
-    /// We lead no more: we resigned, were deposed, or our time ran out.
-    Retired {
-        /// The number of the reign that is over.
-        token: u64,
-    },
-    /// Somebody else leads.
-    NewLeader {
-        /// Who.
-        leader: Arc<str>,
-    },
-    /// Something went wrong; the elector goes on trying. It is told once per interruption.
-    Interrupted(Arc<ElectionError>),
-    /// The elector has ended. Nothing comes after this.
-    Failed(Arc<ElectionError>),
-}
-
-/// The events of an elector; see [`Elector::events`].
-#[derive(Debug)]
-pub struct Events(UnboundedReceiver<Event>);
-
-impl Leadership {
-    /// Whether we lead at this moment, by our own clock.
-    pub fn is_leader(&self) -> bool {
-        self.fence().is_some()
-    }
-
-    /// The fence for a write that is to be sent now; `None` unless we lead.
-    pub fn fence(&self) -> Option<&Fence> {
-        match self {
-            Self::Leader { fence, until } if !until.has_passed() => Some(fence),
-            _ => None,
-        }
-    }
-}
-
-/// For electors of one's own.
-impl From<UnboundedReceiver<Event>> for Events {
-    fn from(events: UnboundedReceiver<Event>) -> Self {
-        Self(events)
-    }
-}
-
-impl Stream for Events {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.0.poll_recv(context)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use crate::config::Config;
+use super::config::Config;
 
 /// A seeded generator: the same seed gives the same run. The algorithm is named so that a seed means the same in every
 /// release and on every machine.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::backoff::{Dice, seconds};
-use crate::config::{Config, PatienceMode};
+use super::config::{Config, PatienceMode};
 
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
@@ -101,7 +101,7 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Builder;
+    use crate::engine::config::Builder;
 
     const TERM: Duration = Duration::from_secs(60);
     const MIN: Duration = Duration::from_millis(500);

@@ -25,7 +25,7 @@ use std::{
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
-use super::{own::Own, time::Timestamp};
+use super::{adopted::Own, time::Timestamp};
 
 /// Index of a slot. Four bytes, because there may be millions.
 pub(super) type Slot = u32;

@@ -9,9 +9,9 @@ use super::{
     book::{Page, Part, Wants},
 };
 use crate::{
-    driver::{self, Moment},
+    clock::{self, Moment},
+    engine::outcome::{Outcome, Verdict},
     store::{Entry, Expected, Fence, Store, StoreError, Version},
-    work::{Outcome, Verdict},
 };
 
 impl<S: Store> Inner<S> {
@@ -126,7 +126,7 @@ impl<S: Store> Inner<S> {
             }
         }
         let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
-        let started = driver::now();
+        let started = clock::now();
         match self.store.put(key, value.clone(), expected, fence).await {
             Ok(version) => {
                 let mut book = self.book.lock();

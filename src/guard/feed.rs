@@ -13,9 +13,8 @@ use super::{
     book::{Age, Change},
 };
 use crate::{
-    driver,
-    error::Ended,
-    feed::Feed,
+    clock,
+    status::{Ended, Feed},
     store::{Event, Store, StoreError},
 };
 
@@ -26,7 +25,7 @@ pub(super) async fn run<S: Store>(
 ) {
     let mut changes = pin!(changes);
     let Some(mut lease) = guard.upgrade().map(|inner| inner.lease.subscribe()) else { return };
-    let started = driver::now();
+    let started = clock::now();
     loop {
         let change = tokio::select! {
             change = changes.next() => change,
@@ -39,7 +38,7 @@ pub(super) async fn run<S: Store>(
             }
         };
         let Some(inner) = guard.upgrade() else { return };
-        let now = driver::now();
+        let now = clock::now();
         match change {
             Some(Ok(event)) => {
                 let feed = *inner.feed.lock();

@@ -31,11 +31,10 @@ use tokio::{
 pub(crate) use self::book::Desired;
 use self::book::{Book, Desire, Part};
 use crate::{
+    clock::Moment,
     contention::ContentionTracker,
-    driver::Moment,
-    error::{Ended, SpawnError},
-    feed::{Feed, FeedReporter},
-    lease::WriterLease,
+    lease::{FeedReporter, WriterLease},
+    status::{Ended, Feed, SpawnError},
     store::{Store, StoreError, Version},
 };
 

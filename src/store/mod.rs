@@ -30,18 +30,10 @@
 //! `lab::conformance` (feature `lab`) holds a store against all of this. A store of your own needs the crates `bytes` and
 //! `futures-util` (or `futures-core`), for [`Bytes`] and [`Stream`].
 
-#[cfg(feature = "etcd")]
-pub(crate) mod etcd;
 mod fence;
-#[cfg(feature = "kube")]
-pub(crate) mod kube;
 mod memory;
-#[cfg(feature = "redis")]
-pub(crate) mod redis;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
-pub(crate) mod source;
-#[cfg(feature = "zookeeper")]
-pub(crate) mod zookeeper;
+pub(crate) mod resume;
 
 use std::{
     fmt,
@@ -53,16 +45,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::Stream;
 
-#[cfg(feature = "kube")]
-pub use self::kube::KubeStore;
-#[cfg(feature = "etcd")]
-pub use etcd::EtcdStore;
-pub use fence::Fence;
-pub use memory::MemoryStore;
-#[cfg(feature = "redis")]
-pub use redis::RedisStore;
-#[cfg(feature = "zookeeper")]
-pub use zookeeper::{ZookeeperAccess, ZookeeperStore};
+pub use self::{fence::Fence, memory::MemoryStore};
 
 /// A versioned key-value store with compare-and-write and a watch. The [module](self) states its contract.
 pub trait Store: Send + Sync + 'static {
@@ -347,7 +330,7 @@ pub enum StoreError {
 }
 
 /// No backend has an empty key, so no store takes one.
-fn non_empty(key: &str) -> Result<&str, StoreError> {
+pub(crate) fn non_empty(key: &str) -> Result<&str, StoreError> {
     if key.is_empty() {
         return Err(StoreError::Invalid { reason: "the key is empty".into(), source: None });
     }

@@ -5,8 +5,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use etcd_client::{Client, ConnectOptions, GetOptions};
 use writerlease::{
-    election::{Elector, EtcdElector, EtcdVoter, EtcdVoters, RedisElector, ZookeeperElector},
-    store::{EtcdStore, RedisStore, Store, ZookeeperAccess, ZookeeperStore},
+    election::Elector,
+    etcd::{EtcdElector, EtcdStore, EtcdVoter, EtcdVoters},
+    redis::{RedisElector, RedisStore},
+    store::Store,
+    zookeeper::{ZookeeperAccess, ZookeeperElector, ZookeeperStore},
 };
 use zookeeper_client::Client as ZookeeperClient;
 

@@ -9,9 +9,8 @@ use etcd_client::{Client, CompactionOptions, GetOptions, PutOptions};
 use futures_util::StreamExt;
 use tokio::time::sleep;
 use writerlease::{
-    election::{
-        ElectionError, Elector, EtcdElector, EtcdElectorBuilder, Event, LeaderInfo, LeaderNotice, Leadership,
-    },
+    election::{ElectionError, Elector, Event, Leadership},
+    etcd::{EtcdElector, EtcdElectorBuilder, LeaderInfo, LeaderNotice},
     store::StoreError,
 };
 

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use writerlease::election::{ElectionError, Elector, EtcdElector};
+use writerlease::{
+    election::{ElectionError, Elector},
+    etcd::EtcdElector,
+};
 
 use super::{
     common::server::EtcdServer,

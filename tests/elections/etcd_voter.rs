@@ -8,7 +8,10 @@ use std::{
 
 use etcd_client::GetOptions;
 use tokio::{sync::mpsc, time::sleep};
-use writerlease::election::{ElectionError, Elector, EtcdVoter, EtcdVoters, UnlimitedBackoff};
+use writerlease::{
+    election::{ElectionError, Elector},
+    etcd::{EtcdVoter, EtcdVoters, UnlimitedBackoff},
+};
 
 use super::{
     common::{proxy::Proxy, server::EtcdServer},

@@ -13,7 +13,8 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 use writerlease::{
-    election::{ElectionError, Elector, Event, Leadership, RedisElector, RedisElectorBuilder},
+    election::{ElectionError, Elector, Event, Leadership},
+    redis::{RedisElector, RedisElectorBuilder},
     store::StoreError,
 };
 

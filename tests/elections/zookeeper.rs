@@ -8,8 +8,9 @@ use std::{
 use futures_util::StreamExt;
 use tokio::time::sleep;
 use writerlease::{
-    election::{ElectionError, Elector, Event, Leadership, ZookeeperElector, ZookeeperElectorBuilder},
-    store::{StoreError, ZookeeperAccess},
+    election::{ElectionError, Elector, Event, Leadership},
+    store::StoreError,
+    zookeeper::{ZookeeperAccess, ZookeeperElector, ZookeeperElectorBuilder},
 };
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Error, Permission};
 

@@ -3,7 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use etcd_client::{Client, CompactionOptions, ConnectOptions};
-use writerlease::store::{EtcdStore, RedisStore, Store, ZookeeperAccess, ZookeeperStore};
+use writerlease::{
+    etcd::EtcdStore,
+    redis::RedisStore,
+    store::Store,
+    zookeeper::{ZookeeperAccess, ZookeeperStore},
+};
 
 use super::common::server::{EtcdServer, RedisServer, ZookeeperServer};
 

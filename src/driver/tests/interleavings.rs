@@ -28,7 +28,7 @@ use shuttle::{
 };
 use tokio::runtime::Runtime;
 
-use crate::{Attempt, Builder, Ended, Outcome, WriterLease, driver::now, engine::Role};
+use crate::{Attempt, Builder, Ended, Outcome, WriterLease, clock::now, engine::Role};
 
 type Lease = WriterLease<usize>;
 

@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     Attempt, Moment, Outcome, WriterLease,
-    driver::{now, suspend},
+    clock::{now, tests::suspend},
     election::{ElectionError, Elector, Events, Leadership},
     store::Fence,
 };

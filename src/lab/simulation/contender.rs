@@ -8,12 +8,17 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::Algorithm;
-use crate::{
+use crate::engine::{
+    AttemptId, Engine, Timestamp,
     config::Config,
-    engine::{AttemptId, Engine, Timestamp},
-    lab::retry::{JITTER, PAUSE, REQUEUE, STEPS},
-    work::{Outcome, Verdict},
+    outcome::{Outcome, Verdict},
 };
+
+/// client-go's `RetryOnConflict` and a controller's requeue, as in `lab::Strategy::Retry`.
+const STEPS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+const JITTER: f64 = 0.1;
+const REQUEUE: Duration = Duration::from_millis(5);
 
 pub(super) enum Contender {
     Lease(Box<Engine<usize, u64>>),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::replica::{Begin, Change, Value};
-use crate::work::Outcome;
+use crate::engine::outcome::Outcome;
 
 /// What is to happen. The events of one moment come in the order in which they were caused.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use super::{
     replica::{Replica, Value},
     world::World,
 };
-use crate::config::Builder;
+use crate::engine::config::Builder;
 
 impl World<'_> {
     pub fn starts(&mut self, one: usize) {

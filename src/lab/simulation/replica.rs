@@ -11,9 +11,9 @@ use super::{
     event::nanos,
     witness::{Standing, Witness},
 };
-use crate::{
-    engine::Timestamp,
-    work::{Outcome, Verdict},
+use crate::engine::{
+    Timestamp,
+    outcome::{Outcome, Verdict},
 };
 
 /// What a key holds: the round that it is at, as its last writer's group wants it. Edits of others leave that alone.

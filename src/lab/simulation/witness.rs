@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 
-use crate::{
-    engine::{Engine, Role, Timestamp},
-    work::{Outcome, Verdict},
+use crate::engine::{
+    Engine, Role, Timestamp,
+    outcome::{Outcome, Verdict},
 };
 
 /// Remembers what the engine was told, and compares.

@@ -15,7 +15,7 @@ use super::{
     promises::Settled,
     replica::{Begin, Change, Replica, Value},
 };
-use crate::work::Outcome;
+use crate::engine::outcome::Outcome;
 
 pub(super) struct World<'a> {
     pub plan: &'a Plan,

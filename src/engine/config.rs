@@ -1,0 +1,333 @@
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use super::tuning::Tuning;
+
+/// The settings of a lease. What is not set has the default that its setter states.
+///
+/// ```
+/// # fn main() -> Result<(), writerlease::ConfigError> {
+/// use std::time::Duration;
+/// use writerlease::Builder;
+///
+/// let config = Builder::new("route-status").term(Duration::from_secs(30)).concurrency(8).build()?;
+/// assert_eq!(config.term(), Duration::from_secs(30));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    config: Config,
+    attempt_timeout: Option<Duration>,
+    seed: Option<u64>,
+}
+
+/// Checked settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub(crate) name: String,
+    pub(crate) term: Duration,
+    pub(crate) retry_interval: Duration,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) backoff_base: Duration,
+    pub(crate) backoff_factor: f64,
+    pub(crate) backoff_steps: u32,
+    pub(crate) jitter: f64,
+    pub(crate) concurrency: usize,
+    pub(crate) patience: PatienceMode,
+    pub(crate) echo_hint: Duration,
+    pub(crate) seed: u64,
+    pub(crate) tuning: Tuning,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PatienceMode {
+    Adaptive { min: Duration },
+    Fixed,
+}
+
+/// A setting that cannot be used: which one, its value, and the rule that it breaks.
+///
+/// ```
+/// use std::time::Duration;
+/// use writerlease::Builder;
+///
+/// let error = Builder::new("status").term(Duration::ZERO).build().unwrap_err();
+/// assert_eq!(error.to_string(), "term is 0ns, but must be longer than zero");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}, but must be {rule}")]
+pub struct ConfigError {
+    field: &'static str,
+    value: String,
+    rule: String,
+}
+
+/// How long an attempt may hold its slot, unless the term is shorter.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Builder {
+    /// Settings with their defaults, for a lease of this name. The name is for logs and metrics only.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            config: Config {
+                name: name.into(),
+                term: Duration::from_secs(60),
+                retry_interval: Duration::from_secs(3),
+                attempt_timeout: ATTEMPT_TIMEOUT,
+                backoff_base: Duration::from_millis(20),
+                backoff_factor: 4.0,
+                backoff_steps: 5,
+                jitter: 0.5,
+                concurrency: 16,
+                patience: PatienceMode::Adaptive { min: Duration::from_millis(500) },
+                echo_hint: Duration::from_millis(6),
+                seed: 0,
+                tuning: Tuning::default(),
+            },
+            attempt_timeout: None,
+            seed: None,
+        }
+    }
+
+    /// How long a successful write holds the lease, and the cap of the backoff, which is drawn out by up to a tenth so that
+    /// followers don't all wake at once. Default: 60 s.
+    pub fn term(mut self, term: Duration) -> Self {
+        self.config.term = term;
+        self
+    }
+
+    /// When a work that asked for it, or panicked, is tried again; and the longest pause of an outage. Default: 3 s.
+    pub fn retry_interval(mut self, interval: Duration) -> Self {
+        self.config.retry_interval = interval;
+        self
+    }
+
+    /// How many attempts may be in flight at once when we lead. Default: 16.
+    pub fn concurrency(mut self, attempts: usize) -> Self {
+        self.config.concurrency = attempts;
+        self
+    }
+
+    /// How long an attempt holds its slot, and so how long a hung work can delay other keys; past it the attempt is told to
+    /// stop preparing, and only its own key waits for it. At most the term. Default: 10 s, or the term if that is shorter.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// The backoff before the first jitter: at least two echoes are used. Default: 20 ms.
+    pub fn backoff_base(mut self, base: Duration) -> Self {
+        self.config.backoff_base = base;
+        self
+    }
+
+    /// By how much the backoff grows with each loss in a row; at least 1. Default: 4.
+    pub fn backoff_factor(mut self, factor: f64) -> Self {
+        self.config.backoff_factor = factor;
+        self
+    }
+
+    /// After how many losses in a row the backoff is the term (and up to a tenth more). Default: 5.
+    pub fn backoff_steps(mut self, steps: u32) -> Self {
+        self.config.backoff_steps = steps;
+        self
+    }
+
+    /// By how much each step of the backoff is drawn out at most, as a share of it; from 0 to 1. Default: 0.5.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.config.jitter = share;
+        self
+    }
+
+    /// The least time that a follower waits for the leader to do a key, however fast the leader usually is. Patience never
+    /// exceeds the term. Default: 500 ms.
+    pub fn min_patience(mut self, min: Duration) -> Self {
+        self.config.patience = PatienceMode::Adaptive { min };
+        self
+    }
+
+    /// Followers wait for the whole term instead of learning how long the leader needs: the behaviour of the Go package.
+    pub fn fixed_patience(mut self) -> Self {
+        self.config.patience = PatienceMode::Fixed;
+        self
+    }
+
+    /// How long our own write takes to come back through the watch, until that is measured. Set it where the store is
+    /// far: the delay before the first election is drawn over 16 of these. Default: 6 ms.
+    pub fn echo_hint(mut self, hint: Duration) -> Self {
+        self.config.echo_hint = hint;
+        self
+    }
+
+    /// Seeds all randomness, so that a run repeats. Replicas must not share a seed: their delays would be the same.
+    /// Default: drawn at random.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the first setting that cannot be used, its value and the rule.
+    pub fn build(self) -> Result<Config, ConfigError> {
+        let mut config = self.config;
+        positive("term", config.term)?;
+        positive("retry_interval", config.retry_interval)?;
+        positive("backoff_base", config.backoff_base)?;
+        at_most("backoff_base", config.backoff_base, config.term, "the term")?;
+        config.attempt_timeout = self.attempt_timeout.unwrap_or(ATTEMPT_TIMEOUT.min(config.term));
+        positive("attempt_timeout", config.attempt_timeout)?;
+        at_most("attempt_timeout", config.attempt_timeout, config.term, "the term")?;
+        positive("echo_hint", config.echo_hint)?;
+        if !(config.backoff_factor >= 1.0 && config.backoff_factor.is_finite()) {
+            return Err(ConfigError::new("backoff_factor", config.backoff_factor, "a number of at least 1"));
+        }
+        if !(0.0..=1.0).contains(&config.jitter) {
+            return Err(ConfigError::new("jitter", config.jitter, "between 0 and 1"));
+        }
+        if config.concurrency == 0 {
+            return Err(ConfigError::new("concurrency", config.concurrency, "at least 1"));
+        }
+        if let PatienceMode::Adaptive { min } = config.patience {
+            positive("min_patience", min)?;
+        }
+        config.seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
+        Ok(config)
+    }
+}
+
+impl Config {
+    /// The name of the lease, for logs and metrics.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How long a successful write holds the lease.
+    pub fn term(&self) -> Duration {
+        self.term
+    }
+
+    /// When a work that asked for it, or panicked, is tried again; and the longest pause of an outage.
+    pub fn retry_interval(&self) -> Duration {
+        self.retry_interval
+    }
+
+    /// How long an attempt holds its slot.
+    pub fn attempt_timeout(&self) -> Duration {
+        self.attempt_timeout
+    }
+
+    /// How many attempts may be in flight at once.
+    pub fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    /// The seed of all randomness.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, rule: impl Into<String>) -> Self {
+        Self { field, value: format!("{value:?}"), rule: rule.into() }
+    }
+
+    /// The name of the setting.
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// The value that was given.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// What the value must be.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+fn positive(field: &'static str, value: Duration) -> Result<(), ConfigError> {
+    if value.is_zero() { Err(ConfigError::new(field, value, "longer than zero")) } else { Ok(()) }
+}
+
+fn at_most(
+    field: &'static str,
+    value: Duration,
+    most: Duration,
+    what: impl fmt::Display,
+) -> Result<(), ConfigError> {
+    if value > most {
+        return Err(ConfigError::new(field, value, format!("at most {what} ({most:?})")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_go_package_in_production() {
+        let config = Builder::new("x").build().unwrap();
+        assert_eq!(config.term, Duration::from_secs(60));
+        assert_eq!(config.retry_interval, Duration::from_secs(3));
+        assert_eq!(config.backoff_base, Duration::from_millis(20));
+        assert_eq!((config.backoff_factor, config.backoff_steps, config.jitter), (4.0, 5, 0.5));
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_used_is_named_with_its_value_and_the_rule() {
+        let ms = Duration::from_millis;
+        let x = || Builder::new("x");
+        let cases = [
+            (x().term(ms(0)), "term is 0ns, but must be longer than zero"),
+            (x().retry_interval(ms(0)), "retry_interval is 0ns, but must be longer than zero"),
+            (x().backoff_base(ms(0)), "backoff_base is 0ns, but must be longer than zero"),
+            (x().term(ms(10)), "backoff_base is 20ms, but must be at most the term (10ms)"),
+            (x().backoff_factor(0.5), "backoff_factor is 0.5, but must be a number of at least 1"),
+            (x().backoff_factor(f64::NAN), "backoff_factor is NaN, but must be a number of at least 1"),
+            (x().backoff_factor(f64::INFINITY), "backoff_factor is inf, but must be a number of at least 1"),
+            (x().jitter(-0.1), "jitter is -0.1, but must be between 0 and 1"),
+            (x().jitter(f64::NAN), "jitter is NaN, but must be between 0 and 1"),
+            (x().concurrency(0), "concurrency is 0, but must be at least 1"),
+            (x().attempt_timeout(ms(0)), "attempt_timeout is 0ns, but must be longer than zero"),
+            (
+                x().attempt_timeout(Duration::from_secs(61)),
+                "attempt_timeout is 61s, but must be at most the term (60s)",
+            ),
+            (x().min_patience(ms(0)), "min_patience is 0ns, but must be longer than zero"),
+            (x().echo_hint(ms(0)), "echo_hint is 0ns, but must be longer than zero"),
+        ];
+        for (builder, message) in cases {
+            assert_eq!(builder.build().unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_short_term_shortens_what_depends_on_it() {
+        let config = Builder::new("x").term(Duration::from_millis(100)).build().unwrap();
+        assert_eq!(config.attempt_timeout, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn absurdly_long_settings_are_taken() {
+        let config = Builder::new("x").term(Duration::MAX).retry_interval(Duration::MAX).build();
+        assert!(config.is_ok());
+    }
+
+    #[test]
+    fn two_leases_get_different_seeds() {
+        let seed = || Builder::new("x").build().unwrap().seed;
+        assert_ne!(seed(), seed());
+    }
+}

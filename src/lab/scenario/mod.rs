@@ -1,0 +1,20 @@
+//! Scenarios: replicas, rounds of updates, and the report of a run.
+
+mod fleet;
+mod replica;
+mod report;
+mod retry;
+mod rounds;
+mod run;
+mod settings;
+mod value;
+mod write_log;
+
+pub use self::{
+    fleet::Fleet,
+    replica::Replica,
+    report::Report,
+    settings::{LabError, Pace, Progress, Scenario, Strategy},
+    value::Value,
+    write_log::{Ledger, Note},
+};

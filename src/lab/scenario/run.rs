@@ -1,0 +1,291 @@
+//! The run of a scenario: starts the rounds, watches the store, kills the leader, counts.
+
+use std::{pin::pin, time::Duration};
+
+use futures_util::StreamExt;
+use rand::{RngExt, rngs::Xoshiro256PlusPlus, seq::index};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    fleet::{Fleet, Local},
+    report::Report,
+    rounds::Board,
+    settings::{Dice, LabError, Pace, Progress, Scenario},
+    value::Value,
+    write_log,
+};
+use crate::{
+    clock,
+    store::{Event, Expected, Store, StoreError},
+};
+
+impl Scenario {
+    /// Runs the scenario with all replicas in this process, each behind a [`Remote`](crate::lab::Remote) of its own, and
+    /// deletes its keys.
+    ///
+    /// A run that is dropped leaves its keys; [`clear`](Self::clear) deletes them.
+    ///
+    /// # Errors
+    ///
+    /// See [`LabError`]. The keys are deleted then, too, as far as the store lets us.
+    pub async fn run<S: Store + Clone>(&self, store: S) -> Result<Report, LabError> {
+        self.run_with_progress(store, |_| {}).await
+    }
+
+    /// Like [`run`](Self::run), and tells `progress` of each round that starts.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub async fn run_with_progress<S: Store + Clone>(
+        &self,
+        store: S,
+        progress: impl FnMut(Progress),
+    ) -> Result<Report, LabError> {
+        self.check()?;
+        let mut fleet = Local::start(self, &store).await?;
+        self.run_fleet(&store, &mut fleet, progress).await
+    }
+
+    /// Like [`run_with_progress`](Self::run_with_progress), for replicas that are wherever `fleet` has them. `store` is
+    /// the one that they write to, for the observer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run`](Self::run).
+    pub async fn run_fleet<S: Store>(
+        &self,
+        store: &S,
+        fleet: &mut impl Fleet,
+        progress: impl FnMut(Progress),
+    ) -> Result<Report, LabError> {
+        self.check()?;
+        let result = Run::new(self, store, fleet, progress).run().await;
+        // What is somebody else's is left alone.
+        if !matches!(result, Err(LabError::InUse { .. })) {
+            let cleared = self.clear(store).await;
+            if result.is_ok() {
+                cleared?;
+            }
+        }
+        result
+    }
+
+    /// Deletes the keys of a run.
+    ///
+    /// # Errors
+    ///
+    /// The store's first error.
+    pub async fn clear<S: Store>(&self, store: &S) -> Result<(), LabError> {
+        for key in 0..self.keys {
+            let name = write_log::name(&self.prefix, key);
+            while let Some(entry) = store.get(&name).await? {
+                match store.delete(&name, &entry.version, None).await {
+                    Err(StoreError::Conflict { .. }) => {}
+                    deleted => drop(deleted?),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Run<'a, S, F, P> {
+    scenario: &'a Scenario,
+    store: &'a S,
+    fleet: &'a mut F,
+    progress: P,
+    board: Board,
+    rounds: Xoshiro256PlusPlus,
+    edits: Xoshiro256PlusPlus,
+    kill: Option<Kill>,
+}
+
+struct Kill {
+    at: Instant,
+    round: u64,
+    refused: u64,
+}
+
+impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
+    pub fn new(scenario: &'a Scenario, store: &'a S, fleet: &'a mut F, progress: P) -> Self {
+        Self {
+            scenario,
+            store,
+            fleet,
+            progress,
+            board: Board::new(scenario.keys),
+            rounds: scenario.dice(Dice::Rounds),
+            edits: scenario.dice(Dice::Edits),
+            kill: None,
+        }
+    }
+
+    pub async fn run(mut self) -> Result<Report, LabError> {
+        self.play().await?;
+        (self.progress)(Progress { round: self.scenario.rounds + 1, rounds: self.scenario.rounds });
+        sleep(self.scenario.settling()).await;
+        let leaders_at_end = self.fleet.leaders();
+        self.fleet.finish().await?;
+        self.report(leaders_at_end).await
+    }
+
+    /// All rounds, until each of them is right.
+    async fn play(&mut self) -> Result<(), LabError> {
+        let scenario = self.scenario;
+        let mut events = pin!(self.store.watch(&scenario.prefix));
+        loop {
+            match events.next().await {
+                Some(Ok(Event::InitDone)) => break,
+                Some(Ok(event)) => {
+                    if let Some(key) = event.key() {
+                        return Err(LabError::InUse { key: key.to_string() });
+                    }
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(ended()),
+            }
+        }
+        let mut next_round = Some(clock::now());
+        let mut next_edit = self.time_to_edit().map(|wait| clock::now() + wait);
+        loop {
+            let oldest = self.board.oldest().map(|(_, round)| round.started);
+            let may_start = oldest.is_none() || scenario.pace == Pace::Steady;
+            let round_at = next_round.filter(|_| may_start);
+            if oldest.is_none() && next_round.is_none() {
+                return Ok(());
+            }
+            let give_up = oldest.map(|started| started + scenario.bound());
+            let wake = [round_at, next_edit, give_up].into_iter().flatten().min();
+            tokio::select! {
+                // Time stands still until all that is known is taken in.
+                biased;
+                event = events.next() => match event {
+                    Some(Ok(Event::Put(entry) | Event::InitEntry(entry))) => {
+                        if let Some(key) = write_log::number(&scenario.prefix, &entry.key) {
+                            self.board.saw(key, Value::read(&entry.value).round, clock::now());
+                            self.kill_leader();
+                        }
+                    }
+                    // An interruption: either it is mended in time, or the round is given up.
+                    Some(Ok(_) | Err(_)) => {}
+                    None => return Err(ended()),
+                },
+                () = sleep_until(wake.unwrap_or_else(clock::now)), if wake.is_some() => {
+                    let now = clock::now();
+                    if round_at.is_some_and(|at| at <= now) {
+                        self.begin().await?;
+                        next_round = (self.board.started() < scenario.rounds).then(|| now + scenario.gap);
+                    }
+                    if next_edit.is_some_and(|at| at <= now) {
+                        self.edit().await?;
+                        next_edit = self.time_to_edit().map(|wait| now + wait);
+                    }
+                    if give_up.is_some_and(|at| at <= now) {
+                        return Err(self.stuck(now));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<(), LabError> {
+        let keys: Vec<usize> = match self.scenario.keys_per_round {
+            Some(some) => index::sample(&mut self.rounds, self.scenario.keys, some).into_vec(),
+            None => (0..self.scenario.keys).filter(|key| self.scenario.is_wanted(*key)).collect(),
+        };
+        let round = self.board.begin(&keys, clock::now());
+        (self.progress)(Progress { round: round as usize, rounds: self.scenario.rounds });
+        self.fleet.want(round, &keys).await
+    }
+
+    fn kill_leader(&mut self) {
+        let Some(round) = self.scenario.kill_leader_at.filter(|_| self.kill.is_none()) else { return };
+        let round = round as u64;
+        let half = |round: &super::rounds::Round| 2 * round.wrong <= round.wanted;
+        if self.board.round(round).is_some_and(half) {
+            let (at, refused) = (clock::now(), self.fleet.ledger().refused);
+            if self.fleet.kill_leader() {
+                self.kill = Some(Kill { at, round, refused });
+            }
+        }
+    }
+
+    /// Until the next edit, if anybody edits. People don't edit in step, so the edits are a Poisson process.
+    fn time_to_edit(&mut self) -> Option<Duration> {
+        let per_second = self.scenario.edits * self.scenario.keys as f64;
+        let draw: f64 = self.edits.random();
+        (per_second > 0.0).then(|| Duration::from_secs_f64(-(1.0 - draw).ln() / per_second))
+    }
+
+    /// Somebody edits another field of an object, without our network.
+    async fn edit(&mut self) -> Result<(), LabError> {
+        let key = self.edits.random_range(0..self.scenario.keys);
+        let name = write_log::name(&self.scenario.prefix, key);
+        loop {
+            let entry = self.store.get(&name).await?;
+            let value = entry.as_ref().map(|entry| Value::read(&entry.value)).unwrap_or_default();
+            let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
+            match self.store.put(&name, value.edited(), expected, None).await {
+                Err(StoreError::Conflict { .. }) => {}
+                written => break drop(written?),
+            }
+        }
+        self.fleet.want(self.board.wanted(key), &[key]).await
+    }
+
+    fn stuck(&self, now: Instant) -> LabError {
+        match self.board.oldest() {
+            Some((number, round)) => LabError::Stuck {
+                round: number,
+                after: now - round.started,
+                wrong: round.wrong,
+                wanted: round.wanted,
+            },
+            None => ended(),
+        }
+    }
+
+    /// Reads the store back, and compares it with what was wanted and what was acknowledged.
+    async fn report(self, leaders_at_end: usize) -> Result<Report, LabError> {
+        let ledger = self.fleet.ledger();
+        let mut updates_lost = 0;
+        for key in 0..self.scenario.keys {
+            let entry = self.store.get(&write_log::name(&self.scenario.prefix, key)).await?;
+            let value = entry.map(|entry| Value::read(&entry.value)).unwrap_or_default();
+            let landed = ledger.landed.get(key).copied().unwrap_or(0);
+            updates_lost += self.board.missing(key, value.round) + landed.saturating_sub(value.writes);
+        }
+        let failover = self.kill.as_ref().and_then(|kill| {
+            let round = self.board.round(kill.round)?;
+            // It was killed at the last write of the round: nobody had to take over.
+            Some((round.started + round.took?).saturating_duration_since(kill.at))
+        });
+        Ok(Report {
+            strategy: self.scenario.strategy,
+            replicas: self.scenario.replicas,
+            keys: self.scenario.keys,
+            rounds: self.board.times(),
+            writes_needed: self.board.needed(),
+            writes_attempted: ledger.attempted,
+            writes_refused: ledger.refused,
+            refused_after_kill: self.kill.as_ref().map_or(0, |kill| ledger.refused - kill.refused),
+            updates_lost,
+            leader_changes: self.fleet.wins().saturating_sub(1),
+            failover,
+            leaders_at_end,
+        })
+    }
+}
+
+impl Scenario {
+    /// Whether any replica wants this key.
+    fn is_wanted(&self, key: usize) -> bool {
+        self.wants.len() < self.replicas || self.wants.iter().any(|range| range.contains(&key))
+    }
+}
+
+fn ended() -> LabError {
+    let reason = "the observer's watch ended".into();
+    LabError::Store(StoreError::Unavailable { reason, source: None })
+}

@@ -1,0 +1,12 @@
+//! Redis and Valkey: a store and an elector.
+
+pub(crate) mod codec;
+pub(crate) mod connection;
+pub(crate) mod elector;
+mod store;
+pub(crate) mod watch;
+
+pub use self::{
+    elector::{RedisElector, RedisElectorBuilder},
+    store::RedisStore,
+};

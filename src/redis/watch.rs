@@ -1,0 +1,239 @@
+//! The watch: told by the servers which keys changed, it reads them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use redis::{PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection, cmd, pipe};
+use tokio::{
+    sync::mpsc::{self, UnboundedReceiver},
+    time::timeout,
+};
+
+use super::{
+    codec::{Fields, bounded, entry, number, read, store_error},
+    connection::Link,
+};
+use crate::store::{Event, StoreError, Version, resume::Source, unavailable};
+
+pub(super) struct Watch {
+    link: Arc<Link>,
+    request_timeout: Duration,
+    prefix: String,
+    /// The version that was last told, of each key that exists.
+    told: HashMap<Arc<str>, Bytes>,
+    servers: Option<Servers>,
+}
+
+struct Servers {
+    connections: Vec<MultiplexedConnection>,
+    pushes: UnboundedReceiver<(usize, PushInfo)>,
+}
+
+impl Watch {
+    pub fn new(link: Arc<Link>, request_timeout: Duration, prefix: &str) -> Self {
+        Self { link, request_timeout, prefix: prefix.to_owned(), told: HashMap::new(), servers: None }
+    }
+
+    /// Begins to listen, and only then lists, so that nothing falls in between.
+    async fn open(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
+        let (sender, pushes) = mpsc::unbounded_channel();
+        let limit = self.request_timeout;
+        let connections = bounded(limit, self.link.listen(limit, &sender)).await?;
+        for connection in &connections {
+            let mut tracking = cmd("CLIENT");
+            tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(&self.prefix);
+            let _: Value = bounded(limit, tracking.query_async(&mut connection.clone())).await?;
+        }
+        let mut servers = Servers { connections, pushes };
+        self.list(&mut servers, ready).await?;
+        self.servers = Some(servers);
+        Ok(())
+    }
+
+    async fn list(&mut self, servers: &mut Servers, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
+        self.told.clear();
+        let mut listing = VecDeque::from([Event::Init]);
+        for connection in &mut servers.connections {
+            let mut cursor = 0_u64;
+            loop {
+                let mut scan = cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(format!("{}*", escaped(&self.prefix)));
+                scan.arg("COUNT").arg(PAGE).arg("TYPE").arg("hash");
+                let (next, keys): (u64, Vec<Value>) =
+                    bounded(self.request_timeout, scan.query_async(connection)).await?;
+                let keys = keys.into_iter().filter_map(text).collect();
+                let (_, fields) = self.read(connection, &keys).await?;
+                for (key, (token, value)) in keys.into_iter().zip(fields) {
+                    // A scan may return a key more than once.
+                    if self.told.contains_key(&key) {
+                        continue;
+                    }
+                    if let Some(entry) = entry(key.clone(), token.clone(), value) {
+                        self.told.insert(key, token.unwrap_or_default());
+                        listing.push_back(Event::InitEntry(entry));
+                    }
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        listing.push_back(Event::InitDone);
+        ready.extend(listing);
+        Ok(())
+    }
+
+    /// The server's time, and after that what is in the keys.
+    async fn read(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &Vec<Arc<str>>,
+    ) -> Result<(u64, Vec<Fields>), StoreError> {
+        let mut pipe = pipe();
+        pipe.ignore_errors().cmd("TIME");
+        for key in keys {
+            pipe.add_command(read(key));
+        }
+        let answers: Vec<RedisResult<Value>> =
+            bounded(self.request_timeout, pipe.query_async(connection)).await?;
+        let mut answers = answers.into_iter();
+        let time = answers.next().unwrap_or(Ok(Value::Nil));
+        let (seconds, micros): (u64, u64) =
+            time.and_then(|time| Ok(redis::from_redis_value(time)?)).map_err(store_error)?;
+        let fields = answers.map(|answer| {
+            match answer.and_then(|answer| Ok(redis::from_redis_value::<Fields>(answer)?)) {
+                Ok(fields) => Ok(fields),
+                // Something else than a hash.
+                Err(error) if error.code() == Some("WRONGTYPE") => Ok((None, None)),
+                Err(error) => Err(store_error(error)),
+            }
+        });
+        Ok((seconds * 1_000_000 + micros, fields.collect::<Result<_, _>>()?))
+    }
+
+    /// Waits until a server says that keys changed, and takes in what else it has said by then.
+    async fn changes(&self, servers: &mut Servers) -> Result<Changes, StoreError> {
+        let first = loop {
+            match timeout(2 * self.request_timeout, servers.pushes.recv()).await {
+                Ok(Some(push)) => break push,
+                Ok(None) => return Err(unavailable("not connected")),
+                Err(_) => {
+                    for connection in &mut servers.connections {
+                        let _: Value =
+                            bounded(self.request_timeout, cmd("PING").query_async(connection)).await?;
+                    }
+                }
+            }
+        };
+        let mut changes = Changes { keys: vec![Vec::new(); servers.connections.len()], flushed: false };
+        let mut next = Some(first);
+        while let Some((server, push)) = next {
+            match (push.kind, push.data.into_iter().next()) {
+                (PushKind::Disconnection, _) => return Err(unavailable("the connection was lost")),
+                (PushKind::Invalidate, Some(Value::Array(keys))) => {
+                    let keys = keys.into_iter().filter_map(text).filter(|key| key.starts_with(&self.prefix));
+                    for key in keys {
+                        if !changes.keys[server].contains(&key) {
+                            changes.keys[server].push(key);
+                        }
+                    }
+                }
+                // Everything: somebody flushed the database.
+                (PushKind::Invalidate, _) => changes.flushed = true,
+                _ => {}
+            }
+            // Some at a time, so that the first is not told late because of the last.
+            let full = changes.keys.iter().map(Vec::len).sum::<usize>() >= BATCH;
+            next = if full { None } else { servers.pushes.try_recv().ok() };
+        }
+        Ok(changes)
+    }
+}
+
+struct Changes {
+    /// Of each server.
+    keys: Vec<Vec<Arc<str>>>,
+    flushed: bool,
+}
+
+impl Source for Watch {
+    async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
+        let Some(mut servers) = self.servers.take() else { return self.open(ready).await };
+        let changes = self.changes(&mut servers).await?;
+        if changes.flushed {
+            self.list(&mut servers, ready).await?;
+        } else {
+            for (connection, keys) in servers.connections.iter_mut().zip(changes.keys) {
+                if keys.is_empty() {
+                    continue;
+                }
+                let (time, fields) = self.read(connection, &keys).await?;
+                for (key, (token, value)) in keys.into_iter().zip(fields) {
+                    let known = self.told.get(&key);
+                    if let Some(entry) = entry(key.clone(), token.clone(), value) {
+                        if known != token.as_ref() {
+                            self.told.insert(key, token.unwrap_or_default());
+                            ready.push_back(Event::Put(entry));
+                        }
+                    } else if let Some(known) = self.told.remove(&key) {
+                        ready.push_back(Event::Delete { key, version: deleted(&known, time) });
+                    }
+                }
+            }
+        }
+        self.servers = Some(servers);
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {
+        self.servers = None;
+    }
+}
+
+/// The version of a deletion that the server tells nothing of: newer than what was deleted, and than the server's time.
+pub(crate) fn deleted(known: &[u8], time: u64) -> Version {
+    let sequence = time.max(number(known).map_or(0, |number| number + 1));
+    Version::opaque(format!("{sequence}-deleted")).with_sequence(sequence)
+}
+
+/// `None` for a key that is not text: nobody can have written it through a [`Store`](crate::store::Store).
+pub(crate) fn text(key: Value) -> Option<Arc<str>> {
+    match key {
+        Value::BulkString(key) => String::from_utf8(key).ok().map(Arc::from),
+        Value::SimpleString(key) => Some(key.into()),
+        _ => None,
+    }
+}
+
+/// The prefix as a pattern that matches nothing else.
+pub(crate) fn escaped(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len());
+    for c in prefix.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
+}
+
+/// How many keys a step of a listing looks at.
+const PAGE: usize = 500;
+/// How many changed keys are read at once.
+const BATCH: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_text_and_not_a_pattern() {
+        assert_eq!(escaped("plain/päth-1"), "plain/päth-1");
+        assert_eq!(escaped(r"*?[x]\"), r"\*\?\[x\]\\");
+    }
+}

@@ -1,0 +1,15 @@
+//! ZooKeeper: a store and an elector.
+
+mod access;
+mod codec;
+pub(crate) mod elector;
+pub(crate) mod name;
+mod session;
+mod store;
+mod watch;
+
+pub use self::{
+    access::ZookeeperAccess,
+    elector::{ZookeeperElector, ZookeeperElectorBuilder},
+    store::ZookeeperStore,
+};

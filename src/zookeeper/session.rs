@@ -1,0 +1,78 @@
+//! The session that a store and its watches share.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::sync::Mutex;
+use zookeeper_client::Client;
+
+use super::{
+    access::{ZookeeperAccess, store_error},
+    name,
+};
+use crate::store::{StoreError, resume};
+
+/// A session, made when it is first used and again when it has expired. Clones share it.
+#[derive(Clone)]
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    pub session_timeout: Duration,
+    pub request_timeout: Duration,
+}
+
+struct Shared {
+    servers: String,
+    base: String,
+    access: ZookeeperAccess,
+    /// `None` before the first call. The lock is held while connecting, so that the other callers wait for that.
+    client: Mutex<Option<Client>>,
+}
+
+impl Session {
+    pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Self {
+        let (servers, base) = (servers.to_owned(), base.to_owned());
+        Self {
+            shared: Arc::new(Shared { servers, base, access, client: Mutex::default() }),
+            session_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+
+    pub fn servers(&self) -> &str {
+        &self.shared.servers
+    }
+
+    pub fn base(&self) -> &str {
+        &self.shared.base
+    }
+
+    pub fn access(&self) -> &ZookeeperAccess {
+        &self.shared.access
+    }
+
+    /// The client of the current session, or of a new one.
+    pub async fn client(&self) -> Result<Client, StoreError> {
+        let mut current = self.shared.client.lock().await;
+        if let Some(client) = &*current
+            && !client.state().is_terminated()
+        {
+            return Ok(client.clone());
+        }
+        let connector = self.shared.access.connector(self.session_timeout);
+        let client = connector.connect(&self.shared.servers).await.map_err(store_error)?;
+        *current = Some(client.clone());
+        Ok(client)
+    }
+
+    /// The node of a key.
+    pub fn path(&self, key: &str) -> String {
+        format!("{}/{}", self.shared.base, name::encode(key))
+    }
+
+    /// Gives up on a call, connecting included, after the request timeout.
+    pub async fn bounded<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        resume::bounded(self.request_timeout, call, |error| error).await
+    }
+}

@@ -1,0 +1,147 @@
+//! The watch: told by the server which nodes changed, it reads them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use futures_util::{FutureExt, future::join_all};
+use zookeeper_client::{
+    AddWatchMode, Client, Error, EventType, PersistentWatcher, SessionState, Stat, WatchedEvent,
+};
+
+use super::{access::store_error, codec::entry, name, session::Session};
+use crate::store::{Event, StoreError, Version, resume::Source, unavailable};
+
+pub(super) struct Watch {
+    session: Session,
+    prefix: String,
+    /// The zxid of the write that was last told, of each key that exists.
+    told: HashMap<Arc<str>, i64>,
+    watcher: Option<(Client, PersistentWatcher)>,
+}
+
+/// What a node holds, if it exists.
+type Read = Option<(Vec<u8>, Stat)>;
+
+impl Watch {
+    pub fn new(session: Session, prefix: &str) -> Self {
+        Self { session, prefix: prefix.to_owned(), told: HashMap::new(), watcher: None }
+    }
+
+    /// Begins to watch, and only then lists, so that nothing falls in between.
+    async fn open(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
+        let (session, base) = (self.session.clone(), self.session.base());
+        let begin = async {
+            let client = session.client().await?;
+            let mode = AddWatchMode::PersistentRecursive;
+            let watcher = client.watch(base, mode).await.map_err(store_error)?;
+            // The server that we are with now may lag behind the one before.
+            client.sync(base).await.map_err(store_error)?;
+            let names = match client.list_children(base).await {
+                Ok(names) => names,
+                // It is created with the first key.
+                Err(Error::NoNode) => Vec::new(),
+                Err(error) => return Err(store_error(error)),
+            };
+            Ok((client, watcher, names))
+        };
+        let (client, watcher, names) = session.bounded(begin).await?;
+        let mut listing = VecDeque::from([Event::Init]);
+        self.told.clear();
+        let keys: Vec<Arc<str>> = names.iter().filter_map(|name| self.key(name)).collect();
+        for keys in keys.chunks(BATCH) {
+            for (key, read) in keys.iter().zip(self.read(&client, keys).await?) {
+                if let Some((value, stat)) = read {
+                    self.told.insert(key.clone(), stat.mzxid);
+                    listing.push_back(Event::InitEntry(entry(key.clone(), value, &stat)));
+                }
+            }
+        }
+        listing.push_back(Event::InitDone);
+        ready.extend(listing);
+        self.watcher = Some((client, watcher));
+        Ok(())
+    }
+
+    /// The key of a node, if it is one of ours.
+    fn key(&self, name: &str) -> Option<Arc<str>> {
+        name::decode(name).filter(|key| key.starts_with(&self.prefix)).map(Arc::from)
+    }
+
+    async fn read(&self, client: &Client, keys: &[Arc<str>]) -> Result<Vec<Read>, StoreError> {
+        let reads: Vec<_> = keys.iter().map(|key| client.get_data(&self.session.path(key))).collect();
+        let read = |answer| match answer {
+            Ok(read) => Ok(Some(read)),
+            // Who is kept out of a single node still sees the others; who asks for that key is told.
+            Err(Error::NoNode | Error::NoAuth) => Ok(None),
+            Err(error) => Err(store_error(error)),
+        };
+        self.session.bounded(async { join_all(reads).await.into_iter().map(read).collect() }).await
+    }
+
+    /// Notes which key an event is about, and whether it was deleted.
+    fn note(&self, event: &WatchedEvent, changes: &mut Vec<(Arc<str>, bool)>) -> Result<(), StoreError> {
+        if event.event_type == EventType::Session {
+            return match event.session_state {
+                SessionState::SyncConnected => Ok(()),
+                state => Err(unavailable(format!("the session is {state}"))),
+            };
+        }
+        let name = event.path.strip_prefix(self.session.base()).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(key) = name.and_then(|name| self.key(name)) {
+            let deleted = event.event_type == EventType::NodeDeleted;
+            match changes.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, known)) => *known |= deleted,
+                None => changes.push((key, deleted)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source for Watch {
+    async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
+        let Some((client, mut watcher)) = self.watcher.take() else { return self.open(ready).await };
+        let mut changes = Vec::new();
+        self.note(&watcher.changed().await, &mut changes)?;
+        while changes.len() < BATCH
+            && let Some(event) = watcher.changed().now_or_never()
+        {
+            self.note(&event, &mut changes)?;
+        }
+        // A deletion has no zxid that we could learn. But when the base path was last changed, it had happened; and if the
+        // node is still gone when it is read afterwards, what is written next comes later.
+        let base = client.check_stat(self.session.base());
+        let keys: Vec<Arc<str>> = changes.iter().map(|(key, _)| key.clone()).collect();
+        let reads = self.read(&client, &keys).await?;
+        let base = self.session.bounded(async { base.await.map_err(store_error) }).await?;
+        for ((key, deleted), read) in changes.into_iter().zip(reads) {
+            match read {
+                Some((value, stat)) => {
+                    if self.told.insert(key.clone(), stat.mzxid) != Some(stat.mzxid) {
+                        ready.push_back(Event::Put(entry(key, value, &stat)));
+                    }
+                }
+                // Gone, but we have not been told so yet; we will.
+                None if !deleted => {}
+                None => {
+                    if let Some(written) = self.told.remove(&key) {
+                        let zxid = base.map_or(written + 1, |base| base.pzxid);
+                        let version = Version::ordered(zxid.unsigned_abs());
+                        ready.push_back(Event::Delete { key, version });
+                    }
+                }
+            }
+        }
+        self.watcher = Some((client, watcher));
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {
+        self.watcher = None;
+    }
+}
+
+/// How many nodes are read at once.
+const BATCH: usize = 256;
