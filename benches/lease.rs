@@ -65,7 +65,7 @@ async fn done(lease: &WriterLease<Key>, key: Key) {
             if let Some(tell) = tell.take() {
                 let _ = tell.send(());
             }
-            async { Outcome::Extend }
+            async { Outcome::Written }
         })
         .unwrap();
     told.await.unwrap();
@@ -78,7 +78,7 @@ fn hand_in(lease: &WriterLease<Key>, keys: &[Key], countdown: &Arc<Countdown>) {
         lease
             .try_work(key.clone(), move |_| {
                 countdown.tick();
-                async { Outcome::Extend }
+                async { Outcome::Written }
             })
             .unwrap();
     }
@@ -147,7 +147,7 @@ fn distinct_keys(c: &mut Criterion) {
                     key.clone(),
                     Box::new(move || {
                         countdown.tick();
-                        Outcome::Extend
+                        Outcome::Written
                     }),
                 );
             }
@@ -173,12 +173,12 @@ fn coalescing(c: &mut Criterion) {
     let key = Key::from("default/route");
     group.bench_function("floor", |b| {
         let bare = Bare::default();
-        b.iter(|| bare.push(key.clone(), Box::new(|| Outcome::Extend)));
+        b.iter(|| bare.push(key.clone(), Box::new(|| Outcome::Written)));
     });
     group.bench_function("lease", |b| {
         let runtime = current_thread();
         let lease = runtime.block_on(follower());
-        b.iter(|| lease.try_work(key.clone(), |_| async { Outcome::Extend }).unwrap());
+        b.iter(|| lease.try_work(key.clone(), |_| async { Outcome::Written }).unwrap());
     });
     group.finish();
 }
@@ -200,7 +200,7 @@ fn two_producers(c: &mut Criterion) {
                             let countdown = countdown.clone();
                             let work = Box::new(move || {
                                 countdown.tick();
-                                Outcome::Extend
+                                Outcome::Written
                             });
                             bare.push(key.clone(), work);
                         }
@@ -265,7 +265,7 @@ fn follower_try_extend(c: &mut Criterion) {
         let mut turn = turn.iter().cycle();
         b.iter(|| {
             let key = turn.next().unwrap();
-            bare.0.lock().0.insert(key.clone(), Box::new(|| Outcome::Extend));
+            bare.0.lock().0.insert(key.clone(), Box::new(|| Outcome::Written));
             bare.remove(key)
         });
     });
@@ -273,13 +273,13 @@ fn follower_try_extend(c: &mut Criterion) {
         let runtime = current_thread();
         let lease = runtime.block_on(follower());
         for i in 0..pending {
-            lease.try_work(format!("pending/{i}").into(), |_| async { Outcome::Extend }).unwrap();
+            lease.try_work(format!("pending/{i}").into(), |_| async { Outcome::Written }).unwrap();
         }
         let mut turn = turn.iter().cycle();
         group.bench_function(BenchmarkId::new("lease", pending), |b| {
             b.iter(|| {
                 let key = turn.next().unwrap();
-                lease.try_work(key.clone(), |_| async { Outcome::Extend }).unwrap();
+                lease.try_work(key.clone(), |_| async { Outcome::Written }).unwrap();
                 lease.extend(key);
             });
         });

@@ -23,7 +23,7 @@ fn main() {
                 let store = store.clone();
                 let work = move |_| {
                     let _store = store.clone();
-                    async { Outcome::Extend }
+                    async { Outcome::Written }
                 };
                 lease.try_work(key.clone(), work).unwrap();
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use writerlease::{
-    Ending, Feed, Guard, WriterLease,
+    EnsureOutcome, Guard, WatchState, WriterLease,
     store::{Expected, Store},
 };
 
@@ -20,7 +20,7 @@ async fn measure<S: Store>(engine: &str, writer: S, reader: S, mut notices: Unbo
     let lease = WriterLease::builder(engine).term(Duration::from_secs(3600)).spawn().expect("valid settings");
     let guard = Guard::new(reader, lease.clone(), "news/").expect("a runtime");
     let mut statuses = lease.subscribe();
-    statuses.wait_for(|status| status.feed == Some(Feed::Live)).await.expect("the lease lives");
+    statuses.wait_for(|status| status.watch == Some(WatchState::Live)).await.expect("the lease lives");
     // A follower that backs off for long, so that it only listens.
     for _ in 0..8 {
         lease.extend(&"elsewhere".into());
@@ -36,7 +36,7 @@ async fn measure<S: Store>(engine: &str, writer: S, reader: S, mut notices: Unbo
         let version = writer.put("news/key", value.into(), expected, None).await.expect("nobody else writes");
         let ending = ensured.await;
         let end = Instant::now();
-        assert!(matches!(ending, Ending::ByOther), "{ending:?}");
+        assert!(matches!(ending, EnsureOutcome::ByOther), "{ending:?}");
         expected = Expected::Version(version);
         bare.push(notices.recv().await.expect("a notice") - begin);
         told.push(end - begin);

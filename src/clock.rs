@@ -75,10 +75,10 @@ impl Moment {
     }
 
     /// What to set one of tokio's timers to in order to wait for this: it counts only while the machine is awake, so it
-    /// rings soon, and then it is time to look again.
+    /// timer_at soon, and then it is time to look again.
     pub(crate) fn alarm(self) -> Instant {
         let (awake, slept) = look();
-        self.0.checked_sub(slept).map_or(awake, |at| at.min(awake + NAP))
+        self.0.checked_sub(slept).map_or(awake, |at| at.min(awake + MAX_SLEEP))
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn now() -> Instant {
 
 /// For how long a timer sleeps at most. It bounds for how long after a suspension what has ended meanwhile is still
 /// published, and costs a look at an idle lease per second.
-pub(crate) const NAP: Duration = Duration::from_secs(1);
+pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 

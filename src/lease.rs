@@ -6,8 +6,8 @@ use crate::{
     clock::Moment,
     driver::{self, Attempt, BoxedWork, Shared},
     election::{Elector, Leadership},
-    engine::{Engine, Timestamp, config::Builder, outcome::Verdict},
-    status::{Ended, Feed, Snapshot, SpawnError, Status},
+    engine::{Engine, Timestamp, config::LeaseBuilder, outcome::Verdict},
+    status::{LeaseClosed, Snapshot, SpawnError, Status, WatchState},
     store::Fence,
 };
 
@@ -26,7 +26,7 @@ use crate::{
 /// let key: Arc<str> = "default/my-route".into();
 /// lease.try_work(key, |attempt| async move {
 ///     println!("attempt {} at {}", attempt.number(), attempt.key());
-///     Outcome::Extend // the write landed
+///     Outcome::Written // the write landed
 /// })?;
 /// assert!(lease.wait().await?, "nobody else is about: we lead");
 /// # Ok(())
@@ -37,7 +37,7 @@ use crate::{
 /// lease when somebody else did what it would have done. (The [`Guard`](crate::Guard) is all of that, ready made.)
 ///
 /// ```
-/// use writerlease::{Ended, Outcome, Verdict, WriterLease};
+/// use writerlease::{LeaseClosed, Outcome, Verdict, WriterLease};
 /// # #[derive(Clone)] struct Db;
 /// # struct Row { value: String, version: u64 }
 /// # enum Error { Stale, Other }
@@ -46,7 +46,7 @@ use crate::{
 /// #     async fn write(&self, _: &str, _: &str, _: u64) -> Result<(), Error> { Ok(()) }
 /// # }
 ///
-/// fn set(lease: &WriterLease<String>, db: &Db, key: &str, want: &'static str) -> Result<(), Ended> {
+/// fn set(lease: &WriterLease<String>, db: &Db, key: &str, want: &'static str) -> Result<(), LeaseClosed> {
 ///     let db = db.clone();
 ///     lease.try_work(key.to_owned(), move |attempt| {
 ///         let db = db.clone();
@@ -56,7 +56,7 @@ use crate::{
 ///                 return Outcome::Unchanged;
 ///             }
 ///             match db.write(attempt.key(), want, row.version).await {
-///                 Ok(()) => Outcome::Extend,
+///                 Ok(()) => Outcome::Written,
 ///                 Err(Error::Stale) => Outcome::Conflict, // tried again soon, from the read on
 ///                 Err(Error::Other) => Outcome::Failed,
 ///             }
@@ -81,7 +81,7 @@ use crate::{
 /// ```
 ///
 /// Whoever feeds foreign writes should also tell how long news takes ([`echo`](Self::echo), or
-/// [`echo_hint`](Builder::echo_hint) where that is known): all delays are measured in that.
+/// [`echo_hint`](LeaseBuilder::echo_hint) where that is known): all delays are measured in that.
 pub struct WriterLease<K: Hash + Eq + Clone + Send + Sync + 'static> {
     handle: Arc<Handle<K>>,
 }
@@ -91,13 +91,13 @@ struct Handle<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
 }
 
-impl Builder {
+impl LeaseBuilder {
     /// Checks the settings and starts a lease on the current tokio runtime, which must have timers enabled.
     ///
     /// # Errors
     ///
     /// [`SpawnError`] if a setting cannot be used, or outside of a runtime. On a runtime without timers the driver dies at
-    /// once: see [`Ended::DriverDied`].
+    /// once: see [`LeaseClosed::DriverDied`].
     pub fn spawn<K>(self) -> Result<WriterLease<K>, SpawnError>
     where
         K: Hash + Eq + Clone + Send + Sync + 'static,
@@ -109,10 +109,10 @@ impl Builder {
 }
 
 impl WriterLease<Arc<str>> {
-    /// Settings for a lease of this name; [`Builder::spawn`] starts it, for keys of any type: that of its first use, or as
+    /// Settings for a lease of this name; [`LeaseBuilder::spawn`] starts it, for keys of any type: that of its first use, or as
     /// in `let lease: WriterLease<u32> = WriterLease::builder("x").spawn()?`.
-    pub fn builder(name: impl Into<String>) -> Builder {
-        Builder::new(name)
+    pub fn builder(name: impl Into<String>) -> LeaseBuilder {
+        LeaseBuilder::new(name)
     }
 }
 
@@ -126,8 +126,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     ///
     /// # Errors
     ///
-    /// [`Ended`] if the lease takes no more work; the work is dropped.
-    pub fn try_work<F, T, V>(&self, key: K, mut work: F) -> Result<(), Ended>
+    /// [`LeaseClosed`] if the lease takes no more work; the work is dropped.
+    pub fn try_work<F, T, V>(&self, key: K, mut work: F) -> Result<(), LeaseClosed>
     where
         F: FnMut(Attempt<K>) -> T + Send + 'static,
         T: Future<Output = V> + Send + 'static,
@@ -149,39 +149,38 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.extend_at(key, None);
     }
 
-    /// Like [`extend`](Self::extend), for a store that orders all its writes: `order` is the position of the write that was
+    /// Like [`extend`](Self::extend), for a store that orders all its writes: `revision` is the position of the write that was
     /// seen. Evidence from before the write that made us leader clears the key and moves nothing else.
-    pub fn extend_at(&self, key: &K, order: Option<u64>) {
-        self.feed(|engine, now| engine.handle_extend(now, key, order));
+    pub fn extend_at(&self, key: &K, revision: Option<u64>) {
+        self.send(|engine, now| engine.handle_extend(now, key, revision));
     }
 
-    /// One of our group wrote something else: its lease is extended, and our own work still stands. Which key it was makes no
-    /// difference.
-    pub fn observe(&self, key: &K) {
-        let _ = key;
-        self.feed(|engine, now| engine.handle_observe(now, None));
+    /// One of our group wrote something else: its lease is extended, and our own work still stands. It makes no difference
+    /// which key it wrote.
+    pub fn observe(&self) {
+        self.send(|engine, now| engine.handle_observe(now, None));
     }
 
     /// **Remove**: the key is no longer ours to do; its pending work is dropped. An attempt in flight goes on, but is not
     /// repeated.
     pub fn remove(&self, key: &K) {
-        self.feed(|engine, now| engine.handle_remove(now, key));
+        self.send(|engine, now| engine.handle_remove(now, key));
     }
 
     /// Ends the lease, whoever holds it: we don't lead until our next success, and the next attempt needs no delay.
     pub fn expire(&self) {
-        self.feed(|engine, now| engine.handle_expire(now));
+        self.send(|engine, now| engine.handle_expire(now));
     }
 
     /// Tells how long a write of ours took to come back through a watch, from the start of the write. Delays are measured
     /// in these. The guard does it by itself.
     pub fn echo(&self, echo: Duration) {
-        self.feed(|engine, now| engine.handle_echo(now, echo));
+        self.send(|engine, now| engine.handle_echo(now, echo));
     }
 
     /// For whoever feeds foreign writes without a guard: tells in the [`Status`] whether they are observed at present.
-    pub fn feed_reporter(&self) -> FeedReporter<K> {
-        FeedReporter::new(self.handle.shared.clone())
+    pub fn watch_reporter(&self) -> WatchReporter<K> {
+        WatchReporter::new(self.handle.shared.clone())
     }
 
     /// Lets an election decide: from now on works run only while the elector leads, and with its [fence](Attempt::fence). The
@@ -206,7 +205,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// lease.follow(&elector);
     /// lease.try_work(7, |attempt| async move {
     ///     println!("{} leads, by {:?}", attempt.key(), attempt.fence());
-    ///     Outcome::Extend
+    ///     Outcome::Written
     /// })?;
     /// # Ok(())
     /// # }
@@ -246,7 +245,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
 
     /// Until the first echo: a round trip to the store took this long.
     pub(crate) fn echo_hint(&self, round_trip: Duration) {
-        self.feed(|engine, now| engine.handle_echo_hint(now, round_trip));
+        self.send(|engine, now| engine.handle_echo_hint(now, round_trip));
     }
 
     /// **Wait**: until the first work is finished, by us or by somebody else, or there was nothing to write, or it was given
@@ -254,14 +253,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     ///
     /// # Errors
     ///
-    /// [`Ended`] once the lease takes no more work.
-    pub async fn wait(&self) -> Result<bool, Ended> {
+    /// [`LeaseClosed`] once the lease takes no more work.
+    pub async fn wait(&self) -> Result<bool, LeaseClosed> {
         let mut statuses = self.subscribe();
-        let status = statuses.wait_for(|status| status.decided || status.ended.is_some()).await;
+        let status = statuses.wait_for(|status| status.decided || status.closed.is_some()).await;
         match status.map(|status| *status) {
-            Ok(Status { ended: None, is_leader, .. }) => Ok(is_leader),
-            Ok(Status { ended: Some(ended), .. }) => Err(ended),
-            Err(_) => Err(Ended::DriverDied),
+            Ok(Status { closed: None, is_leader, .. }) => Ok(is_leader),
+            Ok(Status { closed: Some(closed), .. }) => Err(closed),
+            Err(_) => Err(LeaseClosed::DriverDied),
         }
     }
 
@@ -269,8 +268,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     ///
     /// # Errors
     ///
-    /// [`Ended`] once the lease takes no more work.
-    pub async fn wait_timeout(&self, timeout: Duration) -> Result<Option<bool>, Ended> {
+    /// [`LeaseClosed`] once the lease takes no more work.
+    pub async fn wait_timeout(&self, timeout: Duration) -> Result<Option<bool>, LeaseClosed> {
         match tokio::time::timeout(timeout, self.wait()).await {
             Ok(decided) => decided.map(Some),
             Err(_) => Ok(None),
@@ -295,7 +294,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     }
 
     /// An event for the engine. To a lease that has ended it means nothing.
-    fn feed<R>(&self, event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R) {
+    fn send<R>(&self, event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R) {
         let _ = self.handle.shared.handle(event);
     }
 
@@ -316,7 +315,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
             pending: state.engine.len(),
             in_flight: state.engine.in_flight(),
             window: state.engine.window(),
-            tick: state.engine.tick(),
+            losses: state.engine.losses(),
             lease_remaining: self.handle.shared.lease_remaining(&state),
             patience: state.engine.patience(),
             echo: state.engine.echo(),
@@ -333,7 +332,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     pub async fn shutdown(&self, grace: Duration) -> Vec<K> {
         let shared = &self.handle.shared;
         let mut statuses = self.subscribe();
-        let mut ended = async || drop(statuses.wait_for(|status| status.ended.is_some()).await);
+        let mut ended = async || drop(statuses.wait_for(|status| status.closed.is_some()).await);
         shared.drain();
         if tokio::time::timeout(grace, ended()).await.is_err() {
             shared.abandon();
@@ -373,34 +372,34 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Handle<K> {
     }
 }
 
-/// Tells a lease the state of one feed, for [`Status::feed`](crate::Status::feed); the [`Guard`](crate::Guard) has its own.
+/// Tells a lease the state of one feed, for [`Status::watch`](crate::Status::watch); the [`Guard`](crate::Guard) has its own.
 /// Dropping it takes the feed back.
-pub struct FeedReporter<K: Hash + Eq + Clone + Send + Sync + 'static> {
+pub struct WatchReporter<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     id: u64,
 }
 
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> FeedReporter<K> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> WatchReporter<K> {
     pub(crate) fn new(shared: Arc<Shared<K>>) -> Self {
-        let id = shared.add_feed();
+        let id = shared.add_watch();
         Self { shared, id }
     }
 
     /// The feed is in this state now.
-    pub fn set(&self, feed: Feed) {
-        self.shared.set_feed(self.id, Some(feed));
+    pub fn set(&self, watch: WatchState) {
+        self.shared.set_watch(self.id, Some(watch));
     }
 }
 
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for FeedReporter<K> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for WatchReporter<K> {
     fn drop(&mut self) {
-        self.shared.set_feed(self.id, None);
+        self.shared.set_watch(self.id, None);
     }
 }
 
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> fmt::Debug for FeedReporter<K> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> fmt::Debug for WatchReporter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FeedReporter").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("WatchReporter").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

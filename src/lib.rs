@@ -52,12 +52,12 @@ pub use contention::{ContentionCounters, ContentionTracker};
 #[cfg(feature = "tokio")]
 pub use driver::{Attempt, limit_retries};
 pub use engine::{
-    config::{Builder, Config, ConfigError},
+    config::{ConfigError, LeaseBuilder, LeaseConfig},
     outcome::{Next, Outcome, Verdict},
 };
 #[cfg(feature = "tokio")]
-pub use guard::{Ending, Ensured, Guard, Notice};
+pub use guard::{Ensure, EnsureOutcome, Guard, Notice};
 #[cfg(feature = "tokio")]
-pub use lease::{FeedReporter, WriterLease};
+pub use lease::{WatchReporter, WriterLease};
 #[cfg(feature = "tokio")]
-pub use status::{Ended, Feed, Snapshot, SpawnError, Status};
+pub use status::{LeaseClosed, Snapshot, SpawnError, Status, WatchState};

@@ -19,12 +19,12 @@ pub struct Status {
     pub epoch: u64,
     /// Whether some work was finished yet, by anybody.
     pub decided: bool,
-    /// Whether the writes of others are observed: the state of the feed that is worst off, if several guards share the lease,
-    /// and none if nobody told of a feed. A lease whose feed is not live goes on working, blindly.
-    pub feed: Option<Feed>,
+    /// Whether the writes of others are observed: the state of the watch that is worst off, if several guards share the lease,
+    /// and none if nobody told of a watch. A lease whose watch is not live goes on working, blindly.
+    pub watch: Option<WatchState>,
     /// Set once the lease takes no more work, and why. The last status of all has it set.
-    pub ended: Option<Ended>,
-    pub(crate) reign: u64,
+    pub closed: Option<LeaseClosed>,
+    pub(crate) role_generation: u64,
 }
 
 /// A look into a lease, for logs, metrics and debugging.
@@ -38,7 +38,7 @@ pub struct Snapshot {
     /// How many attempts may be out at once while we lead.
     pub window: usize,
     /// How many times in a row we backed off.
-    pub tick: u32,
+    pub losses: u32,
     /// How long the lease lasts, whoever holds it.
     pub lease_remaining: Duration,
     /// How long a pending key waits before we stop trusting the leader to do it.
@@ -51,11 +51,11 @@ pub struct Snapshot {
 
 /// Whether foreign writes are observed.
 ///
-/// A lease whose feed is not live goes on working: it is merely blind, and learns of the writes of others when its own are
+/// A lease whose watch is not live goes on working: it is merely blind, and learns of the writes of others when its own are
 /// refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Feed {
+pub enum WatchState {
     /// They are observed as they happen.
     Live,
     /// The first listing is not complete yet.
@@ -66,7 +66,7 @@ pub enum Feed {
         since: Instant,
     },
     /// The watch is over for good.
-    Gone {
+    Ended {
         /// When it ended.
         since: Instant,
     },
@@ -86,7 +86,7 @@ pub enum SpawnError {
 
 /// The lease takes no more work: it was shut down, or its driver died with the runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Ended {
+pub enum LeaseClosed {
     /// [`shutdown`](crate::WriterLease::shutdown) was called, or the last handle was dropped.
     #[error("the lease was shut down")]
     ShutDown,
@@ -95,38 +95,38 @@ pub enum Ended {
     DriverDied,
 }
 
-/// The feeds of one lease.
+/// The watches of one lease.
 #[derive(Debug, Default)]
-pub(crate) struct Feeds {
+pub(crate) struct WatchStates {
     next: u64,
-    states: Vec<(u64, Feed)>,
+    states: Vec<(u64, WatchState)>,
 }
 
-impl Feeds {
+impl WatchStates {
     pub fn add(&mut self) -> u64 {
         self.next += 1;
-        self.states.push((self.next, Feed::Starting));
+        self.states.push((self.next, WatchState::Starting));
         self.next
     }
 
-    pub fn set(&mut self, id: u64, feed: Option<Feed>) {
+    pub fn set(&mut self, id: u64, watch: Option<WatchState>) {
         self.states.retain_mut(|(known, state)| {
             if *known != id {
                 return true;
             }
-            feed.map(|feed| *state = feed).is_some()
+            watch.map(|watch| *state = watch).is_some()
         });
     }
 
-    /// The state of the feed that is worst off, for longest.
-    pub fn worst(&self) -> Option<Feed> {
-        let badness = |feed: &Feed| match *feed {
-            Feed::Live => (0, None),
-            Feed::Starting => (1, None),
-            Feed::Resuming { since } => (2, Some(std::cmp::Reverse(since))),
-            Feed::Gone { since } => (3, Some(std::cmp::Reverse(since))),
+    /// The state of the watch that is worst off, for longest.
+    pub fn worst(&self) -> Option<WatchState> {
+        let badness = |watch: &WatchState| match *watch {
+            WatchState::Live => (0, None),
+            WatchState::Starting => (1, None),
+            WatchState::Resuming { since } => (2, Some(std::cmp::Reverse(since))),
+            WatchState::Ended { since } => (3, Some(std::cmp::Reverse(since))),
         };
-        self.states.iter().map(|(_, feed)| *feed).max_by_key(badness)
+        self.states.iter().map(|(_, watch)| *watch).max_by_key(badness)
     }
 }
 
@@ -137,21 +137,21 @@ mod tests {
 
     #[test]
     fn a_lease_is_as_blind_as_its_blindest_feed() {
-        let mut feeds = Feeds::default();
-        assert_eq!(feeds.worst(), None);
-        let (first, second) = (feeds.add(), feeds.add());
-        feeds.set(first, Some(Feed::Live));
-        assert_eq!(feeds.worst(), Some(Feed::Starting));
-        feeds.set(second, Some(Feed::Live));
-        assert_eq!(feeds.worst(), Some(Feed::Live));
+        let mut watches = WatchStates::default();
+        assert_eq!(watches.worst(), None);
+        let (first, second) = (watches.add(), watches.add());
+        watches.set(first, Some(WatchState::Live));
+        assert_eq!(watches.worst(), Some(WatchState::Starting));
+        watches.set(second, Some(WatchState::Live));
+        assert_eq!(watches.worst(), Some(WatchState::Live));
         let since = clock::now();
         let later = since + std::time::Duration::from_secs(1);
-        feeds.set(second, Some(Feed::Resuming { since: later }));
-        feeds.set(first, Some(Feed::Resuming { since }));
-        assert_eq!(feeds.worst(), Some(Feed::Resuming { since }));
-        feeds.set(second, Some(Feed::Gone { since: later }));
-        assert_eq!(feeds.worst(), Some(Feed::Gone { since: later }));
-        feeds.set(second, None);
-        assert_eq!(feeds.worst(), Some(Feed::Resuming { since }));
+        watches.set(second, Some(WatchState::Resuming { since: later }));
+        watches.set(first, Some(WatchState::Resuming { since }));
+        assert_eq!(watches.worst(), Some(WatchState::Resuming { since }));
+        watches.set(second, Some(WatchState::Ended { since: later }));
+        assert_eq!(watches.worst(), Some(WatchState::Ended { since: later }));
+        watches.set(second, None);
+        assert_eq!(watches.worst(), Some(WatchState::Resuming { since }));
     }
 }

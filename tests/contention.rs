@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use writerlease::{
-    ContentionTracker, Ending, Guard, Notice, WriterLease,
+    ContentionTracker, EnsureOutcome, Guard, Notice, WriterLease,
     lab::{Network, Remote},
     store::{Event, Expected, MemoryStore, Store},
 };
@@ -53,7 +53,7 @@ impl Controller {
                         Some(current) if current.starts_with(value.as_bytes()) => None,
                         _ => Some(value),
                     };
-                    if let Ending::Contended { until } = guard.ensure(&key, desire).await {
+                    if let EnsureOutcome::Contended { until } = guard.ensure(&key, desire).await {
                         until.passed().await;
                     }
                     sleep(100 * MS).await;
@@ -154,14 +154,17 @@ async fn what_is_lost_once_is_set_right_at_once_and_a_new_want_is_written_though
         let entry = store.get("objects/key").await.unwrap().unwrap();
         store.put(&entry.key, "theirs".into(), Expected::Version(entry.version), None).await.unwrap();
     };
-    assert!(matches!(want("ours").await, Ending::Written(_)));
+    assert!(matches!(want("ours").await, EnsureOutcome::Written(_)));
     spoil().await;
-    assert!(matches!(want("ours").await, Ending::Written(_)), "anybody's mistake");
+    assert!(matches!(want("ours").await, EnsureOutcome::Written(_)), "anybody's mistake");
     spoil().await;
-    let Ending::Contended { until } = want("ours").await else { panic!("a fight") };
+    let EnsureOutcome::Contended { until } = want("ours").await else { panic!("a fight") };
     assert!(until.remaining() > Duration::from_secs(50));
-    assert!(matches!(want("something else").await, Ending::Written(_)));
-    assert!(matches!(want("ours").await, Ending::Written(_)), "whoever changes its mind does not fight");
+    assert!(matches!(want("something else").await, EnsureOutcome::Written(_)));
+    assert!(
+        matches!(want("ours").await, EnsureOutcome::Written(_)),
+        "whoever changes its mind does not fight"
+    );
     assert_eq!(controller.guard.contention().counters().contended, 1);
 }
 
@@ -174,7 +177,7 @@ async fn work_that_goes_to_and_fro_is_no_fight_for_those_who_only_watch() {
         let desire = move |current: Option<&[u8]>| (current != Some(value.as_bytes())).then_some(value);
         let endings = controllers.iter().map(|controller| controller.guard.ensure("key", desire));
         for ending in futures_util::future::join_all(endings).await {
-            assert!(!matches!(ending, Ending::Contended { .. }), "round {round}: {ending:?}");
+            assert!(!matches!(ending, EnsureOutcome::Contended { .. }), "round {round}: {ending:?}");
         }
         sleep(SECOND).await;
     }
@@ -189,7 +192,7 @@ async fn an_object_that_is_deleted_and_created_again_is_another_one() {
     let controller = Controller::new(&store, 1, Tracker::new());
     for _ in 0..5 {
         let desire = |current: Option<&[u8]>| (current != Some(b"ours")).then_some("ours");
-        assert!(matches!(controller.guard.ensure("key", desire).await, Ending::Written(_)));
+        assert!(matches!(controller.guard.ensure("key", desire).await, EnsureOutcome::Written(_)));
         let entry = store.get("objects/key").await.unwrap().unwrap();
         store.delete(&entry.key, &entry.version, None).await.unwrap();
         sleep(SECOND).await;
@@ -224,8 +227,8 @@ async fn an_object_that_is_made_anew_while_we_wait_for_an_answer_is_not_the_one_
         store.put("objects/key", "theirs".into(), expected, None).await.unwrap();
         sleep(MS).await;
         assert!(!first.is_finished(), "the answer is on its way");
-        assert!(matches!(first.await.unwrap(), Ending::Written(_)));
-        assert!(matches!(ensure().await, Ending::Written(_)));
+        assert!(matches!(first.await.unwrap(), EnsureOutcome::Written(_)));
+        assert!(matches!(ensure().await, EnsureOutcome::Written(_)));
         assert_eq!(controller.guard.contention().counters().losses, losses);
     }
 }
@@ -244,10 +247,10 @@ async fn a_comparison_of_ones_own_leaves_out_what_differs_from_write_to_write() 
             _ => Some(format!("ours {time}")),
         };
         match controller.guard.ensure("key", desire).await {
-            Ending::Written(version) => {
+            EnsureOutcome::Written(version) => {
                 store.put("objects/key", "theirs".into(), Expected::Version(version), None).await.unwrap();
             }
-            Ending::Contended { .. } => contended += 1,
+            EnsureOutcome::Contended { .. } => contended += 1,
             other => panic!("{other:?}"),
         }
         sleep(SECOND).await;

@@ -209,7 +209,7 @@ mod networks {
                 sleep(Duration::from_millis(3)).await;
                 match store.put(&key, token.to_string().into(), expected, Some(&fence)).await {
                     Ok(version) => {
-                        landed.lock().push((version.sequence().expect("these stores have them"), token));
+                        landed.lock().push((version.key_revision().expect("these stores have them"), token));
                         written = Some(version);
                     }
                     Err(StoreError::Fenced { .. }) => *fenced.lock() += 1,

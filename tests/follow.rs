@@ -14,7 +14,7 @@ use tokio::{
     time::sleep,
 };
 use writerlease::{
-    Ending, Guard, Moment, Outcome, WriterLease,
+    EnsureOutcome, Guard, Moment, Outcome, WriterLease,
     election::{ElectionError, Elector, Events, Leadership},
     engine::Role,
     store::{Expected, Fence, MemoryStore, Store},
@@ -85,7 +85,7 @@ async fn works_run_only_while_the_election_is_won() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector);
-    let runs = counting(&lease, 1, Outcome::Extend);
+    let runs = counting(&lease, 1, Outcome::Written);
     sleep(Duration::from_secs(3600)).await;
     assert_eq!((runs.load(SeqCst), lease.status().role), (0, Role::Follower));
 
@@ -99,12 +99,12 @@ async fn works_run_only_while_the_election_is_won() {
     elector.leads(1, 10);
     sleep(Duration::from_secs(9)).await;
     assert!(lease.is_leader());
-    let late = counting(&lease, 2, Outcome::Extend);
+    let late = counting(&lease, 2, Outcome::Written);
     settle().await;
     assert_eq!(late.load(SeqCst), 1);
     sleep(Duration::from_secs(1)).await;
     assert!(!lease.is_leader());
-    let too_late = counting(&lease, 3, Outcome::Extend);
+    let too_late = counting(&lease, 3, Outcome::Written);
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(too_late.load(SeqCst), 0);
 
@@ -121,12 +121,12 @@ async fn neither_our_works_nor_those_of_others_move_the_lease() {
     elector.leads(1, 10);
     settle().await;
     let epoch = lease.status().epoch;
-    counting(&lease, 1, Outcome::Extend);
-    counting(&lease, 2, Outcome::Release);
+    counting(&lease, 1, Outcome::Written);
+    counting(&lease, 2, Outcome::WrittenByOther);
     counting(&lease, 3, Outcome::Conflict);
     settle().await;
     lease.extend(&4);
-    lease.observe(&5);
+    lease.observe();
     lease.expire();
     settle().await;
     assert!(lease.is_leader());
@@ -135,7 +135,7 @@ async fn neither_our_works_nor_those_of_others_move_the_lease() {
     assert!(!lease.is_leader());
     assert_eq!(lease.status().epoch, epoch);
     // What others do still does our work.
-    let runs = counting(&lease, 6, Outcome::Extend);
+    let runs = counting(&lease, 6, Outcome::Written);
     lease.extend(&6);
     elector.leads(2, 10);
     settle().await;
@@ -175,7 +175,7 @@ async fn without_fences_it_follows_all_the_same() {
     let (sender, mut seen) = mpsc::unbounded_channel();
     let work = move |attempt: writerlease::Attempt<u32>| {
         sender.send(attempt.fence().cloned()).expect("the test waits");
-        async { Outcome::Extend }
+        async { Outcome::Written }
     };
     lease.try_work(1, work).expect("it takes work");
     assert_eq!(seen.recv().await, Some(None));
@@ -233,8 +233,8 @@ async fn of_two_guards_the_elected_one_writes_and_the_other_sees_it_done() {
         };
         let waits = guards[other].ensure("key", want);
         settle().await;
-        assert!(matches!(guards[leader].ensure("key", want).await, Ending::Written(_)));
-        assert!(matches!(waits.await, Ending::ByOther));
+        assert!(matches!(guards[leader].ensure("key", want).await, EnsureOutcome::Written(_)));
+        assert!(matches!(waits.await, EnsureOutcome::ByOther));
     }
 }
 
@@ -249,13 +249,16 @@ async fn a_leader_that_believes_in_itself_for_too_long_writes_nothing() {
     };
     let (stale, fresh) = (guard(&old), guard(&new));
     old.leads(1, 3600);
-    assert!(matches!(stale.ensure("key", |_| Some("1")).await, Ending::Written(_)));
+    assert!(matches!(stale.ensure("key", |_| Some("1")).await, EnsureOutcome::Written(_)));
     new.leads(2, 3600);
-    assert!(matches!(fresh.ensure("other", |_| Some("2")).await, Ending::Written(_)));
+    assert!(matches!(fresh.ensure("other", |_| Some("2")).await, EnsureOutcome::Written(_)));
     let never = stale.ensure("key", |_| Some("stale"));
     assert!(tokio::time::timeout(Duration::from_secs(60), never).await.is_err());
     assert_eq!(store.get("key").await.unwrap().unwrap().value, "1");
-    assert!(stale.lease().snapshot().counters.releases >= 2, "it was refused, and tried now and then");
+    assert!(
+        stale.lease().snapshot().counters.written_by_others >= 2,
+        "it was refused, and tried now and then"
+    );
     // It was the fence, not the version.
     let version = store.get("key").await.unwrap().unwrap().version;
     let written = store.put("key", "3".into(), Expected::Version(version), Some(&fence(2))).await;

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    Ended, Ending, Ensured, Feed, Guard, Notice, WriterLease,
+    Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, WatchState, WriterLease,
     engine::Role,
     lab::{Fault, Network, Remote},
     store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
@@ -27,10 +27,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const KEY: &str = "guarded/key";
 
 /// Waits until the guard's feed is in such a state, as the lease's status tells it.
-async fn feed<S: Store>(guard: &Guard<S>, state: impl Fn(&Feed) -> bool) {
+async fn feed<S: Store>(guard: &Guard<S>, state: impl Fn(&WatchState) -> bool) {
     let mut statuses = guard.lease().subscribe();
-    statuses.wait_for(|status| status.feed.as_ref().is_some_and(&state)).await.unwrap();
-    assert_eq!(guard.lease().status().feed, Some(guard.feed()));
+    statuses.wait_for(|status| status.watch.as_ref().is_some_and(&state)).await.unwrap();
+    assert_eq!(guard.lease().status().watch, Some(guard.watch_state()));
 }
 
 /// One process that guards keys of a store.
@@ -43,7 +43,7 @@ impl Replica {
     async fn new(store: &MemoryStore, network: Network) -> Self {
         let remote = Remote::new(store.clone(), network, 1);
         let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
-        feed(&guard, |feed| *feed == Feed::Live).await;
+        feed(&guard, |feed| *feed == WatchState::Live).await;
         Self { remote, guard }
     }
 
@@ -69,7 +69,7 @@ impl Replica {
     /// Makes the replica the leader, by a first write.
     async fn lead(&self) {
         let ending = self.guard.ensure("first", want("first")).await;
-        assert!(matches!(ending, Ending::Written(_)), "{ending:?}");
+        assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
         assert!(self.guard.lease().is_leader());
     }
 }
@@ -106,7 +106,7 @@ async fn text(store: &MemoryStore, key: &str) -> String {
 }
 
 /// The ending, within a time that says that nothing hangs.
-async fn end(ensured: Ensured) -> Ending {
+async fn end(ensured: Ensure) -> EnsureOutcome {
     timeout(300 * SECOND, ensured).await.expect("it ends")
 }
 
@@ -118,7 +118,7 @@ async fn a_written_value_makes_us_leader() {
     let replica = Replica::new(&store, Network::default()).await;
     let ending = end(replica.guard.ensure("key", want("value"))).await;
     let version = store.get(KEY).await.unwrap().unwrap().version;
-    assert!(matches!(ending, Ending::Written(written) if written == version));
+    assert!(matches!(ending, EnsureOutcome::Written(written) if written == version));
     assert_eq!(text(&store, KEY).await, "value");
     assert!(replica.guard.lease().is_leader());
 }
@@ -132,11 +132,11 @@ async fn a_stale_write_is_refused_and_the_retry_reads_again() {
     let ensured = replica.guard.ensure("key", want_word("ours"));
     replica.has_sent(1).await;
     put(&store, KEY, "person again").await;
-    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "person again ours");
     assert_eq!(replica.remote.tally().refused, 1);
     let counters = replica.counters();
-    assert_eq!((counters.conflicts, counters.landed, counters.lost), (1, 1, 0));
+    assert_eq!((counters.conflicts, counters.written, counters.lost), (1, 1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +148,7 @@ async fn what_another_did_since_we_saw_it_wrong_is_evidence_also_when_only_the_r
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(1).await;
     put(&store, KEY, "value").await;
-    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
     let counters = replica.counters();
     assert_eq!((counters.conflicts, counters.unchanged, counters.evidence), (1, 1, 1));
     assert_eq!(replica.guard.lease().status().role, Role::Follower);
@@ -164,7 +164,7 @@ async fn a_read_that_finds_it_wrong_counts_as_having_seen_it_wrong() {
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(1).await;
     put(&store, KEY, "value").await;
-    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
     assert_eq!(replica.counters().evidence, 1);
 }
 
@@ -173,7 +173,7 @@ async fn finding_nothing_to_write_at_first_sight_moves_nothing() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
     let replica = Replica::new(&store, Network::default()).await;
-    assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, Ending::Satisfied));
+    assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, EnsureOutcome::Satisfied));
     let counters = replica.counters();
     assert_eq!((counters.unchanged, counters.evidence, replica.remote.tally().attempted), (1, 0, 0));
     assert_eq!(replica.guard.lease().status().role, Role::Election);
@@ -186,7 +186,7 @@ async fn what_is_right_before_the_watch_has_told_anything_is_no_evidence() {
     let (_silent, events) = mpsc::unbounded_channel();
     let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
-    assert!(matches!(end(guard.ensure("key", want("value"))).await, Ending::Satisfied));
+    assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Satisfied));
     assert_eq!(guard.lease().snapshot().counters.evidence, 0);
 }
 
@@ -198,7 +198,7 @@ async fn what_was_right_when_we_saw_it_last_and_still_is_when_we_read_it_is_no_e
     let network = Network { watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     put(&store, KEY, "ours, edited").await;
-    assert!(matches!(end(replica.guard.ensure("key", want_word("ours"))).await, Ending::Satisfied));
+    assert!(matches!(end(replica.guard.ensure("key", want_word("ours"))).await, EnsureOutcome::Satisfied));
     assert_eq!(replica.counters().evidence, 0);
     assert_eq!(replica.guard.lease().status().role, Role::Election);
 }
@@ -208,11 +208,14 @@ async fn an_object_that_must_exist_is_not_created() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     let ensured = replica.guard.ensure_existing("key", |_| Some("value"));
-    assert!(matches!(end(ensured).await, Ending::Gone));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Gone));
     assert_eq!(store.get(KEY).await.unwrap(), None);
     assert_eq!(replica.counters().unchanged, 1);
     put(&store, KEY, "old").await;
-    assert!(matches!(end(replica.guard.ensure_existing("key", |_| Some("value"))).await, Ending::Written(_)));
+    assert!(matches!(
+        end(replica.guard.ensure_existing("key", |_| Some("value"))).await,
+        EnsureOutcome::Written(_)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,7 +228,7 @@ async fn whoever_deletes_an_object_that_we_are_about_to_write_does_not_do_our_wo
     let ensured = replica.guard.ensure_existing("key", |current| (current != b"value").then_some("value"));
     replica.has_sent(2).await;
     store.delete(KEY, &doomed, None).await.unwrap();
-    assert!(matches!(end(ensured).await, Ending::Gone));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Gone));
     let counters = replica.counters();
     assert_eq!((counters.conflicts, counters.lost), (1, 0));
     assert!(replica.guard.lease().is_leader());
@@ -244,7 +247,7 @@ async fn while_the_store_is_down_the_work_stays_and_resumes_seconds_after_it_is_
     assert!(replica.guard.lease().is_leader(), "an outage is nobody's success");
     replica.remote.fail(Fault::None);
     let back = Instant::now();
-    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert!(Instant::now() - back < 7 * SECOND);
 }
 
@@ -259,7 +262,7 @@ async fn a_denied_write_is_told_and_somebody_who_may_takes_over() {
     let ours = denied.guard.ensure("key", want("value"));
     let theirs = allowed.guard.ensure("key", want("value"));
     match end(ours).await {
-        Ending::Denied(error) => assert!(matches!(*error, StoreError::Denied { .. })),
+        EnsureOutcome::Denied(error) => assert!(matches!(*error, StoreError::Denied { .. })),
         other => panic!("{other:?}"),
     }
     match notices.recv().await.unwrap() {
@@ -269,7 +272,7 @@ async fn a_denied_write_is_told_and_somebody_who_may_takes_over() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(end(theirs).await, Ending::Written(_)));
+    assert!(matches!(end(theirs).await, EnsureOutcome::Written(_)));
     sleep(30 * SECOND).await;
     let counters = denied.counters();
     assert_eq!((counters.failures, counters.attempts), (1, 2), "nobody retries what is denied");
@@ -281,13 +284,13 @@ async fn what_the_store_can_never_take_is_told_and_given_up() {
     let (guard, _events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();
     let long = end(guard.ensure("key", want("a value that is longer than this store takes"))).await;
-    assert!(matches!(long, Ending::TooLarge(_)), "{long:?}");
+    assert!(matches!(long, EnsureOutcome::TooLarge(_)), "{long:?}");
     assert!(matches!(notices.recv().await.unwrap(), Notice::Refused { .. }));
     let invalid = end(guard.ensure("key", want("invalid"))).await;
-    assert!(matches!(invalid, Ending::Invalid(_)), "{invalid:?}");
+    assert!(matches!(invalid, EnsureOutcome::Invalid(_)), "{invalid:?}");
     assert!(guard.lease().is_empty());
     assert_eq!(guard.lease().snapshot().counters.failures, 0);
-    assert!(matches!(end(guard.ensure("key", want("fine"))).await, Ending::Written(_)));
+    assert!(matches!(end(guard.ensure("key", want("fine"))).await, EnsureOutcome::Written(_)));
 }
 
 // --- the feed: what the writes of others mean ---
@@ -301,7 +304,7 @@ async fn a_foreign_write_that_does_our_work_is_evidence() {
     let ensured = replica.guard.ensure("key", want("value"));
     sleep(50 * MS).await;
     put(&store, KEY, "value").await;
-    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
     assert_eq!(replica.counters().evidence, before + 1);
     assert!(replica.guard.lease().is_empty());
     assert_eq!(replica.remote.tally().attempted, 0);
@@ -316,7 +319,7 @@ async fn an_edit_that_keeps_the_object_right_clears_the_work_and_nothing_else() 
     let before = replica.counters().evidence;
     let ensured = replica.guard.ensure("key", want_word("ours"));
     put(&store, KEY, "ours and theirs").await;
-    assert!(matches!(end(ensured).await, Ending::Satisfied));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Satisfied));
     assert_eq!(replica.counters().evidence, before);
     assert!(replica.guard.lease().is_empty());
 }
@@ -335,7 +338,7 @@ async fn an_edit_that_leaves_the_object_wrong_leaves_the_work() {
     assert_eq!(replica.counters().evidence, before);
     assert_eq!(replica.guard.lease().len(), 1);
     assert!((&mut ensured).now_or_never().is_none());
-    assert!(matches!(end(ensured).await, Ending::Written(_)), "patience ends, the write happens");
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)), "patience ends, the write happens");
     assert_eq!(text(&store, KEY).await, "theirs ours");
 }
 
@@ -349,12 +352,12 @@ async fn a_foreign_write_that_does_what_we_wanted_first_is_evidence_and_our_newe
     let first = replica.guard.ensure("key", want("first"));
     sleep(patience / 2).await;
     let second = replica.guard.ensure("key", want("second"));
-    assert!(matches!(end(first).await, Ending::Superseded));
+    assert!(matches!(end(first).await, EnsureOutcome::Superseded));
     put(&store, KEY, "first").await;
     sleep(MS).await;
     assert_eq!((replica.counters().evidence, replica.guard.lease().len()), (before + 1, 1));
     let since = Instant::now();
-    assert!(matches!(end(second).await, Ending::Written(_)));
+    assert!(matches!(end(second).await, EnsureOutcome::Written(_)));
     assert!(Instant::now() - since >= Duration::from_millis(500), "its patience began anew");
     put(&store, KEY, "first").await; // nobody wanted that any more
     sleep(MS).await;
@@ -368,10 +371,10 @@ async fn what_we_did_ourselves_is_no_evidence_when_another_does_it_again() {
     let first = replica.guard.ensure("key", want("first"));
     replica.has_sent(1).await;
     let second = replica.guard.ensure("key", want("second"));
-    assert!(matches!(end(first).await, Ending::Superseded));
+    assert!(matches!(end(first).await, EnsureOutcome::Superseded));
     replica.has_sent(2).await; // the first has landed, the second is on its way
     put(&store, KEY, "first").await;
-    assert!(matches!(end(second).await, Ending::Written(_)));
+    assert!(matches!(end(second).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "second");
     let counters = replica.counters();
     assert_eq!((counters.conflicts, counters.evidence, counters.lost), (1, 0, 0));
@@ -388,7 +391,7 @@ async fn a_deletion_that_leaves_the_object_wrong_leaves_the_work() {
     sleep(10 * MS).await;
     assert_eq!(replica.guard.lease().len(), 1);
     put(&store, KEY, "other").await;
-    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
 }
 
 #[tokio::test(start_paused = true)]
@@ -396,7 +399,7 @@ async fn an_event_that_overtakes_its_answer_is_known_as_our_own() {
     let store = MemoryStore::new();
     let network = Network { write: SECOND, watch: MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
-    assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, Ending::Written(_)));
+    assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, EnsureOutcome::Written(_)));
     sleep(SECOND).await;
     let snapshot = replica.guard.lease().snapshot();
     assert_eq!((snapshot.counters.evidence, snapshot.counters.lost), (0, 0));
@@ -411,7 +414,7 @@ async fn our_own_events_measure_the_echo_and_are_no_evidence() {
     let network = Network { watch: 200 * MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     for value in ["a", "b", "c"] {
-        assert!(matches!(end(replica.guard.ensure("key", want(value))).await, Ending::Written(_)));
+        assert!(matches!(end(replica.guard.ensure("key", want(value))).await, EnsureOutcome::Written(_)));
         sleep(5 * SECOND).await;
     }
     let snapshot = replica.guard.lease().snapshot();
@@ -430,7 +433,7 @@ async fn a_write_whose_answer_was_lost_is_known_when_its_event_comes() {
     sleep(2 * MS).await;
     replica.remote.fail(Fault::Down); // the retry can't read
     let version = store.get(KEY).await.unwrap().expect("the write landed").version;
-    assert!(matches!(end(ensured).await, Ending::Written(written) if written == version));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(written) if written == version));
     assert_eq!((replica.counters().evidence, replica.counters().failures), (0, 1));
     assert!(replica.guard.lease().is_leader() && replica.guard.lease().is_empty());
 }
@@ -446,7 +449,7 @@ async fn a_write_whose_answer_was_lost_is_known_when_the_retry_reads_it() {
     sleep(2 * MS).await;
     replica.remote.fail(Fault::None);
     let version = store.get(KEY).await.unwrap().expect("the write landed").version;
-    assert!(matches!(end(ensured).await, Ending::Written(written) if written == version));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(written) if written == version));
     assert_eq!((replica.counters().evidence, replica.remote.tally().attempted), (0, 2));
 }
 
@@ -466,7 +469,7 @@ async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no
     put(&store, KEY, "other").await; // our write can't land any more
     sleep(SECOND).await;
     put(&store, KEY, "value").await;
-    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
     assert_eq!(replica.counters().evidence, before + 1);
 }
 
@@ -483,7 +486,7 @@ async fn a_late_event_about_an_older_state_clears_no_newer_work() {
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(2).await;
     put(&store, KEY, "yet another").await; // refuses our write, so that the work is pending when the events come
-    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "value");
     assert_eq!(replica.counters().evidence, led.evidence);
 }
@@ -499,7 +502,7 @@ async fn after_a_read_that_found_no_object_a_late_event_of_its_past_clears_no_ne
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(1).await; // it read that there is no object
     put(&store, KEY, "other").await; // refuses our write, so that the work is pending when the events are looked at
-    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!((replica.counters().evidence, replica.remote.tally().refused), (0, 1));
     assert_eq!(text(&store, KEY).await, "value");
 }
@@ -513,11 +516,11 @@ async fn evidence_from_before_the_write_that_made_us_leader_clears_the_work_and_
     let _hung = replica.guard.ensure("hung", want("value"));
     let last = replica.guard.ensure("last", want("value"));
     put(&store, "guarded/last", "value").await;
-    assert!(matches!(end(first).await, Ending::Written(_)));
+    assert!(matches!(end(first).await, EnsureOutcome::Written(_)));
     // The leader's one slot is taken until the news comes.
     replica.remote.slow(slow(1000 * SECOND));
     let reads = replica.remote.tally().reads;
-    assert!(matches!(end(last).await, Ending::ByOther));
+    assert!(matches!(end(last).await, EnsureOutcome::ByOther));
     assert!(replica.remote.tally().reads <= reads + 1, "it was not attempted");
     assert!(replica.guard.lease().is_leader());
     assert_eq!(replica.counters().lost, 0);
@@ -536,10 +539,10 @@ async fn a_listing_clears_work_that_is_done_and_is_no_evidence() {
         put(&store, "guarded/noise", "x").await; // more than the watch can hold: it has to list again
     }
     sleep(10 * MS).await;
-    assert!(matches!(end(done).await, Ending::Satisfied));
+    assert!(matches!(end(done).await, EnsureOutcome::Satisfied));
     assert_eq!(replica.counters().evidence, before);
     assert_eq!(replica.guard.lease().len(), 1);
-    assert!(matches!(end(open).await, Ending::Written(_)));
+    assert!(matches!(end(open).await, EnsureOutcome::Written(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -557,7 +560,7 @@ async fn a_listing_tells_what_was_deleted_meanwhile() {
     let ensured = guard.ensure("key", want("value"));
     let entry = Entry { key: KEY.into(), value: "value".into(), version: Version::ordered(9) };
     events.send(Ok(Event::Put(entry))).unwrap();
-    assert!(matches!(end(ensured).await, Ending::ByOther), "it was wrong: the key did not exist");
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther), "it was wrong: the key did not exist");
     assert_eq!(guard.lease().snapshot().counters.evidence, before + 1);
 }
 
@@ -569,7 +572,7 @@ async fn without_an_order_a_watch_that_lags_behind_our_own_read_clears_nothing()
         Ok(Event::Put(Entry { key: KEY.into(), value: value.into(), version: Version::opaque(version) }))
     };
     // Our own write is ahead of the watch.
-    assert!(matches!(end(guard.ensure("key", want("ours"))).await, Ending::Written(_)));
+    assert!(matches!(end(guard.ensure("key", want("ours"))).await, EnsureOutcome::Written(_)));
     follow(&guard);
     let mut ensured = guard.ensure("key", want("value"));
     events.send(event("value", "before ours")).unwrap();
@@ -579,7 +582,7 @@ async fn without_an_order_a_watch_that_lags_behind_our_own_read_clears_nothing()
     let back = Entry { version: Version::opaque(format!("{:?}", ours.version)), ..ours };
     events.send(Ok(Event::Put(back))).unwrap();
     events.send(event("value", "after ours")).unwrap();
-    assert!(matches!(end(ensured).await, Ending::ByOther));
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
 }
 
 #[tokio::test(start_paused = true)]
@@ -588,14 +591,14 @@ async fn without_an_order_nothing_is_cleared_by_a_watch_that_lags_behind_what_we
     put(&store, KEY, "now").await;
     let (guard, events) = scripted(store.clone()).await;
     // The listing did not hold it; we read what the watch has yet to tell.
-    assert!(matches!(end(guard.ensure("key", want("now"))).await, Ending::ByOther));
+    assert!(matches!(end(guard.ensure("key", want("now"))).await, EnsureOutcome::ByOther));
     follow(&guard);
     let mut ensured = guard.ensure("key", want("value"));
     let past = Entry { key: KEY.into(), value: "value".into(), version: Version::opaque("past") };
     events.send(Ok(Event::Put(past))).unwrap();
     sleep(10 * MS).await;
     assert!((&mut ensured).now_or_never().is_none());
-    assert!(matches!(end(ensured).await, Ending::Written(_)));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -605,23 +608,23 @@ async fn the_feed_says_whether_it_sees_anything() {
     sleep(SECOND).await;
     let cut = tokio::time::Instant::now();
     events.send(Err(StoreError::Unavailable { reason: "cut".into(), source: None })).unwrap();
-    feed(&guard, |feed| matches!(feed, Feed::Resuming { .. })).await;
+    feed(&guard, |feed| matches!(feed, WatchState::Resuming { .. })).await;
     sleep(SECOND).await;
-    assert_eq!(guard.feed(), Feed::Resuming { since: cut });
-    assert!(matches!(notices.recv().await.unwrap(), Notice::FeedInterrupted { .. }));
+    assert_eq!(guard.watch_state(), WatchState::Resuming { since: cut });
+    assert!(matches!(notices.recv().await.unwrap(), Notice::WatchInterrupted { .. }));
     // Blind, but at work.
-    assert!(matches!(end(guard.ensure("key", want("value"))).await, Ending::Written(_)));
+    assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Written(_)));
     events.send(Ok(Event::Resumed)).unwrap();
-    feed(&guard, |feed| *feed == Feed::Live).await;
-    assert!(matches!(notices.recv().await.unwrap(), Notice::FeedRestored));
+    feed(&guard, |feed| *feed == WatchState::Live).await;
+    assert!(matches!(notices.recv().await.unwrap(), Notice::WatchRestored));
     drop(events);
-    feed(&guard, |feed| matches!(feed, Feed::Gone { .. })).await;
-    assert!(matches!(notices.recv().await.unwrap(), Notice::FeedGone));
-    assert!(matches!(end(guard.ensure("key", want("more"))).await, Ending::Written(_)));
+    feed(&guard, |feed| matches!(feed, WatchState::Ended { .. })).await;
+    assert!(matches!(notices.recv().await.unwrap(), Notice::WatchEnded));
+    assert!(matches!(end(guard.ensure("key", want("more"))).await, EnsureOutcome::Written(_)));
     let lease = guard.lease().clone();
     drop(guard);
     let mut statuses = lease.subscribe();
-    statuses.wait_for(|status| status.feed.is_none()).await.expect("with the guard its feed is gone");
+    statuses.wait_for(|status| status.watch.is_none()).await.expect("with the guard its feed is gone");
 }
 
 // --- parts ---
@@ -632,8 +635,8 @@ async fn two_parts_of_one_object_pending_at_once_are_one_write() {
     let replica = Replica::new(&store, Network::default()).await;
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
     let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
-    assert!(matches!(end(ready).await, Ending::Written(_)));
-    assert!(matches!(end(admitted).await, Ending::Written(_)));
+    assert!(matches!(end(ready).await, EnsureOutcome::Written(_)));
+    assert!(matches!(end(admitted).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "ready admitted");
     assert_eq!(replica.remote.tally().attempted, 1);
 }
@@ -645,8 +648,8 @@ async fn a_part_that_comes_while_another_is_written_is_written_next() {
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
     replica.has_sent(1).await;
     let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
-    assert!(matches!(end(ready).await, Ending::Written(_)));
-    assert!(matches!(end(admitted).await, Ending::Written(_)));
+    assert!(matches!(end(ready).await, EnsureOutcome::Written(_)));
+    assert!(matches!(end(admitted).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "ready admitted");
     assert_eq!((replica.remote.tally().attempted, replica.remote.tally().refused), (2, 0));
 }
@@ -663,8 +666,8 @@ async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lo
         sleep(MS).await; // the retry is reading
     }
     let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
-    assert!(matches!(end(ready).await, Ending::ByOther));
-    assert!(matches!(end(admitted).await, Ending::Written(_)));
+    assert!(matches!(end(ready).await, EnsureOutcome::ByOther));
+    assert!(matches!(end(admitted).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "ready admitted");
 }
 
@@ -675,8 +678,8 @@ async fn a_part_that_is_right_already_ends_as_satisfied_though_another_is_writte
     let replica = Replica::new(&store, Network::default()).await;
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
     let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
-    assert!(matches!(end(ready).await, Ending::Satisfied));
-    assert!(matches!(end(admitted).await, Ending::Written(_)));
+    assert!(matches!(end(ready).await, EnsureOutcome::Satisfied));
+    assert!(matches!(end(admitted).await, EnsureOutcome::Written(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -686,8 +689,8 @@ async fn parts_that_cancel_each_other_out_write_nothing() {
     let replica = Replica::new(&store, Network::default()).await;
     let on = replica.guard.ensure_part("key", "a", want("on"));
     let off = replica.guard.ensure_part("key", "b", want("off"));
-    assert!(matches!(end(on).await, Ending::Satisfied));
-    assert!(matches!(end(off).await, Ending::Satisfied));
+    assert!(matches!(end(on).await, EnsureOutcome::Satisfied));
+    assert!(matches!(end(off).await, EnsureOutcome::Satisfied));
     assert_eq!(replica.remote.tally().attempted, 0);
 }
 
@@ -699,8 +702,8 @@ async fn a_newer_call_takes_the_place_of_an_older_one() {
     let replica = Replica::new(&store, Network::default()).await;
     let older = replica.guard.ensure("key", want("older"));
     let newer = replica.guard.ensure("key", want("newer"));
-    assert!(matches!(end(older).await, Ending::Superseded));
-    assert!(matches!(end(newer).await, Ending::Written(_)));
+    assert!(matches!(end(older).await, EnsureOutcome::Superseded));
+    assert!(matches!(end(newer).await, EnsureOutcome::Written(_)));
     assert_eq!((&*text(&store, KEY).await, replica.remote.tally().attempted), ("newer", 1));
 }
 
@@ -710,7 +713,7 @@ async fn a_removed_key_is_not_written() {
     let replica = Replica::new(&store, Network::default()).await;
     let ensured = replica.guard.ensure("key", want("value"));
     replica.guard.remove("key");
-    assert!(matches!(end(ensured).await, Ending::Removed));
+    assert!(matches!(end(ensured).await, EnsureOutcome::Removed));
     sleep(200 * SECOND).await;
     assert_eq!(store.get(KEY).await.unwrap(), None);
 }
@@ -732,9 +735,9 @@ async fn after_shutdown_every_handle_says_so() {
     let pending = replica.guard.ensure("key", want("value"));
     let keys = replica.guard.lease().shutdown(SECOND).await;
     assert_eq!(keys, [Arc::from(KEY)]);
-    assert!(matches!(end(pending).await, Ending::Ended(Ended::ShutDown)));
+    assert!(matches!(end(pending).await, EnsureOutcome::LeaseClosed(LeaseClosed::ShutDown)));
     let late = replica.guard.ensure("key", want("value"));
-    assert!(matches!(end(late).await, Ending::Ended(Ended::ShutDown)));
+    assert!(matches!(end(late).await, EnsureOutcome::LeaseClosed(LeaseClosed::ShutDown)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -745,8 +748,8 @@ async fn a_dropped_guard_lets_go_of_the_lease_and_of_those_who_wait() {
     let mut statuses = replica.guard.lease().subscribe();
     let pending = replica.guard.ensure("key", want("value"));
     drop(replica);
-    assert!(matches!(end(pending).await, Ending::Dropped));
-    statuses.wait_for(|status| status.ended.is_some()).await.unwrap();
+    assert!(matches!(end(pending).await, EnsureOutcome::Dropped));
+    statuses.wait_for(|status| status.closed.is_some()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -763,8 +766,8 @@ async fn a_closure_that_panics_is_asked_again_and_takes_nothing_else_down() {
     });
     let good = replica.guard.ensure("good", want("value"));
     put(&store, KEY, "looked at by the feed, too").await;
-    assert!(matches!(end(good).await, Ending::Written(_)));
-    assert!(matches!(end(bad).await, Ending::Written(_)));
+    assert!(matches!(end(good).await, EnsureOutcome::Written(_)));
+    assert!(matches!(end(bad).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "value");
 }
 
@@ -788,13 +791,13 @@ async fn a_closure_may_call_the_guard_also_when_it_is_dropped() {
     let superseded = calls("a");
     let removed = calls("b");
     replica.guard.remove("key");
-    assert!(matches!(end(superseded).await, Ending::Superseded));
-    assert!(matches!(end(removed).await, Ending::Removed));
-    assert!(matches!(end(calls("c")).await, Ending::Written(_)));
+    assert!(matches!(end(superseded).await, EnsureOutcome::Superseded));
+    assert!(matches!(end(removed).await, EnsureOutcome::Removed));
+    assert!(matches!(end(calls("c")).await, EnsureOutcome::Written(_)));
     let pending = calls("d");
     replica.guard.lease().shutdown(SECOND).await;
-    assert!(matches!(end(pending).await, Ending::Ended(_)));
-    assert!(matches!(end(calls("e")).await, Ending::Ended(_)));
+    assert!(matches!(end(pending).await, EnsureOutcome::LeaseClosed(_)));
+    assert!(matches!(end(calls("e")).await, EnsureOutcome::LeaseClosed(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -802,7 +805,7 @@ async fn only_keys_under_the_prefix_are_touched() {
     let store = MemoryStore::new();
     put(&store, "guardedbutnot/key", "theirs").await;
     let replica = Replica::new(&store, Network::default()).await;
-    assert!(matches!(end(replica.guard.ensure("key", want("ours"))).await, Ending::Written(_)));
+    assert!(matches!(end(replica.guard.ensure("key", want("ours"))).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, "guardedbutnot/key").await, "theirs");
     assert_eq!(text(&store, KEY).await, "ours");
 }
@@ -817,7 +820,7 @@ async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it
     for seed in 0..5 {
         let remote = Remote::new(store.clone(), network.clone(), seed);
         let guard = Guard::new(remote.clone(), lease(seed), "guarded/").unwrap();
-        feed(&guard, |feed| *feed == Feed::Live).await;
+        feed(&guard, |feed| *feed == WatchState::Live).await;
         replicas.push(Replica { remote, guard });
     }
     for round in ["one", "two", "three"] {
@@ -829,7 +832,13 @@ async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it
         }
         for handle in handles {
             let ending = end(handle).await;
-            assert!(matches!(ending, Ending::Written(_) | Ending::ByOther | Ending::Satisfied), "{ending:?}");
+            assert!(
+                matches!(
+                    ending,
+                    EnsureOutcome::Written(_) | EnsureOutcome::ByOther | EnsureOutcome::Satisfied
+                ),
+                "{ending:?}"
+            );
         }
         sleep(SECOND).await;
     }
@@ -856,7 +865,7 @@ async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
     script.send(Ok(Event::InitDone)).unwrap();
     let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
-    feed(&guard, |feed| *feed == Feed::Live).await;
+    feed(&guard, |feed| *feed == WatchState::Live).await;
     (guard, script)
 }
 

@@ -14,7 +14,9 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
-use writerlease::{Attempt, Builder, Ended, Outcome, SpawnError, WriterLease, engine::Role, limit_retries};
+use writerlease::{
+    Attempt, LeaseBuilder, LeaseClosed, Outcome, SpawnError, WriterLease, engine::Role, limit_retries,
+};
 
 type Lease = WriterLease<&'static str>;
 
@@ -22,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(3);
 const TERM: Duration = Duration::from_secs(60);
 
-fn builder() -> Builder {
+fn builder() -> LeaseBuilder {
     WriterLease::builder("test").seed(7).term(TERM).retry_interval(RETRY)
 }
 
@@ -32,7 +34,7 @@ fn lease() -> Lease {
 
 /// Makes `lease` the leader, by a first write.
 async fn lead(lease: &Lease) {
-    lease.try_work("first", |_| async { Outcome::Extend }).unwrap();
+    lease.try_work("first", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.wait().await, Ok(true));
 }
 
@@ -40,7 +42,7 @@ async fn lead(lease: &Lease) {
 async fn open_window(lease: &Lease, size: usize) {
     lead(lease).await;
     while lease.snapshot().window < size {
-        run(lease, "grow", Outcome::Extend).await;
+        run(lease, "grow", Outcome::Written).await;
     }
 }
 
@@ -85,7 +87,7 @@ type Held = std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>;
 async fn elected_after_the_first_success() {
     let lease = lease();
     assert_eq!(lease.status().role, Role::Election);
-    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    lease.try_work("key", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.wait().await, Ok(true));
     assert_eq!((lease.status().role, lease.status().epoch), (Role::Leader, 1));
 }
@@ -98,7 +100,7 @@ async fn leader_after_five_retries_with_exactly_five_calls() {
     lease
         .try_work("key", move |attempt| {
             assert_eq!(counted.fetch_add(1, SeqCst) + 1, attempt.number() as usize);
-            let outcome = Outcome::Extend;
+            let outcome = Outcome::Written;
             let verdict = if attempt.number() < 5 { outcome.retry() } else { outcome.done() };
             async move { verdict }
         })
@@ -116,7 +118,7 @@ async fn follower_after_five_releases_with_exactly_five_calls() {
     lease
         .try_work("key", move |attempt| {
             counted.fetch_add(1, SeqCst);
-            let outcome = Outcome::Release;
+            let outcome = Outcome::WrittenByOther;
             let verdict = if attempt.number() < 5 { outcome.retry() } else { outcome.done() };
             async move { verdict }
         })
@@ -124,7 +126,7 @@ async fn follower_after_five_releases_with_exactly_five_calls() {
     sleep(10 * TERM).await;
     assert_eq!(calls.load(SeqCst), 5);
     assert_eq!(lease.status().role, Role::Follower);
-    assert_eq!(lease.snapshot().tick, 4);
+    assert_eq!(lease.snapshot().losses, 4);
     assert!(lease.is_empty());
 }
 
@@ -138,9 +140,9 @@ async fn work_added_under_a_key_while_it_runs_is_run_afterwards() {
     starts.recv().await.unwrap();
     lease.try_work("key", second).unwrap();
     assert!(timeout(SECOND, starts.recv()).await.is_err(), "never two attempts of one key at once");
-    end_first.send(Outcome::Extend).unwrap();
+    end_first.send(Outcome::Written).unwrap();
     assert_eq!(starts.recv().await.unwrap().number(), 1);
-    end_second.send(Outcome::Extend).unwrap();
+    end_second.send(Outcome::Written).unwrap();
     sleep(SECOND).await;
     assert!(lease.is_empty() && lease.snapshot().in_flight == 0);
 }
@@ -154,7 +156,7 @@ async fn of_two_released_works_the_second_is_cleared_by_extend_and_the_lease_gro
         lease
             .try_work(key, move |_| {
                 calls.fetch_add(1, SeqCst);
-                async { Outcome::Release.retry() }
+                async { Outcome::WrittenByOther.retry() }
             })
             .unwrap();
     }
@@ -180,7 +182,7 @@ async fn many_tries_of_a_pending_key_are_one_attempt_of_the_newest_work() {
         lease
             .try_work("key", move |_| {
                 ran.lock().unwrap().push(i);
-                async { Outcome::Extend }
+                async { Outcome::Written }
             })
             .unwrap();
         assert_eq!(lease.len(), 1);
@@ -202,7 +204,7 @@ async fn the_newest_of_the_works_handed_in_while_the_key_is_in_flight_runs() {
         lease
             .try_work("key", move |_| {
                 ran.lock().unwrap().push(i);
-                async { Outcome::Extend }
+                async { Outcome::Written }
             })
             .unwrap();
     }
@@ -225,7 +227,7 @@ async fn a_slow_work_holds_up_no_other_key() {
         lease
             .try_work(key, move |_| {
                 done.fetch_add(1, SeqCst);
-                async { Outcome::Extend }
+                async { Outcome::Written }
             })
             .unwrap();
     }
@@ -258,7 +260,7 @@ async fn a_stream_of_works_that_are_ready_at_once_does_not_hold_up_the_end_of_a_
             if !ended && count.fetch_add(1, SeqCst) < LONG {
                 next(&inner, count.clone());
             }
-            async { Outcome::Extend }
+            async { Outcome::Written }
         };
         lease.try_work(key, work).unwrap();
     }
@@ -285,7 +287,7 @@ async fn a_leader_runs_as_many_at_once_as_its_window_allows() {
         starts.recv().await.unwrap();
     }
     assert!(timeout(SECOND, starts.recv()).await.is_err());
-    ends[0].send(Outcome::Extend).unwrap();
+    ends[0].send(Outcome::Written).unwrap();
     assert_eq!(*starts.recv().await.unwrap().key(), "e");
 }
 
@@ -294,7 +296,7 @@ async fn a_removed_key_is_not_attempted() {
     let lease = lease();
     lead(&lease).await;
     lease.extend(&"other"); // a follower: work waits
-    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    lease.try_work("key", |_| async { Outcome::Written }).unwrap();
     lease.remove(&"key");
     assert!(lease.is_empty());
     sleep(2 * TERM).await;
@@ -327,17 +329,17 @@ async fn a_work_may_call_its_own_lease() {
             let (inner, done) = (inner.clone(), done.clone());
             async move {
                 assert_eq!(inner.len(), 0);
-                inner.observe(&"outer");
+                inner.observe();
                 inner
                     .try_work("inner", move |_| {
                         let done = done.lock().unwrap().take();
                         async move {
                             done.map(|done| done.send(()));
-                            Outcome::Extend
+                            Outcome::Written
                         }
                     })
                     .unwrap();
-                Outcome::Extend
+                Outcome::Written
             }
         })
         .unwrap();
@@ -366,12 +368,12 @@ async fn a_panicking_work_is_tried_again_at_the_retry_interval_and_takes_nothing
                 if attempt.number() == 3 {
                     panic!("on a task of its own");
                 }
-                Outcome::Extend
+                Outcome::Written
             }
         })
         .unwrap();
     let start = Instant::now();
-    run(&lease, "good", Outcome::Extend).await;
+    run(&lease, "good", Outcome::Written).await;
     assert_eq!(Instant::now(), start, "the other key did not wait");
     sleep(4 * RETRY).await;
     let calls = calls.lock().unwrap();
@@ -379,7 +381,7 @@ async fn a_panicking_work_is_tried_again_at_the_retry_interval_and_takes_nothing
     assert!(calls.windows(2).all(|pair| pair[1] - pair[0] >= RETRY));
     assert_eq!(lease.snapshot().counters.panics, 3);
     assert!(lease.is_leader());
-    assert_eq!(lease.status().ended, None);
+    assert_eq!(lease.status().closed, None);
 }
 
 // --- cancellation ---
@@ -428,7 +430,7 @@ async fn an_idle_lease_is_nobodys_after_the_term() {
     assert!(Instant::now() - start <= TERM + SECOND);
     assert!(!lease.is_leader());
     assert_eq!(lease.status().role, Role::Leader, "still the incumbent");
-    run(&lease, "key", Outcome::Extend).await;
+    run(&lease, "key", Outcome::Written).await;
     assert!(lease.is_leader());
     assert_eq!(lease.status().epoch, 1);
 }
@@ -439,7 +441,7 @@ async fn expire_ends_the_lease_until_the_next_success() {
     lead(&lease).await;
     lease.expire();
     assert!(!lease.is_leader());
-    run(&lease, "key", Outcome::Extend).await;
+    run(&lease, "key", Outcome::Written).await;
     assert!(lease.is_leader());
 }
 
@@ -452,7 +454,7 @@ async fn subscribers_are_told_each_change_of_role() {
     lease.extend(&"other");
     statuses.changed().await.unwrap();
     assert_eq!(statuses.borrow_and_update().role, Role::Follower);
-    run(&lease, "key", Outcome::Extend).await;
+    run(&lease, "key", Outcome::Written).await;
     statuses.wait_for(|status| status.role == Role::Leader && status.epoch == 2).await.unwrap();
 }
 
@@ -462,7 +464,7 @@ async fn a_follower_takes_over_when_the_lease_ends() {
     lease.extend(&"key");
     assert_eq!(lease.status().role, Role::Follower);
     let start = Instant::now();
-    run(&lease, "key", Outcome::Extend).await;
+    run(&lease, "key", Outcome::Written).await;
     assert!(lease.is_leader());
     assert!(Instant::now() - start < SECOND);
 }
@@ -490,7 +492,7 @@ async fn wait_timeout_says_when_nothing_was_decided_in_time() {
     assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None));
     lease.try_work("key", |_| async { Outcome::Conflict }).unwrap();
     assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None), "a refusal decides nothing");
-    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    lease.try_work("key", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(Some(true)));
 }
 
@@ -503,8 +505,8 @@ async fn wait_fails_once_the_lease_is_shut_down() {
     });
     sleep(SECOND).await;
     lease.shutdown(SECOND).await;
-    assert_eq!(waiting.await.unwrap(), Err(Ended::ShutDown));
-    assert_eq!(lease.wait_timeout(SECOND).await, Err(Ended::ShutDown));
+    assert_eq!(waiting.await.unwrap(), Err(LeaseClosed::ShutDown));
+    assert_eq!(lease.wait_timeout(SECOND).await, Err(LeaseClosed::ShutDown));
 }
 
 // --- the end ---
@@ -515,14 +517,14 @@ async fn shutdown_hands_back_what_was_pending() {
     lead(&lease).await;
     lease.extend(&"other"); // a follower: work waits
     for key in ["a", "b", "c"] {
-        lease.try_work(key, |_| async { Outcome::Extend }).unwrap();
+        lease.try_work(key, |_| async { Outcome::Written }).unwrap();
     }
     let start = Instant::now();
     assert_eq!(lease.shutdown(SECOND).await, ["a", "b", "c"]);
     assert_eq!(Instant::now(), start, "nothing was in flight: nothing to wait for");
-    assert_eq!(lease.status().ended, Some(Ended::ShutDown));
+    assert_eq!(lease.status().closed, Some(LeaseClosed::ShutDown));
     assert!(!lease.is_leader());
-    assert_eq!(lease.try_work("d", |_| async { Outcome::Extend }), Err(Ended::ShutDown));
+    assert_eq!(lease.try_work("d", |_| async { Outcome::Written }), Err(LeaseClosed::ShutDown));
 }
 
 #[tokio::test(start_paused = true)]
@@ -537,7 +539,7 @@ async fn shutdown_waits_for_attempts_in_flight() {
             async move {
                 sleep(SECOND).await;
                 counted.fetch_add(1, SeqCst);
-                Outcome::Extend
+                Outcome::Written
             }
         })
         .unwrap();
@@ -559,14 +561,14 @@ async fn after_the_grace_an_attempt_is_told_to_stop_and_its_key_is_handed_back()
     assert!(Instant::now() - start < 3 * SECOND);
     assert!(attempt.is_cancelled());
     // It was not cut off.
-    end.send(Outcome::Extend).expect("the attempt is still there");
+    end.send(Outcome::Written).expect("the attempt is still there");
 }
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_twice_is_harmless() {
     let lease = lease();
     lease.extend(&"x");
-    lease.try_work("a", |_| async { Outcome::Extend }).unwrap();
+    lease.try_work("a", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.shutdown(SECOND).await, ["a"]);
     assert!(lease.shutdown(SECOND).await.is_empty());
 }
@@ -580,9 +582,9 @@ async fn a_shutdown_that_is_not_awaited_stops_the_lease_all_the_same() {
     lease.try_work("slow", work).unwrap();
     starts.recv().await.unwrap();
     assert!(timeout(SECOND, lease.shutdown(TERM)).await.is_err());
-    assert_eq!(lease.try_work("b", |_| async { Outcome::Extend }), Err(Ended::ShutDown));
-    end.send(Outcome::Extend).unwrap();
-    lease.subscribe().wait_for(|status| status.ended.is_some()).await.unwrap();
+    assert_eq!(lease.try_work("b", |_| async { Outcome::Written }), Err(LeaseClosed::ShutDown));
+    end.send(Outcome::Written).unwrap();
+    lease.subscribe().wait_for(|status| status.closed.is_some()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -596,15 +598,15 @@ async fn a_dropped_lease_starts_nothing_more_and_lets_go_of_everything() {
     lease
         .try_work("key", move |_| {
             let _pinned = &pinned;
-            async { Outcome::Extend }
+            async { Outcome::Written }
         })
         .unwrap();
     let other_handle = lease.clone();
     drop(lease);
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(statuses.borrow().ended, None, "another handle is left");
+    assert_eq!(statuses.borrow().closed, None, "another handle is left");
     drop(other_handle);
-    statuses.wait_for(|status| status.ended == Some(Ended::ShutDown)).await.unwrap();
+    statuses.wait_for(|status| status.closed == Some(LeaseClosed::ShutDown)).await.unwrap();
     assert!(statuses.changed().await.is_err(), "the channel is closed");
     assert_eq!(Arc::strong_count(&held_by_work), 1);
 }
@@ -619,7 +621,7 @@ async fn an_attempt_in_flight_outlives_its_dropped_lease() {
     drop(lease);
     sleep(SECOND).await;
     assert!(attempt.is_cancelled());
-    end.send(Outcome::Extend).expect("the attempt is still there");
+    end.send(Outcome::Written).expect("the attempt is still there");
 }
 
 #[test]
@@ -629,11 +631,11 @@ fn the_death_of_the_driver_is_visible() {
     runtime.block_on(async { lead(&lease).await });
     let statuses = lease.subscribe();
     drop(runtime);
-    assert_eq!(lease.status().ended, Some(Ended::DriverDied));
+    assert_eq!(lease.status().closed, Some(LeaseClosed::DriverDied));
     assert!(!statuses.borrow().is_leader && !lease.is_leader());
-    assert_eq!(lease.try_work("key", |_| async { Outcome::Extend }), Err(Ended::DriverDied));
+    assert_eq!(lease.try_work("key", |_| async { Outcome::Written }), Err(LeaseClosed::DriverDied));
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    assert_eq!(other.block_on(lease.wait()), Err(Ended::DriverDied));
+    assert_eq!(other.block_on(lease.wait()), Err(LeaseClosed::DriverDied));
     assert!(other.block_on(lease.shutdown(SECOND)).is_empty());
 }
 
@@ -661,7 +663,7 @@ async fn handles_on_many_threads_lose_no_key() {
                     let done = done.clone();
                     let work = move |_| {
                         done.fetch_add(1, SeqCst);
-                        async { Outcome::Extend }
+                        async { Outcome::Written }
                     };
                     lease.try_work(p * 1000 + i, work).unwrap();
                     if i % 100 == 0 {

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    Attempt, Ending, Guard, Outcome, Verdict, WriterLease,
+    Attempt, EnsureOutcome, Guard, Outcome, Verdict, WriterLease,
     store::{Expected, MemoryStore, Store, StoreError},
 };
 
@@ -141,7 +141,7 @@ impl World {
                 "extend"
             }
             70..73 => {
-                lease.observe(plain);
+                lease.observe();
                 "observe"
             }
             73..78 => {
@@ -162,7 +162,7 @@ impl World {
             }
             88..91 => {
                 let status = lease.status();
-                assert_eq!(status.ended, None);
+                assert_eq!(status.closed, None);
                 "status"
             }
             91..94 => {
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    fn ensure(&self, replica: usize, key: &str, want: u32) -> writerlease::Ensured {
+    fn ensure(&self, replica: usize, key: &str, want: u32) -> writerlease::Ensure {
         let want = want.to_string();
         self.guards[replica]
             .ensure(key, move |current| (current != Some(want.as_bytes())).then(|| want.clone()))
@@ -221,7 +221,7 @@ impl World {
             }
             20..24 => return Outcome::Failed.into(),
             24..28 => return Outcome::Conflict.into(),
-            28..30 => return Outcome::Release.retry(),
+            28..30 => return Outcome::WrittenByOther.retry(),
             30..33 => return Outcome::Unchanged.retry_after(MS * (fault - 29)),
             33..36 => return Outcome::Unchanged.into(),
             _ => {}
@@ -229,7 +229,7 @@ impl World {
         let entry = self.store.get(attempt.key()).await.unwrap();
         let expected = entry.map_or(Expected::Absent, |entry| Expected::Version(entry.version));
         match self.store.put(attempt.key(), "written".into(), expected, None).await {
-            Ok(version) => Outcome::Extend.done().at_order(version.order()),
+            Ok(version) => Outcome::Written.done().at_revision(version.revision()),
             Err(StoreError::Conflict { .. }) => Outcome::Conflict.into(),
             Err(error) => panic!("{error}"),
         }
@@ -244,7 +244,10 @@ impl World {
                 for replica in 0..REPLICAS {
                     let ending = self.ensure(replica, key, 42).await;
                     assert!(
-                        matches!(ending, Ending::Written(_) | Ending::Satisfied | Ending::ByOther),
+                        matches!(
+                            ending,
+                            EnsureOutcome::Written(_) | EnsureOutcome::Satisfied | EnsureOutcome::ByOther
+                        ),
                         "{ending:?}"
                     );
                 }

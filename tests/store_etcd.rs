@@ -78,7 +78,7 @@ async fn a_watch_and_its_writers_go_on_after_the_server_was_killed() {
         }
     }
     assert_eq!((interruptions, resumptions), (1, 1), "each is told once");
-    assert!(seen.is_sorted_by(|a, b| a.1.order() < b.1.order()), "in order and nothing twice");
+    assert!(seen.is_sorted_by(|a, b| a.1.revision() < b.1.revision()), "in order and nothing twice");
     for write in acknowledged {
         assert!(seen.contains(&write), "{write:?} is missing");
     }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use etcd_client::Client as EtcdClient;
 use tokio::time::timeout;
 use writerlease::{
-    ContentionTracker, Ending, Feed, Guard, WriterLease,
+    ContentionTracker, EnsureOutcome, Guard, WatchState, WriterLease,
     etcd::EtcdStore,
     redis::RedisStore,
     store::Store,
@@ -39,13 +39,13 @@ async fn guard<S: Store>(store: S) -> Guard<S> {
     let patient = ContentionTracker::new().interval(Duration::ZERO);
     let guard = Guard::with_contention(store, lease, "k/", Arc::new(patient)).expect("a runtime");
     let mut statuses = guard.lease().subscribe();
-    let live = statuses.wait_for(|status| status.feed == Some(Feed::Live));
+    let live = statuses.wait_for(|status| status.watch == Some(WatchState::Live));
     timeout(LONG, live).await.expect("it does not take long").expect("the lease lives");
     guard
 }
 
 /// A closure that reads what others wrote as text, as one does.
-async fn ensure<S: Store>(guard: &Guard<S>, key: &str) -> Ending {
+async fn ensure<S: Store>(guard: &Guard<S>, key: &str) -> EnsureOutcome {
     let ours = |current: Option<&[u8]>| {
         (current.map(String::from_utf8_lossy).as_deref() != Some("ours")).then_some("ours")
     };
@@ -54,7 +54,7 @@ async fn ensure<S: Store>(guard: &Guard<S>, key: &str) -> Ending {
 
 async fn writes<S: Store>(guard: &Guard<S>, key: &str) {
     let ending = ensure(guard, key).await;
-    assert!(matches!(ending, Ending::Written(_)), "{key}: {ending:?}");
+    assert!(matches!(ending, EnsureOutcome::Written(_)), "{key}: {ending:?}");
     let entry = guard.store().get(&format!("k/{key}")).await.expect("it serves").expect("it is there");
     assert_eq!(&entry.value[..], b"ours");
 }
@@ -63,14 +63,14 @@ async fn writes<S: Store>(guard: &Guard<S>, key: &str) {
 /// would be news of somebody who did that work.
 async fn finds_done<S: Store>(guard: &Guard<S>, key: &str) {
     let ending = ensure(guard, key).await;
-    assert!(matches!(ending, Ending::ByOther | Ending::Satisfied), "{key}: {ending:?}");
+    assert!(matches!(ending, EnsureOutcome::ByOther | EnsureOutcome::Satisfied), "{key}: {ending:?}");
 }
 
 /// The guard goes on, and sees what others write.
 async fn lives_on<S: Store>(guard: &Guard<S>, key: &str) {
     writes(guard, key).await;
-    assert_eq!(guard.lease().status().ended, None);
-    assert_eq!(guard.feed(), Feed::Live);
+    assert_eq!(guard.lease().status().closed, None);
+    assert_eq!(guard.watch_state(), WatchState::Live);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +142,7 @@ async fn in_redis_hostile_hashes_are_replaced_and_what_is_no_value_is_refused() 
         let fresh = guard(store.clone()).await;
         for guard in [&fresh, &watching] {
             let ending = ensure(guard, key).await;
-            assert!(matches!(ending, Ending::Invalid(_)), "{command}: {ending:?}");
+            assert!(matches!(ending, EnsureOutcome::Invalid(_)), "{command}: {ending:?}");
             lives_on(guard, &format!("next to {key} {:p}", guard)).await;
         }
         server.ask(&format!("DEL k/{key}")).await;
@@ -185,7 +185,7 @@ async fn in_zookeeper_hostile_nodes_are_replaced_or_left_alone() {
         writes(&watching, &index.to_string()).await;
     }
     let ending = ensure(&watching, "unreadable").await;
-    assert!(matches!(ending, Ending::Denied(_)), "{ending:?}");
+    assert!(matches!(ending, EnsureOutcome::Denied(_)), "{ending:?}");
     client.set_data(&format!("{base}/k%2Funreadable"), b"x", None).await.expect("it serves");
     lives_on(&watching, "last").await;
 }

@@ -34,9 +34,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer, service_fn};
 use widget::{Widget, WidgetStatus};
 use writerlease::{
-    Ending, Feed, Notice, WriterLease,
+    EnsureOutcome, Notice, WatchState, WriterLease,
     engine::Counters,
-    kube::{Ensuring, KubeStore, StatusGuard, error_policy},
+    kube::{EnsureStatus, KubeStore, StatusGuard, error_policy},
     store::{Current, Event, Expected, Store, StoreError},
 };
 
@@ -129,7 +129,7 @@ fn seen(widget: &Widget) -> Option<WidgetStatus> {
     (widget.status.as_ref() != Some(&status)).then_some(status)
 }
 
-async fn ended(ensuring: Ensuring) -> Ending {
+async fn ended(ensuring: EnsureStatus) -> EnsureOutcome {
     timeout(LONG, ensuring).await.expect("it ends")
 }
 
@@ -146,9 +146,9 @@ async fn counters(guard: &StatusGuard<Widget>) -> Counters {
 }
 
 /// Whether it ended with the write that the object is from.
-fn is_written(ending: &Ending, object: &Widget) -> bool {
+fn is_written(ending: &EnsureOutcome, object: &Widget) -> bool {
     let version = object.resource_version().and_then(|version| version.parse().ok());
-    matches!(ending, Ending::Written(written) if version.is_some() && written.order() == version)
+    matches!(ending, EnsureOutcome::Written(written) if version.is_some() && written.revision() == version)
 }
 
 fn text(value: &[u8]) -> Value {
@@ -175,7 +175,7 @@ async fn whole_objects_are_made_written_deleted_and_watched(place: Place) {
     let again = maps.put(key, map("two"), Expected::Absent, None).await;
     assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}");
     let written = maps.put(key, map("two"), Expected::Version(made.clone()), None).await.unwrap();
-    assert!(written.order() > made.order());
+    assert!(written.revision() > made.revision());
     assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == written));
     let entry = maps.get(key).await.unwrap().expect("it is there");
     assert_eq!((text(&entry.value)["data"]["word"].as_str(), &entry.version), (Some("two"), &written));
@@ -214,9 +214,11 @@ async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sen
         let wanted = status.clone();
         let want = move |object: &DynamicObject| (object.data["status"] != wanted).then(|| wanted.clone());
         let ending = ended(guard.ensure_status(&object, want.clone())).await;
-        let (Ending::Invalid(error) | Ending::TooLarge(error)) = &ending else { panic!("{ending:?}") };
+        let (EnsureOutcome::Invalid(error) | EnsureOutcome::TooLarge(error)) = &ending else {
+            panic!("{ending:?}")
+        };
         assert!(error.to_string().contains(said), "{error}");
-        assert_eq!(matches!(ending, Ending::TooLarge(_)), said.contains("large"), "{ending:?}");
+        assert_eq!(matches!(ending, EnsureOutcome::TooLarge(_)), said.contains("large"), "{ending:?}");
         // The next reconcile is told, once.
         let refused = guard.ensure_status(&object, want.clone()).action().unwrap_err();
         assert!(refused.to_string().contains(said) && *refused.key == place.key("widget"), "{refused}");
@@ -238,11 +240,11 @@ async fn what_was_refused_of_an_object_is_forgotten_when_it_changes(place: Place
         Some(status)
     };
     let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
-    assert!(matches!(ending, Ending::TooLarge(_)), "{ending:?}");
+    assert!(matches!(ending, EnsureOutcome::TooLarge(_)), "{ending:?}");
     widget::edit(&place.widgets, "widget", json!({ "round": 2 })).await.unwrap();
     // The change is what calls the reconcile, which may be earlier than the guard hears of it.
     let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
-    assert!(matches!(ending, Ending::Written(_)), "{ending:?}");
+    assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
 }
 
 async fn what_has_no_place_on_the_server_is_refused_for_good(place: Place) {
@@ -273,16 +275,16 @@ async fn what_is_observed_may_be_dropped_and_made_anew(place: Place) {
             store.observe(watcher(place.widgets.clone(), watcher::Config::default()).default_backoff());
         let watch = tokio::spawn(events.for_each(|_| async {}));
         let live = async {
-            while guard.guard().feed() != Feed::Live {
+            while guard.guard().watch_state() != WatchState::Live {
                 sleep(SECOND / 100).await;
             }
         };
         timeout(LONG, live).await.expect("it hears of changes");
         watch.abort();
         let interrupted =
-            async { while !matches!(notices.recv().await, Ok(Notice::FeedInterrupted { .. })) {} };
+            async { while !matches!(notices.recv().await, Ok(Notice::WatchInterrupted { .. })) {} };
         timeout(LONG, interrupted).await.expect("it is told");
-        assert!(matches!(guard.guard().feed(), Feed::Resuming { .. }));
+        assert!(matches!(guard.guard().watch_state(), WatchState::Resuming { .. }));
     }
 }
 
@@ -383,7 +385,7 @@ async fn parts_of_a_status_that_are_wanted_at_once_become_one_write(place: Place
     let written = place.widget().await;
     assert!(endings.iter().all(|ending| is_written(ending, &written)), "{endings:?}");
     assert_eq!(written.status.unwrap().conditions.len(), 3);
-    assert_eq!(counters(&guard).await.landed, 1);
+    assert_eq!(counters(&guard).await.written, 1);
 }
 
 async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted(place: Place) {
@@ -391,10 +393,10 @@ async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted(pla
     let before = place.widget().await;
     place.widgets.delete("widget", &DeleteParams::default()).await.unwrap();
     let gone = ended(guard.ensure_status(&before, seen)).await;
-    assert!(matches!(gone, Ending::Gone), "{gone:?}");
+    assert!(matches!(gone, EnsureOutcome::Gone), "{gone:?}");
     widget::create(&place.widgets, "widget").await.unwrap();
     let gone = ended(guard.ensure_status(&before, seen)).await;
-    assert!(matches!(gone, Ending::Gone), "{gone:?}");
+    assert!(matches!(gone, EnsureOutcome::Gone), "{gone:?}");
     let anew = place.widget().await;
     assert!(anew.status.is_none());
     let ending = ended(guard.ensure_status(&anew, seen)).await;

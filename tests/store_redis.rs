@@ -110,7 +110,7 @@ async fn flushing_the_database_is_told_as_a_fresh_listing_and_stale_writers_stil
     server.ask("FLUSHALL").await;
     assert_eq!(watch.listing().await, []);
     let current = create(&store, "k/1").await;
-    assert!(current.sequence() > stale.sequence());
+    assert!(current.key_revision() > stale.key_revision());
     assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == current));
     let late = store.put("k/1", "late".into(), Expected::Version(stale), None).await;
     assert!(matches!(late, Err(StoreError::Conflict { .. })), "{late:?}");
@@ -148,7 +148,7 @@ async fn what_other_programs_do_to_our_keys_is_told() {
 
     server.ask("DEL k/1").await;
     let Event::Delete { version, .. } = watch.event().await else { panic!("no delete") };
-    assert!(version.sequence() > ours.sequence());
+    assert!(version.key_revision() > ours.key_revision());
     server.ask("PEXPIRE k/2 1").await;
     // The expiry is a change of the key, which is still there, and then it is gone.
     assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/2"));

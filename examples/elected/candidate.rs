@@ -85,7 +85,7 @@ async fn write<S: Store>(
         Ok(version) => {
             say(format!("wrote {token}"));
             *written = Some(version);
-            Outcome::Extend
+            Outcome::Written
         }
         Err(StoreError::Fenced { .. }) => {
             say(format!("fenced {token}"));

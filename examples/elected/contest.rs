@@ -146,7 +146,7 @@ async fn stale_writes(
     while let Some(change) = changes.next().await {
         let Ok(Event::Put(entry) | Event::InitEntry(entry)) = change else { continue };
         let token: Option<u64> = std::str::from_utf8(&entry.value).ok().and_then(|token| token.parse().ok());
-        let (Some(token), Some(order)) = (token, entry.version.sequence()) else { continue };
+        let (Some(token), Some(order)) = (token, entry.version.key_revision()) else { continue };
         match newest {
             Some((seen, at)) if token < seen && order > at => lock(&shared).stale += 1,
             Some((seen, _)) if token <= seen => {}

@@ -11,7 +11,7 @@ use kube::{
 use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
 use writerlease::{
     WriterLease,
-    kube::{Ensuring, KubeStore, Refused, StatusGuard, error_policy},
+    kube::{EnsureStatus, KubeStore, Refused, StatusGuard, error_policy},
     lab::Strategy,
 };
 
@@ -113,7 +113,7 @@ fn desired(widget: &Widget, phase: &str, by: usize) -> Option<WidgetStatus> {
 
 impl Context {
     /// With the lease: this line.
-    fn ensure(&self, widget: &Widget) -> Ensuring {
+    fn ensure(&self, widget: &Widget) -> EnsureStatus {
         let (phase, by) = (self.settings.phase, self.number);
         self.guard.ensure_status(widget, move |widget| desired(widget, phase(widget), by))
     }

@@ -18,7 +18,7 @@ const CHANGES: [Change; 8] = [
     ("window growth", &[0, 1, 2, 16], |tuning, to| tuning.window_growth = to as usize),
     ("patience at first, ms", &[250, 500, 1000, 2000, 4000], |tuning, to| tuning.initial_patience = ms(to)),
     ("patience spread, ms", &[0, 500, 1000, 2000, 4000], |tuning, to| tuning.patience_spread = ms(to)),
-    ("loan, patiences", &[1, 2, 4, 8], |tuning, to| tuning.loan_patiences = to),
+    ("adoption, patiences", &[1, 2, 4, 8], |tuning, to| tuning.adoption_patiences = to),
 ];
 
 /// Replicas times keys of a run: more take too long.

@@ -26,7 +26,7 @@ use crate::{
 ///         () = attempt.cancelled() => return Outcome::Conflict, // too late: prepare again, from the start
 ///     };
 ///     write(attempt.key(), value).await;
-///     Outcome::Extend
+///     Outcome::Written
 /// }
 /// ```
 #[derive(Clone)]
@@ -35,7 +35,7 @@ pub struct Attempt<K> {
     number: u32,
     epoch: u64,
     deadline: Moment,
-    reign: Arc<CancellationToken>,
+    role_token: Arc<CancellationToken>,
     fence: Option<Arc<Fence>>,
 }
 
@@ -45,10 +45,10 @@ impl<K> Attempt<K> {
         number: u32,
         epoch: u64,
         deadline: Moment,
-        reign: Arc<CancellationToken>,
+        role_token: Arc<CancellationToken>,
         fence: Option<Arc<Fence>>,
     ) -> Self {
-        Self { key, number, epoch, deadline, reign, fence }
+        Self { key, number, epoch, deadline, role_token, fence }
     }
 
     /// The key whose work this is.
@@ -78,14 +78,14 @@ impl<K> Attempt<K> {
 
     /// Whether the role in which the attempt started was lost, or the deadline has passed.
     pub fn is_cancelled(&self) -> bool {
-        self.reign.is_cancelled() || self.deadline.has_passed()
+        self.role_token.is_cancelled() || self.deadline.has_passed()
     }
 
     /// Waits until the role in which the attempt started is lost, the deadline passes, or the lease is shut down and
     /// its grace is over. Cancel safe.
     pub async fn cancelled(&self) {
         tokio::select! {
-            () = self.reign.cancelled() => {}
+            () = self.role_token.cancelled() => {}
             () = self.deadline.passed() => {}
         }
     }
@@ -106,7 +106,7 @@ impl<K: fmt::Debug> fmt::Debug for Attempt<K> {
 ///
 /// ```
 /// use writerlease::{Outcome, limit_retries};
-/// # async fn f(lease: writerlease::WriterLease<String>) -> Result<(), writerlease::Ended> {
+/// # async fn f(lease: writerlease::WriterLease<String>) -> Result<(), writerlease::LeaseClosed> {
 /// lease.try_work("key".into(), limit_retries(3, |_| async { Outcome::Failed }))?;
 /// # Ok(())
 /// # }

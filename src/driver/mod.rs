@@ -33,9 +33,9 @@ pub use self::attempt::{Attempt, limit_retries};
 use self::shared::Phase;
 pub(crate) use self::shared::{BoxedWork, Shared};
 use crate::{
-    clock::NAP,
-    engine::{AttemptId, Start, Timestamp, config::Config, outcome::Verdict},
-    status::Ended,
+    clock::MAX_SLEEP,
+    engine::{AttemptId, Start, Timestamp, config::LeaseConfig, outcome::Verdict},
+    status::LeaseClosed,
     store::Fence,
 };
 
@@ -43,10 +43,10 @@ use crate::{
 const BATCH: usize = 64;
 
 /// How many times the driver looks at the engine before it lets other tasks run.
-const TURNS: usize = 16;
+const POLLS_PER_WAKE: usize = 16;
 
 /// Starts a driver on a runtime.
-pub(crate) fn spawn<K>(config: Config, runtime: &tokio::runtime::Handle) -> Arc<Shared<K>>
+pub(crate) fn spawn<K>(config: LeaseConfig, runtime: &tokio::runtime::Handle) -> Arc<Shared<K>>
 where
     K: Hash + Eq + Clone + Send + Sync + 'static,
 {
@@ -59,22 +59,22 @@ where
 struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     tasks: JoinSet<Finished<K>>,
-    /// Attempts to start, and the token of the reign that they belong to.
-    starts: Vec<Start<K, BoxedWork<K>>>,
-    reign: Arc<CancellationToken>,
+    /// Attempts to start, and the token of the role_token that they belong to.
+    ready: Vec<Start<K, BoxedWork<K>>>,
+    role_token: Arc<CancellationToken>,
     fence: Option<Arc<Fence>>,
     finished: Vec<Finished<K>>,
     /// Works that are not needed any more: dropped outside of the lock, because they are the user's.
-    spent: Vec<BoxedWork<K>>,
-    /// When the timer rings; never, if it is not set.
-    rings: Timestamp,
-    ended: Ended,
+    finished_jobs: Vec<BoxedWork<K>>,
+    /// When the timer timer_at; never, if it is not set.
+    timer_at: Timestamp,
+    ended: LeaseClosed,
 }
 
 /// What the driver does next.
-enum Turn {
+enum Next {
     Run,
-    /// Until the timer rings, which may be to be set.
+    /// Until the timer timer_at, which may be to be set.
     Sleep(Option<Timestamp>),
     Drain,
     Stop,
@@ -85,50 +85,50 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         Self {
             shared,
             tasks: JoinSet::new(),
-            starts: Vec::with_capacity(BATCH),
-            reign: Arc::default(),
+            ready: Vec::with_capacity(BATCH),
+            role_token: Arc::default(),
             fence: None,
             finished: Vec::with_capacity(BATCH),
-            spent: Vec::with_capacity(BATCH),
-            rings: Timestamp::MAX,
-            ended: Ended::DriverDied,
+            finished_jobs: Vec::with_capacity(BATCH),
+            timer_at: Timestamp::MAX,
+            ended: LeaseClosed::DriverDied,
         }
     }
 
     /// The task. Everything that may need the driver wakes it, and each time it looks at everything.
     async fn run(mut self) {
-        let mut timer = pin!(sleep(NAP));
+        let mut timer = pin!(sleep(MAX_SLEEP));
         poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
         // A write that was sent is never cut off: that would only turn a landed write into an unknown one.
         self.tasks.detach_all();
-        self.ended = Ended::ShutDown;
+        self.ended = LeaseClosed::ShutDown;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
         // Once per wake. Attempts that end at once count from here, too; that is the pessimistic side of their lease.
         let now = self.shared.now();
-        for _ in 0..TURNS {
-            let turn = self.turn(now, cx.waker());
-            self.spent.clear();
-            match turn {
-                Turn::Run => {
+        for _ in 0..POLLS_PER_WAKE {
+            let next = self.visit_engine(now, cx.waker());
+            self.finished_jobs.clear();
+            match next {
+                Next::Run => {
                     self.start_attempts(cx);
                     // Also while there is always something to run: an attempt that has ended must not wait for a pause.
                     let _ = self.poll_tasks(cx);
                 }
-                Turn::Sleep(set) => {
+                Next::Sleep(set) => {
                     if let Some(until) = set {
                         timer.as_mut().reset(self.shared.moment(until).alarm());
                     }
                     // It knows whom to wake already, unless it was set.
                     if set.is_some() && timer.as_mut().poll(cx).is_ready() {
-                        self.rings = Timestamp::MAX;
+                        self.timer_at = Timestamp::MAX;
                     } else if self.poll_tasks(cx).is_pending() {
                         return Poll::Pending;
                     }
                 }
-                Turn::Drain => ready!(self.poll_tasks(cx)),
-                Turn::Stop => return Poll::Ready(()),
+                Next::Drain => ready!(self.poll_tasks(cx)),
+                Next::Stop => return Poll::Ready(()),
             }
         }
         // A stream of works that are ready at once must not keep the other tasks of the runtime waiting.
@@ -148,7 +148,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     }
 
     /// One visit to the engine: outcomes in, attempts out.
-    fn turn(&mut self, now: Timestamp, waker: &Waker) -> Turn {
+    fn visit_engine(&mut self, now: Timestamp, waker: &Waker) -> Next {
         let shared = &*self.shared;
         let mut guard = shared.lock();
         let state = &mut *guard;
@@ -156,7 +156,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             state.waker = Some(waker.clone());
         }
         for Finished { id, work, result } in self.finished.drain(..) {
-            let spent = match result {
+            let finished_jobs = match result {
                 Ok(verdict) => {
                     tracing::trace!(
                         lease = %shared.name, attempt = ?id, outcome = ?verdict.outcome, next = ?verdict.next,
@@ -172,55 +172,55 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     state.engine.handle_panic(now, id, work)
                 }
             };
-            self.spent.extend(spent);
+            self.finished_jobs.extend(finished_jobs);
         }
         let lost = shared.publish(state, now);
-        let turn = match state.phase {
+        let next = match state.phase {
             Phase::Running => {
-                while self.starts.len() < BATCH
+                while self.ready.len() < BATCH
                     && let Some(start) = state.engine.poll_attempt(now)
                 {
                     tracing::trace!(
                         lease = %shared.name, attempt = ?start.id, number = start.number, epoch = start.epoch,
-                        "an attempt starts",
+                        "an attempt ready",
                     );
-                    self.starts.push(start);
+                    self.ready.push(start);
                 }
-                if self.starts.is_empty() {
+                if self.ready.is_empty() {
                     let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
                     // Set the timer only if it would ring too late: at each write the lease ends later, and it is cheaper
                     // to wake once too often per term than to set it each time. After a suspension it has not rung yet, though
                     // its time has come.
-                    if self.rings <= now {
-                        self.rings = Timestamp::MAX;
+                    if self.timer_at <= now {
+                        self.timer_at = Timestamp::MAX;
                     }
-                    let set = (timeout < self.rings).then(|| timeout.min(now + NAP));
-                    self.rings = set.unwrap_or(self.rings);
-                    state.armed = self.rings;
-                    Turn::Sleep(set)
+                    let set = (timeout < self.timer_at).then(|| timeout.min(now + MAX_SLEEP));
+                    self.timer_at = set.unwrap_or(self.timer_at);
+                    state.wake_at = self.timer_at;
+                    Next::Sleep(set)
                 } else {
-                    state.armed = Timestamp::ZERO;
-                    self.reign.clone_from(&state.reign);
+                    state.wake_at = Timestamp::ZERO;
+                    self.role_token.clone_from(&state.role_token);
                     self.fence.clone_from(&state.fence);
-                    Turn::Run
+                    Next::Run
                 }
             }
-            Phase::Draining if self.tasks.is_empty() => Turn::Stop,
-            Phase::Draining => Turn::Drain,
-            Phase::Abandoned | Phase::Ended(_) => Turn::Stop,
+            Phase::Draining if self.tasks.is_empty() => Next::Stop,
+            Phase::Draining => Next::Drain,
+            Phase::Abandoned | Phase::Closed(_) => Next::Stop,
         };
         drop(guard);
         if let Some(lost) = lost {
             lost.cancel();
         }
-        turn
+        next
     }
 
     fn start_attempts(&mut self, cx: &mut Context<'_>) {
-        for start in self.starts.drain(..) {
+        for start in self.ready.drain(..) {
             let deadline = self.shared.moment(start.deadline);
-            let (reign, fence) = (self.reign.clone(), self.fence.clone());
-            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, reign, fence);
+            let (role_token, fence) = (self.role_token.clone(), self.fence.clone());
+            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, role_token, fence);
             match Running::start(start.id, start.work, attempt) {
                 Err(finished) => self.finished.push(finished),
                 Ok(mut running) => match Pin::new(&mut running).poll(cx) {
@@ -235,7 +235,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
     /// However the task ends, also with its runtime, those who wait for it learn it.
     fn drop(&mut self) {
-        if self.ended == Ended::DriverDied {
+        if self.ended == LeaseClosed::DriverDied {
             tracing::warn!(lease = %self.shared.name, "the driver's task is gone; the lease does no more work");
         }
         self.shared.end(self.ended);

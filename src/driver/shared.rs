@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::Attempt;
 use crate::{
     clock::Moment,
-    engine::{Engine, Role, Timestamp, config::Config, outcome::Verdict},
-    status::{Ended, Feed, Feeds, Status},
+    engine::{Engine, Role, Timestamp, config::LeaseConfig, outcome::Verdict},
+    status::{LeaseClosed, Status, WatchState, WatchStates},
     store::Fence,
 };
 
@@ -29,13 +29,13 @@ pub(crate) struct Shared<K> {
 pub(crate) struct State<K> {
     pub engine: Engine<K, BoxedWork<K>>,
     /// Fires when the current role is lost.
-    pub reign: Arc<CancellationToken>,
+    pub role_token: Arc<CancellationToken>,
     /// The driver looks again at this time by itself; zero while it is awake.
-    pub armed: Timestamp,
+    pub wake_at: Timestamp,
     /// Wakes the driver. Called under the lock: it is the runtime's, and no code of users.
     pub waker: Option<Waker>,
     pub published: Status,
-    feeds: Feeds,
+    watches: WatchStates,
     /// What attempts carry; and the task that follows the election.
     pub fence: Option<Arc<Fence>>,
     follower: Option<AbortHandle>,
@@ -50,22 +50,22 @@ pub(super) enum Phase {
     /// The driver doesn't wait for attempts any more.
     Abandoned,
     /// The driver is gone.
-    Ended(Ended),
+    Closed(LeaseClosed),
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: LeaseConfig) -> Self {
         let status = Status::default();
         Self {
             name: config.name.clone(),
             origin: Moment::now(),
             state: Mutex::new(State {
                 engine: Engine::new(config),
-                reign: Arc::default(),
-                armed: Timestamp::ZERO,
+                role_token: Arc::default(),
+                wake_at: Timestamp::ZERO,
                 waker: None,
                 published: status,
-                feeds: Feeds::default(),
+                watches: WatchStates::default(),
                 fence: None,
                 follower: None,
                 phase: Phase::Running,
@@ -98,7 +98,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     /// Queues work. What it replaced is dropped outside of the lock: it is a user's closure.
-    pub fn try_work(&self, key: K, work: BoxedWork<K>) -> Result<(), Ended> {
+    pub fn try_work(&self, key: K, work: BoxedWork<K>) -> Result<(), LeaseClosed> {
         let mut state = self.lock();
         if let Some(ended) = state.closed() {
             return Err(ended);
@@ -122,7 +122,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub fn handle<R>(
         &self,
         event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R,
-    ) -> Result<R, Ended> {
+    ) -> Result<R, LeaseClosed> {
         let mut state = self.lock();
         if let Some(ended) = state.closed() {
             return Err(ended);
@@ -142,7 +142,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     /// Whether our work holds the lease right now.
     pub fn is_leader(&self) -> bool {
         let state = self.lock();
-        !matches!(state.phase, Phase::Ended(_)) && state.engine.is_leader(self.now())
+        !matches!(state.phase, Phase::Closed(_)) && state.engine.is_leader(self.now())
     }
 
     /// How long the lease still lasts, whoever holds it.
@@ -172,31 +172,32 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     /// Tells subscribers what changed. Returns the token to cancel if a role was lost.
     pub fn publish(&self, state: &mut State<K>, now: Timestamp) -> Option<Arc<CancellationToken>> {
         let before = state.published;
-        let reign = state.engine.reign();
+        let role_generation = state.engine.role_generation();
         let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
-        if (reign, is_leader, decided) == (before.reign, before.is_leader, before.decided) {
+        if (role_generation, is_leader, decided) == (before.role_generation, before.is_leader, before.decided)
+        {
             return None;
         }
         let (role, epoch) = (state.engine.role(), state.engine.epoch());
-        let status = Status { role, is_leader, epoch, decided, reign, ..before };
+        let status = Status { role, is_leader, epoch, decided, role_generation, ..before };
         state.published = status;
         self.status.send_replace(status);
-        if reign == before.reign {
+        if role_generation == before.role_generation {
             return None;
         }
         tracing::info!(
             lease = %self.name,
             role = ?status.role,
             epoch = status.epoch,
-            tick = state.engine.tick(),
+            tick = state.engine.losses(),
             lease_ms = (state.engine.lease_end() - now).as_millis() as u64,
             "the role changed",
         );
-        (status.role == Role::Follower).then(|| std::mem::take(&mut state.reign))
+        (status.role == Role::Follower).then(|| std::mem::take(&mut state.role_token))
     }
 
     /// Until when an election made this replica leader, and the fence of attempts; `None` if it did not.
-    pub fn handle_election(&self, led: Option<(Moment, Option<Fence>)>) -> Result<(), Ended> {
+    pub fn handle_election(&self, led: Option<(Moment, Option<Fence>)>) -> Result<(), LeaseClosed> {
         let Some((until, fence)) = led else {
             return self.handle(|engine, now| engine.handle_not_elected(now));
         };
@@ -210,7 +211,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub fn set_follower(&self, follower: AbortHandle) {
         let mut state = self.lock();
         let before = match state.phase {
-            Phase::Ended(_) => Some(follower),
+            Phase::Closed(_) => Some(follower),
             _ => state.follower.replace(follower),
         };
         drop(state);
@@ -219,37 +220,37 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
-    pub fn add_feed(&self) -> u64 {
+    pub fn add_watch(&self) -> u64 {
         let mut state = self.lock();
-        let id = state.feeds.add();
-        self.publish_feed(&mut state);
+        let id = state.watches.add();
+        self.publish_watch(&mut state);
         id
     }
 
-    pub fn set_feed(&self, id: u64, feed: Option<Feed>) {
+    pub fn set_watch(&self, id: u64, watch: Option<WatchState>) {
         let mut state = self.lock();
-        state.feeds.set(id, feed);
-        self.publish_feed(&mut state);
+        state.watches.set(id, watch);
+        self.publish_watch(&mut state);
     }
 
-    fn publish_feed(&self, state: &mut State<K>) {
-        let feed = state.feeds.worst();
-        if feed != state.published.feed && !matches!(state.phase, Phase::Ended(_)) {
-            state.published.feed = feed;
+    fn publish_watch(&self, state: &mut State<K>) {
+        let watch = state.watches.worst();
+        if watch != state.published.watch && !matches!(state.phase, Phase::Closed(_)) {
+            state.published.watch = watch;
             self.status.send_replace(state.published);
         }
     }
 
     /// The driver's last words.
-    pub fn end(&self, ended: Ended) {
+    pub fn end(&self, ended: LeaseClosed) {
         let mut state = self.lock();
-        state.phase = Phase::Ended(ended);
-        state.published = Status { is_leader: false, ended: Some(ended), ..state.published };
-        let reign = state.reign.clone();
+        state.phase = Phase::Closed(ended);
+        state.published = Status { is_leader: false, closed: Some(ended), ..state.published };
+        let role_token = state.role_token.clone();
         let follower = state.follower.take();
         self.status.send_replace(state.published);
         drop(state);
-        reign.cancel();
+        role_token.cancel();
         if let Some(follower) = follower {
             follower.abort();
         }
@@ -259,25 +260,25 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 impl<K: Hash + Eq + Clone> State<K> {
     /// Wakes the driver if it would sleep too long; or sleeps too long already, because the machine was suspended.
     fn wake_if_needed(&mut self, now: Timestamp) {
-        let too_late = |timeout| timeout < self.armed || self.armed <= now;
-        if self.armed != Timestamp::ZERO && self.engine.poll_timeout().is_some_and(too_late) {
+        let too_late = |timeout| timeout < self.wake_at || self.wake_at <= now;
+        if self.wake_at != Timestamp::ZERO && self.engine.poll_timeout().is_some_and(too_late) {
             self.wake();
         }
     }
 
     fn wake(&mut self) {
-        self.armed = Timestamp::ZERO;
+        self.wake_at = Timestamp::ZERO;
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
     }
 
     /// Why no more work is taken, if so.
-    fn closed(&self) -> Option<Ended> {
+    fn closed(&self) -> Option<LeaseClosed> {
         match self.phase {
             Phase::Running => None,
-            Phase::Draining | Phase::Abandoned => Some(Ended::ShutDown),
-            Phase::Ended(ended) => Some(ended),
+            Phase::Draining | Phase::Abandoned => Some(LeaseClosed::ShutDown),
+            Phase::Closed(ended) => Some(ended),
         }
     }
 }

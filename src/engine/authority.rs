@@ -4,7 +4,7 @@ use super::{step::Step, time::Timestamp};
 
 /// What an election says; nothing, as long as the engine follows none.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Mandate {
+pub(super) enum Authority {
     /// The work decides: rules 1 to 10.
     #[default]
     Free,
@@ -14,13 +14,13 @@ pub(super) enum Mandate {
     NotElected,
 }
 
-impl Mandate {
-    pub fn is_free(self) -> bool {
+impl Authority {
+    pub fn is_by_work(self) -> bool {
         matches!(self, Self::Free)
     }
 
     /// What may happen at most, whatever there is to do.
-    pub fn bars(self, now: Timestamp) -> Option<Step> {
+    pub fn blocks(self, now: Timestamp) -> Option<Step> {
         match self {
             Self::Free => None,
             Self::Elected { until } if now < until => None,

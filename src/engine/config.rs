@@ -11,24 +11,24 @@ use super::tuning::Tuning;
 /// ```
 /// # fn main() -> Result<(), writerlease::ConfigError> {
 /// use std::time::Duration;
-/// use writerlease::Builder;
+/// use writerlease::LeaseBuilder;
 ///
-/// let config = Builder::new("route-status").term(Duration::from_secs(30)).concurrency(8).build()?;
+/// let config = LeaseBuilder::new("route-status").term(Duration::from_secs(30)).concurrency(8).build()?;
 /// assert_eq!(config.term(), Duration::from_secs(30));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Builder {
-    config: Config,
+pub struct LeaseBuilder {
+    config: LeaseConfig,
     attempt_timeout: Option<Duration>,
     seed: Option<u64>,
 }
 
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Config {
+pub struct LeaseConfig {
     pub(crate) name: String,
     pub(crate) term: Duration,
     pub(crate) retry_interval: Duration,
@@ -54,9 +54,9 @@ pub(crate) enum PatienceMode {
 ///
 /// ```
 /// use std::time::Duration;
-/// use writerlease::Builder;
+/// use writerlease::LeaseBuilder;
 ///
-/// let error = Builder::new("status").term(Duration::ZERO).build().unwrap_err();
+/// let error = LeaseBuilder::new("status").term(Duration::ZERO).build().unwrap_err();
 /// assert_eq!(error.to_string(), "term is 0ns, but must be longer than zero");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,11 +70,11 @@ pub struct ConfigError {
 /// How long an attempt may hold its slot, unless the term is shorter.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Builder {
+impl LeaseBuilder {
     /// Settings with their defaults, for a lease of this name. The name is for logs and metrics only.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
-            config: Config {
+            config: LeaseConfig {
                 name: name.into(),
                 term: Duration::from_secs(60),
                 retry_interval: Duration::from_secs(3),
@@ -176,7 +176,7 @@ impl Builder {
     /// # Errors
     ///
     /// [`ConfigError`] names the first setting that cannot be used, its value and the rule.
-    pub fn build(self) -> Result<Config, ConfigError> {
+    pub fn build(self) -> Result<LeaseConfig, ConfigError> {
         let mut config = self.config;
         positive("term", config.term)?;
         positive("retry_interval", config.retry_interval)?;
@@ -203,7 +203,7 @@ impl Builder {
     }
 }
 
-impl Config {
+impl LeaseConfig {
     /// The name of the lease, for logs and metrics.
     pub fn name(&self) -> &str {
         &self.name
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_go_package_in_production() {
-        let config = Builder::new("x").build().unwrap();
+        let config = LeaseBuilder::new("x").build().unwrap();
         assert_eq!(config.term, Duration::from_secs(60));
         assert_eq!(config.retry_interval, Duration::from_secs(3));
         assert_eq!(config.backoff_base, Duration::from_millis(20));
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn a_setting_that_cannot_be_used_is_named_with_its_value_and_the_rule() {
         let ms = Duration::from_millis;
-        let x = || Builder::new("x");
+        let x = || LeaseBuilder::new("x");
         let cases = [
             (x().term(ms(0)), "term is 0ns, but must be longer than zero"),
             (x().retry_interval(ms(0)), "retry_interval is 0ns, but must be longer than zero"),
@@ -315,19 +315,19 @@ mod tests {
 
     #[test]
     fn a_short_term_shortens_what_depends_on_it() {
-        let config = Builder::new("x").term(Duration::from_millis(100)).build().unwrap();
+        let config = LeaseBuilder::new("x").term(Duration::from_millis(100)).build().unwrap();
         assert_eq!(config.attempt_timeout, Duration::from_millis(100));
     }
 
     #[test]
     fn absurdly_long_settings_are_taken() {
-        let config = Builder::new("x").term(Duration::MAX).retry_interval(Duration::MAX).build();
+        let config = LeaseBuilder::new("x").term(Duration::MAX).retry_interval(Duration::MAX).build();
         assert!(config.is_ok());
     }
 
     #[test]
     fn two_leases_get_different_seeds() {
-        let seed = || Builder::new("x").build().unwrap().seed;
+        let seed = || LeaseBuilder::new("x").build().unwrap().seed;
         assert_ne!(seed(), seed());
     }
 }

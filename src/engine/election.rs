@@ -2,7 +2,7 @@
 
 use std::hash::Hash;
 
-use super::{Engine, Timestamp, authority::Mandate};
+use super::{Engine, Timestamp, authority::Authority};
 
 impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// An election made us leader until then, or prolonged that. From the first such call on, or the first of
@@ -13,8 +13,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if until <= now {
             return self.handle_not_elected(now);
         }
-        self.mandate = Mandate::Elected { until };
-        if self.tenure.win(now, until - now, None) {
+        self.authority = Authority::Elected { until };
+        if self.contest.win(now, until - now, None) {
             self.window.close();
             self.counters.won += 1;
         }
@@ -23,8 +23,8 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// The election made somebody else leader, or nobody, or it can't be known.
     pub fn handle_not_elected(&mut self, now: Timestamp) {
         let now = self.advance(now);
-        self.mandate = Mandate::NotElected;
-        if self.tenure.retire(now) {
+        self.authority = Authority::NotElected;
+        if self.contest.retire(now) {
             self.counters.lost += 1;
             self.window.close();
         }

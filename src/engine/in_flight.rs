@@ -12,7 +12,7 @@ use std::{
 use super::{queue::Slot, time::Timestamp};
 
 #[derive(Debug)]
-pub(super) struct Flights {
+pub(super) struct InFlight {
     timeout: Duration,
     next_serial: u64,
     /// Serial of the front of `current`.
@@ -34,8 +34,8 @@ pub(super) struct Counted {
 pub(super) struct Flight {
     pub slot: Slot,
     pub started: Timestamp,
-    /// The reign (count of changes of role) in which it began.
-    pub reign: u64,
+    /// The role_generation (count of changes of role) in which it began.
+    pub role_generation: u64,
     pub kind: Kind,
     pub since: Timestamp,
     pub tries: u32,
@@ -54,10 +54,10 @@ pub(super) enum Kind {
     /// A single key that the leader doesn't do, out of patience.
     Overdue,
     /// A key of our own.
-    Own,
+    Adopted,
 }
 
-impl Flights {
+impl InFlight {
     pub fn new(timeout: Duration) -> Self {
         Self {
             timeout,
@@ -89,7 +89,7 @@ impl Flights {
         })
     }
 
-    pub fn depart(&mut self, flight: Flight) -> (u64, Timestamp) {
+    pub fn insert(&mut self, flight: Flight) -> (u64, Timestamp) {
         let serial = self.next_serial;
         let deadline = flight.started + self.timeout;
         self.next_serial += 1;
@@ -98,7 +98,7 @@ impl Flights {
         (serial, deadline)
     }
 
-    pub fn land(&mut self, serial: u64) -> Option<Flight> {
+    pub fn remove(&mut self, serial: u64) -> Option<Flight> {
         let Some(place) = serial.checked_sub(self.first).and_then(|i| self.current.get_mut(i as usize))
         else {
             return self.late.remove(&serial);
@@ -147,7 +147,7 @@ impl Flights {
     }
 
     fn count(&mut self, flight: &Flight, up: bool) {
-        let own = usize::from(flight.kind == Kind::Own);
+        let own = usize::from(flight.kind == Kind::Adopted);
         if up {
             self.counted.all += 1;
             self.counted.own += own;
@@ -166,7 +166,7 @@ mod tests {
         Flight {
             slot: started as Slot,
             started: Timestamp::from_nanos(started),
-            reign: 0,
+            role_generation: 0,
             kind,
             since: Timestamp::ZERO,
             tries: 1,
@@ -177,38 +177,38 @@ mod tests {
 
     #[test]
     fn attempts_land_in_any_order() {
-        let mut flights = Flights::new(Duration::from_nanos(100));
-        let serials: Vec<u64> = (0..5).map(|i| flights.depart(flight(i, Kind::Lead)).0).collect();
+        let mut in_flight = InFlight::new(Duration::from_nanos(100));
+        let serials: Vec<u64> = (0..5).map(|i| in_flight.insert(flight(i, Kind::Lead)).0).collect();
         for i in [2, 0, 4, 1, 3] {
-            assert_eq!(flights.land(serials[i]).unwrap().slot, i as Slot);
-            assert!(flights.land(serials[i]).is_none());
+            assert_eq!(in_flight.remove(serials[i]).unwrap().slot, i as Slot);
+            assert!(in_flight.remove(serials[i]).is_none());
         }
-        assert_eq!(flights.out(), 0);
+        assert_eq!(in_flight.out(), 0);
     }
 
     #[test]
     fn an_attempt_past_its_deadline_frees_its_place_and_still_lands() {
-        let mut flights = Flights::new(Duration::from_nanos(100));
-        let (hung, deadline) = flights.depart(flight(0, Kind::Own));
-        flights.depart(flight(50, Kind::Lead));
-        assert_eq!(flights.next_deadline(), Some(deadline));
-        flights.expire(deadline);
-        assert_eq!(flights.counted(), Counted { all: 1, own: 0 });
-        assert_eq!(flights.out(), 2);
-        assert!(flights.of_slot(0).is_some());
-        assert!(flights.land(hung).is_some());
-        assert_eq!(flights.out(), 1);
+        let mut in_flight = InFlight::new(Duration::from_nanos(100));
+        let (hung, deadline) = in_flight.insert(flight(0, Kind::Adopted));
+        in_flight.insert(flight(50, Kind::Lead));
+        assert_eq!(in_flight.next_deadline(), Some(deadline));
+        in_flight.expire(deadline);
+        assert_eq!(in_flight.counted(), Counted { all: 1, own: 0 });
+        assert_eq!(in_flight.out(), 2);
+        assert!(in_flight.of_slot(0).is_some());
+        assert!(in_flight.remove(hung).is_some());
+        assert_eq!(in_flight.out(), 1);
     }
 
     #[test]
     fn hung_attempts_hold_no_memory_but_their_own() {
-        let mut flights = Flights::new(Duration::from_nanos(100));
-        flights.depart(flight(0, Kind::Lead));
-        flights.expire(Timestamp::from_nanos(100));
+        let mut in_flight = InFlight::new(Duration::from_nanos(100));
+        in_flight.insert(flight(0, Kind::Lead));
+        in_flight.expire(Timestamp::from_nanos(100));
         for i in 0..10_000 {
-            let (serial, _) = flights.depart(flight(i, Kind::Lead));
-            flights.land(serial);
+            let (serial, _) = in_flight.insert(flight(i, Kind::Lead));
+            in_flight.remove(serial);
         }
-        assert!(flights.current.is_empty() && flights.late.len() == 1);
+        assert!(in_flight.current.is_empty() && in_flight.late.len() == 1);
     }
 }

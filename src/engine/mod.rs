@@ -5,7 +5,7 @@
 //!    handle_observe, handle_remove, handle_expire, ... ──> Engine ──> poll_timeout()    -> when to ask again
 //!                                                             │
 //!          ┌─────────┬──────────┬─────────┬──────────┬────────┴──┬────────┐
-//!        role      queue     flights    window    patience    outage    echo     each knows only itself
+//!        role      queue     in_flight    window    patience    outage    echo     each knows only itself
 //!
 //!                    our write lands                      somebody else's write does our work
 //!      Election ──────────────────────> Leader ──────────────────────────────────────────> Follower
@@ -15,13 +15,13 @@
 //! ```
 //!
 //! Nothing here reads a clock, sleeps, spawns or logs: the driver (`WriterLease`) does under tokio, and a simulator
-//! may on virtual time. Randomness comes from the seed in the [`Config`]: one seed and one sequence of events is one run.
+//! may on virtual time. Randomness comes from the seed in the [`LeaseConfig`]: one seed and one sequence of events is one run.
 //!
 //! | event | in Election | as Leader | as Follower |
 //! |---|---|---|---|
 //! | [`handle_try`](Engine::handle_try) | queue; the first starts the election delay, then one probe | queue; runs while in flight < window | queue; runs when the lease or the key's patience ends |
-//! | [`Extend`](Outcome::Extend) | become Leader: epoch + 1, window 1, lease ends at attempt start + term | lease ends at attempt start + term; window + 1 | a probe: become Leader; an overdue key: role and lease stay, the key is ours |
-//! | [`Release`](Outcome::Release) | become Follower, tick 0, lease ends at now + backoff(0) | the same | tick + 1, lease ends at now + backoff(tick) |
+//! | [`Extend`](Outcome::Written) | become Leader: epoch + 1, window 1, lease ends at attempt start + term | lease ends at attempt start + term; window + 1 | a probe: become Leader; an overdue key: role and lease stay, the key is ours |
+//! | [`Release`](Outcome::WrittenByOther) | become Follower, losses 0, lease ends at now + backoff(0) | the same | losses + 1, lease ends at now + backoff(losses) |
 //! | [`handle_extend`](Engine::handle_extend) | as `Release`, and the key's pending work is cleared | the same, and up to 16 echoes more | as `Release`, and the key's pending work is cleared |
 //! | [`handle_observe`](Engine::handle_observe) | as `Release`; the work stands | the same, and up to 16 echoes more | as `Release`; the work stands |
 //! | [`Conflict`](Outcome::Conflict) | the key is tried again after a short backoff of its own | the same, and the window halves, once per burst | the same; if it was a suspicion, patience doubles |
@@ -37,7 +37,7 @@
 //!
 //! 1. **Probe when competing, fan out when leading.** Without the lease one attempt at a time; with it as many as the window
 //!    allows, which grows by one per success and halves per burst of conflicts, as TCP's does (RFC 5681). An attempt past its
-//!    deadline no longer counts, but bars its key until it returns.
+//!    deadline no longer counts, but blocks its key until it returns.
 //! 2. **A conflict moves nothing, an outage moves nothing.** Anybody's edit refuses a write; a store that is down refuses
 //!    everybody's. A panic concerns its key only.
 //! 3. **Only evidence counts**: a write that turned a key from wrong to right. Telling it from other edits is the
@@ -60,7 +60,7 @@
 //! 8. **Never two attempts of one key at once, never a lost key.** Newer work takes the place of older; its age stays that of
 //!    the first unfulfilled one.
 //! 9. **The lease counts from the start of the attempt**, not from its answer: the pessimistic end.
-//! 10. **`backoff(tick)`** is base x factor^tick, each factor jittered, capped at the term; past `steps` it is the term. Up to a
+//! 10. **`backoff(losses)`** is base x factor^losses, each factor jittered, capped at the term; past `steps` it is the term. Up to a
 //!     tenth more, so that not even the capped ones come back in step.
 //!
 //! An engine that follows an election (`handle_elected`, `handle_not_elected`) keeps the queue, the window, the pauses of an
@@ -89,16 +89,16 @@ mod window;
 use std::{hash::Hash, time::Duration};
 
 use self::{
-    authority::Mandate,
-    backoff::{Backoff, Dice, seconds},
-    config::Config,
+    authority::Authority,
+    backoff::{Backoff, Rng, seconds},
+    config::LeaseConfig,
     echo::Echo,
-    in_flight::{Flight, Flights, Kind},
+    in_flight::{Flight, InFlight, Kind},
     outage::Outage,
     outcome::{Next, Outcome, Verdict},
     patience::Patience,
     queue::{Back, Cleared, Queue},
-    role::Tenure,
+    role::Contest,
     step::Step,
     window::Window,
 };
@@ -110,9 +110,9 @@ pub use self::{role::Role, time::Timestamp, tuning::Tuning};
 ///
 /// ```
 /// use std::time::Duration;
-/// use writerlease::{Builder, Outcome, engine::{Engine, Role, Timestamp}};
+/// use writerlease::{LeaseBuilder, Outcome, engine::{Engine, Role, Timestamp}};
 ///
-/// let mut engine = Engine::new(Builder::new("demo").seed(1).build().unwrap());
+/// let mut engine = Engine::new(LeaseBuilder::new("demo").seed(1).build().unwrap());
 /// engine.handle_try(Timestamp::ZERO, "key", "write it");
 ///
 /// // Nobody knows yet who is about: the first attempt waits for the election delay.
@@ -122,26 +122,26 @@ pub use self::{role::Role, time::Timestamp, tuning::Tuning};
 /// assert_eq!((attempt.key, attempt.work), ("key", "write it"));
 ///
 /// let now = start + Duration::from_millis(2);
-/// engine.handle_outcome(now, attempt.id, Outcome::Extend.into(), attempt.work);
+/// engine.handle_outcome(now, attempt.id, Outcome::Written.into(), attempt.work);
 /// assert_eq!(engine.role(), Role::Leader);
 /// // The lease counts from the start of the attempt, and nothing needs to be renewed in between.
 /// assert_eq!(engine.poll_timeout(), Some(start + Duration::from_secs(60)));
 /// ```
 #[derive(Debug)]
 pub struct Engine<K, W> {
-    config: Config,
+    config: LeaseConfig,
     backoff: Backoff,
-    dice: Dice,
+    rng: Rng,
     /// The latest `now` that was passed in.
     clock: Timestamp,
-    tenure: Tenure,
-    mandate: Mandate,
+    contest: Contest,
+    authority: Authority,
     /// When the first probe of the election may start; drawn when the first work comes to an idle replica.
     election: Timestamp,
     /// Some work was finished, by us or by somebody else.
     decided: bool,
     queue: Queue<K, W>,
-    flights: Flights,
+    in_flight: InFlight,
     window: Window,
     patience: Patience,
     outage: Outage,
@@ -179,7 +179,7 @@ pub struct Counters {
     /// Attempts that started.
     pub attempts: u64,
     /// Attempts whose write landed.
-    pub landed: u64,
+    pub written: u64,
     /// Attempts that were refused as stale.
     pub conflicts: u64,
     /// Attempts that learnt nothing.
@@ -187,7 +187,7 @@ pub struct Counters {
     /// Attempts that found nothing to write.
     pub unchanged: u64,
     /// Attempts that found another writer.
-    pub releases: u64,
+    pub written_by_others: u64,
     /// Attempts that panicked.
     pub panics: u64,
     /// Times that this process became leader.
@@ -207,23 +207,23 @@ const LONGEST_ECHO: u32 = 32;
 
 impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// An engine in [`Role::Election`] with nothing to do.
-    pub fn new(config: Config) -> Self {
-        let mut dice = Dice::seeded(config.seed);
+    pub fn new(config: LeaseConfig) -> Self {
+        let mut rng = Rng::seeded(config.seed);
         Self {
             backoff: Backoff::new(&config),
             clock: Timestamp::ZERO,
-            tenure: Tenure::default(),
-            mandate: Mandate::default(),
+            contest: Contest::default(),
+            authority: Authority::default(),
             election: Timestamp::ZERO,
             decided: false,
             queue: Queue::new(),
-            flights: Flights::new(config.attempt_timeout),
+            in_flight: InFlight::new(config.attempt_timeout),
             window: Window::new(config.concurrency, config.tuning.window_growth),
-            patience: Patience::new(&config, &mut dice),
+            patience: Patience::new(&config, &mut rng),
             outage: Outage::default(),
             echo: Echo::hinted(config.echo_hint, config.term / LONGEST_ECHO),
             counters: Counters::default(),
-            dice,
+            rng,
             config,
         }
     }
@@ -238,13 +238,13 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// takes the place of older: reading the clock would be half of what that costs.
     pub(crate) fn handle_try_at(&mut self, now: impl FnOnce() -> Timestamp, key: K, work: W) -> Option<W> {
         // Idle replicas that get work at the same moment must not all go at once, each time.
-        let idle = self.queue.len() == 0 && self.flights.out() == 0;
-        if self.tenure.role() == Role::Election && idle && !self.tenure.summoned() {
+        let idle = self.queue.len() == 0 && self.in_flight.out() == 0;
+        if self.contest.role() == Role::Election && idle && !self.contest.expired_by_caller() {
             let now = self.advance(now());
             // A delay that still lasts is not drawn anew, or work that comes and goes would put it off for ever.
             if self.election <= now {
                 let spread = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
-                self.election = now + seconds(spread * self.dice.sparse_early());
+                self.election = now + seconds(spread * self.rng.truncated_exponential());
             }
             return self.queue.push(|| now, key, work);
         }
@@ -260,25 +260,25 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// it, or its key was cleared meanwhile.
     pub fn handle_outcome(&mut self, now: Timestamp, id: AttemptId, verdict: Verdict, work: W) -> Option<W> {
         let now = self.advance(now);
-        self.flights.expire(now);
-        let Some(flight) = self.flights.land(id.0) else { return Some(work) };
+        self.in_flight.expire(now);
+        let Some(flight) = self.in_flight.remove(id.0) else { return Some(work) };
         // An attempt from before the last change of role tells of a time that is over.
-        let current = flight.reign == self.tenure.reign();
+        let current = flight.role_generation == self.contest.role_generation();
         if verdict.outcome != Outcome::Failed {
             self.outage.answered(now);
         }
         let mut setbacks = 0;
         let mut backoff = self.config.retry_interval;
         match verdict.outcome {
-            Outcome::Extend => {
-                self.counters.landed += 1;
-                self.landed(now, &flight, verdict.order, current);
+            Outcome::Written => {
+                self.counters.written += 1;
+                self.write_succeeded(now, &flight, verdict.revision, current);
             }
-            Outcome::Release => {
-                self.counters.releases += 1;
+            Outcome::WrittenByOther => {
+                self.counters.written_by_others += 1;
                 let key = self.queue.key(flight.slot).clone();
-                self.queue.disown(&key);
-                if current && self.mandate.is_free() {
+                self.queue.unadopt(&key);
+                if current && self.authority.is_by_work() {
                     self.lose(now, false);
                 }
             }
@@ -289,7 +289,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
                     u32::from(setbacks),
                     self.slowest_news(),
                     self.config.retry_interval,
-                    &mut self.dice,
+                    &mut self.rng,
                 );
                 if current {
                     self.refused(now, id, &flight);
@@ -316,36 +316,36 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             }
         };
         // What was done and is to be done again is a new want.
-        let fulfilled = matches!(verdict.outcome, Outcome::Extend | Outcome::Unchanged);
+        let fulfilled = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged);
         let since = (!fulfilled).then_some(flight.since);
-        self.settle(now, &flight, work, delay, Back { since, setbacks, tries: flight.tries })
+        self.finish(now, &flight, work, delay, Back { since, setbacks, tries: flight.tries })
     }
 
     /// Takes in that an attempt panicked. That concerns its key only, which is tried again at the retry interval.
     pub fn handle_panic(&mut self, now: Timestamp, id: AttemptId, work: W) -> Option<W> {
         let now = self.advance(now);
-        self.flights.expire(now);
-        let Some(flight) = self.flights.land(id.0) else { return Some(work) };
+        self.in_flight.expire(now);
+        let Some(flight) = self.in_flight.remove(id.0) else { return Some(work) };
         self.counters.panics += 1;
         let delay = (!flight.cleared).then_some(self.config.retry_interval);
         let setbacks = flight.setbacks.saturating_add(1);
         let back = Back { since: Some(flight.since), setbacks, tries: flight.tries };
-        self.settle(now, &flight, work, delay, back)
+        self.finish(now, &flight, work, delay, back)
     }
 
     /// Evidence: somebody else's write did what our work for this key would have done. Their lease is extended, and the
-    /// work is cleared and returned. `order` is the write's position in the store's order of writes, if there is one.
+    /// work is cleared and returned. `revision` is the write's position in the store's order of writes, if there is one.
     ///
     /// Whoever calls this has looked at the value: an event about an older state must not clear newer work.
-    pub fn handle_extend(&mut self, now: Timestamp, key: &K, order: Option<u64>) -> Option<W> {
+    pub fn handle_extend(&mut self, now: Timestamp, key: &K, revision: Option<u64>) -> Option<W> {
         let now = self.advance(now);
         let Cleared { work, since, attempted, .. } = self.clear(key);
-        if !self.tenure.is_old_news(order) {
-            self.queue.disown(key);
+        if !self.contest.is_old_news(revision) {
+            self.queue.unadopt(key);
             self.counters.evidence += 1;
             // Work of unknown age may be as fresh as can be.
-            self.tenure.reaches(since.map_or(now, |since| since.min(now)));
-            if self.mandate.is_free() {
+            self.contest.reaches(since.map_or(now, |since| since.min(now)));
+            if self.authority.is_by_work() {
                 self.lose(now, true);
             }
             // Only now: whether they were silent for too long is a matter of the patience with which we waited. What had to
@@ -353,7 +353,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since)) {
                 // Or somebody took over what another let go of.
                 if self.patience.is_late(now - since) {
-                    self.queue.end_loans_early(now);
+                    self.queue.end_adoptions_early(now);
                 }
                 self.patience.sample(now - since);
             }
@@ -363,10 +363,10 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     }
 
     /// One of our group wrote something else: their lease is extended, and our work stands.
-    pub fn handle_observe(&mut self, now: Timestamp, order: Option<u64>) {
+    pub fn handle_observe(&mut self, now: Timestamp, revision: Option<u64>) {
         let now = self.advance(now);
-        if self.mandate.is_free() && !self.tenure.is_old_news(order) {
-            self.tenure.reaches(now);
+        if self.authority.is_by_work() && !self.contest.is_old_news(revision) {
+            self.contest.reaches(now);
             self.lose(now, true);
         }
     }
@@ -375,16 +375,16 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// not repeated.
     pub fn handle_remove(&mut self, now: Timestamp, key: &K) -> Option<W> {
         self.advance(now);
-        self.queue.disown(key);
+        self.queue.unadopt(key);
         self.clear(key).work
     }
 
     /// Ends the lease, whoever holds it: the next attempt is a probe and needs no further delay.
     pub fn handle_expire(&mut self, now: Timestamp) {
         let now = self.advance(now);
-        if self.mandate.is_free() {
+        if self.authority.is_by_work() {
             self.election = now;
-            self.tenure.expire(now);
+            self.contest.expire(now);
         }
     }
 
@@ -405,22 +405,22 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// [`poll_timeout`](Self::poll_timeout) or the next event.
     pub fn poll_attempt(&mut self, now: Timestamp) -> Option<Start<K, W>> {
         let now = self.advance(now);
-        self.flights.expire(now);
+        self.in_flight.expire(now);
         self.queue.release_due(now);
-        self.queue.end_loans(now);
+        self.queue.end_adoptions(now);
         let Step::Run(ready, kind) = self.step() else { return None };
         if let Kind::Probe { suspicion } = kind {
             // Slow start again, also after an idle term.
             self.window.close();
             self.counters.suspicions += u64::from(suspicion);
         }
-        self.counters.overdue += u64::from(matches!(kind, Kind::Overdue | Kind::Own));
+        self.counters.overdue += u64::from(matches!(kind, Kind::Overdue | Kind::Adopted));
         self.counters.attempts += 1;
         let (key, taken) = self.queue.start(ready.slot);
-        let (serial, deadline) = self.flights.depart(Flight {
+        let (serial, deadline) = self.in_flight.insert(Flight {
             slot: ready.slot,
             started: now,
-            reign: self.tenure.reign(),
+            role_generation: self.contest.role_generation(),
             kind,
             since: taken.since,
             tries: taken.tries,
@@ -432,7 +432,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
             key,
             work: taken.work,
             number: taken.tries,
-            epoch: self.tenure.epoch(),
+            epoch: self.contest.epoch(),
             deadline,
         })
     }
@@ -440,7 +440,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     /// When something can change without an event: an attempt may start, or our lease ends. It is not later than the last
     /// `now` if an attempt may start at once.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let lease_end = self.tenure.leads(self.clock).then(|| self.tenure.lease_end());
+        let lease_end = self.contest.leads(self.clock).then(|| self.contest.lease_end());
         let step = match self.step() {
             Step::Run(..) => Some(self.clock),
             Step::Wait(until) => Some(until),
@@ -451,7 +451,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     /// The keys whose attempts are out.
     pub fn keys_in_flight(&self) -> impl Iterator<Item = &K> {
-        self.flights.slots().map(|slot| self.queue.key(slot))
+        self.in_flight.slots().map(|slot| self.queue.key(slot))
     }
 
     /// Takes everything that is pending, oldest first. Attempts that are out are not among it.
@@ -461,32 +461,32 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     /// The role; see [`is_leader`](Self::is_leader) for whether a leader still holds the lease.
     pub fn role(&self) -> Role {
-        self.tenure.role()
+        self.contest.role()
     }
 
     /// Whether our own work holds the lease at `now`. An idle leader's lease runs out: nobody's work, nobody's lease.
     pub fn is_leader(&self, now: Timestamp) -> bool {
-        self.tenure.leads(now.max(self.clock))
+        self.contest.leads(now.max(self.clock))
     }
 
     /// Counts the times this process became leader.
     pub fn epoch(&self) -> u64 {
-        self.tenure.epoch()
+        self.contest.epoch()
     }
 
     /// Counts the changes of role.
-    pub fn reign(&self) -> u64 {
-        self.tenure.reign()
+    pub fn role_generation(&self) -> u64 {
+        self.contest.role_generation()
     }
 
     /// How many times in a row we backed off.
-    pub fn tick(&self) -> u32 {
-        self.tenure.tick()
+    pub fn losses(&self) -> u32 {
+        self.contest.losses()
     }
 
     /// When the lease ends, whoever holds it; [`Timestamp::ZERO`] before anybody did.
     pub fn lease_end(&self) -> Timestamp {
-        self.tenure.lease_end()
+        self.contest.lease_end()
     }
 
     /// Some work was finished: by us, by somebody else, or because there was nothing to write.
@@ -511,7 +511,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     /// How many attempts are out, those past their deadline included.
     pub fn in_flight(&self) -> usize {
-        self.flights.out()
+        self.in_flight.out()
     }
 
     /// How many keys have work pending that no attempt is out with.
@@ -530,7 +530,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     }
 
     /// The settings.
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &LeaseConfig {
         &self.config
     }
 
@@ -539,18 +539,18 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         self.clock
     }
 
-    fn landed(&mut self, now: Timestamp, flight: &Flight, order: Option<u64>, current: bool) {
-        if matches!(flight.kind, Kind::Overdue | Kind::Own) {
+    fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
+        if matches!(flight.kind, Kind::Overdue | Kind::Adopted) {
             // The leader lives and doesn't do this key, unless we learnt otherwise meanwhile. That moves neither role nor
-            // lease. One that was our own when it started tells nothing new: its loan may have ended meanwhile.
+            // lease. One that was our own when it started tells nothing new: its adoption may have ended meanwhile.
             if flight.kind == Kind::Overdue && !flight.cleared {
                 let key = self.queue.key(flight.slot).clone();
-                let loan = self.patience.current().saturating_mul(self.config.tuning.loan_patiences);
-                self.queue.make_own(now, key, loan);
+                let adoption = self.patience.current().saturating_mul(self.config.tuning.adoption_patiences);
+                self.queue.adopt(now, key, adoption);
             }
             return;
         }
-        if !self.mandate.is_free() {
+        if !self.authority.is_by_work() {
             self.decided = true;
             if current {
                 self.window.grow();
@@ -561,7 +561,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         if !current || flight.started + term <= now {
             return;
         }
-        if self.tenure.win(flight.started, term, order) {
+        if self.contest.win(flight.started, term, revision) {
             self.window.close();
             self.counters.won += 1;
             self.decided = true;
@@ -572,27 +572,27 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     fn refused(&mut self, now: Timestamp, id: AttemptId, flight: &Flight) {
         match flight.kind {
-            Kind::Lead => self.window.halve(id.0, self.flights.next_serial()),
+            Kind::Lead => self.window.halve(id.0, self.in_flight.next_serial()),
             Kind::Probe { suspicion: true } => {
-                self.patience.refuted(&mut self.dice);
-                self.tenure.sign_of_life(now, self.patience.current());
+                self.patience.refuted(&mut self.rng);
+                self.contest.sign_of_life(now, self.patience.current());
             }
-            Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Own => {}
+            Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Adopted => {}
         }
     }
 
     /// Returns when the key may be tried again.
     fn failed(&mut self, now: Timestamp, flight: &Flight, setbacks: u16, current: bool) -> Duration {
         let (floor, cap) = (self.slowest_news(), self.config.retry_interval);
-        let (backoff, dice) = (&self.backoff, &mut self.dice);
+        let (backoff, rng) = (&self.backoff, &mut self.rng);
         let news = current
             && self
                 .outage
-                .failed(now, flight.started, |streak| backoff.after_failure(streak, floor, cap, dice));
-        if news && self.tenure.role() == Role::Leader {
+                .failed(now, flight.started, |streak| backoff.after_failure(streak, floor, cap, rng));
+        if news && self.contest.role() == Role::Leader {
             self.window.close();
         }
-        let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.dice);
+        let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.rng);
         own.max(self.others_first(now))
     }
 
@@ -604,13 +604,14 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {
         let floor = self.slowest_news();
-        let rivalry = if evidence && self.tenure.role() == Role::Leader {
-            seconds(self.echoes(self.config.tuning.rival_echoes).as_secs_f64() * self.dice.uniform())
+        let rival_delay = if evidence && self.contest.role() == Role::Leader {
+            seconds(self.echoes(self.config.tuning.rival_echoes).as_secs_f64() * self.rng.uniform())
         } else {
             Duration::ZERO
         };
-        let (patience, backoff, dice) = (self.patience.current(), &self.backoff, &mut self.dice);
-        if self.tenure.lose(now, evidence, rivalry, patience, |tick| backoff.delay(tick, floor, dice)) {
+        let (patience, backoff, rng) = (self.patience.current(), &self.backoff, &mut self.rng);
+        if self.contest.lose(now, evidence, rival_delay, patience, |losses| backoff.delay(losses, floor, rng))
+        {
             self.counters.lost += 1;
             self.decided = true;
         }
@@ -626,7 +627,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         self.echo.current().saturating_mul(count)
     }
 
-    fn settle(
+    fn finish(
         &mut self,
         now: Timestamp,
         flight: &Flight,
@@ -647,7 +648,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
     fn clear(&mut self, key: &K) -> Cleared<W> {
         let cleared = self.queue.clear(key);
         if let Some(slot) = cleared.running
-            && let Some(flight) = self.flights.of_slot(slot)
+            && let Some(flight) = self.in_flight.of_slot(slot)
         {
             flight.cleared = true;
         }

@@ -6,9 +6,9 @@ use std::time::Duration;
 ///
 /// | what a work found | outcome |
 /// |---|---|
-/// | it wrote, and the store took it | `Extend` |
+/// | it wrote, and the store took it | `Written` |
 /// | it was as wanted already, and nothing tells who made it so | `Unchanged` |
-/// | it was as wanted already, and a competitor made it so | `Release` |
+/// | it was as wanted already, and a competitor made it so | `WrittenByOther` |
 /// | the compare-and-write was refused | `Conflict` |
 /// | the store did not answer, or not in time | `Failed` |
 /// | the store will never take it: give up this key alone | `Unchanged`, and tell somebody |
@@ -16,9 +16,9 @@ use std::time::Duration;
 #[must_use]
 pub enum Outcome {
     /// Our write landed: it renews our lease.
-    Extend,
+    Written,
     /// The work found that somebody else is the writer: their lease.
-    Release,
+    WrittenByOther,
     /// The write was refused because the object had changed, whoever changed it. Says nothing about the lease; the key is
     /// tried again after a short backoff of its own.
     Conflict,
@@ -48,11 +48,11 @@ pub enum Next {
 /// use std::time::Duration;
 /// use writerlease::{Next, Outcome, Verdict};
 ///
-/// assert_eq!(Verdict::from(Outcome::Extend).next, Next::Done);
+/// assert_eq!(Verdict::from(Outcome::Written).next, Next::Done);
 /// assert_eq!(Verdict::from(Outcome::Conflict).next, Next::Retry);
 ///
 /// // The write landed, and the object must be looked at again in a second.
-/// let verdict = Outcome::Extend.retry_after(Duration::from_secs(1));
+/// let verdict = Outcome::Written.retry_after(Duration::from_secs(1));
 /// assert_eq!(verdict.next, Next::RetryAfter(Duration::from_secs(1)));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,32 +62,32 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// What becomes of the work.
     pub next: Next,
-    /// For [`Outcome::Extend`] on a store that orders its writes: the position of the write in that order. Evidence that
+    /// For [`Outcome::Written`] on a store that orders its writes: the position of the write in that order. Evidence that
     /// is older than the write that made us leader is none.
-    pub order: Option<u64>,
+    pub revision: Option<u64>,
 }
 
 impl Outcome {
     /// The work is finished, whatever the outcome.
     pub fn done(self) -> Verdict {
-        Verdict { outcome: self, next: Next::Done, order: None }
+        Verdict { outcome: self, next: Next::Done, revision: None }
     }
 
     /// The work is to be tried again.
     pub fn retry(self) -> Verdict {
-        Verdict { outcome: self, next: Next::Retry, order: None }
+        Verdict { outcome: self, next: Next::Retry, revision: None }
     }
 
     /// The work is to be tried again after `delay`.
     pub fn retry_after(self, delay: Duration) -> Verdict {
-        Verdict { outcome: self, next: Next::RetryAfter(delay), order: None }
+        Verdict { outcome: self, next: Next::RetryAfter(delay), revision: None }
     }
 }
 
 impl Verdict {
     /// Adds the position of the write in the store's order of writes.
-    pub fn at_order(self, order: Option<u64>) -> Self {
-        Self { order, ..self }
+    pub fn at_revision(self, revision: Option<u64>) -> Self {
+        Self { revision, ..self }
     }
 }
 
@@ -95,7 +95,7 @@ impl From<Outcome> for Verdict {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Conflict | Outcome::Failed => outcome.retry(),
-            Outcome::Extend | Outcome::Release | Outcome::Unchanged => outcome.done(),
+            Outcome::Written | Outcome::WrittenByOther | Outcome::Unchanged => outcome.done(),
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::backoff::{Dice, seconds};
-use super::config::{Config, PatienceMode};
+use super::backoff::{Rng, seconds};
+use super::config::{LeaseConfig, PatienceMode};
 
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
@@ -26,7 +26,7 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub fn new(config: &Config, dice: &mut Dice) -> Self {
+    pub fn new(config: &LeaseConfig, rng: &mut Rng) -> Self {
         let mut new = Self {
             mode: config.patience,
             term: config.term,
@@ -34,7 +34,7 @@ impl Patience {
             spread: config.tuning.patience_spread.as_secs_f64(),
             learnt: None,
             doublings: 0,
-            place: dice.sparse_early(),
+            place: rng.truncated_exponential(),
             now: config.term,
         };
         new.update();
@@ -81,9 +81,9 @@ impl Patience {
 
     /// We suspected the leader and were refused: it lives. Wait twice as long next time, and from another place, so that
     /// two who suspected at once don't do so again.
-    pub fn refuted(&mut self, dice: &mut Dice) {
+    pub fn refuted(&mut self, rng: &mut Rng) {
         self.doublings = (self.doublings + 1).min(32);
-        self.place = dice.sparse_early();
+        self.place = rng.truncated_exponential();
         self.update();
     }
 
@@ -101,15 +101,16 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::config::Builder;
+    use crate::engine::config::LeaseBuilder;
 
     const TERM: Duration = Duration::from_secs(60);
     const MIN: Duration = Duration::from_millis(500);
 
-    fn adaptive(seed: u64) -> (Patience, Dice) {
-        let mut dice = Dice::seeded(seed);
-        let config = Builder::new("test").term(TERM).min_patience(MIN).build().expect("settings are valid");
-        (Patience::new(&config, &mut dice), dice)
+    fn adaptive(seed: u64) -> (Patience, Rng) {
+        let mut rng = Rng::seeded(seed);
+        let config =
+            LeaseBuilder::new("test").term(TERM).min_patience(MIN).build().expect("settings are valid");
+        (Patience::new(&config, &mut rng), rng)
     }
 
     #[test]
@@ -139,8 +140,8 @@ mod tests {
 
     #[test]
     fn slow_leaders_and_refuted_suspicions_never_bring_it_above_the_term() {
-        let (mut patience, mut dice) = adaptive(3);
-        (0..100).for_each(|_| patience.refuted(&mut dice));
+        let (mut patience, mut rng) = adaptive(3);
+        (0..100).for_each(|_| patience.refuted(&mut rng));
         assert_eq!(patience.current(), TERM);
         patience.sample(Duration::from_secs(10_000));
         assert_eq!(patience.current(), TERM);
@@ -151,10 +152,10 @@ mod tests {
 
     #[test]
     fn a_refuted_suspicion_doubles_it_and_a_sample_resets_the_doubling() {
-        let (mut patience, mut dice) = adaptive(4);
+        let (mut patience, mut rng) = adaptive(4);
         patience.sample(Duration::from_secs(1));
-        patience.refuted(&mut dice);
-        patience.refuted(&mut dice);
+        patience.refuted(&mut rng);
+        patience.refuted(&mut rng);
         assert_eq!(patience.unspread().as_millis(), 4 * 3_000);
         patience.sample(Duration::from_secs(1));
         assert_eq!(patience.unspread().as_millis(), 1_000 + 4 * 375);
@@ -162,19 +163,20 @@ mod tests {
 
     #[test]
     fn a_refuted_suspicion_moves_the_replica_to_another_place() {
-        let (mut patience, mut dice) = adaptive(5);
+        let (mut patience, mut rng) = adaptive(5);
         let place = patience.place();
-        patience.refuted(&mut dice);
+        patience.refuted(&mut rng);
         assert_ne!(place, patience.place());
     }
 
     #[test]
     fn fixed_patience_is_the_term_whatever_happens() {
-        let mut dice = Dice::seeded(6);
-        let config = Builder::new("test").term(TERM).fixed_patience().build().expect("settings are valid");
-        let mut patience = Patience::new(&config, &mut dice);
+        let mut rng = Rng::seeded(6);
+        let config =
+            LeaseBuilder::new("test").term(TERM).fixed_patience().build().expect("settings are valid");
+        let mut patience = Patience::new(&config, &mut rng);
         patience.sample(Duration::from_millis(1));
-        patience.refuted(&mut dice);
+        patience.refuted(&mut rng);
         assert_eq!(patience.current(), TERM);
     }
 }

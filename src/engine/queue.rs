@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Fresh keys are in order of arrival because time only grows; keys that come back are sorted in by their age. So the
-//! oldest ready key is always at one of two heads. A key of our own (`Own`) goes to a third one, because a
+//! oldest ready key is always at one of two heads. A key of our own (`Adopted`) goes to a third one, because a
 //! follower may take it when it may take no other.
 
 use std::{
@@ -25,7 +25,7 @@ use std::{
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
-use super::{adopted::Own, time::Timestamp};
+use super::{adopted::Adopted, time::Timestamp};
 
 /// Index of a slot. Four bytes, because there may be millions.
 pub(super) type Slot = u32;
@@ -42,9 +42,9 @@ pub(super) struct Queue<K, W> {
     fresh_head: Slot,
     fresh_tail: Slot,
     again: BTreeSet<(Timestamp, Slot)>,
-    own_ready: BTreeSet<(Timestamp, Slot)>,
+    adopted_ready: BTreeSet<(Timestamp, Slot)>,
     waiting: BTreeSet<(Timestamp, Slot)>,
-    own: Own<K>,
+    own: Adopted<K>,
     pending: usize,
 }
 
@@ -66,7 +66,7 @@ struct Node<K, W> {
 enum Place {
     Fresh { prev: Slot, next: Slot },
     Again,
-    Own,
+    Adopted,
     Waiting(Timestamp),
     Running,
 }
@@ -118,9 +118,9 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
             fresh_head: NONE,
             fresh_tail: NONE,
             again: BTreeSet::new(),
-            own_ready: BTreeSet::new(),
+            adopted_ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            own: Own::new(),
+            own: Adopted::new(),
             pending: 0,
         }
     }
@@ -164,7 +164,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                 }
                 self.pending += 1;
                 if own {
-                    self.enter_own(slot)
+                    self.enter_adopted(slot)
                 } else {
                     self.append_fresh(slot)
                 }
@@ -199,7 +199,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
     /// The oldest key that may be taken now by somebody who may take any.
     pub fn oldest(&self) -> Option<Ready> {
         let oldest = self.oldest_common();
-        match self.oldest_own() {
+        match self.oldest_adopted() {
             None => oldest,
             Some(own) => Some(oldest.map_or(own, |other| other.min(own))),
         }
@@ -220,8 +220,8 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
     }
 
     /// The oldest ready key that we have made our own.
-    pub fn oldest_own(&self) -> Option<Ready> {
-        self.own_ready.first().map(|&(since, slot)| Ready { since, slot })
+    pub fn oldest_adopted(&self) -> Option<Ready> {
+        self.adopted_ready.first().map(|&(since, slot)| Ready { since, slot })
     }
 
     /// When the next waiting key becomes ready.
@@ -320,41 +320,41 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
     }
 
     /// From now on this key is ours to write, also as a follower; the first time for as long as `first`.
-    pub fn make_own(&mut self, now: Timestamp, key: K, first: Duration) {
-        self.own.lend(now, key, first);
+    pub fn adopt(&mut self, now: Timestamp, key: K, first: Duration) {
+        self.own.adopt(now, key, first);
     }
 
     /// Whether any key is ours.
-    pub fn holds_own(&self) -> bool {
-        self.own.holds_any()
+    pub fn holds_adopted(&self) -> bool {
+        self.own.is_any_active()
     }
 
     /// Somebody else does this key after all.
-    pub fn disown(&mut self, key: &K) {
+    pub fn unadopt(&mut self, key: &K) {
         self.own.forget(key);
     }
 
-    /// Whether it was ours until the loan ended.
-    pub fn was_lent(&self, slot: Slot) -> bool {
-        self.own.was_lent(self.key(slot))
+    /// Whether it was ours until the adoption ended.
+    pub fn was_adopted(&self, slot: Slot) -> bool {
+        self.own.was_adopted(self.key(slot))
     }
 
-    /// Keys whose loan is over are no longer ours.
-    pub fn end_loans(&mut self, now: Timestamp) {
+    /// Keys whose adoption is over are no longer ours.
+    pub fn end_adoptions(&mut self, now: Timestamp) {
         if self.own.end_due(now) {
-            self.share_own();
+            self.release_adopted();
         }
     }
 
-    /// Keys whose loan has lasted for at least half of its time are no longer ours.
-    pub fn end_loans_early(&mut self, now: Timestamp) {
+    /// Keys whose adoption has lasted for at least half of its time are no longer ours.
+    pub fn end_adoptions_early(&mut self, now: Timestamp) {
         if self.own.end_early(now) {
-            self.share_own();
+            self.release_adopted();
         }
     }
 
-    fn share_own(&mut self) {
-        for (_, slot) in std::mem::take(&mut self.own_ready) {
+    fn release_adopted(&mut self) {
+        for (_, slot) in std::mem::take(&mut self.adopted_ready) {
             self.enter_ready(slot);
         }
     }
@@ -402,17 +402,17 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
     fn enter_ready(&mut self, slot: Slot) {
         let node = self.node(slot);
         if self.own.contains(&node.key) {
-            return self.enter_own(slot);
+            return self.enter_adopted(slot);
         }
         let since = node.since;
         self.node_mut(slot).place = Place::Again;
         self.again.insert((since, slot));
     }
 
-    fn enter_own(&mut self, slot: Slot) {
+    fn enter_adopted(&mut self, slot: Slot) {
         let since = self.node(slot).since;
-        self.node_mut(slot).place = Place::Own;
-        self.own_ready.insert((since, slot));
+        self.node_mut(slot).place = Place::Adopted;
+        self.adopted_ready.insert((since, slot));
     }
 
     fn append_fresh(&mut self, slot: Slot) {
@@ -432,7 +432,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                 self.set_prev(next, prev);
             }
             Place::Again => drop(self.again.remove(&(since, slot))),
-            Place::Own => drop(self.own_ready.remove(&(since, slot))),
+            Place::Adopted => drop(self.adopted_ready.remove(&(since, slot))),
             Place::Waiting(at) => drop(self.waiting.remove(&(at, slot))),
             Place::Running => {}
         }
@@ -548,23 +548,23 @@ mod tests {
     #[test]
     fn own_keys_are_apart_and_still_the_oldest_of_all() {
         let mut queue = Queue::new();
-        let loan = Duration::from_nanos(10);
-        queue.make_own(at(0), "mine", loan);
+        let adoption = Duration::from_nanos(10);
+        queue.adopt(at(0), "mine", adoption);
         queue.push(|| at(1), "mine", 1);
         queue.push(|| at(2), "other", 2);
-        assert_eq!(queue.oldest_own().unwrap().since, at(1));
+        assert_eq!(queue.oldest_adopted().unwrap().since, at(1));
         assert_eq!(queue.oldest_common().unwrap().since, at(2));
         assert_eq!(queue.oldest().unwrap().since, at(1));
-        queue.disown(&"mine");
+        queue.unadopt(&"mine");
         queue.clear(&"mine");
         queue.push(|| at(3), "mine", 1);
-        assert_eq!(queue.oldest_own(), None);
-        queue.make_own(at(4), "lent", loan);
+        assert_eq!(queue.oldest_adopted(), None);
+        queue.adopt(at(4), "lent", adoption);
         queue.push(|| at(5), "lent", 3);
-        queue.end_loans(at(9));
-        assert_eq!(queue.oldest_own().unwrap().since, at(5));
-        queue.end_loans(at(10));
-        assert_eq!(queue.oldest_own(), None);
+        queue.end_adoptions(at(9));
+        assert_eq!(queue.oldest_adopted().unwrap().since, at(5));
+        queue.end_adoptions(at(10));
+        assert_eq!(queue.oldest_adopted(), None);
         assert_eq!(queue.oldest_common().unwrap().since, at(2));
         assert_eq!(queue.drain(), [("other", 2), ("mine", 1), ("lent", 3)]);
     }

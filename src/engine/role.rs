@@ -18,12 +18,12 @@ pub enum Role {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tenure {
+pub(super) struct Contest {
     role: Role,
     /// Counts changes of role; attempts remember it, so that old news can be told from new.
-    reign: u64,
+    role_generation: u64,
     epoch: u64,
-    tick: u32,
+    losses: u32,
     lease_end: Timestamp,
     /// Until here, evidence belongs to the burst that ended our leadership.
     burst_end: Timestamp,
@@ -36,24 +36,24 @@ pub(super) struct Tenure {
     /// Where the write that made us leader stands in the store's order of writes.
     won_at: Option<u64>,
     /// `expire` was called: the follower's next attempt needs no further delay.
-    summoned: bool,
+    expired_by_caller: bool,
 }
 
-impl Tenure {
+impl Contest {
     pub fn role(&self) -> Role {
         self.role
     }
 
-    pub fn reign(&self) -> u64 {
-        self.reign
+    pub fn role_generation(&self) -> u64 {
+        self.role_generation
     }
 
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    pub fn tick(&self) -> u32 {
-        self.tick
+    pub fn losses(&self) -> u32 {
+        self.losses
     }
 
     /// When the lease ends, whoever holds it.
@@ -83,8 +83,8 @@ impl Tenure {
         self.burst_end
     }
 
-    pub fn summoned(&self) -> bool {
-        self.summoned
+    pub fn expired_by_caller(&self) -> bool {
+        self.expired_by_caller
     }
 
     pub fn leads(&self, now: Timestamp) -> bool {
@@ -93,7 +93,7 @@ impl Tenure {
 
     /// Our write landed, from an attempt that began at `started`: the pessimistic end of the lease counts from there.
     /// Returns whether we became leader by it.
-    pub fn win(&mut self, started: Timestamp, term: Duration, order: Option<u64>) -> bool {
+    pub fn win(&mut self, started: Timestamp, term: Duration, revision: Option<u64>) -> bool {
         if self.role == Role::Leader {
             // Attempts overlap: one that began earlier must not shorten the lease.
             self.lease_end = self.lease_end.max(started + term);
@@ -102,7 +102,7 @@ impl Tenure {
         self.change(Role::Leader);
         self.epoch += 1;
         self.lease_end = started + term;
-        self.won_at = order;
+        self.won_at = revision;
         true
     }
 
@@ -111,12 +111,12 @@ impl Tenure {
     ///
     /// `evidence` is what we saw them do, as opposed to what our own work told us. What comes in one burst with the loss of
     /// our leadership is one loss: two leaders that met at the start see each other's whole first round of writes.
-    /// `rivalry` is added to the lease with the loss of leadership.
+    /// `rival_delay` is added to the lease with the loss of leadership.
     pub fn lose(
         &mut self,
         now: Timestamp,
         evidence: bool,
-        rivalry: Duration,
+        rival_delay: Duration,
         patience: Duration,
         mut backoff: impl FnMut(u32) -> Duration,
     ) -> bool {
@@ -125,19 +125,19 @@ impl Tenure {
         if was != Role::Follower {
             self.change(Role::Follower);
         } else if !burst {
-            self.tick = self.tick.saturating_add(1);
+            self.losses = self.losses.saturating_add(1);
         }
-        let end = now + backoff(self.tick);
+        let end = now + backoff(self.losses);
         self.lease_end = if burst { end.max(self.lease_end) } else { end };
         if was == Role::Leader {
             self.burst_end = end;
-            self.lease_end = end + rivalry;
+            self.lease_end = end + rival_delay;
         }
         self.sign_of_life(now, patience);
         if was != Role::Follower {
             self.signs_since = now;
         }
-        self.summoned = false;
+        self.expired_by_caller = false;
         was != Role::Follower
     }
 
@@ -152,8 +152,8 @@ impl Tenure {
     }
 
     /// Evidence from before the write that made us leader tells nothing about now.
-    pub fn is_old_news(&self, order: Option<u64>) -> bool {
-        self.role == Role::Leader && order.zip(self.won_at).is_some_and(|(seen, won)| seen < won)
+    pub fn is_old_news(&self, revision: Option<u64>) -> bool {
+        self.role == Role::Leader && revision.zip(self.won_at).is_some_and(|(seen, won)| seen < won)
     }
 
     /// Somebody else is alive. Who was silent for longer than `patience` begins anew.
@@ -167,14 +167,14 @@ impl Tenure {
     /// The lease ends here, by decree.
     pub fn expire(&mut self, now: Timestamp) {
         self.lease_end = self.lease_end.min(now);
-        self.summoned = true;
+        self.expired_by_caller = true;
     }
 
     fn change(&mut self, to: Role) {
         self.role = to;
-        self.reign += 1;
-        self.tick = 0;
-        self.summoned = false;
+        self.role_generation += 1;
+        self.losses = 0;
+        self.expired_by_caller = false;
         self.burst_end = Timestamp::ZERO;
     }
 }

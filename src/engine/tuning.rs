@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The figures of the rules that are nobody's to set, in one place, so that the simulator can sweep them; `docs/tuning.md`
-/// shows what it found. What depends on the use is a setting of the [`Builder`](crate::Builder).
+/// shows what it found. What depends on the use is a setting of the [`Builder`](crate::LeaseBuilder).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Tuning {
@@ -25,7 +25,7 @@ pub struct Tuning {
     /// 2 s.
     pub patience_spread: Duration,
     /// For how long an overdue key is ours the first time, in patiences. While it is not, it is late by one. Default: 2.
-    pub loan_patiences: u32,
+    pub adoption_patiences: u32,
 }
 
 impl Default for Tuning {
@@ -38,7 +38,7 @@ impl Default for Tuning {
             window_growth: 1,
             initial_patience: Duration::from_secs(1),
             patience_spread: Duration::from_secs(2),
-            loan_patiences: 2,
+            adoption_patiences: 2,
         }
     }
 }

@@ -137,7 +137,7 @@ impl Campaign {
                 () = sleep(self.ttl), if self.contest == Contest::Queue => Some(Ok(Event::Resumed)),
             };
             match change {
-                Some(Ok(Event::Delete { key, version })) if session.is_gone(&key, version.order()) => {
+                Some(Ok(Event::Delete { key, version })) if session.is_gone(&key, version.revision()) => {
                     return Lost::Key;
                 }
                 Some(Ok(Event::Init)) => {

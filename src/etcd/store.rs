@@ -345,7 +345,7 @@ fn version(revision: i64) -> Version {
 
 /// The revision of a version that etcd gave out. Any other belongs to no key, and 0 would even mean an absent one.
 fn revision(version: &Version) -> Result<i64, StoreError> {
-    let revision = version.order().filter(|order| *order > 0 && version.token().is_empty());
+    let revision = version.revision().filter(|order| *order > 0 && version.token().is_empty());
     revision
         .and_then(|order| i64::try_from(order).ok())
         .ok_or(StoreError::Conflict { current: Current::Unknown })

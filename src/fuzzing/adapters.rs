@@ -50,7 +50,10 @@ fn redis_fields(data: &[u8]) {
     // Who wants to replace it compares with just what is stored.
     assert_eq!(token(&entry.version).expect("a version can be compared"), version);
     let deletion = deleted(version, 1_700_000_000_000_000);
-    assert!(deletion.sequence() > entry.version.sequence(), "a deletion is newer than what was deleted");
+    assert!(
+        deletion.key_revision() > entry.version.key_revision(),
+        "a deletion is newer than what was deleted"
+    );
 }
 
 fn redis_answers(data: &[u8]) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Builder, Config, Outcome, Verdict,
+    LeaseBuilder, LeaseConfig, Outcome, Verdict,
     engine::{AttemptId, Engine, Role, Start, Timestamp},
 };
 
@@ -38,7 +38,7 @@ impl Input<'_> {
         self.byte() % KEYS
     }
 
-    fn order(&mut self) -> Option<u64> {
+    fn revision(&mut self) -> Option<u64> {
         match self.byte() {
             0 => None,
             u8::MAX => Some(u64::MAX),
@@ -61,8 +61,8 @@ impl Input<'_> {
     fn verdict(&mut self) -> Verdict {
         let byte = self.byte();
         let outcome = match byte % 8 {
-            0..=2 => Outcome::Extend,
-            3 => Outcome::Release,
+            0..=2 => Outcome::Written,
+            3 => Outcome::WrittenByOther,
             4 => Outcome::Unchanged,
             5 => Outcome::Failed,
             _ => Outcome::Conflict,
@@ -73,13 +73,13 @@ impl Input<'_> {
             6 => outcome.retry(),
             _ => outcome.retry_after(self.duration()),
         };
-        verdict.at_order(if byte < 128 { None } else { self.order() })
+        verdict.at_revision(if byte < 128 { None } else { self.revision() })
     }
 
     /// `None` if the settings are refused, which they may be.
-    fn config(&mut self) -> Option<Config> {
+    fn config(&mut self) -> Option<LeaseConfig> {
         let kind = self.byte();
-        let mut settings = Builder::new("fuzz").seed(self.byte().into());
+        let mut settings = LeaseBuilder::new("fuzz").seed(self.byte().into());
         settings = settings.concurrency(match self.byte() {
             u8::MAX => usize::MAX,
             byte => usize::from(byte % 8),
@@ -144,7 +144,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(config: Config) -> Self {
+    fn new(config: LeaseConfig) -> Self {
         Self {
             engine: Engine::new(config),
             now: Timestamp::ZERO,
@@ -162,9 +162,9 @@ impl Run {
         let engine = &self.engine;
         Standing {
             role: engine.role(),
-            reign: engine.reign(),
+            reign: engine.role_generation(),
             epoch: engine.epoch(),
-            tick: engine.tick(),
+            tick: engine.losses(),
             lease_end: engine.lease_end(),
         }
     }
@@ -179,7 +179,7 @@ impl Run {
             }
             4..=6 => {
                 let verdict = input.verdict();
-                moves = matches!(verdict.outcome, Outcome::Extend | Outcome::Release);
+                moves = matches!(verdict.outcome, Outcome::Written | Outcome::WrittenByOther);
                 if let Some(out) = self.one_that_is_out(input) {
                     self.ends(out, verdict);
                 }
@@ -192,11 +192,11 @@ impl Run {
                 }
             }
             8 | 9 => {
-                let (key, order) = (input.key(), input.order());
+                let (key, order) = (input.key(), input.revision());
                 let work = self.engine.handle_extend(self.now, &key, order);
                 self.cleared(key, work);
             }
-            10 => self.engine.handle_observe(self.now, input.order()),
+            10 => self.engine.handle_observe(self.now, input.revision()),
             11 => {
                 moves = false;
                 let key = input.key();
@@ -376,7 +376,7 @@ impl Run {
             assert!(engine.lease_end() <= self.now + longest + Duration::from_micros(1));
         }
         let counters = engine.counters();
-        assert_eq!((counters.won, counters.won + counters.lost), (engine.epoch(), engine.reign()));
+        assert_eq!((counters.won, counters.won + counters.lost), (engine.epoch(), engine.role_generation()));
         assert_eq!(counters.attempts, self.attempts.values().map(|&n| u64::from(n)).sum::<u64>());
     }
 
@@ -401,7 +401,7 @@ impl Run {
                 self.now = next.max(self.now);
             }
             while let Some(out) = self.out.pop() {
-                self.ends(out, Outcome::Extend.done());
+                self.ends(out, Outcome::Written.done());
             }
             self.check();
         }

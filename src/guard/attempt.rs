@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Ending, Inner, Notice,
+    EnsureOutcome, Inner, Notice,
     book::{Page, Part, Wants},
 };
 use crate::{
@@ -28,18 +28,22 @@ impl<S: Store> Inner<S> {
                 page.earlier = Some(page.wants());
             }
             _replaced = match page.parts.iter().position(|old| old.name == name) {
-                Some(old) => Some(std::mem::replace(&mut page.parts[old], part).end(Ending::Superseded)),
+                Some(old) => {
+                    Some(std::mem::replace(&mut page.parts[old], part).end(EnsureOutcome::Superseded))
+                }
                 None => {
                     page.parts.push(part);
                     None
                 }
             };
-            _settled = self.queue(key).map_err(|ended| book.settle(key, |_| true, |_| Ending::Ended(ended)));
+            _settled = self
+                .queue(key)
+                .map_err(|ended| book.settle(key, |_| true, |_| EnsureOutcome::LeaseClosed(ended)));
         }
         self.assess(key);
     }
 
-    pub(super) fn queue(self: &Arc<Self>, key: &Arc<str>) -> Result<(), crate::Ended> {
+    pub(super) fn queue(self: &Arc<Self>, key: &Arc<str>) -> Result<(), crate::LeaseClosed> {
         // Pending work must not keep the guard alive, nor with it the lease that it is pending in.
         let (inner, name) = (Arc::downgrade(self), key.clone());
         self.lease.try_work(key.clone(), move |attempt| {
@@ -77,7 +81,7 @@ impl<S: Store> Inner<S> {
                     && let Some(until) = self.contended_until(key, page, &wanted)
                 {
                     self.lease.remove(key);
-                    _settled = book.settle(key, |_| true, |_| Ending::Contended { until });
+                    _settled = book.settle(key, |_| true, |_| EnsureOutcome::Contended { until });
                 }
                 return;
             }
@@ -110,7 +114,7 @@ impl<S: Store> Inner<S> {
         let current = entry.as_ref().map(|entry| &entry.value);
         let asked = wants.ask(current);
         if !asked.gone.is_empty() {
-            self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), |_| Ending::Gone);
+            self.book.lock().settle(key, |part| asked.gone.contains(&part.serial), |_| EnsureOutcome::Gone);
         }
         let Some(value) = asked.write else {
             return self.nothing_to_write(key, wants, entry, asked.is_satisfied());
@@ -121,7 +125,7 @@ impl<S: Store> Inner<S> {
             page.learn(entry.as_ref());
             page.wrong = true;
             if let Some(until) = self.contended_until(key, page, &value) {
-                book.settle(key, |part| wants.includes(part.serial), |_| Ending::Contended { until });
+                book.settle(key, |part| wants.includes(part.serial), |_| EnsureOutcome::Contended { until });
                 return Outcome::Unchanged.done();
             }
         }
@@ -133,11 +137,11 @@ impl<S: Store> Inner<S> {
                 let page = book.page(key);
                 page.wrote(value, version.clone(), started);
                 let written = |part: &Part| match asked.changed.contains(&part.serial) {
-                    true => Ending::Written(version.clone()),
-                    false => Ending::Satisfied,
+                    true => EnsureOutcome::Written(version.clone()),
+                    false => EnsureOutcome::Satisfied,
                 };
                 book.settle(key, |part| wants.includes(part.serial), written);
-                Outcome::Extend.done().at_order(version.order())
+                Outcome::Written.done().at_revision(version.revision())
             }
             Err(StoreError::Conflict { .. }) => {
                 tracing::debug!(%key, "refused as stale; reading again");
@@ -174,13 +178,13 @@ impl<S: Store> Inner<S> {
         page.right = entry.map(|entry| entry.value).filter(|_| done);
         page.earlier = None;
         let ending = match &version {
-            Some(version) if ours => Ending::Written(version.clone()),
-            _ if by_other => Ending::ByOther,
-            _ => Ending::Satisfied,
+            Some(version) if ours => EnsureOutcome::Written(version.clone()),
+            _ if by_other => EnsureOutcome::ByOther,
+            _ => EnsureOutcome::Satisfied,
         };
         book.settle(key, |part| wants.includes(part.serial), |_| ending.clone());
         if by_other {
-            self.lease.extend_at(key, version.as_ref().and_then(Version::order));
+            self.lease.extend_at(key, version.as_ref().and_then(Version::revision));
             if book.is_pending(key) {
                 // That cleared what came in meanwhile, too. The lease may have ended; then the feed tells those who wait.
                 let _ = self.queue(key);
@@ -218,11 +222,13 @@ impl<S: Store> Inner<S> {
             }
             StoreError::Fenced { .. } => {
                 tracing::warn!(%key, %error, "a write came too late; another leads");
-                return Outcome::Release.retry();
+                return Outcome::WrittenByOther.retry();
             }
-            StoreError::Denied { .. } => (Ending::Denied(error.clone()), Outcome::Failed.done()),
-            StoreError::TooLarge { .. } => (Ending::TooLarge(error.clone()), Outcome::Unchanged.done()),
-            StoreError::Invalid { .. } => (Ending::Invalid(error.clone()), Outcome::Unchanged.done()),
+            StoreError::Denied { .. } => (EnsureOutcome::Denied(error.clone()), Outcome::Failed.done()),
+            StoreError::TooLarge { .. } => {
+                (EnsureOutcome::TooLarge(error.clone()), Outcome::Unchanged.done())
+            }
+            StoreError::Invalid { .. } => (EnsureOutcome::Invalid(error.clone()), Outcome::Unchanged.done()),
         };
         tracing::warn!(%key, %error, "the store refuses for good; the key's work is given up");
         {

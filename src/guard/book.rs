@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::Ending;
+use super::EnsureOutcome;
 #[cfg(feature = "kube")]
 use crate::store::StoreError;
 use crate::store::{Entry, Version};
@@ -80,7 +80,7 @@ pub(super) struct Part {
     pub name: Box<str>,
     pub serial: u64,
     pub desire: Desire,
-    pub done: oneshot::Sender<Ending>,
+    pub done: oneshot::Sender<EnsureOutcome>,
 }
 
 /// What the watch told of a key.
@@ -143,7 +143,7 @@ impl Book {
         &mut self,
         key: &Arc<str>,
         which: impl Fn(&Part) -> bool,
-        ending: impl Fn(&Part) -> Ending,
+        ending: impl Fn(&Part) -> EnsureOutcome,
     ) -> Vec<Desire> {
         let Some(page) = self.keys.get_mut(key) else { return Vec::new() };
         let ended = page.parts.extract_if(.., |part| which(part)).map(|part| {
@@ -159,7 +159,7 @@ impl Book {
     }
 
     /// Ends all that is pending.
-    pub fn settle_all(&mut self, ending: impl Fn() -> Ending) -> Vec<Desire> {
+    pub fn settle_all(&mut self, ending: impl Fn() -> EnsureOutcome) -> Vec<Desire> {
         let mut settled = Vec::new();
         for page in self.keys.values_mut() {
             settled.extend(page.forget_earlier());
@@ -202,13 +202,13 @@ impl Asked {
 }
 
 impl Change {
-    pub fn order(&self) -> Option<u64> {
-        self.version.as_ref().and_then(Version::order)
+    pub fn revision(&self) -> Option<u64> {
+        self.version.as_ref().and_then(Version::revision)
     }
 }
 
 impl Part {
-    pub fn end(self, ending: Ending) -> Desire {
+    pub fn end(self, ending: EnsureOutcome) -> Desire {
         // Nobody has to wait for it.
         let _ = self.done.send(ending);
         self.desire
@@ -280,7 +280,7 @@ impl Page {
         if new == old {
             return if change.value.is_some() == known.value.is_some() { Age::Known } else { Age::Older };
         }
-        match (new.sequence(), old.sequence()) {
+        match (new.key_revision(), old.key_revision()) {
             (Some(new), Some(old)) if new < old => Age::Older,
             // We read that the key is gone, so the watch will tell of a deletion; what comes before it is older.
             (Some(_), Some(_)) if known.ahead && known.value.is_none() && change.value.is_some() => {

@@ -9,16 +9,16 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use super::{
-    Ending, Inner, Notice,
+    EnsureOutcome, Inner, Notice,
     book::{Age, Change},
 };
 use crate::{
     clock,
-    status::{Ended, Feed},
+    status::{LeaseClosed, WatchState},
     store::{Event, Store, StoreError},
 };
 
-/// Feeds changes to the guard until the guard, the watch or the lease is gone.
+/// WatchStates changes to the guard until the guard, the watch or the lease is gone.
 pub(super) async fn run<S: Store>(
     guard: Weak<Inner<S>>,
     changes: impl Stream<Item = Result<Event, StoreError>>,
@@ -29,8 +29,8 @@ pub(super) async fn run<S: Store>(
     loop {
         let change = tokio::select! {
             change = changes.next() => change,
-            ended = lease.wait_for(|status| status.ended.is_some()) => {
-                let ended = ended.ok().and_then(|status| status.ended).unwrap_or(Ended::DriverDied);
+            ended = lease.wait_for(|status| status.closed.is_some()) => {
+                let ended = ended.ok().and_then(|status| status.closed).unwrap_or(LeaseClosed::DriverDied);
                 if let Some(inner) = guard.upgrade() {
                     inner.end(ended);
                 }
@@ -41,12 +41,12 @@ pub(super) async fn run<S: Store>(
         let now = clock::now();
         match change {
             Some(Ok(event)) => {
-                let feed = *inner.feed.lock();
-                if matches!(feed, Feed::Resuming { .. }) {
-                    inner.set_feed(Feed::Live);
-                    let _ = inner.notices.send(Notice::FeedRestored);
+                let feed = *inner.watch_state.lock();
+                if matches!(feed, WatchState::Resuming { .. }) {
+                    inner.set_watch_state(WatchState::Live);
+                    let _ = inner.notices.send(Notice::WatchRestored);
                 }
-                if event == Event::Init && feed == Feed::Starting {
+                if event == Event::Init && feed == WatchState::Starting {
                     // The first answer of the store tells how far away it is.
                     inner.lease.echo_hint(now - started);
                 }
@@ -54,15 +54,15 @@ pub(super) async fn run<S: Store>(
             }
             Some(Err(error)) => {
                 tracing::warn!(prefix = %inner.prefix, %error, "the watch was interrupted: blind until it is back");
-                if !matches!(*inner.feed.lock(), Feed::Resuming { .. }) {
-                    inner.set_feed(Feed::Resuming { since: now });
+                if !matches!(*inner.watch_state.lock(), WatchState::Resuming { .. }) {
+                    inner.set_watch_state(WatchState::Resuming { since: now });
                 }
-                let _ = inner.notices.send(Notice::FeedInterrupted { error: Arc::new(error) });
+                let _ = inner.notices.send(Notice::WatchInterrupted { error: Arc::new(error) });
             }
             None => {
                 tracing::error!(prefix = %inner.prefix, "the watch ended: blind from now on");
-                inner.set_feed(Feed::Gone { since: now });
-                let _ = inner.notices.send(Notice::FeedGone);
+                inner.set_watch_state(WatchState::Ended { since: now });
+                let _ = inner.notices.send(Notice::WatchEnded);
                 return;
             }
         }
@@ -83,7 +83,7 @@ impl<S: Store> Inner<S> {
                 for key in absent {
                     self.apply(&key, Change { arrived, value: None, version: None, listing: true }, false);
                 }
-                self.set_feed(Feed::Live);
+                self.set_watch_state(WatchState::Live);
             }
             Event::Resumed => {}
             Event::Put(entry) => {
@@ -165,14 +165,14 @@ impl<S: Store> Inner<S> {
                         _ if page.parts.is_empty() => {}
                         // As we want it, but did anybody else make it so, just now?
                         Some(true) if was_wrong && is_rivals => {
-                            self.lease.extend_at(key, change.order());
-                            book.settle(key, |_| true, |_| Ending::ByOther);
+                            self.lease.extend_at(key, change.revision());
+                            book.settle(key, |_| true, |_| EnsureOutcome::ByOther);
                         }
                         Some(true) => {
                             self.lease.remove(key);
                             let ending = match change.version.clone() {
-                                Some(version) if ours => Ending::Written(version),
-                                _ => Ending::Satisfied,
+                                Some(version) if ours => EnsureOutcome::Written(version),
+                                _ => EnsureOutcome::Satisfied,
                             };
                             book.settle(key, |_| true, |_| ending.clone());
                         }
@@ -180,7 +180,7 @@ impl<S: Store> Inner<S> {
                         Some(false) if was_wanted == Some(true) && is_rivals => {
                             page.wrong = true;
                             page.earlier = None;
-                            self.lease.extend_at(key, change.order());
+                            self.lease.extend_at(key, change.revision());
                             // If the lease has ended, those who wait will be told.
                             let _ = self.queue(key);
                         }
@@ -194,15 +194,15 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    fn set_feed(&self, feed: Feed) {
-        *self.feed.lock() = feed;
+    fn set_watch_state(&self, feed: WatchState) {
+        *self.watch_state.lock() = feed;
         self.reporter.set(feed);
     }
 
     /// The lease takes no more work.
-    fn end(&self, ended: Ended) {
+    fn end(&self, ended: LeaseClosed) {
         // Users' closures, dropped when the lock is released.
-        let settled = self.book.lock().settle_all(|| Ending::Ended(ended));
+        let settled = self.book.lock().settle_all(|| EnsureOutcome::LeaseClosed(ended));
         drop(settled);
     }
 }

@@ -4,7 +4,7 @@
 //!     ensure(key, closure) ──> book: what is known and wanted of each key ──try──> lease ──attempt──┐
 //!            │                   ^            │ a foreign write did our work                        │
 //!            v                   │            └──extend──> lease                                    v
-//!         Ensured               feed <──watch── store <──get, put── read, ask the closures, write if they changed it
+//!         Ensure               feed <──watch── store <──get, put── read, ask the closures, write if they changed it
 //! ```
 
 mod attempt;
@@ -33,8 +33,8 @@ use self::book::{Book, Desire, Part};
 use crate::{
     clock::Moment,
     contention::ContentionTracker,
-    lease::{FeedReporter, WriterLease},
-    status::{Ended, Feed, SpawnError},
+    lease::{WatchReporter, WriterLease},
+    status::{LeaseClosed, SpawnError, WatchState},
     store::{Store, StoreError, Version},
 };
 
@@ -48,7 +48,7 @@ use crate::{
 /// The handle is cheap to clone. With the last one the feed ends; work that is pending in the lease is then void.
 ///
 /// ```
-/// use writerlease::{Ending, Guard, WriterLease, store::MemoryStore};
+/// use writerlease::{EnsureOutcome, Guard, WriterLease, store::MemoryStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,20 +59,20 @@ use crate::{
 ///     Some(b"admitted") => None, // it is there already
 ///     _ => Some("admitted"),     // write this
 /// };
-/// assert!(matches!(guard.ensure("default/my-route", admitted).await, Ending::Written(_)));
-/// assert!(matches!(guard.ensure("default/my-route", admitted).await, Ending::Satisfied));
+/// assert!(matches!(guard.ensure("default/my-route", admitted).await, EnsureOutcome::Written(_)));
+/// assert!(matches!(guard.ensure("default/my-route", admitted).await, EnsureOutcome::Satisfied));
 /// # Ok(())
 /// # }
 /// ```
 pub struct Guard<S: Store> {
     inner: Arc<Inner<S>>,
-    _feed: Arc<FeedTask>,
+    _watch: Arc<WatchTask>,
 }
 
 /// How an [`ensure`](Guard::ensure) ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Ending {
+pub enum EnsureOutcome {
     /// We wrote it; the version is that of our write.
     Written(Version),
     /// It was so already, or became so by writes that say nothing about a competitor.
@@ -98,18 +98,18 @@ pub enum Ending {
     /// The store can never take this key or value.
     Invalid(Arc<StoreError>),
     /// The lease takes no more work.
-    Ended(Ended),
+    LeaseClosed(LeaseClosed),
     /// The last handle of the guard was dropped.
     Dropped,
 }
 
 /// Waits for the end of an [`ensure`](Guard::ensure). Dropping it changes nothing: the work stays pending.
 #[derive(Debug)]
-pub struct Ensured {
-    ending: oneshot::Receiver<Ending>,
+pub struct Ensure {
+    ending: oneshot::Receiver<EnsureOutcome>,
 }
 
-/// What the guard tells whoever listens, because nobody may be waiting for an [`Ensured`].
+/// What the guard tells whoever listens, because nobody may be waiting for an [`Ensure`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
@@ -120,7 +120,7 @@ pub enum Notice {
         /// What the store said.
         error: Arc<StoreError>,
     },
-    /// A key's work was given up, because somebody else writes something else again and again; see [`Ending::Contended`].
+    /// A key's work was given up, because somebody else writes something else again and again; see [`EnsureOutcome::Contended`].
     Contended {
         /// The key, prefix included.
         key: Arc<str>,
@@ -128,18 +128,18 @@ pub enum Notice {
         until: Moment,
     },
     /// The watch was interrupted; until it is back the guard is blind to the writes of others, and goes on working.
-    FeedInterrupted {
+    WatchInterrupted {
         /// What the store said.
         error: Arc<StoreError>,
     },
     /// The watch goes on.
-    FeedRestored,
+    WatchRestored,
     /// The watch is over for good.
-    FeedGone,
+    WatchEnded,
 }
 
 /// Ends the feed with the last [`Guard`].
-struct FeedTask(AbortHandle);
+struct WatchTask(AbortHandle);
 
 struct Inner<S> {
     store: S,
@@ -148,8 +148,8 @@ struct Inner<S> {
     book: Mutex<Book>,
     serial: AtomicU64,
     notices: broadcast::Sender<Notice>,
-    feed: Mutex<Feed>,
-    reporter: FeedReporter<Arc<str>>,
+    watch_state: Mutex<WatchState>,
+    reporter: WatchReporter<Arc<str>>,
     contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
 }
 
@@ -186,7 +186,7 @@ impl<S: Store> Guard<S> {
         contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
     ) -> Result<Self, SpawnError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
-        let reporter = lease.feed_reporter();
+        let reporter = lease.watch_reporter();
         let inner = Arc::new(Inner {
             store,
             lease,
@@ -194,13 +194,13 @@ impl<S: Store> Guard<S> {
             book: Mutex::default(),
             serial: AtomicU64::new(0),
             notices: broadcast::Sender::new(NOTICES),
-            feed: Mutex::new(Feed::Starting),
+            watch_state: Mutex::new(WatchState::Starting),
             reporter,
             contention,
         });
         let changes = inner.store.watch(&inner.prefix);
-        let feed = runtime.spawn(feed::run(Arc::downgrade(&inner), changes));
-        Ok(Self { inner, _feed: Arc::new(FeedTask(feed.abort_handle())) })
+        let watch = runtime.spawn(feed::run(Arc::downgrade(&inner), changes));
+        Ok(Self { inner, _watch: Arc::new(WatchTask(watch.abort_handle())) })
     }
 
     /// Wants the value of a key to be as `desire` says, and returns at once. The key is relative to the prefix.
@@ -211,9 +211,9 @@ impl<S: Store> Guard<S> {
     ///
     /// A newer call for the same key takes the place of an older one that is still pending.
     ///
-    /// Whoever does not lead asks nobody but the guard's watch, and a watch lags: [`Ending::ByOther`] may tell of a state that
+    /// Whoever does not lead asks nobody but the guard's watch, and a watch lags: [`EnsureOutcome::ByOther`] may tell of a state that
     /// is older than the call. Whoever knows from elsewhere of a later change that made the value wrong asks again.
-    pub fn ensure<D, V>(&self, key: &str, desire: D) -> Ensured
+    pub fn ensure<D, V>(&self, key: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
@@ -222,8 +222,8 @@ impl<S: Store> Guard<S> {
     }
 
     /// Like [`ensure`](Self::ensure), for an object that somebody else creates: if it does not exist, the call ends as
-    /// [`Ending::Gone`].
-    pub fn ensure_existing<D, V>(&self, key: &str, desire: D) -> Ensured
+    /// [`EnsureOutcome::Gone`].
+    pub fn ensure_existing<D, V>(&self, key: &str, desire: D) -> Ensure
     where
         D: Fn(&[u8]) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
@@ -238,9 +238,9 @@ impl<S: Store> Guard<S> {
     /// Like [`ensure`](Self::ensure), for one concern of several that share an object, such as one condition of a status.
     ///
     /// Parts of one key that are pending at once become one write: each is given the value that the one before it, in order
-    /// of their first calls, wants to write. Those that change something end as [`Ending::Written`], the others as
-    /// [`Ending::Satisfied`]. `""` is the part of [`ensure`](Self::ensure).
-    pub fn ensure_part<D, V>(&self, key: &str, part: &str, desire: D) -> Ensured
+    /// of their first calls, wants to write. Those that change something end as [`EnsureOutcome::Written`], the others as
+    /// [`EnsureOutcome::Satisfied`]. `""` is the part of [`ensure`](Self::ensure).
+    pub fn ensure_part<D, V>(&self, key: &str, part: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
@@ -248,13 +248,13 @@ impl<S: Store> Guard<S> {
         self.want(key, part, Arc::new(move |current| Desired::of(desire(current))))
     }
 
-    pub(crate) fn want(&self, key: &str, part: &str, desire: Desire) -> Ensured {
+    pub(crate) fn want(&self, key: &str, part: &str, desire: Desire) -> Ensure {
         let (done, ending) = oneshot::channel();
         let inner = &self.inner;
         let key: Arc<str> = format!("{}{key}", inner.prefix).into();
         let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
         inner.want(&key, Part { name: part.into(), serial, desire, done });
-        Ensured { ending }
+        Ensure { ending }
     }
 
     /// Gives up what is pending for a key, in all its parts. An attempt in flight goes on, but is not repeated.
@@ -263,7 +263,7 @@ impl<S: Store> Guard<S> {
         // Users' closures are dropped after the lock is released.
         let _settled;
         let mut book = self.inner.book.lock();
-        _settled = book.settle(&key, |_| true, |_| Ending::Removed);
+        _settled = book.settle(&key, |_| true, |_| EnsureOutcome::Removed);
         self.inner.lease.remove(&key);
     }
 
@@ -296,8 +296,8 @@ impl<S: Store> Guard<S> {
     }
 
     /// Whether this guard sees what others write. The lease's [`Status`](crate::Status) tells the same, and each change of it.
-    pub fn feed(&self) -> Feed {
-        *self.inner.feed.lock()
+    pub fn watch_state(&self) -> WatchState {
+        *self.inner.watch_state.lock()
     }
 
     /// Which keys are contended, and how often that happened.
@@ -313,7 +313,7 @@ impl<S: Store> Guard<S> {
 
 impl<S: Store> Clone for Guard<S> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), _feed: self._feed.clone() }
+        Self { inner: self.inner.clone(), _watch: self._watch.clone() }
     }
 }
 
@@ -322,22 +322,22 @@ impl<S: Store> fmt::Debug for Guard<S> {
         f.debug_struct("Guard")
             .field("prefix", &self.inner.prefix)
             .field("lease", &self.inner.lease)
-            .field("feed", &self.feed())
+            .field("watch", &self.watch_state())
             .finish_non_exhaustive()
     }
 }
 
-impl Drop for FeedTask {
+impl Drop for WatchTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Future for Ensured {
-    type Output = Ending;
+impl Future for Ensure {
+    type Output = EnsureOutcome;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EnsureOutcome> {
         // Nobody is left to say how it ended.
-        Pin::new(&mut self.ending).poll(cx).map(|ending| ending.unwrap_or(Ending::Dropped))
+        Pin::new(&mut self.ending).poll(cx).map(|ending| ending.unwrap_or(EnsureOutcome::Dropped))
     }
 }

@@ -86,6 +86,6 @@ mod store;
 mod watch;
 
 pub use self::{
-    status_guard::{Ensuring, Refused, StatusGuard, action_of, error_policy},
+    status_guard::{EnsureStatus, Refused, StatusGuard, action_of, error_policy},
     store::KubeStore,
 };

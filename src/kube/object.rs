@@ -86,7 +86,7 @@ pub(crate) fn version_of(resource_version: &str) -> Version {
 
 /// As the server wants to see it.
 pub(super) fn resource_version(version: &Version) -> String {
-    match version.order() {
+    match version.revision() {
         Some(order) => order.to_string(),
         None => String::from_utf8_lossy(version.token()).into_owned(),
     }
@@ -214,7 +214,7 @@ mod tests {
         let (one, two) = (entry(&widget("7", "ready", json!([]))), entry(&widget("8", "ready", json!([]))));
         assert_eq!(one.value, two.value);
         assert_ne!(one.version, two.version);
-        assert_eq!(two.version.order(), Some(8));
+        assert_eq!(two.version.revision(), Some(8));
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn versions_that_are_no_numbers_can_be_told_apart() {
         let version = version_of("abc");
-        assert_eq!((version.order(), resource_version(&version).as_str()), (None, "abc"));
+        assert_eq!((version.revision(), resource_version(&version).as_str()), (None, "abc"));
         assert_ne!(version, version_of("abd"));
     }
 

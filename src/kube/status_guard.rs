@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     contention::ContentionTracker,
-    guard::{Desired, Ending, Ensured, Guard},
+    guard::{Desired, Ensure, EnsureOutcome, Guard},
     lease::WriterLease,
     status::SpawnError,
     store::StoreError,
@@ -39,7 +39,7 @@ where
 /// What became of a call so far: what a reconcile returns, or, awaited, how it ends. Dropping it changes nothing.
 #[derive(Debug)]
 #[must_use = "`action` is what a reconcile returns"]
-pub struct Ensuring {
+pub struct EnsureStatus {
     state: State,
     /// After this time it may be our turn, or a refusal may be known.
     patience: Duration,
@@ -49,7 +49,7 @@ pub struct Ensuring {
 enum State {
     /// It is as it should be, as far as the object tells that was reconciled.
     Right,
-    Pending(Ensured),
+    Pending(Ensure),
     Refused(Refused),
 }
 
@@ -126,7 +126,7 @@ where
     ///
     /// A panic of `desire` in an attempt holds up this object only; a status that cannot be JSON (a map whose keys are no
     /// strings) counts as one.
-    pub fn ensure_status<D, T>(&self, object: &K, desire: D) -> Ensuring
+    pub fn ensure_status<D, T>(&self, object: &K, desire: D) -> EnsureStatus
     where
         D: Fn(&K) -> Option<T> + Send + Sync + 'static,
         T: Serialize,
@@ -136,7 +136,7 @@ where
 
     /// Like [`ensure_status`](Self::ensure_status), for one concern of several that share a status, such as one condition.
     /// Parts of one object that are pending at once become one write: each is given what the one before it wants to write.
-    pub fn ensure_part<D, T>(&self, object: &K, part: &str, desire: D) -> Ensuring
+    pub fn ensure_part<D, T>(&self, object: &K, part: &str, desire: D) -> EnsureStatus
     where
         D: Fn(&K) -> Option<T> + Send + Sync + 'static,
         T: Serialize,
@@ -162,7 +162,7 @@ where
             State::Pending(self.guard.want(&key, part, Arc::new(desire)))
         };
         let patience = self.guard.lease().snapshot().lease_remaining.clamp(EARLIEST, LATEST);
-        Ensuring { state, patience }
+        EnsureStatus { state, patience }
     }
 
     /// Gives up what is pending for an object, in all its parts.
@@ -176,14 +176,14 @@ where
     }
 }
 
-impl Ensuring {
+impl EnsureStatus {
     /// What a reconcile returns: whether to be called again without a change of the object, and when.
     ///
     /// | | |
     /// |---|---|
     /// | it is right | await the next change |
     /// | pending | its event comes; or look again when the lease ends, after 1 to 60 s |
-    /// | two groups fight over the status ([`Ending::Contended`]) | requeue when the tracker lets it be written again |
+    /// | two groups fight over the status ([`EnsureOutcome::Contended`]) | requeue when the tracker lets it be written again |
     /// | the last attempt was refused | an error, for [`error_policy`] |
     ///
     /// # Errors
@@ -199,20 +199,20 @@ impl Ensuring {
             State::Right => Ok(None),
             State::Refused(refused) => Err(refused),
             State::Pending(ensured) => Ok(Some(match ensured.now_or_never() {
-                Some(Ending::Contended { until }) => until.remaining().max(EARLIEST),
+                Some(EnsureOutcome::Contended { until }) => until.remaining().max(EARLIEST),
                 _ => self.patience,
             })),
         }
     }
 }
 
-/// What a reconcile returns that wanted [several parts](StatusGuard::ensure_part) or objects: the [`action`](Ensuring::action)
+/// What a reconcile returns that wanted [several parts](StatusGuard::ensure_part) or objects: the [`action`](EnsureStatus::action)
 /// that comes first.
 ///
 /// # Errors
 ///
 /// [`Refused`], for the first that is.
-pub fn action_of(all: impl IntoIterator<Item = Ensuring>) -> Result<Action, Refused> {
+pub fn action_of(all: impl IntoIterator<Item = EnsureStatus>) -> Result<Action, Refused> {
     let mut earliest = None;
     let mut refused = None;
     for ensuring in all {
@@ -228,17 +228,17 @@ pub fn action_of(all: impl IntoIterator<Item = Ensuring>) -> Result<Action, Refu
 }
 
 /// Waits for the end, which a reconcile should not do: it would hold its object up. Cancel safe.
-impl Future for Ensuring {
-    type Output = Ending;
+impl Future for EnsureStatus {
+    type Output = EnsureOutcome;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ending> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EnsureOutcome> {
         match &mut self.state {
-            State::Right => Poll::Ready(Ending::Satisfied),
+            State::Right => Poll::Ready(EnsureOutcome::Satisfied),
             State::Pending(ensured) => Pin::new(ensured).poll(cx),
             State::Refused(refused) => Poll::Ready(match &*refused.error {
-                StoreError::Denied { .. } => Ending::Denied(refused.error.clone()),
-                StoreError::TooLarge { .. } => Ending::TooLarge(refused.error.clone()),
-                _ => Ending::Invalid(refused.error.clone()),
+                StoreError::Denied { .. } => EnsureOutcome::Denied(refused.error.clone()),
+                StoreError::TooLarge { .. } => EnsureOutcome::TooLarge(refused.error.clone()),
+                _ => EnsureOutcome::Invalid(refused.error.clone()),
             }),
         }
     }

@@ -298,10 +298,11 @@ impl<K: Resource + Serialize> Inner<K> {
 
 impl Ahead {
     fn is_ahead_of(&self, object: &impl Resource) -> bool {
-        let order = object.meta().resource_version.as_deref().and_then(|version| version_of(version).order());
+        let order =
+            object.meta().resource_version.as_deref().and_then(|version| version_of(version).revision());
         match self {
-            Self::Is(entry) => order < entry.version.order(),
-            Self::Not(version) => order <= version.order(),
+            Self::Is(entry) => order < entry.version.revision(),
+            Self::Not(version) => order <= version.revision(),
         }
     }
 

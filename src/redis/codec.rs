@@ -25,7 +25,7 @@ pub(crate) fn entry(key: Arc<str>, token: Option<Bytes>, value: Option<Bytes>) -
 
 pub(super) fn version(token: Bytes) -> Version {
     match number(&token) {
-        Some(number) => Version::opaque(token).with_sequence(number),
+        Some(number) => Version::opaque(token).with_key_revision(number),
         None => Version::opaque(token),
     }
 }

@@ -239,7 +239,7 @@ mod tests {
             ("9007199254740992-ab", None),
             ("99999999999999999999-ab", None),
         ] {
-            assert_eq!(version(token.into()).sequence(), sequence, "{token}");
+            assert_eq!(version(token.into()).key_revision(), sequence, "{token}");
         }
     }
 

@@ -198,7 +198,7 @@ impl Source for Watch {
 /// The version of a deletion that the server tells nothing of: newer than what was deleted, and than the server's time.
 pub(crate) fn deleted(known: &[u8], time: u64) -> Version {
     let sequence = time.max(number(known).map_or(0, |number| number + 1));
-    Version::opaque(format!("{sequence}-deleted")).with_sequence(sequence)
+    Version::opaque(format!("{sequence}-deleted")).with_key_revision(sequence)
 }
 
 /// `None` for a key that is not text: nobody can have written it through a [`Store`](crate::store::Store).

@@ -9,8 +9,8 @@
 //!    the moment of the write; otherwise they return [`StoreError::Conflict`] and change nothing.
 //! 2. **A version is never used twice,** not even after the key was deleted and created again: a writer that read the
 //!    key before the delete must lose. Versions are compared for equality.
-//! 3. **An order only where there is one.** [`Version::order`] is `Some` only if the numbers grow over *all* writes to
-//!    the store (etcd's revision, a zxid), so that versions of different keys can be compared. [`Version::sequence`] is
+//! 3. **An order only where there is one.** [`Version::revision`] is `Some` only if the numbers grow over *all* writes to
+//!    the store (etcd's revision, a zxid), so that versions of different keys can be compared. [`Version::key_revision`] is
 //!    `Some` if they grow at least over the writes of one key.
 //! 4. **A watch tells what happened, in order.** It starts with a listing ([`Event::Init`], the entries,
 //!    [`Event::InitDone`]) and goes on with every write and delete of a key under the prefix, each write with the version
@@ -126,24 +126,24 @@ impl<S: Store> Store for Arc<S> {
 
 /// The version of one write: compared for equality, never used twice.
 ///
-/// Some stores also order all their writes; their versions carry an [`order`](Version::order).
+/// Some stores also order all their writes; their versions carry an [`order`](Version::revision).
 #[derive(Clone)]
 pub struct Version {
     token: Bytes,
-    order: Option<u64>,
-    sequence: Option<u64>,
+    revision: Option<u64>,
+    key_revision: Option<u64>,
     writer: Option<Arc<str>>,
 }
 
 impl Version {
     /// A version of a store that orders all its writes: `order` is the identity and the position in one.
-    pub fn ordered(order: u64) -> Self {
-        Self { token: Bytes::new(), order: Some(order), sequence: Some(order), writer: None }
+    pub fn ordered(revision: u64) -> Self {
+        Self { token: Bytes::new(), revision: Some(revision), key_revision: Some(revision), writer: None }
     }
 
     /// A version that can only be compared for equality.
     pub fn opaque(token: impl Into<Bytes>) -> Self {
-        Self { token: token.into(), order: None, sequence: None, writer: None }
+        Self { token: token.into(), revision: None, key_revision: None, writer: None }
     }
 
     /// Adds what the store itself needs to compare, beside the order.
@@ -154,8 +154,8 @@ impl Version {
 
     /// Adds the position among the writes of the same key, where there is no order over all keys.
     #[must_use]
-    pub fn with_sequence(self, sequence: u64) -> Self {
-        Self { sequence: Some(sequence), ..self }
+    pub fn with_key_revision(self, key_revision: u64) -> Self {
+        Self { key_revision: Some(key_revision), ..self }
     }
 
     /// Adds who made the write, where the store knows that. It makes no difference when versions are compared.
@@ -175,20 +175,20 @@ impl Version {
     }
 
     /// The position of the write among all writes of the store, if the store has such an order.
-    pub fn order(&self) -> Option<u64> {
-        self.order
+    pub fn revision(&self) -> Option<u64> {
+        self.revision
     }
 
     /// The position of the write among those of its key, if the store knows it: a later write has a greater one, and
     /// nothing is said of how much greater.
-    pub fn sequence(&self) -> Option<u64> {
-        self.sequence
+    pub fn key_revision(&self) -> Option<u64> {
+        self.key_revision
     }
 }
 
 impl PartialEq for Version {
     fn eq(&self, other: &Self) -> bool {
-        (&self.token, self.order, self.sequence) == (&other.token, other.order, other.sequence)
+        (&self.token, self.revision, self.key_revision) == (&other.token, other.revision, other.key_revision)
     }
 }
 
@@ -196,15 +196,15 @@ impl Eq for Version {}
 
 impl Hash for Version {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.token, self.order, self.sequence).hash(state);
+        (&self.token, self.revision, self.key_revision).hash(state);
     }
 }
 
 impl fmt::Debug for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.order {
-            Some(order) if self.token.is_empty() => write!(f, "Version({order})"),
-            Some(order) => write!(f, "Version({order}, {:?})", self.token),
+        match self.revision {
+            Some(revision) if self.token.is_empty() => write!(f, "Version({revision})"),
+            Some(revision) => write!(f, "Version({revision}, {:?})", self.token),
             None => write!(f, "Version({:?})", self.token),
         }
     }

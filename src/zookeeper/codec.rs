@@ -12,7 +12,7 @@ pub(super) fn version(stat: &Stat) -> Version {
 
 /// The zxid and the data version. A version that is none of ours belongs to no key.
 pub(super) fn parts(version: &Version) -> Result<(i64, i32), StoreError> {
-    let zxid = version.order().and_then(|order| i64::try_from(order).ok());
+    let zxid = version.revision().and_then(|order| i64::try_from(order).ok());
     let data_version = version.token().try_into().ok().map(i32::from_be_bytes);
     zxid.zip(data_version).ok_or(StoreError::Conflict { current: Current::Unknown })
 }

@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use writerlease::{
-    Feed, Guard, WriterLease,
+    Guard, WatchState, WriterLease,
     engine::Counters,
     lab::Value,
     store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
@@ -115,7 +115,7 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         let vain = vain(&after) - vain(before);
         println!(
             "replica {index}: {vain} attempts in vain in {seconds:.1} s, {} landed",
-            after.landed - before.landed
+            after.written - before.written
         );
         assert!(vain as f64 <= 20.0 + 15.0 * seconds, "{vain} in {seconds} s: {after:?}");
         let replica = &world.replicas[index];
@@ -216,22 +216,22 @@ impl<E: Engine> World<E> {
 
     /// The replica knows that it sees nothing.
     pub async fn blind(&self, replica: usize) {
-        self.feed(replica, |feed| matches!(feed, Feed::Resuming { .. })).await;
+        self.feed(replica, |feed| matches!(feed, WatchState::Resuming { .. })).await;
     }
 
     /// The replica sees what others write.
     pub async fn sees(&self, replica: usize) {
-        self.feed(replica, |feed| matches!(feed, Feed::Live)).await;
+        self.feed(replica, |feed| matches!(feed, WatchState::Live)).await;
     }
 
-    async fn feed(&self, replica: usize, state: fn(&Feed) -> bool) {
+    async fn feed(&self, replica: usize, state: fn(&WatchState) -> bool) {
         let mut statuses = self.replicas[replica].guard.lease().subscribe();
-        let changed = statuses.wait_for(|status| status.feed.as_ref().is_some_and(state));
+        let changed = statuses.wait_for(|status| status.watch.as_ref().is_some_and(state));
         let changed = timeout(LONG, changed).await.map(|changed| changed.map(drop));
         assert!(
             matches!(changed, Ok(Ok(()))),
             "the feed of replica {replica} is {:?}",
-            self.replicas[replica].guard.feed()
+            self.replicas[replica].guard.watch_state()
         );
     }
 

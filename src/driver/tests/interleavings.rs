@@ -28,7 +28,7 @@ use shuttle::{
 };
 use tokio::runtime::Runtime;
 
-use crate::{Attempt, Builder, Ended, Outcome, WriterLease, clock::now, engine::Role};
+use crate::{Attempt, LeaseBuilder, LeaseClosed, Outcome, WriterLease, clock::now, engine::Role};
 
 type Lease = WriterLease<usize>;
 
@@ -71,7 +71,7 @@ fn explore_by(scheduler: impl Scheduler + 'static, run: impl Fn(Runtime) + Send 
     EXPLORED.set(false);
 }
 
-fn builder() -> Builder {
+fn builder() -> LeaseBuilder {
     WriterLease::builder("test").seed(7).term(TERM).fixed_patience().backoff_steps(0)
 }
 
@@ -79,7 +79,7 @@ fn builder() -> Builder {
 fn leader(runtime: &Runtime) -> Lease {
     let lease: Lease = runtime.block_on(async { builder().spawn().unwrap() });
     lease.expire();
-    lease.try_work(usize::MAX, |_| async { Outcome::Extend }).unwrap();
+    lease.try_work(usize::MAX, |_| async { Outcome::Written }).unwrap();
     turn_until(runtime, || lease.is_leader());
     settle(runtime);
     lease
@@ -165,7 +165,7 @@ impl Count {
                         tokio::task::yield_now().await;
                     }
                     count.ran.fetch_add(1, SeqCst);
-                    Outcome::Extend
+                    Outcome::Written
                 }
             });
             if tried.is_err() {
@@ -246,7 +246,7 @@ fn of_one_key_one_attempt_is_out_at_a_time_and_the_newest_work_wins() {
                         async move {
                             tokio::task::yield_now().await;
                             out.store(false, SeqCst);
-                            Outcome::Extend
+                            Outcome::Written
                         }
                     };
                     lease.try_work(0, work).unwrap();
@@ -289,8 +289,8 @@ fn shutdown_leaves_no_work_in_doubt() {
         settle(&runtime);
         let returned = runtime.block_on(returned).unwrap().len();
         assert_eq!(count.ran() + count.refused() + returned, 6, "done, refused or handed back");
-        assert_eq!(lease.try_work(0, |_| async { Outcome::Extend }), Err(Ended::ShutDown));
-        assert_eq!(lease.status().ended, Some(Ended::ShutDown));
+        assert_eq!(lease.try_work(0, |_| async { Outcome::Written }), Err(LeaseClosed::ShutDown));
+        assert_eq!(lease.status().closed, Some(LeaseClosed::ShutDown));
         assert_eq!(runtime.metrics().num_alive_tasks(), 0);
     });
 }
@@ -310,7 +310,7 @@ fn the_last_handle_ends_the_driver_whoever_drops_it() {
             threads.are_over() && works() == 0 && runtime.metrics().num_alive_tasks() == 0
         });
         threads.join();
-        assert_eq!(statuses.borrow().ended, Some(Ended::ShutDown));
+        assert_eq!(statuses.borrow().closed, Some(LeaseClosed::ShutDown));
     });
 }
 
@@ -327,8 +327,8 @@ fn the_death_of_the_runtime_is_told_to_whoever_comes_after_it() {
             thread::yield_now();
         }
         drop(runtime);
-        assert_eq!(lease.status().ended, Some(Ended::DriverDied));
-        assert_eq!(lease.try_work(0, |_| async { Outcome::Extend }), Err(Ended::DriverDied));
+        assert_eq!(lease.status().closed, Some(LeaseClosed::DriverDied));
+        assert_eq!(lease.try_work(0, |_| async { Outcome::Written }), Err(LeaseClosed::DriverDied));
         threads.join();
         let snapshot = lease.snapshot();
         let left = snapshot.pending + snapshot.in_flight;
@@ -351,7 +351,7 @@ fn statuses_are_told_in_order_and_the_last_one_is_true() {
         let mut before = lease.status();
         turn_until(&runtime, || {
             let status = lease.status();
-            assert!(status.reign >= before.reign && status.epoch >= before.epoch);
+            assert!(status.role_generation >= before.role_generation && status.epoch >= before.epoch);
             before = status;
             threads.are_over() && count.ran() == 2
         });
@@ -387,7 +387,7 @@ fn an_attempt_is_told_of_the_loss_of_its_role_whenever_that_comes() {
         });
         let deposes = lease.clone();
         threads.start(move || {
-            deposes.observe(&7);
+            deposes.observe();
             switch();
             // Only now may one start that is no leader's.
             ended.store(true, SeqCst);

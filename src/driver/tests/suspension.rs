@@ -50,7 +50,7 @@ async fn follower() -> Lease {
 /// How long it took, awake, until the work ran.
 async fn run(lease: &Lease, key: &'static str) -> Duration {
     let start = now();
-    let (attempt, _) = out(lease, key, Outcome::Extend).await;
+    let (attempt, _) = out(lease, key, Outcome::Written).await;
     drop(attempt);
     tokio::task::yield_now().await;
     now() - start
@@ -106,18 +106,18 @@ async fn a_resumed_leader_writes_without_delay_and_then_leads_again() {
 #[tokio::test(start_paused = true)]
 async fn a_write_that_was_sent_before_the_suspension_extends_nothing_after_it() {
     let lease = leader().await;
-    let (attempt, end) = out(&lease, "slow", Outcome::Extend).await;
+    let (attempt, end) = out(&lease, "slow", Outcome::Written).await;
     suspend(TERM);
     drop((attempt, end));
     sleep(TICK).await;
-    assert_eq!(lease.snapshot().counters.landed, 2);
+    assert_eq!(lease.snapshot().counters.written, 2);
     assert!(!lease.is_leader());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_is_past_its_deadline_when_the_machine_has_slept_that_long() {
     let lease = leader().await;
-    let (attempt, _end) = out(&lease, "slow", Outcome::Extend).await;
+    let (attempt, _end) = out(&lease, "slow", Outcome::Written).await;
     let left = attempt.deadline().remaining();
     suspend(left - TICK);
     assert!(!attempt.is_cancelled());
@@ -146,7 +146,7 @@ async fn after_a_suspension_waiting_is_as_exact_as_before() {
     (Moment::now() + SECOND / 2).passed().await;
     assert_eq!(now() - start, SECOND / 2);
     let lease = lease();
-    lease.try_work("key", |_| async { Outcome::Extend }).unwrap();
+    lease.try_work("key", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.wait().await, Ok(true));
     assert!(now() - start < SECOND, "the delay of an election is 16 echoes of 6 ms at most");
 }
@@ -158,7 +158,7 @@ async fn what_a_follower_left_to_a_leader_is_tried_within_a_second_of_a_suspensi
     lease
         .try_work("key", move |_| {
             starts.send(now()).unwrap();
-            async { Outcome::Extend }
+            async { Outcome::Written }
         })
         .unwrap();
     sleep(SECOND / 2).await;

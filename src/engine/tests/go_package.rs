@@ -9,7 +9,7 @@ fn the_first_success_elects_a_leader() {
         world.wants("test");
         let attempt = world.sleeps_for_one();
         assert!(!world.engine.decided());
-        assert_eq!(world.ends(attempt, Outcome::Extend), Some(1));
+        assert_eq!(world.ends(attempt, Outcome::Written), Some(1));
         assert!(world.leads() && world.engine.decided());
         assert_eq!(world.engine.counters().attempts, 1);
     }
@@ -24,7 +24,7 @@ fn a_work_that_succeeds_at_its_fifth_try_leads_after_exactly_five_calls() {
             let attempt = world.sleeps_for_one();
             assert_eq!(attempt.number, call);
             assert!(!world.leads());
-            let verdict = if call < 5 { Outcome::Unchanged.retry() } else { Outcome::Extend.done() };
+            let verdict = if call < 5 { Outcome::Unchanged.retry() } else { Outcome::Written.done() };
             let ended = world.now;
             world.ends(attempt, verdict);
             if call < 5 {
@@ -46,14 +46,15 @@ fn a_work_that_releases_five_times_follows_after_exactly_five_calls() {
         for call in 1..=5 {
             let attempt = world.sleeps_for_one();
             assert_eq!(attempt.number, call);
-            let verdict = if call < 5 { Outcome::Release.retry() } else { Outcome::Release.done() };
+            let verdict =
+                if call < 5 { Outcome::WrittenByOther.retry() } else { Outcome::WrittenByOther.done() };
             world.ends(attempt, verdict);
-            assert_eq!((world.engine.role(), world.engine.tick()), (Role::Follower, call - 1));
+            assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, call - 1));
         }
         assert!(!world.leads() && world.engine.decided() && world.engine.is_empty());
         world.pass(TERM * 10);
         assert!(world.polls().is_empty());
-        assert_eq!(world.engine.counters().releases, 5);
+        assert_eq!(world.engine.counters().written_by_others, 5);
     }
 }
 
@@ -65,10 +66,10 @@ fn work_that_is_added_under_the_same_key_while_it_runs_is_run_afterwards() {
         let first = world.sleeps_for_one();
         assert_eq!(world.wants("test"), (2, None));
         assert!(world.polls().is_empty(), "never two attempts of one key");
-        assert_eq!(world.ends(first, Outcome::Extend), Some(1));
+        assert_eq!(world.ends(first, Outcome::Written), Some(1));
         let second = world.one();
         assert_eq!((second.key.as_str(), second.work, second.number), ("test", 2, 1));
-        assert_eq!(world.ends(second, Outcome::Extend), Some(2));
+        assert_eq!(world.ends(second, Outcome::Written), Some(2));
         assert!(world.engine.is_empty() && world.engine.in_flight() == 0);
     }
 }
@@ -79,16 +80,16 @@ fn of_two_released_works_the_one_that_is_seen_done_is_cleared_and_extends_the_le
         let mut world = World::with(settings(seed).jitter(0.0).backoff_steps(1));
         world.wants_all(["one", "two"]);
         let one = world.sleeps_for_one();
-        world.ends(one, Outcome::Release.retry());
-        assert_eq!((world.engine.tick(), world.lease()), (0, ms(20)));
+        world.ends(one, Outcome::WrittenByOther.retry());
+        assert_eq!((world.engine.losses(), world.lease()), (0, ms(20)));
         let two = world.sleeps_for_one();
         assert_eq!(two.key, "two");
-        world.ends(two, Outcome::Release.retry());
-        assert_eq!(world.engine.tick(), 1);
+        world.ends(two, Outcome::WrittenByOther.retry());
+        assert_eq!(world.engine.losses(), 1);
         assert!((ms(80)..=ms(88)).contains(&world.lease()), "{:?}", world.lease());
 
         assert_eq!(world.evidence("two"), Some(2));
-        assert_eq!((world.engine.tick(), world.engine.len()), (2, 1));
+        assert_eq!((world.engine.losses(), world.engine.len()), (2, 1));
         assert!((TERM..=TERM.mul_f64(1.1)).contains(&world.lease()), "{:?}", world.lease());
     }
 }

@@ -11,7 +11,7 @@ mod table;
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::*;
-use crate::Builder;
+use crate::LeaseBuilder;
 
 /// Where a draw is involved, a rule must hold for all of these.
 const SEEDS: std::ops::Range<u64> = 0..200;
@@ -47,9 +47,9 @@ impl Standing {
     fn of<K: Hash + Eq + Clone, W>(engine: &Engine<K, W>) -> Self {
         Self {
             role: engine.role(),
-            reign: engine.reign(),
+            reign: engine.role_generation(),
             epoch: engine.epoch(),
-            tick: engine.tick(),
+            tick: engine.losses(),
             lease_end: engine.lease_end(),
             window: engine.window(),
             patience: engine.patience(),
@@ -57,8 +57,8 @@ impl Standing {
     }
 }
 
-fn settings(seed: u64) -> Builder {
-    Builder::new("test").seed(seed)
+fn settings(seed: u64) -> LeaseBuilder {
+    LeaseBuilder::new("test").seed(seed)
 }
 
 fn ms(ms: u64) -> Duration {
@@ -97,7 +97,7 @@ impl World {
         Self::with(settings(seed))
     }
 
-    fn with(settings: Builder) -> Self {
+    fn with(settings: LeaseBuilder) -> Self {
         // Not at the origin, so that a forgotten time shows.
         Self { engine: Engine::new(settings.build().unwrap()), now: Timestamp::ZERO + secs(1_000), works: 0 }
     }
@@ -107,7 +107,7 @@ impl World {
         Self::leading_with(settings(seed))
     }
 
-    fn leading_with(settings: Builder) -> Self {
+    fn leading_with(settings: LeaseBuilder) -> Self {
         let mut world = Self::with(settings);
         world.wins();
         world
@@ -127,7 +127,7 @@ impl World {
         Self::following_with(settings(seed))
     }
 
-    fn following_with(settings: Builder) -> Self {
+    fn following_with(settings: LeaseBuilder) -> Self {
         let mut world = Self::with(settings);
         world.evidence("theirs");
         world
@@ -138,9 +138,9 @@ impl World {
         Self::long_following_with(settings(seed))
     }
 
-    fn long_following_with(settings: Builder) -> Self {
+    fn long_following_with(settings: LeaseBuilder) -> Self {
         let mut world = Self::following_with(settings);
-        while world.engine.tick() <= 5 {
+        while world.engine.losses() <= 5 {
             world.evidence("theirs");
         }
         world
@@ -190,7 +190,7 @@ impl World {
             "asks to be polled at {timeout:?}, at {:?}",
             self.now
         );
-        let barred = self.engine.mandate.bars(self.now).is_some();
+        let barred = self.engine.authority.blocks(self.now).is_some();
         assert!(timeout.is_some() || barred || self.engine.is_empty() || self.engine.in_flight() > 0);
         all
     }
@@ -234,7 +234,7 @@ impl World {
         self.wants(key);
         let attempt = self.sleeps_for_one();
         self.pass(ms(1));
-        self.ends(attempt, Outcome::Extend);
+        self.ends(attempt, Outcome::Written);
     }
 
     fn wins(&mut self) {

@@ -51,10 +51,10 @@ fn durations() -> impl Strategy<Value = Duration> {
 
 fn verdicts() -> impl Strategy<Value = Verdict> {
     let outcomes = select(vec![
-        Outcome::Extend,
-        Outcome::Extend,
-        Outcome::Extend,
-        Outcome::Release,
+        Outcome::Written,
+        Outcome::Written,
+        Outcome::Written,
+        Outcome::WrittenByOther,
         Outcome::Conflict,
         Outcome::Conflict,
         Outcome::Unchanged,
@@ -69,7 +69,7 @@ fn verdicts() -> impl Strategy<Value = Verdict> {
             Some(after) => outcome.retry_after(after),
         },
     );
-    (prop_oneof![3 => usual, 1 => unusual], orders()).prop_map(|(verdict, order)| verdict.at_order(order))
+    (prop_oneof![3 => usual, 1 => unusual], orders()).prop_map(|(verdict, order)| verdict.at_revision(order))
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -92,7 +92,7 @@ fn events() -> impl Strategy<Value = Event> {
 /// Settings, and whether the engine is polled after every event, as the driver does, or on waking only.
 #[derive(Clone, Debug)]
 struct Setup {
-    config: Config,
+    config: LeaseConfig,
     eager: bool,
 }
 
@@ -215,7 +215,7 @@ impl Run {
             assert_eq!(self.standing(), before, "old news moved something");
             assert!(self.engine.outage.until() <= pause, "old news is no outage");
         }
-        let done = matches!(verdict.outcome, Outcome::Extend | Outcome::Unchanged);
+        let done = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged);
         let anew = match verdict.next {
             Next::RetryAfter(delay) => self.now + delay,
             _ => self.now + self.engine.config().retry_interval(),
@@ -272,12 +272,12 @@ impl Run {
 
     fn polls(&mut self) {
         loop {
-            self.engine.flights.expire(self.now);
-            let before = self.engine.flights.counted();
+            self.engine.in_flight.expire(self.now);
+            let before = self.engine.in_flight.counted();
             let wanted_now = self.engine.poll_timeout().is_some_and(|at| at <= self.now);
             let Some(start) = self.engine.poll_attempt(self.now) else { break };
             assert!(wanted_now, "an attempt that no deadline announced");
-            let own = self.engine.flights.counted().own > before.own;
+            let own = self.engine.in_flight.counted().own > before.own;
             self.starts(start, own);
         }
         let timeout = self.engine.poll_timeout();
@@ -297,7 +297,7 @@ impl Run {
         assert_eq!(start.deadline, self.now + self.engine.config().attempt_timeout());
         self.repeating.remove(&start.key);
 
-        let out = self.engine.flights.counted();
+        let out = self.engine.in_flight.counted();
         let most = match self.engine.role() {
             Role::Leader if self.engine.is_leader(self.now) => self.engine.window(),
             Role::Leader | Role::Election => 1,
@@ -312,7 +312,7 @@ impl Run {
             key: start.key,
             work,
             since,
-            reign: self.engine.reign(),
+            reign: self.engine.role_generation(),
             deadline: start.deadline,
             cleared: false,
         });
@@ -322,14 +322,14 @@ impl Run {
     fn check_movement(&self, event: &Event, before: Standing) {
         let after = self.standing();
         match event {
-            Event::Outcome(_, verdict) if verdict.outcome == Outcome::Extend => {
+            Event::Outcome(_, verdict) if verdict.outcome == Outcome::Written => {
                 assert!(after.role == before.role || after.role == Role::Leader);
                 if before.role == Role::Leader {
                     assert!(after.lease_end >= before.lease_end && after.epoch == before.epoch);
                 }
                 assert_eq!(after.epoch - before.epoch, u64::from(after.role != before.role));
             }
-            Event::Outcome(_, Verdict { outcome: Outcome::Release, .. })
+            Event::Outcome(_, Verdict { outcome: Outcome::WrittenByOther, .. })
             | Event::Extend(..)
             | Event::Observe(_) => {
                 assert!(after.role == before.role || after.role == Role::Follower);
@@ -370,7 +370,7 @@ impl Run {
             engine.role() == Role::Leader && self.now < engine.lease_end()
         );
         let counters = engine.counters();
-        assert_eq!((counters.won, counters.won + counters.lost), (engine.epoch(), engine.reign()));
+        assert_eq!((counters.won, counters.won + counters.lost), (engine.epoch(), engine.role_generation()));
         assert_eq!(counters.attempts, self.attempts.values().map(|&n| u64::from(n)).sum::<u64>());
 
         // What waits for the lease has no deadline of its own.
@@ -393,7 +393,7 @@ impl Run {
                 self.now = self.engine.poll_timeout().expect("pending work has a deadline");
             }
             while let Some(out) = self.out.pop() {
-                self.ends(out, Outcome::Extend.done());
+                self.ends(out, Outcome::Written.done());
             }
             self.check();
         }
@@ -492,7 +492,7 @@ impl Town {
                 let place = run.out.iter().position(|out| out.id == id).unwrap();
                 let out = run.out.swap_remove(place);
                 let key = out.key;
-                run.ends(out, Outcome::Extend.done());
+                run.ends(out, Outcome::Written.done());
                 self.check_age(&run, wanted.remove(&key));
                 if let Some(&(since, _)) = run.pending.get(&key) {
                     wanted.insert(key, (since, Duration::ZERO));

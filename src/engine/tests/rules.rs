@@ -32,7 +32,7 @@ fn an_expired_leader_has_exactly_one_attempt_in_flight_until_the_first_success()
         world.ends(probe, Outcome::Unchanged);
     }
     let probe = world.one();
-    world.ends(probe, Outcome::Extend);
+    world.ends(probe, Outcome::Written);
     assert_eq!(world.engine.window(), 2, "slow start again, whatever the window was");
     assert_eq!(world.polls().len(), 2);
 }
@@ -71,13 +71,13 @@ fn a_leader_starts_slowly_by_one_more_attempt_per_success_up_to_its_concurrency(
     let mut world = World::new(1);
     world.wants_many(200);
     let probe = world.sleeps_for_one();
-    world.ends(probe, Outcome::Extend);
+    world.ends(probe, Outcome::Written);
     let mut running = std::collections::VecDeque::from(world.polls());
     for successes in 1..100 {
         let window = successes.min(16);
         assert_eq!((world.engine.window(), running.len()), (window, window));
         let attempt = running.pop_front().unwrap();
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         running.extend(world.polls());
     }
 }
@@ -210,7 +210,7 @@ fn work_resumes_within_the_retry_interval_after_the_store_is_back() {
                     if up {
                         resumed.get_or_insert(world.now);
                     }
-                    world.ends(attempt, if up { Outcome::Extend } else { Outcome::Failed });
+                    world.ends(attempt, if up { Outcome::Written } else { Outcome::Failed });
                 }
             }
             // The pause is drawn out by up to a tenth.
@@ -227,7 +227,7 @@ fn work_resumes_within_the_retry_interval_after_the_store_is_back() {
 
 #[test]
 fn any_answer_ends_an_outage() {
-    for answer in [Outcome::Extend, Outcome::Release, Outcome::Conflict, Outcome::Unchanged] {
+    for answer in [Outcome::Written, Outcome::WrittenByOther, Outcome::Conflict, Outcome::Unchanged] {
         let mut world = World::leading_wide(1, 4);
         world.wants_many(10);
         let mut running = world.polls();
@@ -263,7 +263,7 @@ fn after_the_pause_of_an_outage_a_follower_too_tries_its_own_keys_one_at_a_time(
     world.wants_many(3);
     for _ in 0..3 {
         let attempt = world.outlasts_patience_under_evidence();
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
     }
     world.wants("0");
     let attempt = world.one();
@@ -272,7 +272,7 @@ fn after_the_pause_of_an_outage_a_follower_too_tries_its_own_keys_one_at_a_time(
     let attempt = world.sleeps_for_one();
     world.pass(ms(1));
     assert!(world.polls().is_empty(), "one finds out");
-    world.ends(attempt, Outcome::Extend);
+    world.ends(attempt, Outcome::Written);
     assert_eq!(world.sleeps().len(), 1, "the first key waits for its retry");
 }
 
@@ -325,7 +325,7 @@ fn one_key_that_always_fails_starves_no_other() {
                     for attempt in world.sleeps() {
                         let poisoned = attempt.key == "poisoned";
                         world.pass(ms(1));
-                        world.ends(attempt, if poisoned { verdict } else { Outcome::Extend.done() });
+                        world.ends(attempt, if poisoned { verdict } else { Outcome::Written.done() });
                     }
                     assert!(world.now - began < secs(10), "{seed} {verdict:?}: {} left", world.engine.len());
                 }
@@ -368,8 +368,8 @@ fn nothing_but_evidence_another_write_of_the_group_and_a_release_makes_a_followe
         world.engine.handle_echo(world.now, ms(1));
         let hung = world.sleeps_for_one();
         world.pass(TERM * 2);
-        world.ends(hung, Outcome::Extend);
-        assert_eq!((world.engine.role(), world.engine.tick()), (role, 0));
+        world.ends(hung, Outcome::Written);
+        assert_eq!((world.engine.role(), world.engine.losses()), (role, 0));
         assert_eq!((world.engine.counters().lost, world.engine.counters().evidence), (0, 0));
     }
 }
@@ -393,9 +393,13 @@ fn outcomes_of_attempts_from_before_the_last_change_of_role_move_nothing() {
         let (mut world, mut running) = deposed_in_flight(seed, 5);
         let before = world.standing();
         world.pass(ms(1));
-        for outcome in
-            [Outcome::Extend, Outcome::Release, Outcome::Conflict, Outcome::Failed, Outcome::Unchanged]
-        {
+        for outcome in [
+            Outcome::Written,
+            Outcome::WrittenByOther,
+            Outcome::Conflict,
+            Outcome::Failed,
+            Outcome::Unchanged,
+        ] {
             world.ends(running.remove(0), outcome);
             assert_eq!(world.standing(), before, "{outcome:?}");
             assert_eq!(world.engine.outage.until(), Timestamp::ZERO, "{outcome:?}");
@@ -410,7 +414,7 @@ fn an_old_write_that_lands_does_not_renew_a_later_lease() {
     world.lands("again");
     let before = world.standing();
     assert_eq!((before.role, before.epoch), (Role::Leader, 2));
-    world.ends(running.remove(0), Outcome::Extend);
+    world.ends(running.remove(0), Outcome::Written);
     assert_eq!(world.standing(), before);
 }
 
@@ -419,26 +423,26 @@ fn evidence_within_the_first_backoff_after_the_loss_of_leadership_is_the_same_bu
     for seed in SEEDS {
         let mut world = World::leading(seed);
         world.evidence("theirs");
-        let burst_end = world.engine.tenure.burst_end();
+        let burst_end = world.engine.contest.burst_end();
         assert!(backoff(0).contains(&(burst_end - world.now)));
         for _ in 0..4 {
             world.pass(ms(4));
             let lease = world.engine.lease_end();
             world.evidence("theirs");
-            assert_eq!(world.engine.tick(), 0);
+            assert_eq!(world.engine.losses(), 0);
             assert!(world.engine.lease_end() >= lease && world.lease() >= *backoff(0).start());
             assert!(deposed().contains(&world.lease()), "their lease counts from the last of it");
             world.engine.handle_observe(world.now, None);
-            assert_eq!(world.engine.tick(), 0);
+            assert_eq!(world.engine.losses(), 0);
         }
         world.now = Timestamp::from_nanos(burst_end.as_nanos() - 1);
         world.evidence("theirs");
-        assert_eq!(world.engine.tick(), 0);
+        assert_eq!(world.engine.losses(), 0);
         world.now = burst_end;
         world.evidence("theirs");
-        assert_eq!(world.engine.tick(), 1);
+        assert_eq!(world.engine.losses(), 1);
         world.evidence("theirs");
-        assert_eq!(world.engine.tick(), 2, "and from then on each is a step");
+        assert_eq!(world.engine.losses(), 2, "and from then on each is a step");
     }
 }
 
@@ -462,7 +466,7 @@ fn leaders_that_deposed_each_other_are_spread_over_sixteen_echoes() {
     let mut world = World::leading(1);
     world.wants("a");
     let attempt = world.one();
-    world.ends(attempt, Outcome::Release);
+    world.ends(attempt, Outcome::WrittenByOther);
     assert!(backoff(0).contains(&world.lease()), "whom a work names as the writer is no rival");
 }
 
@@ -489,15 +493,15 @@ fn a_release_within_the_burst_is_a_loss_of_its_own() {
     world.engine.handle_expire(world.now);
     world.wants("a");
     let probe = world.one();
-    world.ends(probe, Outcome::Release);
-    assert_eq!(world.engine.tick(), 1);
+    world.ends(probe, Outcome::WrittenByOther);
+    assert_eq!(world.engine.losses(), 1);
 }
 
 #[test]
 fn who_never_led_has_no_burst_to_excuse() {
     let mut world = World::following(1);
     world.evidence("theirs");
-    assert_eq!(world.engine.tick(), 1);
+    assert_eq!(world.engine.losses(), 1);
 }
 
 #[test]
@@ -506,7 +510,7 @@ fn evidence_older_than_the_write_that_made_us_leader_clears_the_key_and_moves_no
         let mut world = World::new(seed);
         world.wants("a");
         let probe = world.sleeps_for_one();
-        world.ends(probe, Outcome::Extend.done().at_order(Some(100)));
+        world.ends(probe, Outcome::Written.done().at_revision(Some(100)));
         let before = world.standing();
         let (work, _) = world.wants("b");
         world.pass(ms(700));
@@ -524,7 +528,7 @@ fn evidence_of_the_very_position_of_the_winning_write_is_not_older() {
     let mut world = World::new(1);
     world.wants("a");
     let probe = world.sleeps_for_one();
-    world.ends(probe, Outcome::Extend.done().at_order(Some(100)));
+    world.ends(probe, Outcome::Written.done().at_revision(Some(100)));
     world.engine.handle_extend(world.now, &"b".to_owned(), Some(100));
     assert_eq!(world.engine.role(), Role::Follower);
 }
@@ -535,7 +539,7 @@ fn it_is_the_winning_write_that_dates_evidence_and_not_a_later_one() {
     for order in [100, 200] {
         world.wants("a");
         let attempt = world.sleeps_for_one();
-        world.ends(attempt, Outcome::Extend.done().at_order(Some(order)));
+        world.ends(attempt, Outcome::Written.done().at_revision(Some(order)));
     }
     world.engine.handle_extend(world.now, &"b".to_owned(), Some(150));
     assert_eq!(world.engine.role(), Role::Follower);
@@ -547,7 +551,7 @@ fn evidence_without_an_order_always_counts() {
         let mut world = World::new(1);
         world.wants("a");
         let probe = world.sleeps_for_one();
-        world.ends(probe, Outcome::Extend.done().at_order(won));
+        world.ends(probe, Outcome::Written.done().at_revision(won));
         world.engine.handle_extend(world.now, &"b".to_owned(), seen);
         assert_eq!(world.engine.role(), Role::Follower);
     }
@@ -826,7 +830,7 @@ fn work_that_came_while_an_earlier_one_ran_is_attempted_by_nobody_yet() {
     world.pass(secs(5));
     world.wants("a");
     world.pass(ms(100));
-    world.ends(attempt, Outcome::Extend);
+    world.ends(attempt, Outcome::Written);
     world.pass(ms(300));
     world.evidence("a");
     assert_eq!(world.unspread(), ms(400) * 3);
@@ -863,7 +867,7 @@ fn a_leader_that_is_silent_for_the_whole_of_patience_is_suspected_by_one_probe()
         assert_eq!((counters.suspicions, counters.overdue), (1, 0));
         world.pass(ms(2));
         assert!(world.polls().is_empty(), "one at a time");
-        world.ends(probe, Outcome::Extend);
+        world.ends(probe, Outcome::Written);
         assert!(world.leads(), "it probed for the lease");
         assert_eq!(world.one().key, "b");
     }
@@ -943,7 +947,7 @@ fn who_refuses_a_suspicion_is_alive() {
 
 #[test]
 fn nothing_but_a_refusal_doubles_patience() {
-    for outcome in [Outcome::Unchanged, Outcome::Failed, Outcome::Release] {
+    for outcome in [Outcome::Unchanged, Outcome::Failed, Outcome::WrittenByOther] {
         let mut world = World::long_following(1);
         let patience = world.engine.patience();
         world.wants("a");
@@ -981,7 +985,7 @@ fn overdue_keys_are_written_one_at_a_time_oldest_first() {
             assert!(world.polls().is_empty());
         }
         let before = world.standing();
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         assert_eq!(world.standing(), before, "neither role nor lease");
     }
     assert_eq!(world.engine.counters().overdue, 5);
@@ -999,7 +1003,7 @@ fn a_leader_that_dies_in_the_middle_of_its_work_is_replaced_and_not_worked_aroun
         let attempt = world.sleeps_for_one();
         // The key has been overdue for 20 ms; but the leader was not seen since.
         assert_eq!(world.now, last_sign + world.engine.patience());
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         assert_eq!(world.engine.role(), Role::Leader);
     }
 }
@@ -1018,7 +1022,7 @@ fn a_key_is_overdue_when_the_leader_is_seen_at_other_work_past_the_keys_patience
         world.evidence("theirs");
         let attempt = world.one();
         let before = world.standing();
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         assert_eq!(world.standing(), before);
     }
 }
@@ -1042,7 +1046,7 @@ fn a_leader_that_is_new_or_heard_again_gets_its_time_before_old_keys_are_overdue
             let attempt = world.outlasts_patience_under_evidence();
             assert!(world.now - heard >= patience, "{deposed}: {:?} of {patience:?}", world.now - heard);
             let before = world.standing();
-            world.ends(attempt, Outcome::Extend);
+            world.ends(attempt, Outcome::Written);
             assert_eq!(world.standing(), before, "overdue");
         }
     }
@@ -1053,8 +1057,8 @@ fn a_key_of_our_own_runs_at_once_until_evidence_on_it_says_otherwise() {
     for seed in SEEDS {
         let mut world = World::long_following(seed);
         let attempt = world.writes_overdue("a");
-        world.ends(attempt, Outcome::Extend);
-        for outcome in [Outcome::Extend, Outcome::Unchanged, Outcome::Conflict, Outcome::Failed] {
+        world.ends(attempt, Outcome::Written);
+        for outcome in [Outcome::Written, Outcome::Unchanged, Outcome::Conflict, Outcome::Failed] {
             world.wants("a");
             let attempt = world.sleeps_for_one();
             assert_eq!(attempt.key, "a");
@@ -1063,7 +1067,7 @@ fn a_key_of_our_own_runs_at_once_until_evidence_on_it_says_otherwise() {
             let before = world.standing();
             if !world.engine.is_empty() {
                 let attempt = world.sleeps_for_one();
-                world.ends(attempt, Outcome::Extend);
+                world.ends(attempt, Outcome::Written);
             }
             assert_eq!(world.standing(), before, "neither role nor lease");
         }
@@ -1078,13 +1082,13 @@ fn a_key_of_our_own_wins_a_lease_that_is_over_like_any_other() {
     for seed in SEEDS {
         let mut world = World::following(seed);
         let attempt = world.writes_overdue("a");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         world.pass(2 * TERM);
         world.wants("a");
         world.wants("b");
         let attempt = world.one();
         assert_eq!(attempt.key, "a", "no head start for a leader that doesn't do it");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         assert_eq!(world.engine.role(), Role::Leader);
     }
 }
@@ -1094,11 +1098,11 @@ fn a_released_key_and_a_removed_one_are_no_longer_ours() {
     for released in [true, false] {
         let mut world = World::long_following(1);
         let attempt = world.writes_overdue("a");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         if released {
             world.wants("a");
             let attempt = world.one();
-            world.ends(attempt, Outcome::Release);
+            world.ends(attempt, Outcome::WrittenByOther);
         } else {
             world.removes("a");
         }
@@ -1117,7 +1121,7 @@ fn an_overdue_key_that_was_cleared_while_it_was_out_does_not_become_ours() {
         } else {
             world.removes("a")
         };
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         world.wants("a");
         assert!(world.polls().is_empty(), "by evidence: {evidence}");
     }
@@ -1130,7 +1134,7 @@ fn all_that_a_follower_has_in_flight_stays_within_its_concurrency_and_no_key_sta
         world.wants_many(6);
         for _ in 0..6 {
             let attempt = world.outlasts_patience_under_evidence();
-            world.ends(attempt, Outcome::Extend);
+            world.ends(attempt, Outcome::Written);
         }
         // Keys of our own come back all the time; another one is overdue among them.
         world.wants("other");
@@ -1148,7 +1152,7 @@ fn all_that_a_follower_has_in_flight_stays_within_its_concurrency_and_no_key_sta
             world.pass(ms(50));
             world.evidence("theirs");
             for attempt in std::mem::take(&mut running) {
-                world.ends(attempt, Outcome::Extend);
+                world.ends(attempt, Outcome::Written);
             }
             assert!(world.now - began < world.engine.patience() + secs(1), "{concurrency}: starved");
         }
@@ -1170,7 +1174,7 @@ fn society(worlds: &mut [World], keys: &[&str], time: Duration, mut each_round: 
                         continue;
                     };
                     missing.remove(place);
-                    worlds[one].ends(attempt, Outcome::Extend);
+                    worlds[one].ends(attempt, Outcome::Written);
                     for (other, world) in worlds.iter_mut().enumerate() {
                         if other != one {
                             world.evidence(&key);
@@ -1193,7 +1197,7 @@ fn followers_that_share_the_work_as_overdue_keys_end_up_with_one_leader() {
         for (world, own) in worlds.iter_mut().zip(keys.chunks(4)) {
             for key in own {
                 let attempt = world.writes_overdue(key);
-                world.ends(attempt, Outcome::Extend);
+                world.ends(attempt, Outcome::Written);
             }
         }
         let latest = worlds.iter().map(|world| world.now).max().unwrap();
@@ -1212,12 +1216,12 @@ fn a_key_that_nobody_else_does_waits_ever_more_rarely() {
         let mut world = World::long_following(seed);
         let patience = world.engine.patience();
         let attempt = world.writes_overdue("a");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         let (began, mut lent, mut loans) = (world.now, world.now, Vec::new());
         while world.now - began < 100 * patience {
             let wanted = world.now;
             let attempt = world.writes_overdue("a");
-            world.ends(attempt, Outcome::Extend);
+            world.ends(attempt, Outcome::Written);
             if world.now - wanted >= ms(100) {
                 // Longer than anybody else would: whoever else wants it gets to it first.
                 let most = patience * 5 / 4 + Tuning::default().patience_spread + ms(100);
@@ -1239,14 +1243,14 @@ fn a_write_of_an_own_key_that_is_out_when_its_loan_ends_does_not_lend_it_anew() 
     for seed in SEEDS {
         let mut world = World::long_following(seed);
         let attempt = world.writes_overdue("a");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         let loan = world.engine.patience() * 2;
         world.pass(loan - ms(1));
         world.wants("a");
         let ours = world.one();
         world.pass(ms(2));
         world.polls();
-        world.ends(ours, Outcome::Extend);
+        world.ends(ours, Outcome::Written);
         world.wants("a");
         assert!(world.polls().is_empty(), "{seed}");
     }
@@ -1259,12 +1263,12 @@ fn who_has_overdue_keys_already_is_the_first_to_take_another() {
         let mut world = World::long_following(seed);
         let patience = world.engine.patience();
         let attempt = world.writes_overdue("a");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         let since = world.now;
         let attempt = world.writes_overdue("b");
         let waited = world.now - since;
         assert!(waited >= world.unspread() && waited <= world.unspread() + ms(100), "{seed}: {waited:?}");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         // And not any more, once the loans have ended.
         world.pass(patience * 4);
         world.evidence("theirs");
@@ -1280,14 +1284,14 @@ fn who_sees_a_key_done_late_lets_go_of_those_that_were_its_own_for_half_of_their
     for seed in SEEDS {
         let mut world = World::long_following(seed);
         let attempt = world.writes_overdue("ours");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         let half = world.engine.patience();
         let is_ours = |world: &mut World| {
             world.wants("ours");
             let attempt = world.polls().pop();
             let is_ours = attempt.is_some();
             if let Some(attempt) = attempt {
-                world.ends(attempt, Outcome::Extend);
+                world.ends(attempt, Outcome::Written);
             }
             is_ours
         };
@@ -1301,7 +1305,7 @@ fn who_sees_a_key_done_late_lets_go_of_those_that_were_its_own_for_half_of_their
         assert!(!is_ours(&mut world), "{seed}");
         // It is lent again, for longer.
         let attempt = world.outlasts_patience_under_evidence();
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         let late = world.unspread();
         sample(&mut world, "theirs", late);
         assert!(is_ours(&mut world), "{seed}: it is too soon");
@@ -1404,8 +1408,8 @@ fn newer_work_replaces_what_is_pending_and_keeps_its_age_and_its_place() {
 #[test]
 fn newer_work_of_a_key_in_flight_runs_after_it_however_it_ends() {
     for outcome in [
-        Outcome::Extend.done(),
-        Outcome::Extend.retry(),
+        Outcome::Written.done(),
+        Outcome::Written.retry(),
         Outcome::Unchanged.done(),
         Outcome::Unchanged.retry_after(secs(3_600)),
         Outcome::Conflict.retry(),
@@ -1436,7 +1440,7 @@ fn newer_work_of_a_key_in_flight_runs_after_it_however_it_ends() {
 
 #[test]
 fn newer_work_after_a_refusal_has_the_age_of_the_refused_one_and_after_a_success_its_own() {
-    for (outcome, first) in [(Outcome::Conflict, "a"), (Outcome::Extend, "b")] {
+    for (outcome, first) in [(Outcome::Conflict, "a"), (Outcome::Written, "b")] {
         let mut world = World::leading(1);
         world.wants("a");
         let attempt = world.one();
@@ -1454,7 +1458,7 @@ fn newer_work_after_a_refusal_has_the_age_of_the_refused_one_and_after_a_success
 fn newer_work_ends_a_wait_that_the_work_asked_for_and_not_one_that_the_store_did() {
     for (verdict, at_once) in [
         (Outcome::Unchanged.retry_after(secs(10)), true),
-        (Outcome::Extend.retry(), true),
+        (Outcome::Written.retry(), true),
         (Outcome::Conflict.retry(), false),
     ] {
         let mut world = World::leading(1);
@@ -1491,7 +1495,7 @@ fn a_success_ends_the_row_of_refusals_for_newer_work_too() {
         }
         let attempt = world.sleeps_for_one();
         world.wants("a");
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         let newer = world.one();
         world.ends(newer, Outcome::Conflict);
         let wait = world.timeout().unwrap();
@@ -1502,10 +1506,10 @@ fn a_success_ends_the_row_of_refusals_for_newer_work_too() {
 #[test]
 fn a_retry_comes_when_it_was_asked_for() {
     for (verdict, after) in [
-        (Outcome::Extend.retry(), RETRY),
+        (Outcome::Written.retry(), RETRY),
         (Outcome::Unchanged.retry(), RETRY),
         (Outcome::Unchanged.retry_after(ms(1_234)), ms(1_234)),
-        (Outcome::Extend.retry_after(Duration::ZERO), ms(0)),
+        (Outcome::Written.retry_after(Duration::ZERO), ms(0)),
         (Outcome::Conflict.retry_after(secs(7)), secs(7)),
         (Outcome::Failed.retry_after(secs(7)), secs(7)),
     ] {
@@ -1521,7 +1525,8 @@ fn a_retry_comes_when_it_was_asked_for() {
 
 #[test]
 fn work_that_is_done_is_done_whatever_the_outcome() {
-    for outcome in [Outcome::Extend, Outcome::Release, Outcome::Conflict, Outcome::Unchanged, Outcome::Failed]
+    for outcome in
+        [Outcome::Written, Outcome::WrittenByOther, Outcome::Conflict, Outcome::Unchanged, Outcome::Failed]
     {
         let mut world = World::leading(1);
         let (work, _) = world.wants("a");
@@ -1557,7 +1562,7 @@ fn a_key_that_was_cleared_while_it_was_out_is_not_retried() {
 
 #[test]
 fn work_that_came_after_its_key_was_cleared_in_flight_runs() {
-    for outcome in [Outcome::Conflict, Outcome::Extend] {
+    for outcome in [Outcome::Conflict, Outcome::Written] {
         let mut world = World::leading(1);
         world.wants("a");
         let attempt = world.one();
@@ -1598,7 +1603,7 @@ fn the_outcome_of_an_attempt_that_is_not_out_hands_the_work_back() {
     let id = attempt.id;
     world.ends(attempt, Outcome::Unchanged);
     let before = world.standing();
-    assert_eq!(world.engine.handle_outcome(world.now, id, Outcome::Release.into(), 77), Some(77));
+    assert_eq!(world.engine.handle_outcome(world.now, id, Outcome::WrittenByOther.into(), 77), Some(77));
     assert_eq!(world.engine.handle_panic(world.now, id, 78), Some(78));
     assert_eq!(world.standing(), before);
 }
@@ -1612,7 +1617,7 @@ fn the_lease_is_counted_from_the_start_of_the_attempt() {
         let attempt = world.sleeps_for_one();
         let started = world.now;
         world.pass(secs(9));
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         assert_eq!(world.engine.lease_end(), started + TERM);
     }
 }
@@ -1625,7 +1630,7 @@ fn an_attempt_that_began_earlier_does_not_shorten_the_lease() {
     world.pass(secs(5));
     world.lands("quick");
     let before = world.standing();
-    world.ends(slow, Outcome::Extend);
+    world.ends(slow, Outcome::Written);
     assert_eq!(world.standing(), Standing { window: before.window + 1, ..before });
 }
 
@@ -1637,7 +1642,7 @@ fn an_attempt_that_took_longer_than_the_term_extends_nothing() {
             let attempt = world.sleeps_for_one();
             let before = world.standing();
             world.pass(TERM + late);
-            assert_eq!(world.ends(attempt, Outcome::Extend), Some(work), "its work is done all the same");
+            assert_eq!(world.ends(attempt, Outcome::Written), Some(work), "its work is done all the same");
             assert_eq!(world.standing(), before);
             assert!(!world.leads());
         }
@@ -1652,7 +1657,7 @@ fn an_attempt_past_its_deadline_still_wins_if_its_term_is_not_over() {
         let started = world.now;
         world.pass(secs(59));
         world.polls();
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         assert!(world.leads());
         assert_eq!(world.engine.lease_end(), started + TERM);
     }
@@ -1665,7 +1670,7 @@ fn the_backoff_grows_by_its_factor_and_is_the_term_past_its_steps() {
     for seed in SEEDS {
         let mut world = World::following(seed);
         for tick in 0..20 {
-            assert_eq!(world.engine.tick(), tick);
+            assert_eq!(world.engine.losses(), tick);
             assert!(backoff(tick).contains(&world.lease()), "{tick}: {:?}", world.lease());
             world.evidence("theirs");
         }
@@ -1738,7 +1743,7 @@ fn absurd_settings_and_echoes_end_in_the_far_future_and_not_in_a_panic() {
 
 #[test]
 fn what_was_done_and_is_to_be_done_again_is_a_new_want() {
-    for outcome in [Outcome::Extend, Outcome::Unchanged] {
+    for outcome in [Outcome::Written, Outcome::Unchanged] {
         let mut world = World::following(1);
         world.pass(2 * TERM);
         world.wants("periodic");
@@ -1748,7 +1753,7 @@ fn what_was_done_and_is_to_be_done_again_is_a_new_want() {
         world.wants("other");
         world.removes("other");
         // Somebody else leads for good.
-        while world.engine.tick() <= 5 {
+        while world.engine.losses() <= 5 {
             world.pass(ms(50));
             world.evidence("theirs");
         }
@@ -1760,7 +1765,7 @@ fn what_was_done_and_is_to_be_done_again_is_a_new_want() {
 
 #[test]
 fn newer_work_need_not_wait_because_the_older_chose_to() {
-    for outcome in [Outcome::Extend, Outcome::Conflict, Outcome::Unchanged] {
+    for outcome in [Outcome::Written, Outcome::Conflict, Outcome::Unchanged] {
         let mut world = World::leading(1);
         world.wants("a");
         let attempt = world.one();

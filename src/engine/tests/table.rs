@@ -91,7 +91,7 @@ fn in_election_a_write_that_lands_makes_a_leader() {
         let probe = world.sleeps_for_one();
         let started = world.now;
         world.pass(ms(7));
-        assert_eq!(world.ends(probe, Outcome::Extend), Some(1));
+        assert_eq!(world.ends(probe, Outcome::Written), Some(1));
         let standing = world.standing();
         assert_eq!((standing.role, standing.tick, standing.epoch), (Role::Leader, 0, 1));
         assert_eq!((standing.window, standing.lease_end), (1, started + TERM));
@@ -109,7 +109,7 @@ fn a_leaders_write_that_lands_renews_the_lease_and_opens_the_window_by_one() {
     let attempt = world.one();
     let started = world.now;
     world.pass(secs(2));
-    world.ends(attempt, Outcome::Extend);
+    world.ends(attempt, Outcome::Written);
     assert_eq!(world.standing(), Standing { lease_end: started + TERM, window: 2, ..before });
 }
 
@@ -120,12 +120,12 @@ fn a_followers_probe_that_lands_makes_a_leader() {
         world.evidence("theirs");
         world.pass(secs(1));
         world.evidence("theirs");
-        assert_eq!((world.engine.tick(), world.engine.epoch()), (1, 1));
+        assert_eq!((world.engine.losses(), world.engine.epoch()), (1, 1));
         world.wants("a");
         let probe = world.sleeps_for_one();
         let started = world.now;
         world.pass(ms(3));
-        world.ends(probe, Outcome::Extend);
+        world.ends(probe, Outcome::Written);
         let standing = world.standing();
         assert_eq!((standing.role, standing.tick, standing.epoch), (Role::Leader, 0, 2));
         assert_eq!((standing.window, standing.lease_end), (1, started + TERM));
@@ -138,7 +138,7 @@ fn a_followers_overdue_key_that_lands_moves_neither_role_nor_lease_and_is_its_ow
         let mut world = World::long_following(seed);
         let overdue = world.writes_overdue("a");
         let before = world.standing();
-        assert_eq!(world.ends(overdue, Outcome::Extend), Some(1));
+        assert_eq!(world.ends(overdue, Outcome::Written), Some(1));
         assert_eq!(world.standing(), before);
         assert_eq!(before.role, Role::Follower);
         world.wants_all(["b", "a"]);
@@ -155,8 +155,8 @@ fn in_election_a_release_makes_a_follower_for_the_first_backoff() {
         world.wants("a");
         let probe = world.sleeps_for_one();
         world.pass(ms(5));
-        assert_eq!(world.ends(probe, Outcome::Release), Some(1));
-        assert_eq!((world.engine.role(), world.engine.tick()), (Role::Follower, 0));
+        assert_eq!(world.ends(probe, Outcome::WrittenByOther), Some(1));
+        assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, 0));
         assert!(backoff(0).contains(&world.lease()), "{:?}", world.lease());
     }
 }
@@ -168,8 +168,8 @@ fn a_leaders_release_makes_a_follower_for_the_first_backoff() {
         world.wants("a");
         let attempt = world.one();
         world.pass(ms(5));
-        world.ends(attempt, Outcome::Release);
-        assert_eq!((world.engine.role(), world.engine.tick()), (Role::Follower, 0));
+        world.ends(attempt, Outcome::WrittenByOther);
+        assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, 0));
         assert_eq!((world.engine.window(), world.engine.epoch()), (1, 1));
         assert!(!world.leads());
         assert!(backoff(0).contains(&world.lease()), "{:?}", world.lease());
@@ -184,8 +184,8 @@ fn each_release_of_a_follower_backs_off_a_step_further() {
             world.wants("a");
             let probe = world.sleeps_for_one();
             world.pass(ms(5));
-            world.ends(probe, Outcome::Release);
-            assert_eq!((world.engine.role(), world.engine.tick()), (Role::Follower, tick));
+            world.ends(probe, Outcome::WrittenByOther);
+            assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, tick));
             assert!(backoff(tick).contains(&world.lease()), "{tick} {:?}", world.lease());
         }
     }
@@ -199,7 +199,7 @@ fn evidence_in_election_makes_a_follower_and_clears_the_key() {
         let mut world = World::new(seed);
         world.wants_all(["a", "b"]);
         assert_eq!(world.evidence("a"), Some(1));
-        assert_eq!((world.engine.role(), world.engine.tick(), world.engine.len()), (Role::Follower, 0, 1));
+        assert_eq!((world.engine.role(), world.engine.losses(), world.engine.len()), (Role::Follower, 0, 1));
         assert!(backoff(0).contains(&world.lease()));
         assert_eq!(world.sleeps_for_one().key, "b");
     }
@@ -211,7 +211,7 @@ fn evidence_makes_a_follower_of_a_leader_and_clears_the_key() {
         let mut world = World::leading_wide(seed, 4);
         world.wants_all(["a", "b"]);
         assert_eq!(world.evidence("a"), Some(world.works - 1));
-        assert_eq!((world.engine.role(), world.engine.tick(), world.engine.len()), (Role::Follower, 0, 1));
+        assert_eq!((world.engine.role(), world.engine.losses(), world.engine.len()), (Role::Follower, 0, 1));
         assert_eq!(world.engine.window(), 1);
         assert!(deposed().contains(&world.lease()), "{:?}", world.lease());
         assert_eq!(world.engine.counters().lost, 1);
@@ -226,7 +226,7 @@ fn evidence_lets_a_follower_back_off_a_step_further_and_clears_the_key() {
         for tick in 1..10 {
             let (work, _) = world.wants("a");
             assert_eq!(world.evidence("a"), Some(work));
-            assert_eq!((world.engine.tick(), world.engine.len()), (tick, 0));
+            assert_eq!((world.engine.losses(), world.engine.len()), (tick, 0));
             assert!(backoff(tick).contains(&world.lease()), "{tick} {:?}", world.lease());
         }
     }
@@ -251,7 +251,7 @@ fn another_write_of_the_group_moves_the_lease_like_evidence_in_every_role_and_th
         ] {
             world.wants("a");
             world.engine.handle_observe(world.now, None);
-            assert_eq!((world.engine.role(), world.engine.tick()), (Role::Follower, tick));
+            assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, tick));
             assert_eq!((world.engine.window(), world.engine.len()), (1, 1));
             assert!(lease.contains(&world.lease()), "{tick} {:?}", world.lease());
             assert_eq!(world.sleeps_for_one().key, "a");
@@ -471,7 +471,7 @@ fn an_expired_leader_does_not_lead_until_the_next_success() {
     world.ends(a, Outcome::Unchanged);
     assert!(!world.leads(), "nothing to write is no success");
     let b = world.one();
-    world.ends(b, Outcome::Extend);
+    world.ends(b, Outcome::Written);
     assert!(world.leads());
     assert_eq!((world.engine.lease_end(), world.engine.epoch()), (started + TERM, 1));
 }
@@ -486,7 +486,7 @@ fn expiry_as_a_follower_probes_now() {
         assert_eq!(world.engine.role(), Role::Follower);
         let probe = world.one();
         assert_eq!(probe.key, "a");
-        world.ends(probe, Outcome::Extend);
+        world.ends(probe, Outcome::Written);
         assert!(world.leads());
         assert_eq!(world.engine.counters().suspicions, 0);
     }
@@ -579,10 +579,10 @@ fn whoever_is_not_elected_follows_and_runs_nothing_for_however_long() {
         world.wants_many(3);
         assert!(world.polls().is_empty());
         assert_eq!(world.engine.poll_timeout(), None);
-        let reign = world.engine.reign();
+        let reign = world.engine.role_generation();
         world.pass(secs(3600));
         world.engine.handle_not_elected(world.now);
-        assert_eq!(world.engine.reign(), reign);
+        assert_eq!(world.engine.role_generation(), reign);
         assert!(world.polls().is_empty());
     }
 }
@@ -616,13 +616,13 @@ fn under_an_election_no_outcome_and_no_evidence_moves_the_lease_but_the_window_a
     world.wants_all(["a", "b", "c"]);
     for window in [2, 3] {
         let attempt = world.polls().remove(0);
-        world.ends(attempt, Outcome::Extend);
+        world.ends(attempt, Outcome::Written);
         assert_eq!((world.engine.window(), world.engine.lease_end()), (window, until));
     }
     let before = world.standing();
     world.wants("d");
     for attempt in world.polls() {
-        world.ends(attempt, Outcome::Release.done());
+        world.ends(attempt, Outcome::WrittenByOther.done());
     }
     world.wants("e");
     assert!(world.evidence("e").is_some(), "it was done by somebody");

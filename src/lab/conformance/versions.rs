@@ -54,13 +54,13 @@ async fn same_bytes<H: Harness>(bench: &Bench<'_, H>) {
 
 async fn order<H: Harness>(bench: &Bench<'_, H>) {
     let writes = history(bench).await;
-    let orders: Vec<_> = writes.iter().map(|write| write.version.order()).collect();
+    let orders: Vec<_> = writes.iter().map(|write| write.version.revision()).collect();
     let none = orders.iter().all(Option::is_none);
     let grows = orders.iter().all(Option::is_some) && orders.is_sorted_by(|a, b| a < b);
     assert!(none || grows, "{writes:?}");
     for key in writes.iter().map(|write| &write.key) {
         let of_key = writes.iter().filter(|write| write.key == *key);
-        let sequence: Vec<_> = of_key.map(|write| write.version.sequence()).collect();
+        let sequence: Vec<_> = of_key.map(|write| write.version.key_revision()).collect();
         let none = sequence.iter().all(Option::is_none);
         let grows = sequence.iter().all(Option::is_some) && sequence.is_sorted_by(|a, b| a < b);
         assert!(none || grows, "{writes:?}");

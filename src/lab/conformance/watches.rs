@@ -94,7 +94,7 @@ async fn own_deletion<H: Harness>(bench: &Bench<'_, H>) {
         places.iter().all(Option::is_none)
             || places.iter().all(Option::is_some) && places.is_sorted_by(|a, b| a < b)
     };
-    assert!(grows(Version::order) && grows(Version::sequence), "{versions:?}");
+    assert!(grows(Version::revision) && grows(Version::key_revision), "{versions:?}");
 }
 
 /// Writes some keys many times, each with deletions in between, and ends with a put.
@@ -138,7 +138,7 @@ async fn two_watches<H: Harness>(bench: &Bench<'_, H>) {
     let coalesces = bench.harness.coalesces();
     let first = first.follow(&[], &written, coalesces).await;
     let second = second.follow(&[], &written, coalesces).await;
-    let ordered = written.iter().all(|write| write.version.order().is_some());
+    let ordered = written.iter().all(|write| write.version.revision().is_some());
     if ordered && !coalesces {
         assert_eq!(first, second, "also across keys");
     }

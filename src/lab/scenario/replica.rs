@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{
     clock,
-    engine::config::Builder,
+    engine::config::LeaseBuilder,
     guard::Guard,
-    status::{Feed, Status},
+    status::{Status, WatchState},
     store::{Store, StoreError},
 };
 
@@ -73,7 +73,7 @@ impl<S: Store> Replica<S> {
                 let lease = scenario.lease(index).spawn()?;
                 let guard = Guard::new(store, lease, &*scenario.prefix)?;
                 let mut statuses = guard.lease().subscribe();
-                let live = statuses.wait_for(|status| status.feed == Some(Feed::Live));
+                let live = statuses.wait_for(|status| status.watch == Some(WatchState::Live));
                 if !matches!(timeout(START, live).await, Ok(Ok(_))) {
                     let reason = "the watch did not start".into();
                     return Err(StoreError::Unavailable { reason, source: None }.into());
@@ -174,8 +174,8 @@ impl<S: Store> Writer<S> {
 
 impl Scenario {
     /// The settings of a replica's lease.
-    pub(super) fn lease(&self, index: usize) -> Builder {
-        Builder::new(format!("replica-{index}"))
+    pub(super) fn lease(&self, index: usize) -> LeaseBuilder {
+        LeaseBuilder::new(format!("replica-{index}"))
             .term(self.term)
             .concurrency(self.concurrency)
             .seed(self.seed_of(Dice::Lease(index)))

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use super::Algorithm;
 use crate::engine::{
     AttemptId, Engine, Timestamp,
-    config::Config,
+    config::LeaseConfig,
     outcome::{Outcome, Verdict},
 };
 
@@ -34,7 +34,7 @@ pub(super) struct Start {
 }
 
 impl Contender {
-    pub fn new(algorithm: Algorithm, config: Config) -> Self {
+    pub fn new(algorithm: Algorithm, config: LeaseConfig) -> Self {
         match algorithm {
             Algorithm::Lease => Self::Lease(Box::new(Engine::new(config))),
             Algorithm::Go => Self::Go(GoLease::new(&config)),
@@ -200,7 +200,7 @@ const GO_JITTER: f64 = 0.5;
 const GO_STEPS: u32 = 5;
 
 impl GoLease {
-    fn new(config: &Config) -> Self {
+    fn new(config: &LeaseConfig) -> Self {
         Self {
             queue: Queue::default(),
             working: None,
@@ -245,12 +245,12 @@ impl GoLease {
     fn ends(&mut self, now: Timestamp, start: &Start, outcome: Outcome) {
         self.working = None;
         match outcome {
-            Outcome::Extend => {
+            Outcome::Written => {
                 self.state = GoState::Leader;
                 self.tick = 0;
                 self.expires = now + self.term;
             }
-            Outcome::Release | Outcome::Conflict => {
+            Outcome::WrittenByOther | Outcome::Conflict => {
                 self.tick = if self.state == GoState::Follower { self.tick + 1 } else { 0 };
                 self.state = GoState::Follower;
                 self.expires = now + self.backoff();
@@ -258,7 +258,7 @@ impl GoLease {
             Outcome::Unchanged | Outcome::Failed => {}
         }
         match outcome {
-            Outcome::Extend | Outcome::Unchanged => self.queue.finish(start),
+            Outcome::Written | Outcome::Unchanged => self.queue.finish(start),
             _ => self.queue.add(start.key, now + self.retry),
         }
     }
@@ -285,7 +285,7 @@ pub(super) struct Retrier {
 }
 
 impl Retrier {
-    fn new(config: &Config) -> Self {
+    fn new(config: &LeaseConfig) -> Self {
         let dice = SmallRng::seed_from_u64(config.seed);
         let workers = config.concurrency;
         Self { queue: Queue::default(), out: 0, workers, conflicts: BTreeMap::new(), dice }
@@ -307,7 +307,7 @@ impl Retrier {
 
     fn ends(&mut self, now: Timestamp, start: &Start, outcome: Outcome) {
         self.out -= 1;
-        if matches!(outcome, Outcome::Extend | Outcome::Unchanged) {
+        if matches!(outcome, Outcome::Written | Outcome::Unchanged) {
             self.conflicts.remove(&start.key);
             return self.queue.finish(start);
         }

@@ -11,7 +11,7 @@ use super::{
     replica::{Replica, Value},
     world::World,
 };
-use crate::engine::config::Builder;
+use crate::engine::config::LeaseBuilder;
 
 impl World<'_> {
     pub fn starts(&mut self, one: usize) {
@@ -23,7 +23,7 @@ impl World<'_> {
         let life = slot.life;
         slot.asked = Duration::ZERO;
         let seed = self.plan.seed.wrapping_mul(1_000_003).wrapping_add((one as u64) << 16 | u64::from(life));
-        let config = Builder::new(format!("replica-{one}")).term(self.plan.term).seed(seed).build();
+        let config = LeaseBuilder::new(format!("replica-{one}")).term(self.plan.term).seed(seed).build();
         let mut config = config.expect("plans are valid");
         config.tuning = self.plan.tuning;
         let contender = Contender::new(self.plan.algorithm, config);

@@ -266,7 +266,7 @@ impl World<'_> {
             format!(
                 "{:?}, tick {}, lease {:?}, patience {:?}, echo {:?}, {} pending, {} out, {:?}",
                 engine.role(),
-                engine.tick(),
+                engine.losses(),
                 engine.lease_end() - replica.local(self.now),
                 engine.patience(),
                 engine.echo(),

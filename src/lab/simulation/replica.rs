@@ -252,7 +252,7 @@ impl Replica {
         }
         page.lost = None;
         page.wrong = !page.reach(value, group);
-        self.lands(now, key, Outcome::Extend.done().at_order(Some(value.order)));
+        self.lands(now, key, Outcome::Written.done().at_revision(Some(value.order)));
     }
 
     /// How the engine stands now.

@@ -24,13 +24,13 @@ pub(super) struct Witness {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
     at: Timestamp,
-    reign: u64,
+    role_generation: u64,
     role: Role,
 }
 
 impl Standing {
     pub fn of(engine: &Engine<usize, u64>, at: Timestamp) -> Self {
-        Self { at, reign: engine.reign(), role: engine.role() }
+        Self { at, role_generation: engine.role_generation(), role: engine.role() }
     }
 }
 
@@ -73,12 +73,12 @@ impl Witness {
             Outcome::Failed => {
                 let is_news =
                     self.silent.is_none_or(|silent| silent < started) && started >= self.last_answer;
-                if is_news && began.reign == before.reign {
+                if is_news && began.role_generation == before.role_generation {
                     self.silent = Some(now);
                 }
                 return;
             }
-            Outcome::Extend => self.landed(engine, began, before, verdict.order, by_work),
+            Outcome::Written => self.landed(engine, began, before, verdict.revision, by_work),
             _ => {}
         }
         self.last_answer = now;
@@ -95,7 +95,7 @@ impl Witness {
     ) {
         self.landed = self.landed.max(began.at);
         let wins = engine.role() == Role::Leader && before.role != Role::Leader;
-        let extends = began.role == Role::Leader && began.reign == engine.reign();
+        let extends = began.role == Role::Leader && began.role_generation == engine.role_generation();
         if wins {
             self.won_at = order;
         }
@@ -109,7 +109,7 @@ impl Witness {
     /// The engine was told of somebody else's write when it stood like this.
     pub fn heard(&mut self, engine: &Engine<usize, u64>, before: Standing, order: u64) {
         let is_old = before.role == Role::Leader && self.won_at.is_some_and(|won| order < won);
-        if is_old && engine.reign() != before.reign {
+        if is_old && engine.role_generation() != before.role_generation {
             let detail = format!("{order}, won at {:?}", self.won_at);
             self.breaks("news older than the write that won depose nobody", detail);
         }

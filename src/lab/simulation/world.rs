@@ -189,7 +189,7 @@ impl<'a> World<'a> {
                 let is_lost = self.lasts(FaultKind::LostAnswers) && self.dice.random_bool(0.5);
                 let landed = if self.plan.election.is_some() && !self.election.admits(self.now, begin.fence) {
                     self.tally.fenced += 1;
-                    Err(Outcome::Release)
+                    Err(Outcome::WrittenByOther)
                 } else if self.store[key].order != value.order {
                     self.tally.refused += 1;
                     if let Some(lap) = self.laps.last_mut() {
