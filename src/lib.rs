@@ -1,14 +1,64 @@
-//! [`engine`]: crate::engine
-#![cfg_attr(feature = "tokio", doc = "[`WriterLease`]: crate::WriterLease")]
-#![cfg_attr(feature = "tokio", doc = "[`Guard`]: crate::Guard")]
-#![cfg_attr(feature = "tokio", doc = "[`Moment`]: crate::Moment")]
-#![cfg_attr(feature = "tokio", doc = "[`ContentionTracker`]: crate::ContentionTracker")]
-#![cfg_attr(feature = "kube", doc = "[`writerlease::kube`]: crate::kube")]
-#![cfg_attr(feature = "tokio", doc = "[`store`]: crate::store")]
-#![cfg_attr(feature = "tokio", doc = "[`election`]: crate::election")]
-#![cfg_attr(feature = "lab", doc = "[`lab::simulation`]: crate::lab::simulation")]
+//! A lease that is held by doing the work it protects.
 //!
-#![doc = include_str!("../README.md")]
+//! Several replicas want to write the same objects. A [`WriterLease`] lets one of them write and the others wait, without
+//! a lock, a heartbeat or a renewal: a write that succeeds renews the lease of the process that made it, a write seen from
+//! another process renews that one's lease, and competitors back off exponentially. The store's compare-and-write decides
+//! what is correct; the lease decides who goes first. The README lists what is guaranteed and what is not.
+//!
+//! # Which type do I need?
+//!
+//! | I want to ... | use |
+//! |---|---|
+//! | keep the value of a key as it should be | [`Guard`], with a [`store`] |
+//! | keep the status of Kubernetes objects as it should be | [`kube::StatusGuard`] |
+//! | run jobs against a store that is none of these | [`WriterLease`], or a [`store::Store`] of my own under a [`Guard`] |
+//! | run a job only where an election is won | [`WriterLease::follow`], with an [`election::Elector`] |
+//! | notice that two groups fight over a key | [`ContentionTracker`]; every [`Guard`] has one |
+//! | drive the rules with a runtime of my own | [`engine::Engine`] |
+//! | benchmark contention, test a store or a controller | [`lab`] |
+//!
+//! # Example
+//!
+//! ```
+//! use writerlease::{EnsureOutcome, Guard, WriterLease, store::MemoryStore};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let lease = WriterLease::builder("route-status").spawn()?;
+//! let guard = Guard::new(MemoryStore::new(), lease, "status/")?;
+//!
+//! let ensure = guard.ensure("default/my-route", |current| match current {
+//!     Some(b"admitted") => None, // it is right already
+//!     _ => Some("admitted"),     // write this, unless another replica does so first
+//! });
+//! assert!(matches!(ensure.await, EnsureOutcome::Written(_)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `tokio` (default) | the driver, [`WriterLease`], [`Guard`], [`store::MemoryStore`]; without it only [`engine`] is left |
+//! | `etcd` | [`etcd`]: a store and electors; needs `protoc` to build |
+//! | `redis` | [`redis`]: a store and an elector, for Redis and Valkey |
+//! | `zookeeper` | [`zookeeper`]: a store and an elector |
+//! | `kube` | [`kube`]: a store of Kubernetes objects and the guard of their status |
+//! | `lab` | [`lab`]: scenarios, a simulator, and conformance suites |
+//!
+//! # Modules
+//!
+//! [`engine`] decides: a pure state machine with the table of the rules. A driver runs it under tokio behind
+//! [`WriterLease`]. [`Guard`] brings a lease and a [`store`] together. [`store`] and [`election`] are contracts; [`etcd`],
+//! [`redis`], [`zookeeper`] and [`kube`] fulfil them.
+//!
+// With some features off, links to their items lead nowhere; the build with all features checks every link.
+#![cfg_attr(
+    not(all(feature = "etcd", feature = "kube", feature = "lab", feature = "redis", feature = "zookeeper")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -61,3 +111,8 @@ pub use guard::{Ensure, EnsureOutcome, Guard, Notice};
 pub use lease::{WatchReporter, WriterLease};
 #[cfg(feature = "tokio")]
 pub use status::{LeaseClosed, Snapshot, SpawnError, Status, WatchState};
+
+/// The Rust samples of README.md, compiled and run as tests.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+struct ReadmeSamples;
