@@ -1,9 +1,11 @@
 //! The engine's table, its ten rules and its invariants, on virtual time.
 //!
-//! `table` has a test per cell of the table, `rules` the rules behind it, `go_package` what the package it grew out of
-//! promises, and `properties` random runs against a reference.
+//! `table` tests each cell of the table, `rules` each rule behind it, `limits` the limits of time and
+//! settings, `go_package` the promises of the Go package, and `properties` random runs against a
+//! reference.
 
 mod go_package;
+mod limits;
 mod properties;
 mod rules;
 mod table;
@@ -13,14 +15,14 @@ use std::{ops::RangeInclusive, time::Duration};
 use super::*;
 use crate::Builder;
 
-/// Where a draw is involved, a rule must hold for all of these.
+/// The seeds for which a rule must hold where it involves a draw.
 const SEEDS: std::ops::Range<u64> = 0..200;
 
 const TERM: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(3);
 const ECHO: Duration = Duration::from_millis(6);
 
-/// An engine with its clock; works are numbered in the order in which they are handed in, from 1.
+/// An engine with its clock. Jobs are numbered in the order in which they are handed in, from 1.
 #[derive(Debug)]
 struct World {
     engine: Engine<String, u32>,
@@ -31,7 +33,7 @@ struct World {
 /// An attempt that is out.
 type Running = Start<String, u32>;
 
-/// All that an event can move, apart from the queue.
+/// The part of an engine's state that events move, apart from the queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Standing {
     role: Role,
@@ -74,7 +76,7 @@ fn keys(running: &[Running]) -> Vec<&str> {
     running.iter().map(|attempt| attempt.key.as_str()).collect()
 }
 
-/// Where `backoff(tick)` must lie with the default settings.
+/// The range of `backoff(tick)` with the default settings.
 fn backoff(tick: u32) -> RangeInclusive<Duration> {
     match tick {
         0 => ms(20)..=ms(30),
@@ -87,7 +89,7 @@ fn backoff(tick: u32) -> RangeInclusive<Duration> {
     }
 }
 
-/// Where the lease of those who deposed a leader must lie: the first backoff and up to 16 echoes.
+/// The range of the lease of a leader that was just deposed: the first backoff and up to 16 echoes.
 fn deposed() -> RangeInclusive<Duration> {
     *backoff(0).start()..=*backoff(0).end() + 16 * ECHO
 }
@@ -98,11 +100,11 @@ impl World {
     }
 
     fn with(settings: Builder) -> Self {
-        // Not at the origin, so that a forgotten time shows.
+        // Starts away from the origin, so that a forgotten time shows.
         Self { engine: Engine::new(settings.build().unwrap()), now: Timestamp::ZERO + secs(1_000), works: 0 }
     }
 
-    /// A leader with nothing pending that won with the first write after the election delay.
+    /// A leader without pending work that won with its first write after the election delay.
     fn leading(seed: u64) -> Self {
         Self::leading_with(settings(seed))
     }
@@ -122,7 +124,7 @@ impl World {
         world
     }
 
-    /// A follower with nothing pending, by evidence in the election: tick 0.
+    /// A follower without pending work, by evidence in the election: tick 0.
     fn following(seed: u64) -> Self {
         Self::following_with(settings(seed))
     }
@@ -154,7 +156,7 @@ impl World {
         self.now = self.now + time;
     }
 
-    /// Hands in work; returns its number and what it replaced.
+    /// Hands in a job. Returns its number and the job it replaced.
     fn wants(&mut self, key: &str) -> (u32, Option<u32>) {
         self.works += 1;
         (self.works, self.engine.handle_try(self.now, key.to_owned(), self.works))
@@ -166,7 +168,7 @@ impl World {
         }
     }
 
-    /// Hands in work for `count` keys, named "0", "1" and so on.
+    /// Hands in a job for each of `count` keys, named "0", "1" and so on.
     fn wants_many(&mut self, count: usize) {
         for i in 0..count {
             self.wants(&i.to_string());
@@ -181,7 +183,8 @@ impl World {
         self.engine.handle_remove(self.now, &key.to_owned())
     }
 
-    /// All attempts that may run now. Polling leaves no deadline behind, and something to wait for if work is pending.
+    /// Starts all attempts that may run now. Checks that no deadline has passed afterwards, and that
+    /// pending work has something to wait for.
     fn polls(&mut self) -> Vec<Running> {
         let all = std::iter::from_fn(|| self.engine.poll_attempt(self.now)).collect();
         let timeout = self.engine.poll_timeout();
@@ -195,7 +198,7 @@ impl World {
         all
     }
 
-    /// The one attempt that may run now.
+    /// Starts the only attempt that may run now.
     fn one(&mut self) -> Running {
         let mut all = self.polls();
         assert_eq!(all.len(), 1, "{all:?}");
@@ -229,7 +232,7 @@ impl World {
         self.engine.handle_panic(self.now, attempt.id, attempt.work)
     }
 
-    /// Wants a key and writes it as soon as that is allowed; the attempt takes a millisecond.
+    /// Requests a key and writes it as soon as that is allowed. The attempt takes a millisecond.
     fn lands(&mut self, key: &str) {
         self.wants(key);
         let attempt = self.sleeps_for_one();
@@ -246,12 +249,12 @@ impl World {
         self.engine.is_leader(self.now)
     }
 
-    /// Where the lease ends, seen from now.
+    /// The time until the lease ends.
     fn lease(&self) -> Duration {
         self.engine.lease_end() - self.now
     }
 
-    /// When the engine wants to be polled, seen from now.
+    /// The time until the engine's next deadline.
     fn timeout(&self) -> Option<Duration> {
         self.engine.poll_timeout().map(|at| at - self.now)
     }
@@ -261,13 +264,13 @@ impl World {
         self.engine.patience.unspread()
     }
 
-    /// The attempt of a key that the leader doesn't do while it does others.
+    /// The attempt of a key that the leader skips while it serves others.
     fn writes_overdue(&mut self, key: &str) -> Running {
         self.wants(key);
         self.outlasts_patience_under_evidence()
     }
 
-    /// Evidence on other keys keeps coming until an attempt starts.
+    /// Delivers evidence on other keys until an attempt starts.
     fn outlasts_patience_under_evidence(&mut self) -> Running {
         for _ in 0..1_000 {
             let mut all = self.polls();
@@ -281,6 +284,6 @@ impl World {
                 self.evidence("theirs");
             }
         }
-        panic!("a starved key")
+        panic!("the key starved")
     }
 }

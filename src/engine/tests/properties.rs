@@ -417,7 +417,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn whatever_happens_the_invariants_hold_and_no_work_is_lost(
+    fn invariants_hold_and_no_work_is_lost(
         setup in setups(),
         events in vec(events(), 1..150),
     ) {
@@ -425,12 +425,12 @@ proptest! {
     }
 
     #[test]
-    fn one_seed_and_one_sequence_of_events_is_one_run(setup in setups(), events in vec(events(), 1..100)) {
+    fn same_seed_and_events_give_the_same_run(setup in setups(), events in vec(events(), 1..100)) {
         prop_assert_eq!(run(&setup, &events).trace, run(&setup, &events).trace);
     }
 
     #[test]
-    fn while_attempts_succeed_no_key_outlives_its_patience_by_more_than_the_attempts_before_it(
+    fn patience_and_earlier_attempts_bound_every_wait(
         town in towns(),
         doings in vec((0..600_u64, doings()), 1..120),
     ) {
