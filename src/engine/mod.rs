@@ -75,8 +75,8 @@ mod own;
 mod patience;
 mod queue;
 mod role;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 mod time;
 mod tuning;
 mod window;

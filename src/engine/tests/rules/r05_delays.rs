@@ -1,5 +1,7 @@
 //! Rule 5: delays are measured in echoes, and spread so that the first to go silences the rest.
 
+use std::ops::RangeInclusive;
+
 use super::*;
 
 #[test]
