@@ -9,7 +9,8 @@ use crate::{
 
 const KEYS: Key = 5;
 
-/// Settings, then events. An input that ends early reads as zeros, so that each one means something.
+/// Settings, then events. An input that ends early reads as zeros, so that each one means
+/// something.
 pub fn engine(data: &[u8]) {
     let mut input = Input(data);
     let Some(config) = input.config() else { return };

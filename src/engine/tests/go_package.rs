@@ -1,4 +1,4 @@
-//! The behaviours that the tests of OpenShift's `writerlease` package show, at the level of the engine.
+//! The behaviours that the tests of OpenShift's `writerlease` package show, on the engine alone.
 
 use super::*;
 

@@ -396,7 +396,8 @@ impl Run {
         let leads = engine.role() == Role::Leader && self.now < engine.lease_end();
         assert_eq!(engine.is_leader(self.now), leads);
         if self.elected.is_none() {
-            // The backoff ends a tenth past the term at most, that of a deposed leader half a term later.
+            // The backoff ends a tenth past the term at most, that of a deposed leader half a term
+            // later.
             let longest = config.term().saturating_mul(17) / 10;
             assert!(engine.lease_end() <= self.now + longest + Duration::from_micros(1));
         }

@@ -1,7 +1,7 @@
 //! Random runs against the reference in `model`.
 //!
-//! `PROPTEST_CASES=100000` sets how many. A failure prints its settings and events; a run depends on
-//! nothing else.
+//! `PROPTEST_CASES=100000` sets how many. A failure prints its settings and events; a run depends
+//! on nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 

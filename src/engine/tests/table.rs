@@ -146,7 +146,7 @@ fn success_of_an_overdue_key_only_adopts_it() {
     }
 }
 
-// Release: the work found that somebody else is the writer
+// Release: the job found that another replica is the writer
 
 #[test]
 fn written_by_other_in_election_makes_a_follower() {
@@ -296,8 +296,8 @@ fn each_conflict_doubles_the_wait_of_its_key() {
     }
 }
 
-/// Another group may write the key at even intervals. Retries at even intervals would be refused each
-/// time.
+/// Another group may write the key at even intervals. Retries at even intervals would be refused
+/// each time.
 #[test]
 fn long_refused_key_is_not_retried_in_step() {
     let mut world = World::leading(1);

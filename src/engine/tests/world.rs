@@ -1,4 +1,4 @@
-//! The world of the engine's tests: an engine on virtual time, and what can happen to it.
+//! The world of the engine's tests: an engine on virtual time, and the events that it meets.
 
 use std::ops::RangeInclusive;
 
@@ -147,8 +147,8 @@ impl World {
         self.engine.handle_remove(self.now, &key.to_owned())
     }
 
-    /// Starts all attempts that may run now. Checks that no deadline has passed afterwards, and that
-    /// pending work has something to wait for.
+    /// Starts all attempts that may run now. Checks that no deadline has passed afterwards, and
+    /// that pending work has something to wait for.
     pub(super) fn polls(&mut self) -> Vec<Running> {
         let all = std::iter::from_fn(|| self.engine.poll_attempt(self.now)).collect();
         let timeout = self.engine.poll_timeout();

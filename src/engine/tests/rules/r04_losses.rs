@@ -81,7 +81,8 @@ fn rival_leaders_spread_over_sixteen_echoes() {
         let share = ms(20) + from * ECHO..ms(30) + to * ECHO;
         leases.iter().filter(|lease| share.contains(lease)).count()
     };
-    // Evenly, because they are few: a quarter of the draws in each quarter, and what the backoff's own jitter adds.
+    // Evenly, because they are few: each quarter holds about a quarter of the draws, plus the
+    // jitter of the backoff.
     for quarter in 0..4 {
         assert!(within(4 * quarter, 4 * quarter + 4) > leases.len() / 6, "quarter {quarter}");
     }
@@ -92,8 +93,8 @@ fn rival_leaders_spread_over_sixteen_echoes() {
     assert!(backoff(0).contains(&world.lease()), "a writer that our own job names is not a rival leader");
 }
 
-/// A process that is stopped for half a minute measures a long echo. Its next demotion must still be
-/// short.
+/// A process that is stopped for half a minute measures a long echo. Its next demotion must still
+/// be short.
 #[test]
 fn delays_in_echoes_stay_well_below_a_term() {
     for seed in SEEDS {

@@ -104,7 +104,7 @@ fn incumbent_has_a_head_start_of_four_echoes() {
         let head_start = world.timeout().unwrap();
         assert!(head_start >= ECHO * 4 && head_start <= ECHO * 6, "{head_start:?}");
         assert_eq!(world.sleeps_for_one().key, "a");
-        assert_eq!(world.engine.counters().suspicions, 0, "nobody is suspected");
+        assert_eq!(world.engine.counters().suspicions, 0, "the incumbent is not suspected");
     }
     let mut world = World::leading(1);
     world.pass(TERM * 2);

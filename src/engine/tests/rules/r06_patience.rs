@@ -36,7 +36,7 @@ fn samples_run_from_the_first_unfulfilled_try() {
     world.pass(ms(300));
     world.removes("b");
     sample(&mut world, "b", ms(400));
-    assert_eq!(world.unspread(), ms(400) + ms(150) * 4, "what was removed is no longer unfulfilled");
+    assert_eq!(world.unspread(), ms(400) + ms(150) * 4, "a removed request is no longer unfulfilled");
 }
 
 #[test]
@@ -90,7 +90,8 @@ fn waits_through_an_outage_give_no_sample() {
 }
 
 /// In each round the first sample makes patience shorter than the round, and the later ones make it
-/// longer again. If the pause between rounds then counted as a silence, no key would ever be overdue.
+/// longer again. If the pause between rounds then counted as a silence, no key would ever be
+/// overdue.
 #[test]
 fn shorter_patience_creates_no_silence_in_hindsight() {
     for seed in SEEDS {
@@ -224,7 +225,8 @@ fn refused_probe_is_a_sign_of_life() {
         world.wants("c");
         let refused = world.now;
         let patience = world.engine.patience();
-        // The leader writes the old keys, or they become overdue. The next suspicion needs another patience.
+        // The leader writes the old keys, or they become overdue. The next suspicion needs another
+        // patience.
         while world.now < refused + patience {
             for attempt in world.sleeps() {
                 if world.now < refused + patience {
@@ -324,7 +326,7 @@ fn new_or_returning_leader_gets_its_time() {
         for deposed in [true, false] {
             let mut world = if deposed { World::leading(seed) } else { World::long_following(seed) };
             world.wants("old");
-            // An outage: nobody writes, and all our attempts fail.
+            // An outage: no replica writes, and all our attempts fail.
             while world.now - Timestamp::ZERO < secs(1_030) {
                 for attempt in world.polls() {
                     world.ends(attempt, Outcome::Failed);
@@ -514,7 +516,8 @@ fn unclaimed_adopted_key_waits_ever_more_rarely() {
             let attempt = world.writes_overdue("a");
             world.ends(attempt, Outcome::Extend);
             if world.now - wanted >= ms(100) {
-                // Longer than any other replica would wait, so that one that wants the key gets it first.
+                // Longer than any other replica would wait, so that one that wants the key gets it
+                // first.
                 let most = patience * 5 / 4 + Tuning::default().patience_spread + ms(100);
                 assert!(world.now - wanted <= most, "{:?}", world.now - wanted);
                 adoptions.push((wanted - adopted).div_duration_f64(patience).round());
