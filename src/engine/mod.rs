@@ -80,8 +80,8 @@ mod patience;
 mod queue;
 mod role;
 mod step;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 mod time;
 mod tuning;
 mod window;

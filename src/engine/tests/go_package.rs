@@ -1,9 +1,9 @@
-//! The behaviours that the tests of OpenShift's `writerlease` package show, at the level of the engine.
+//! The behaviours that the tests of OpenShift's `writerlease` package show, on the engine alone.
 
 use super::*;
 
 #[test]
-fn the_first_success_elects_a_leader() {
+fn first_success_elects_a_leader() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants("test");
@@ -16,7 +16,7 @@ fn the_first_success_elects_a_leader() {
 }
 
 #[test]
-fn a_work_that_succeeds_at_its_fifth_try_leads_after_exactly_five_calls() {
+fn success_at_the_fifth_try_takes_five_calls() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants("test");
@@ -39,7 +39,7 @@ fn a_work_that_succeeds_at_its_fifth_try_leads_after_exactly_five_calls() {
 }
 
 #[test]
-fn a_work_that_releases_five_times_follows_after_exactly_five_calls() {
+fn five_times_written_by_other_takes_five_calls() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants("test");
@@ -59,7 +59,7 @@ fn a_work_that_releases_five_times_follows_after_exactly_five_calls() {
 }
 
 #[test]
-fn work_that_is_added_under_the_same_key_while_it_runs_is_run_afterwards() {
+fn newer_work_of_a_running_key_runs_afterwards() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants("test");
@@ -75,7 +75,7 @@ fn work_that_is_added_under_the_same_key_while_it_runs_is_run_afterwards() {
 }
 
 #[test]
-fn of_two_released_works_the_one_that_is_seen_done_is_cleared_and_extends_the_lease_by_the_capped_backoff() {
+fn evidence_clears_its_key_and_caps_the_backoff() {
     for seed in SEEDS {
         let mut world = World::with(settings(seed).jitter(0.0).backoff_steps(1));
         world.wants_all(["one", "two"]);

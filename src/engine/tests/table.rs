@@ -6,9 +6,9 @@ use super::*;
 
 // try
 
-/// Found by the simulator (seed 16355): a replica alone that had met a slow network wrote one in forty rounds for minutes.
+/// A lone replica on a slow network must still get to its first probe.
 #[test]
-fn work_that_comes_and_goes_does_not_put_the_first_probe_off() {
+fn short_lived_work_does_not_postpone_the_probe() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants("a");
@@ -20,12 +20,12 @@ fn work_that_comes_and_goes_does_not_put_the_first_probe_off() {
         world.removes("b");
         world.now = start + ms(1);
         world.wants("c");
-        assert!(world.polls().is_empty(), "idle replicas that get work together don't all go at once");
+        assert!(world.polls().is_empty(), "idle replicas that get work together are spread again");
     }
 }
 
 #[test]
-fn in_election_the_first_try_starts_the_delay_and_then_one_probe_runs() {
+fn first_try_in_election_starts_delay_then_probe() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         assert_eq!(world.engine.poll_timeout(), None);
@@ -43,7 +43,7 @@ fn in_election_the_first_try_starts_the_delay_and_then_one_probe_runs() {
 }
 
 #[test]
-fn a_leader_runs_tries_while_fewer_are_in_flight_than_the_window() {
+fn leader_runs_tries_up_to_its_window() {
     let mut world = World::leading_wide(1, 3);
     world.wants_many(10);
     let running = world.polls();
@@ -52,7 +52,7 @@ fn a_leader_runs_tries_while_fewer_are_in_flight_than_the_window() {
 }
 
 #[test]
-fn a_follower_runs_a_try_when_the_lease_ends() {
+fn follower_runs_a_try_when_the_lease_ends() {
     for seed in SEEDS {
         let mut world = World::following(seed);
         world.wants("a");
@@ -60,14 +60,14 @@ fn a_follower_runs_a_try_when_the_lease_ends() {
         let (since, lease_end) = (world.now, world.engine.lease_end());
         let probe = world.sleeps_for_one();
         assert_eq!(probe.key, "a");
-        // Or a little later, because the incumbent has a head start.
+        // A little later at most, because the incumbent has a head start.
         assert!(world.now >= lease_end && world.now <= lease_end.max(since + ECHO * 6));
         assert_eq!(world.engine.counters().suspicions, 0);
     }
 }
 
 #[test]
-fn a_follower_runs_a_try_when_the_patience_of_its_key_ends() {
+fn follower_runs_a_try_when_patience_ends() {
     for seed in SEEDS {
         let mut world = World::long_following(seed);
         let since = world.now;
@@ -84,7 +84,7 @@ fn a_follower_runs_a_try_when_the_patience_of_its_key_ends() {
 // Extend: our write landed
 
 #[test]
-fn in_election_a_write_that_lands_makes_a_leader() {
+fn success_in_election_makes_a_leader() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants("a");
@@ -101,7 +101,7 @@ fn in_election_a_write_that_lands_makes_a_leader() {
 }
 
 #[test]
-fn a_leaders_write_that_lands_renews_the_lease_and_opens_the_window_by_one() {
+fn success_of_a_leader_renews_and_widens() {
     let mut world = World::leading(1);
     let before = world.standing();
     world.pass(secs(30));
@@ -114,7 +114,7 @@ fn a_leaders_write_that_lands_renews_the_lease_and_opens_the_window_by_one() {
 }
 
 #[test]
-fn a_followers_probe_that_lands_makes_a_leader() {
+fn success_of_a_followers_probe_makes_a_leader() {
     for seed in SEEDS {
         let mut world = World::leading(seed);
         world.evidence("theirs");
@@ -133,7 +133,7 @@ fn a_followers_probe_that_lands_makes_a_leader() {
 }
 
 #[test]
-fn a_followers_overdue_key_that_lands_moves_neither_role_nor_lease_and_is_its_own() {
+fn success_of_an_overdue_key_only_adopts_it() {
     for seed in SEEDS {
         let mut world = World::long_following(seed);
         let overdue = world.writes_overdue("a");
@@ -146,10 +146,10 @@ fn a_followers_overdue_key_that_lands_moves_neither_role_nor_lease_and_is_its_ow
     }
 }
 
-// Release: the work found that somebody else is the writer
+// Release: the job found that another replica is the writer
 
 #[test]
-fn in_election_a_release_makes_a_follower_for_the_first_backoff() {
+fn written_by_other_in_election_makes_a_follower() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants("a");
@@ -162,7 +162,7 @@ fn in_election_a_release_makes_a_follower_for_the_first_backoff() {
 }
 
 #[test]
-fn a_leaders_release_makes_a_follower_for_the_first_backoff() {
+fn written_by_other_makes_a_leader_a_follower() {
     for seed in SEEDS {
         let mut world = World::leading_wide(seed, 4);
         world.wants("a");
@@ -177,7 +177,7 @@ fn a_leaders_release_makes_a_follower_for_the_first_backoff() {
 }
 
 #[test]
-fn each_release_of_a_follower_backs_off_a_step_further() {
+fn each_written_by_other_lengthens_a_followers_backoff() {
     for seed in SEEDS {
         let mut world = World::following(seed);
         for tick in 1..10 {
@@ -194,7 +194,7 @@ fn each_release_of_a_follower_backs_off_a_step_further() {
 // extend(key): evidence
 
 #[test]
-fn evidence_in_election_makes_a_follower_and_clears_the_key() {
+fn evidence_in_election_makes_a_follower() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants_all(["a", "b"]);
@@ -206,7 +206,7 @@ fn evidence_in_election_makes_a_follower_and_clears_the_key() {
 }
 
 #[test]
-fn evidence_makes_a_follower_of_a_leader_and_clears_the_key() {
+fn evidence_makes_a_leader_a_follower() {
     for seed in SEEDS {
         let mut world = World::leading_wide(seed, 4);
         world.wants_all(["a", "b"]);
@@ -220,7 +220,7 @@ fn evidence_makes_a_follower_of_a_leader_and_clears_the_key() {
 }
 
 #[test]
-fn evidence_lets_a_follower_back_off_a_step_further_and_clears_the_key() {
+fn evidence_lengthens_a_followers_backoff() {
     for seed in SEEDS {
         let mut world = World::following(seed);
         for tick in 1..10 {
@@ -233,7 +233,7 @@ fn evidence_lets_a_follower_back_off_a_step_further_and_clears_the_key() {
 }
 
 #[test]
-fn evidence_on_a_key_that_is_not_pending_counts_as_well() {
+fn evidence_counts_without_pending_work() {
     let mut world = World::leading(1);
     assert_eq!(world.evidence("never wanted"), None);
     assert_eq!(world.engine.role(), Role::Follower);
@@ -242,7 +242,7 @@ fn evidence_on_a_key_that_is_not_pending_counts_as_well() {
 // observe: one of our group wrote something else
 
 #[test]
-fn another_write_of_the_group_moves_the_lease_like_evidence_in_every_role_and_the_work_stands() {
+fn observed_write_moves_lease_but_keeps_the_work() {
     for seed in SEEDS {
         for (mut world, tick, lease) in [
             (World::new(seed), 0, backoff(0)),
@@ -262,7 +262,7 @@ fn another_write_of_the_group_moves_the_lease_like_evidence_in_every_role_and_th
 // Conflict: refused as stale
 
 #[test]
-fn a_conflict_in_election_backs_off_its_key_alone() {
+fn conflict_in_election_delays_its_key_only() {
     for seed in SEEDS {
         let mut world = World::new(seed);
         world.wants_all(["a", "b"]);
@@ -281,7 +281,7 @@ fn a_conflict_in_election_backs_off_its_key_alone() {
 }
 
 #[test]
-fn each_conflict_in_a_row_doubles_the_wait_of_its_key_up_to_the_retry_interval() {
+fn each_conflict_doubles_the_wait_of_its_key() {
     for seed in SEEDS {
         let mut world = World::leading(seed);
         world.wants("a");
@@ -296,10 +296,10 @@ fn each_conflict_in_a_row_doubles_the_wait_of_its_key_up_to_the_retry_interval()
     }
 }
 
-/// Found by the simulator (seed 33867): a key that another group wrote every quarter of a second was refused for 45 s, because
-/// it was tried again each 3 s sharp, in step with the rival.
+/// Another group may write the key at even intervals. Retries at even intervals would be refused
+/// each time.
 #[test]
-fn a_key_that_is_refused_for_long_is_not_tried_in_step_with_who_writes_it() {
+fn long_refused_key_is_not_retried_in_step() {
     let mut world = World::leading(1);
     world.wants("a");
     let waits: HashSet<_> = (0..40)
@@ -315,7 +315,7 @@ fn a_key_that_is_refused_for_long_is_not_tried_in_step_with_who_writes_it() {
 }
 
 #[test]
-fn a_conflict_of_a_leader_halves_the_window_once_per_burst_and_moves_nothing_else() {
+fn conflicts_halve_a_leaders_window_once_per_burst() {
     let mut world = World::leading_wide(1, 16);
     world.wants_many(16);
     let running = world.polls();
@@ -333,7 +333,7 @@ fn a_conflict_of_a_leader_halves_the_window_once_per_burst_and_moves_nothing_els
 }
 
 #[test]
-fn a_conflict_of_a_follower_whose_lease_ended_moves_nothing() {
+fn conflict_of_an_expired_follower_moves_nothing() {
     for seed in SEEDS {
         let mut world = World::following(seed);
         world.wants_all(["a", "b"]);
@@ -347,7 +347,7 @@ fn a_conflict_of_a_follower_whose_lease_ended_moves_nothing() {
 }
 
 #[test]
-fn a_conflict_of_a_suspicion_doubles_patience_and_moves_nothing_else() {
+fn conflict_of_a_suspicion_only_doubles_patience() {
     for seed in SEEDS {
         let mut world = World::long_following(seed);
         world.wants("a");
@@ -364,7 +364,7 @@ fn a_conflict_of_a_suspicion_doubles_patience_and_moves_nothing_else() {
 // Failed: nothing learnt
 
 #[test]
-fn a_failure_pauses_all_attempts_in_every_role_and_then_one_runs() {
+fn failure_pauses_all_attempts_then_one_runs() {
     for seed in SEEDS {
         for mut world in [World::new(seed), World::leading_wide(seed, 4), World::following(seed)] {
             world.wants_many(10);
@@ -386,7 +386,7 @@ fn a_failure_pauses_all_attempts_in_every_role_and_then_one_runs() {
 }
 
 #[test]
-fn the_lease_of_a_leader_whose_store_is_down_runs_out_by_itself() {
+fn lease_runs_out_while_the_store_is_down() {
     let mut world = World::leading(1);
     let lease_end = world.engine.lease_end();
     world.wants("a");
@@ -405,7 +405,7 @@ fn the_lease_of_a_leader_whose_store_is_down_runs_out_by_itself() {
 // Unchanged: nothing to write
 
 #[test]
-fn nothing_to_write_moves_nothing_in_any_role() {
+fn unchanged_moves_nothing_in_any_role() {
     for seed in SEEDS {
         for mut world in [World::new(seed), World::leading_wide(seed, 4), World::following(seed)] {
             let (work, _) = world.wants("a");
@@ -422,7 +422,7 @@ fn nothing_to_write_moves_nothing_in_any_role() {
 // remove(key)
 
 #[test]
-fn removing_a_key_clears_its_work_in_any_role_and_moves_nothing() {
+fn removal_clears_the_work_and_moves_nothing() {
     for seed in SEEDS {
         for mut world in [World::new(seed), World::leading(seed), World::following(seed)] {
             let (a, _) = world.wants("a");
@@ -450,7 +450,7 @@ fn expiry_in_election_probes_now() {
 }
 
 #[test]
-fn expiry_before_the_first_try_spares_it_the_election_delay() {
+fn expiry_spares_the_first_try_its_election_delay() {
     let mut world = World::new(1);
     world.engine.handle_expire(world.now);
     world.wants("a");
@@ -458,7 +458,7 @@ fn expiry_before_the_first_try_spares_it_the_election_delay() {
 }
 
 #[test]
-fn an_expired_leader_does_not_lead_until_the_next_success() {
+fn expired_leader_leads_again_only_by_success() {
     let mut world = World::leading_wide(1, 4);
     let before = world.standing();
     world.pass(secs(1));
@@ -493,7 +493,7 @@ fn expiry_as_a_follower_probes_now() {
 }
 
 #[test]
-fn expiry_as_a_follower_spares_the_next_try_the_head_start() {
+fn expiry_spares_a_follower_the_head_start() {
     let mut world = World::long_following(1);
     world.engine.handle_expire(world.now);
     world.pass(secs(1));
@@ -517,7 +517,7 @@ fn evidence_revokes_an_expiry() {
 // The lease ends
 
 #[test]
-fn in_election_there_is_no_lease_to_end() {
+fn election_has_no_lease_to_end() {
     let mut world = World::new(1);
     assert_eq!((world.engine.lease_end(), world.engine.poll_timeout()), (Timestamp::ZERO, None));
     world.pass(TERM * 100);
@@ -526,7 +526,7 @@ fn in_election_there_is_no_lease_to_end() {
 }
 
 #[test]
-fn a_leader_stops_leading_by_itself_when_the_lease_ends_and_stays_the_incumbent() {
+fn idle_leaders_lease_ends_but_it_stays_incumbent() {
     let mut world = World::leading(1);
     let lease_end = world.engine.lease_end();
     assert_eq!(world.engine.poll_timeout(), Some(lease_end));
@@ -543,7 +543,7 @@ fn a_leader_stops_leading_by_itself_when_the_lease_ends_and_stays_the_incumbent(
 }
 
 #[test]
-fn a_follower_may_run_one_probe_when_the_lease_ends() {
+fn follower_may_probe_once_the_lease_ends() {
     for seed in SEEDS {
         let mut world = World::following(seed);
         world.wants_many(10);
@@ -556,7 +556,7 @@ fn a_follower_may_run_one_probe_when_the_lease_ends() {
 // an election decides
 
 #[test]
-fn whoever_is_elected_leads_until_the_time_it_says_and_a_renewal_moves_only_that() {
+fn elected_replica_leads_until_the_given_time() {
     for mut world in [World::new(1), World::following(1), World::leading(1)] {
         let epoch = world.engine.epoch() + u64::from(world.engine.role() != Role::Leader);
         world.engine.handle_elected(world.now, world.now + secs(100));
@@ -572,7 +572,7 @@ fn whoever_is_elected_leads_until_the_time_it_says_and_a_renewal_moves_only_that
 }
 
 #[test]
-fn whoever_is_not_elected_follows_and_runs_nothing_for_however_long() {
+fn replica_that_is_not_elected_runs_nothing() {
     for mut world in [World::new(1), World::following(1), World::leading(1)] {
         world.engine.handle_not_elected(world.now);
         assert_eq!((world.engine.role(), world.leads()), (Role::Follower, false));
@@ -588,7 +588,7 @@ fn whoever_is_not_elected_follows_and_runs_nothing_for_however_long() {
 }
 
 #[test]
-fn whoever_was_elected_runs_nothing_once_the_time_is_over_until_it_is_elected_again() {
+fn elected_replica_runs_nothing_past_its_time() {
     let mut world = World::new(1);
     world.engine.handle_elected(world.now, world.now + secs(100));
     world.wants("a");
@@ -596,20 +596,20 @@ fn whoever_was_elected_runs_nothing_once_the_time_is_over_until_it_is_elected_ag
     world.ends(attempt, Outcome::Conflict);
     world.pass(secs(100));
     world.wants("b");
-    assert!(world.polls().is_empty(), "not even a probe: nobody told that the election is over");
+    assert!(world.polls().is_empty(), "not even a probe: the election has not ended officially");
     world.engine.handle_elected(world.now, world.now + secs(100));
     assert_eq!(keys(&world.polls()), ["a"], "slowly, as after any pause");
 }
 
 #[test]
-fn a_time_that_has_passed_elects_nobody() {
+fn past_time_elects_nobody() {
     let mut world = World::new(1);
     world.engine.handle_elected(world.now, world.now);
     assert_eq!((world.engine.role(), world.engine.epoch()), (Role::Follower, 0));
 }
 
 #[test]
-fn under_an_election_no_outcome_and_no_evidence_moves_the_lease_but_the_window_and_the_queue_work() {
+fn under_an_election_no_write_moves_the_lease() {
     let mut world = World::new(1);
     let until = world.now + secs(100);
     world.engine.handle_elected(world.now, until);
@@ -625,10 +625,10 @@ fn under_an_election_no_outcome_and_no_evidence_moves_the_lease_but_the_window_a
         world.ends(attempt, Outcome::WrittenByOther.done());
     }
     world.wants("e");
-    assert!(world.evidence("e").is_some(), "it was done by somebody");
+    assert!(world.evidence("e").is_some(), "another replica did it");
     world.engine.handle_observe(world.now, None);
     world.engine.handle_expire(world.now);
-    // What was seen is still learnt from.
+    // Patience still learns from the evidence.
     let patience = world.engine.patience();
     assert_eq!(world.standing(), Standing { patience, ..before });
     assert!(world.leads() && world.engine.is_empty());
