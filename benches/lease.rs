@@ -1,6 +1,7 @@
 //! The lease beside its floor: the bare map, queue and channel work that nothing of its kind can do without.
 //!
-//! `cargo bench --bench lease`. Compare within one run: absolute figures drift from machine to machine and hour to hour.
+//! `cargo bench -p writerlease-benches --bench lease`. Compare within one run: absolute figures drift from machine to machine
+//! and hour to hour.
 
 use std::{
     collections::{HashMap, VecDeque},

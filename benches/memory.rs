@@ -1,6 +1,7 @@
 //! What a million keys that wait for their turn cost, the text of the keys aside.
 //!
-//! `cargo bench --bench memory`. Not a matter of time, so not a criterion benchmark: it counts what is allocated.
+//! `cargo bench -p writerlease-benches --bench memory`. It counts what is allocated. Time plays no part, so it is no criterion
+//! benchmark.
 
 use std::sync::Arc;
 

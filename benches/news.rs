@@ -1,9 +1,6 @@
 //! How long news of a foreign write takes until the lease is told, beside how long the server's own bare notice takes to
-//! arrive for the same write: `cargo bench --bench news --all-features`.
+//! arrive for the same write: `cargo bench -p writerlease-benches --features servers --bench news`.
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
-
-#[path = "../tests/common/mod.rs"]
-mod common;
 
 use std::time::{Duration, Instant};
 
@@ -57,7 +54,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn etcd() {
     use writerlease::etcd::EtcdStore;
 
-    let server = common::server::EtcdServer::start().await;
+    let server = writerlease_test_support::server::EtcdServer::start().await;
     let mut client = etcd_client::Client::connect([server.endpoint()], None).await.expect("a client");
     let mut watch = client.watch("news/key", None).await.expect("a watch");
     let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
@@ -75,7 +72,7 @@ async fn etcd() {
 async fn redis() {
     use writerlease::redis::RedisStore;
 
-    let server = common::server::RedisServer::start().await;
+    let server = writerlease_test_support::server::RedisServer::start().await;
     let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
     let push = move |push: redis::PushInfo| {
         if push.kind == redis::PushKind::Invalidate {
@@ -98,7 +95,7 @@ async fn zookeeper() {
     use writerlease::zookeeper::{ZookeeperAccess, ZookeeperStore};
     use zookeeper_client::{AddWatchMode, Client};
 
-    let server = common::server::ZookeeperServer::start().await;
+    let server = writerlease_test_support::server::ZookeeperServer::start().await;
     let client = Client::connect(&server.endpoint()).await.expect("a session");
     let mut watcher = client.watch("/bench", AddWatchMode::PersistentRecursive).await.expect("a watch");
     let (sender, notices) = tokio::sync::mpsc::unbounded_channel();

@@ -1,17 +1,12 @@
 //! What the command line says.
 
-use std::{
-    fmt,
-    hash::{BuildHasher, RandomState},
-    process::ExitCode,
-    str::FromStr,
-    time::Duration,
-};
+use std::{fmt, process::ExitCode, str::FromStr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use writerlease::lab::{Network, Scenario, Strategy};
+use writerlease_example_support::{complain, duration, run_number};
 
-use crate::{STRATEGIES, duration::duration};
+use crate::STRATEGIES;
 
 /// Replicas that all want the same objects to be the same: with a lease held by work, and without.
 ///
@@ -81,26 +76,13 @@ pub enum Choice {
 
 /// Reads the command line. If there is nothing to run, returns how to exit.
 pub fn read() -> Result<Options, ExitCode> {
-    let options = Options::try_parse().map_err(|error| {
-        if !error.use_stderr() {
-            print!("{error}");
-            return ExitCode::SUCCESS;
-        }
-        let text = error.to_string();
-        complain(text.lines().next().unwrap_or_default().trim_start_matches("error: "))
-    })?;
+    let options: Options = writerlease_example_support::read()?;
     if options.processes && options.backend == Backend::Memory {
         return Err(complain(
             "--processes needs a server, such as --backend etcd://host:port: processes share no memory",
         ));
     }
     Ok(options)
-}
-
-/// One line, and exit code 2.
-pub fn complain(reason: &str) -> ExitCode {
-    eprintln!("error: {reason}");
-    ExitCode::from(2)
 }
 
 impl Options {
@@ -186,5 +168,5 @@ impl fmt::Display for Choice {
 
 /// Nobody else's keys.
 fn unique_prefix() -> String {
-    format!("contended-updates/{:016x}/", RandomState::new().hash_one(std::process::id()))
+    format!("contended-updates/{:016x}/", run_number())
 }

@@ -2,49 +2,41 @@
 
 use std::{io::IsTerminal, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 use writerlease::lab::{Progress, Report, Strategy};
 
 use crate::options::Options;
 
-/// Progress: a bar on a terminal, a few plain lines elsewhere.
+/// Progress: one line that changes on a terminal, a few plain lines elsewhere.
 pub struct Output {
     strategy: Strategy,
-    bar: Option<ProgressBar>,
+    terminal: bool,
 }
 
 impl Output {
     pub fn of(strategy: Strategy) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:40} round {pos} of {len}, {elapsed}");
-            let style = style.expect("the template is well-formed");
-            ProgressBar::no_length().with_style(style).with_prefix(strategy.to_string())
-        });
-        Self { strategy, bar }
+        Self { strategy, terminal: std::io::stderr().is_terminal() }
     }
 
     pub fn show(&mut self, progress: Progress) {
+        let Self { strategy, terminal } = *self;
         let Progress { round, rounds, .. } = progress;
         let done = round - 1;
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(rounds as u64);
-                bar.set_position(done as u64);
-            }
+        if terminal {
+            let filled = done * BAR / rounds;
+            eprint!("\r{strategy} [{:#<filled$}{:<2$}] round {done} of {rounds}", "", "", BAR - filled);
+        } else if done * 10 / rounds > done.saturating_sub(1) * 10 / rounds {
             // Each tenth.
-            None if done * 10 / rounds > done.saturating_sub(1) * 10 / rounds => {
-                eprintln!("{}: {done} of {rounds} rounds", self.strategy);
-            }
-            None => {}
+            eprintln!("{strategy}: {done} of {rounds} rounds");
         }
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if self.terminal {
+            // It was only for the time of the run.
+            eprint!("\r{ERASE_LINE}");
         }
     }
 }
@@ -73,8 +65,7 @@ pub fn print(options: &Options, reports: &[Report]) {
 }
 
 fn row(name: &str, reports: &[Report], figure: impl Fn(&Report) -> String) {
-    let figures: String = reports.iter().map(|report| format!("{:>12}", figure(report))).collect();
-    println!("{name:<20}{figures}");
+    writerlease_example_support::row(20, name, reports, figure);
 }
 
 fn figures(report: &Report) -> Value {
@@ -98,3 +89,8 @@ fn figures(report: &Report) -> Value {
 fn ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
+
+/// The characters of a full bar.
+const BAR: usize = 40;
+/// Erases from the cursor to the end of the line (ECMA-48, EL).
+const ERASE_LINE: &str = "\x1b[K";

@@ -1,16 +1,9 @@
 //! What the command line says.
 
-use std::{
-    fmt,
-    hash::{BuildHasher, RandomState},
-    process::ExitCode,
-    str::FromStr,
-    time::Duration,
-};
+use std::{fmt, process::ExitCode, str::FromStr, time::Duration};
 
 use clap::Parser;
-
-use crate::duration::duration;
+use writerlease_example_support::{complain, duration, run_number};
 
 /// Candidates that are processes: the leader resigns, is killed or paused, and another takes over.
 ///
@@ -68,16 +61,7 @@ pub enum End {
 
 /// Reads the command line. If there is nothing to run, returns how to exit.
 pub fn read() -> Result<Options, ExitCode> {
-    let options = Options::try_parse().map_err(|error| {
-        if !error.use_stderr() {
-            print!("{error}");
-            return ExitCode::SUCCESS;
-        }
-        let text = error.to_string();
-        // Without the usage, which comes in a paragraph of its own.
-        let reason = text.split("\n\n").next().unwrap_or_default();
-        complain(&reason.split_whitespace().collect::<Vec<_>>().join(" ").replace("error: ", ""))
-    })?;
+    let options: Options = writerlease_example_support::read()?;
     if options.takeovers == 0 {
         return Err(complain("--takeovers is 0: there would be nothing to see"));
     }
@@ -85,12 +69,6 @@ pub fn read() -> Result<Options, ExitCode> {
         return Err(complain("--candidates is less than 2: there would be nobody to take over"));
     }
     Ok(options)
-}
-
-/// One line, and exit code 2.
-pub fn complain(reason: &str) -> ExitCode {
-    eprintln!("error: {reason}");
-    ExitCode::from(2)
 }
 
 impl Options {
@@ -161,5 +139,5 @@ impl fmt::Display for End {
 
 /// Nobody else's keys.
 fn unique_prefix() -> String {
-    format!("elected/{:016x}/", RandomState::new().hash_one(std::process::id()))
+    format!("elected/{:016x}/", run_number())
 }

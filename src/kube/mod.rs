@@ -16,60 +16,7 @@
 //! writerlease = { version = "0.1", features = ["kube"] }
 //! ```
 //!
-//! ```no_run
-//! use std::{sync::Arc, time::Duration};
-//!
-//! use futures_util::StreamExt;
-//! use kube::{
-//!     Api, Client, CustomResource,
-//!     runtime::{Controller, controller::Action, watcher},
-//! };
-//! use schemars::JsonSchema;
-//! use serde::{Deserialize, Serialize};
-//! use writerlease::{
-//!     WriterLease,
-//!     kube::{Refused, StatusGuard, error_policy},
-//!     store::KubeStore,
-//! };
-//!
-//! #[derive(CustomResource, Clone, Debug, Serialize, Deserialize, JsonSchema)]
-//! #[kube(group = "example.com", version = "v1", kind = "Route", namespaced, status = "RouteStatus")]
-//! struct RouteSpec {
-//!     host: String,
-//! }
-//!
-//! #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-//! struct RouteStatus {
-//!     admitted: String,
-//! }
-//!
-//! async fn reconcile(route: Arc<Route>, guard: Arc<StatusGuard<Route>>) -> Result<Action, Refused> {
-//!     let desire = |route: &Route| {
-//!         let status = RouteStatus { admitted: route.spec.host.clone() };
-//!         (route.status.as_ref() != Some(&status)).then_some(status)
-//!     };
-//!     // Returns at once. Whether and when to write is a matter of the guard.
-//!     guard.ensure_status(&route, desire).action()
-//! }
-//!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::try_default().await?;
-//! let lease = WriterLease::builder("route-status").spawn()?;
-//! let controller = Controller::new(Api::<Route>::all(client.clone()), watcher::Config::default());
-//! // It reads what the controller reads.
-//! let store = KubeStore::new(Api::all(client)).manager("route-controller").reader(controller.store());
-//! let guard = Arc::new(StatusGuard::new(store, lease.clone())?);
-//! let ends = controller.shutdown_on_signal().run(reconcile, error_policy, guard).for_each(async |end| {
-//!     if let Err(error) = end {
-//!         eprintln!("{error}");
-//!     }
-//! });
-//! ends.await;
-//! // Whoever leaves in peace ends what it began; the others miss its next writes and go on.
-//! lease.shutdown(Duration::from_secs(5)).await;
-//! # Ok(())
-//! # }
-//! ```
+#![cfg_attr(not(doctest), doc = include_str!("controller.md"))]
 //!
 //! All replicas need the [rights of the store](KubeStore#rights): `update` on the status, beside what a controller needs anyway.
 //!

@@ -8,7 +8,11 @@
 //! There is no weaker order than this one to explore: the driver has no atomics of its own. (Nor is there `unsafe` that
 //! `cargo miri test` could find fault with, here or in the engine; it needs a nightly toolchain, so no script runs it.)
 //!
-//! A failure prints its schedule, which `shuttle::replay` repeats. `INTERLEAVINGS=20000` draws so many of each.
+//! A failure prints its schedule, which `shuttle::replay` repeats. `INTERLEAVINGS=20000` draws so many of each:
+//!
+//! ```sh
+//! RUSTFLAGS="--cfg shuttle" INTERLEAVINGS=20000 cargo test --release --lib --target-dir target/shuttle interleavings
+//! ```
 
 use std::{
     cell::Cell,

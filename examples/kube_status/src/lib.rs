@@ -1,0 +1,10 @@
+//! The controller of the example `kube_status`: its kind, and a replica of it. The tests run it, too.
+#![allow(clippy::disallowed_methods, reason = "a cluster answers in real time")]
+
+pub mod replica;
+pub mod widget;
+
+// The crate's documentation shows this program. It is compiled here, where its dependencies are.
+#[cfg(doctest)]
+#[doc = include_str!("../../../src/kube/controller.md")]
+mod documented {}

@@ -1,0 +1,153 @@
+//! One replica of the controller.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use kube::{
+    Api, Client, ResourceExt,
+    api::PostParams,
+    runtime::{Controller, WatchStreamExt, controller::Action, reflector, watcher},
+};
+use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
+use writerlease::{
+    WriterLease,
+    kube::{EnsureStatus, KubeStore, Refused, StatusGuard, error_policy},
+    lab::Strategy,
+};
+
+use crate::widget::{Widget, WidgetStatus};
+
+/// The field manager of all replicas.
+pub const MANAGER: &str = "widget-controller";
+
+/// What all replicas have in common.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who writes.
+    pub strategy: Strategy,
+    /// The namespace of the widgets.
+    pub namespace: String,
+    /// How long a write holds the lease.
+    pub term: Duration,
+    /// What this version of the controller makes of a widget.
+    pub phase: fn(&Widget) -> &'static str,
+}
+
+/// A controller: kube's own, with one watch for its reflector, its queue and the guard.
+pub struct Replica {
+    /// The lease on the right to write statuses.
+    pub lease: WriterLease<Arc<str>>,
+    /// The guard that writes them.
+    pub guard: StatusGuard<Widget>,
+    controller: JoinHandle<()>,
+    leave: oneshot::Sender<()>,
+}
+
+struct Context {
+    number: usize,
+    settings: Settings,
+    widgets: Api<Widget>,
+    guard: StatusGuard<Widget>,
+}
+
+impl Replica {
+    /// Starts a replica. Its number is what it writes as its name.
+    pub fn start(
+        client: Client,
+        number: usize,
+        settings: Settings,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let widgets = Api::<Widget>::namespaced(client, &settings.namespace);
+        let lease = WriterLease::builder("widgets").term(settings.term).spawn()?;
+        let (reader, writer) = reflector::store();
+        let store = KubeStore::new(widgets.clone()).manager(MANAGER).reader(reader.clone()).observing();
+        let guard = StatusGuard::new(store.clone(), lease.clone())?;
+        let events = watcher(widgets.clone(), watcher::Config::default()).default_backoff();
+        let changed = store.observe(events).reflect(writer).applied_objects();
+        let (leave, left) = oneshot::channel::<()>();
+        let context = Context { number, settings, widgets, guard: guard.clone() };
+        let controller = Controller::for_stream(changed, reader)
+            .graceful_shutdown_on(async { drop(left.await) })
+            .run(reconcile, policy, Arc::new(context))
+            .for_each(|_| async {});
+        let controller = tokio::spawn(controller);
+        Ok(Self { lease, guard, controller, leave })
+    }
+
+    /// Leaves in peace: waits for the writes that it began. Returns the objects whose status it wanted to write.
+    pub async fn leave(self) -> Vec<Arc<str>> {
+        // It fails if the controller has ended, and then there is nobody to tell.
+        let _ = self.leave.send(());
+        let unfinished = self.lease.shutdown(Duration::from_secs(5)).await;
+        // It fails if it panicked, which was said on stderr.
+        let _ = self.controller.await;
+        unfinished
+    }
+
+    /// As if the process had been killed: nothing is handed over.
+    pub async fn kill(self) {
+        self.controller.abort();
+        // It fails because it was aborted.
+        let _ = self.controller.await;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+}
+
+async fn reconcile(widget: Arc<Widget>, context: Arc<Context>) -> Result<Action, Failed> {
+    match context.settings.strategy {
+        Strategy::Lease => Ok(context.ensure(&widget).action()?),
+        Strategy::Retry => {
+            context.retry_on_conflict(&widget).await?;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+/// What the status should be, if it is not.
+fn desired(widget: &Widget, phase: &str, by: usize) -> Option<WidgetStatus> {
+    let was = widget.status.clone().unwrap_or_default();
+    let status = WidgetStatus { round: widget.spec.round, phase: phase.into(), by, ..was };
+    (!widget.is_right(phase)).then_some(status)
+}
+
+impl Context {
+    /// With the lease: this line.
+    fn ensure(&self, widget: &Widget) -> EnsureStatus {
+        let (phase, by) = (self.settings.phase, self.number);
+        self.guard.ensure_status(widget, move |widget| desired(widget, phase(widget), by))
+    }
+
+    /// Without: as client-go's `RetryOnConflict` with `DefaultRetry`. First what the reflector has, then what the server has,
+    /// five times, 10 ms apart.
+    async fn retry_on_conflict(&self, widget: &Widget) -> kube::Result<()> {
+        let mut widget = widget.clone();
+        for last in [false, false, false, false, true] {
+            let Some(status) = desired(&widget, (self.settings.phase)(&widget), self.number) else { break };
+            let name = widget.name_any();
+            widget.status = Some(status);
+            let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+            match self.widgets.replace_status(&name, &params, &widget).await {
+                Err(kube::Error::Api(status)) if status.is_conflict() && !last => {
+                    sleep(Duration::from_millis(10)).await;
+                    widget = self.widgets.get(&name).await?;
+                }
+                written => return written.map(drop),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn policy(widget: Arc<Widget>, failed: &Failed, context: Arc<Context>) -> Action {
+    match failed {
+        Failed::Refused(refused) => error_policy(widget, refused, context),
+        Failed::Kube(_) => Action::requeue(Duration::from_secs(1)),
+    }
+}

@@ -1,0 +1,78 @@
+//! What `kube_status` promises on its command line.
+
+use std::{path::Path, process::Output};
+
+use k8s_openapi::{
+    api::core::v1::Namespace, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{Api, api::ListParams};
+use serde_json::Value;
+use tokio::process::Command;
+use writerlease_test_support::server::{ADMINISTRATOR, KubeServer};
+
+async fn run(kubeconfig: &Path, arguments: &[&str]) -> Output {
+    let program =
+        tokio::task::spawn_blocking(writerlease_test_support::build::kube_status).await.expect("it builds");
+    let mut command = Command::new(program);
+    command.args(arguments).env("KUBECONFIG", kubeconfig).kill_on_drop(true);
+    command.output().await.expect("the example runs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_write_each_status_and_one_that_is_killed_is_replaced() {
+    let server = KubeServer::start().await;
+    let kubeconfig = server.kubeconfig(ADMINISTRATOR, server.api.address());
+    let arguments = ["--json", "--processes", "--objects", "50", "--rounds", "4", "--kill-leader-at", "3"];
+    let output = run(&kubeconfig, &arguments).await;
+    assert!(output.status.success(), "{output:?}");
+    let figures: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    println!("{figures}");
+    for strategy in ["lease", "retry"] {
+        let figures = &figures[strategy];
+        assert_eq!(
+            (figures["writes_needed"].as_u64(), figures["wrong_at_end"].as_u64()),
+            (Some(200), Some(0))
+        );
+        // A killed one was not told the end of 16 writes at most.
+        assert!(figures["writes_landed"].as_u64() >= Some(200 - 16), "{figures}");
+        assert!(figures["failover_ms"].as_u64() > Some(0));
+    }
+    assert_eq!(figures["lease"]["leaders_at_end"], 1);
+
+    // It leaves nothing behind. (What is in a namespace goes with controllers, which are not here.)
+    let client = server.administrator();
+    let kinds = Api::<CustomResourceDefinition>::all(client.clone()).list(&ListParams::default()).await;
+    assert_eq!(kinds.expect("a list").items.len(), 0);
+    let namespaces = Api::<Namespace>::all(client).list(&ListParams::default()).await.expect("a list");
+    let left = |namespace: &&Namespace| {
+        let name = namespace.metadata.name.as_deref().unwrap_or_default();
+        name.starts_with("writerlease") && namespace.metadata.deletion_timestamp.is_none()
+    };
+    assert_eq!(namespaces.iter().filter(left).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_make_a_table_and_what_cannot_begin_is_one_line() {
+    let server = KubeServer::start().await;
+    let kubeconfig = server.kubeconfig(ADMINISTRATOR, server.api.address());
+    let output = run(&kubeconfig, &["--objects", "5", "--rounds", "2", "--strategy", "lease"]).await;
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).expect("it is text");
+    assert!(
+        table.lines().any(|line| line.split_whitespace().eq(["wrong", "at", "the", "end", "0"])),
+        "{table}"
+    );
+
+    let nowhere = Path::new("/nonexistent/kubeconfig");
+    for (kubeconfig, arguments, says) in [
+        (&*kubeconfig, &["--replicas", "0"][..], "--replicas"),
+        (&kubeconfig, &["--kill-leader-at", "11"], "--kill-leader-at is 11"),
+        (&kubeconfig, &["--kill-leader-at", "1", "--replicas", "1"], "somebody has to go on"),
+        (nowhere, &[], "kubeconfig"),
+    ] {
+        let output = run(kubeconfig, arguments).await;
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{output:?}");
+        let line = String::from_utf8(output.stderr).expect("it is text");
+        assert!(line.lines().count() == 1 && line.contains(says), "{arguments:?}: {line}");
+    }
+}

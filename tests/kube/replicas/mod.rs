@@ -1,0 +1,280 @@
+//! Replicas of a controller on a real API server: they do not fight over status, and lose nothing.
+
+mod world;
+
+use std::time::Duration;
+
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use kube_lease_manager::LeaseManagerBuilder;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+use world::{LONG, NAMESPACE, SECOND, World, Writes, requests_for};
+use writerlease::{Notice, lab::Strategy};
+use writerlease_kube_status::{
+    replica::{self, Replica},
+    widget::{self, Widget},
+};
+use writerlease_test_support::server::KubeServer;
+
+const WIDGETS: usize = 200;
+
+/// What the server counted while every status was written ten times.
+async fn ten_rounds(replicas: usize, strategy: Strategy) -> Writes {
+    let mut world = World::new(WIDGETS, replicas, strategy).await;
+    let before = Writes::of(&world.server).await;
+    for _ in 0..10 {
+        world.next_round().await;
+        world.all_right().await;
+    }
+    // What comes late counts, too.
+    sleep(SECOND).await;
+    let writes = Writes::of(&world.server).await.since(before);
+    println!("{replicas} replicas, {strategy}: {writes:?} for {}", 10 * WIDGETS);
+    assert!(strategy == Strategy::Retry || world.leaders() == 1);
+    writes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_write_a_status_once() {
+    let lease = ten_rounds(3, Strategy::Lease).await;
+    assert!(lease.all() as f64 <= 1.02 * (10 * WIDGETS) as f64 && lease.others == 0, "{lease:?}");
+    let retry = ten_rounds(3, Strategy::Retry).await;
+    assert!(retry.refused > 10 * lease.refused, "the comparison: {retry:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_replicas_write_a_status_once() {
+    let lease = ten_rounds(10, Strategy::Lease).await;
+    assert!(lease.all() as f64 <= 1.05 * (10 * WIDGETS) as f64 && lease.others == 0, "{lease:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_edits_every_object_each_second_holds_nothing_up_and_is_no_competitor() {
+    let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
+    let before = Writes::of(&world.server).await;
+    let leader = world.replicas.iter().position(|replica| replica.lease.is_leader()).expect("one leads");
+    let won = |world: &World| world.replicas[leader].lease.snapshot().counters.won;
+    let won_before = won(&world);
+    let (mut needed, mut longest) = (0, Duration::ZERO);
+    for second in 0..16 {
+        let started = Instant::now();
+        if second % 2 == 0 {
+            world.round += 1;
+            needed += WIDGETS;
+        }
+        // The label is nothing that the status depends on, nor is the note; every other second the round is edited as well.
+        let edit = json!({
+            "metadata": { "labels": { "edited": format!("{second}") } },
+            "spec": { "round": world.round, "note": format!("{second}") },
+        });
+        let person = PatchParams { field_manager: Some("person".into()), ..PatchParams::default() };
+        let edited = widget::for_each(&world.names, async |name| {
+            world.widgets.patch(&name, &person, &Patch::Merge(&edit)).await.map(drop)
+        });
+        edited.await.expect("a person may edit");
+        longest = longest.max(world.all_right().await);
+        sleep(SECOND.saturating_sub(started.elapsed())).await;
+    }
+    let writes = Writes::of(&world.server).await.since(before);
+    println!("under edits: {writes:?} for {needed}; after the last edit at most {longest:?}");
+    assert!(writes.landed as f64 <= 1.02 * needed as f64 && writes.others == 0, "{writes:?}");
+    assert!(
+        writes.all() as f64 <= 1.5 * needed as f64,
+        "an edit between a read and a write is rare: {writes:?}"
+    );
+    assert!(longest < 10 * SECOND, "{longest:?}");
+    // Nobody took the person for a competitor: who led at first still does.
+    assert!(world.leaders() == 1 && world.replicas[leader].lease.is_leader());
+    assert_eq!(won(&world), won_before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_killed_is_replaced_in_seconds() {
+    let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
+    // By then followers know how long the leader takes, when not all objects are new.
+    for _ in 0..3 {
+        world.next_round().await;
+        world.all_right().await;
+    }
+    world.leader().kill().await;
+    let before = Writes::of(&world.server).await;
+    let edited = Instant::now();
+    world.next_round().await;
+    world.all_right().await;
+    let took = edited.elapsed();
+    let writes = Writes::of(&world.server).await.since(before);
+    println!("the leader was killed: all right {took:?} after the first edit, {writes:?}");
+    assert!(took < 15 * SECOND, "{took:?}");
+    assert_eq!(world.leaders(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_leaves_in_peace_ends_what_it_began_and_the_others_go_on() {
+    let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
+    let before = Writes::of(&world.server).await;
+    let leader = world.leader();
+    // In the middle of its work.
+    world.round += 1;
+    let (unfinished, ()) = tokio::join!(
+        async {
+            while leader.lease.snapshot().in_flight == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            leader.leave().await
+        },
+        world.edit(&world.names),
+    );
+    world.all_right().await;
+    let writes = Writes::of(&world.server).await.since(before);
+    println!("the leader left {} of {WIDGETS} to the others: {writes:?}", unfinished.len());
+    assert_eq!(
+        (writes.landed, writes.others),
+        (WIDGETS as u64, 0),
+        "none was cut off, none was written twice"
+    );
+    assert_eq!(world.leaders(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_object() {
+    let mut world = World::new(5, 3, Strategy::Lease).await;
+    let no_status = Patch::Merge(json!({ "status": null }));
+    world.widgets.patch_status(&world.names[3], &PatchParams::default(), &no_status).await.unwrap();
+    world.observer.until(&world.names[3..4], LONG, |widget| widget.status.is_none()).await.unwrap();
+    world.all_right().await;
+
+    world.one_leads().await;
+    let reigns = |world: &World| -> Vec<_> {
+        let counters = world.replicas.iter().map(|replica| replica.lease.snapshot().counters);
+        counters.map(|counters| (counters.won, counters.lost)).collect()
+    };
+    let reigned = reigns(&world);
+    let this = world.names[..1].to_vec();
+    for _ in 0..50 {
+        let before = world.widget(0).await.uid();
+        world.round = 7;
+        world.edit(&this).await;
+        world.widgets.delete(&this[0], &DeleteParams::default()).await.unwrap();
+        widget::create(&world.widgets, &this[0]).await.unwrap();
+        world.round = 1;
+        world.these_right(&this).await;
+        assert_ne!(before, world.widget(0).await.uid());
+    }
+    assert_eq!(reigns(&world), reigned, "whoever deletes an object is no competitor");
+    assert_eq!(Writes::of(&world.server).await.others, 0, "who comes late meets a conflict, if anything");
+    assert_eq!(world.fights(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_the_server_is_killed_and_its_past_is_gone() {
+    let mut world = World::new(20, 3, Strategy::Lease).await;
+    for compacted in [false, true] {
+        world.next_round().await;
+        world.server.api.kill();
+        if compacted {
+            // Watches cannot go on where they were: 410.
+            world.server.etcd.compact().await;
+        }
+        sleep(SECOND).await;
+        world.server.api.restart().await;
+        world.next_round().await;
+        world.all_right().await;
+        world.next_round().await;
+        world.all_right().await;
+    }
+    // Watches come back one after the other, and whoever is blind may take itself for the leader until then.
+    world.one_leads().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_write_is_told_and_does_so_when_it_may() {
+    let server = KubeServer::start_with(["reader"]).await;
+    let mut world = World::without_replicas(server, 5).await;
+    world.server.allow("reader", "writerlease.example", &["widgets"], &["get", "list", "watch"]).await;
+    let reader = |world: &World| {
+        let settings = replica::Settings {
+            strategy: Strategy::Lease,
+            namespace: NAMESPACE.into(),
+            term: LONG,
+            phase: |_| "ready",
+        };
+        Replica::start(world.server.user("reader"), 9, settings).expect("a runtime")
+    };
+    let denied = reader(&world);
+    let mut notices = denied.guard.guard().notices();
+    let told = timeout(LONG, async {
+        loop {
+            if let Notice::Refused { error, .. } = notices.recv().await.unwrap() {
+                return error.to_string();
+            }
+        }
+    });
+    let told = told.await.expect("it is told");
+    assert!(told.contains("cannot update resource \"widgets/status\""), "{told}");
+    assert!(!denied.lease.is_leader());
+    world.start(0..1, Strategy::Lease, |_| "ready");
+    world.all_right().await;
+    assert!(world.leaders() == 1 && !denied.lease.is_leader());
+
+    world.server.allow("reader", "writerlease.example", &["widgets/status"], &["update"]).await;
+    world.leader().kill().await;
+    world.next_round().await;
+    world.all_right().await;
+    assert!(denied.lease.is_leader());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_groups_that_want_different_values_stop_for_these_objects_only() {
+    fn new(widget: &Widget) -> &'static str {
+        if *widget.name_any() < *"widget-003" { "new" } else { "ready" }
+    }
+    let mut world = World::new(20, 2, Strategy::Lease).await;
+    // A new version of the controller wants something else of the first three.
+    world.start(9..10, Strategy::Lease, new);
+    let started = Instant::now();
+    while world.fights() < 3 {
+        assert!(started.elapsed() < LONG, "nobody notices");
+        sleep(SECOND / 20).await;
+    }
+    sleep(SECOND).await;
+    let before = Writes::of(&world.server).await;
+    println!("two groups: {before:?} until all were quiet");
+    for _ in 0..5 {
+        world.round += 1;
+        let others = world.names.split_off(3);
+        world.edit(&others).await;
+        world.these_right(&others).await;
+        world.names.extend(others);
+    }
+    let writes = Writes::of(&world.server).await.since(before);
+    println!("two groups: {writes:?} for 85 of the others");
+    assert!((85..=90).contains(&writes.landed) && writes.all() <= 100, "{writes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_nothing_to_do_asks_nothing() {
+    let world = World::new(20, 10, Strategy::Lease).await;
+    sleep(2 * SECOND).await;
+    let mut electors = Vec::new();
+    for _ in 0..10 {
+        let client = world.server.administrator();
+        let manager = LeaseManagerBuilder::new(client, "widgets").with_namespace(NAMESPACE).build();
+        electors.push(manager.await.expect("an elector").watch().await);
+    }
+    sleep(2 * SECOND).await;
+    let count =
+        async || (requests_for(&world.server, "widgets").await, requests_for(&world.server, "leases").await);
+    let before = count().await;
+    // Electors renew after 25 s.
+    sleep(30 * SECOND).await;
+    let after = count().await;
+    println!("idle for 30 s, 10 replicas: {} requests, electors {}", after.0 - before.0, after.1 - before.1);
+    assert_eq!(after.0 - before.0, 0);
+    assert!(after.1 - before.1 > 0, "the comparison");
+    for (_, elector) in electors {
+        elector.abort();
+    }
+}

@@ -1,0 +1,186 @@
+//! Widgets on a real API server, and replicas of a controller that want the same status of them. The controller is that of
+//! the example.
+
+use std::{ops::Range, time::Duration};
+
+use http::Request;
+use kube::Api;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use writerlease::lab::Strategy;
+use writerlease_kube_status::{
+    replica::{Replica, Settings},
+    widget::{self, Observer, Widget},
+};
+use writerlease_test_support::server::KubeServer;
+
+pub const SECOND: Duration = Duration::from_secs(1);
+/// Only against hanging.
+pub const LONG: Duration = Duration::from_secs(60);
+pub const NAMESPACE: &str = "widgets";
+
+pub struct World {
+    pub server: KubeServer,
+    pub widgets: Api<Widget>,
+    pub names: Vec<String>,
+    /// What the spec of all widgets says.
+    pub round: u64,
+    pub observer: Observer,
+    pub replicas: Vec<Replica>,
+}
+
+impl World {
+    /// A server with so many widgets, which nobody looks after.
+    pub async fn without_replicas(server: KubeServer, widgets: usize) -> Self {
+        let client = server.administrator();
+        server.create_namespace(NAMESPACE).await;
+        assert!(widget::install(&client).await.expect("the kind can be made"));
+        let api = Api::namespaced(client, NAMESPACE);
+        let names: Vec<_> = (0..widgets).map(|number| format!("widget-{number:03}")).collect();
+        let observer = Observer::start(api.clone());
+        let world = Self { server, widgets: api, names, round: 1, observer, replicas: Vec::new() };
+        widget::for_each(&world.names, async |name| widget::create(&world.widgets, &name).await)
+            .await
+            .expect("widgets can be made");
+        world
+    }
+
+    /// The same with replicas, which set everything right.
+    pub async fn new(widgets: usize, replicas: usize, strategy: Strategy) -> Self {
+        let mut world = Self::without_replicas(KubeServer::start().await, widgets).await;
+        world.start(0..replicas, strategy, |_| "ready");
+        world.all_right().await;
+        world.settled().await;
+        world
+    }
+
+    pub fn start(&mut self, numbers: Range<usize>, strategy: Strategy, phase: fn(&Widget) -> &'static str) {
+        let settings = Settings { strategy, namespace: NAMESPACE.into(), term: LONG, phase };
+        for number in numbers {
+            let client = self.server.administrator();
+            self.replicas.push(Replica::start(client, number, settings.clone()).expect("a runtime"));
+        }
+    }
+
+    /// Waits until every status is as its spec says. Returns after how long.
+    pub async fn all_right(&self) -> Duration {
+        self.these_right(&self.names).await
+    }
+
+    pub async fn these_right(&self, names: &[String]) -> Duration {
+        let is_right = |widget: &Widget| widget.spec.round == self.round && widget.is_right("ready");
+        let waited = self.observer.until(names, LONG, is_right).await;
+        waited.unwrap_or_else(|wrong| panic!("{} are wrong, such as {}", wrong.len(), wrong[0]))
+    }
+
+    /// Every spec changes once.
+    pub async fn next_round(&mut self) {
+        self.round += 1;
+        self.edit(&self.names).await;
+    }
+
+    /// The specs are made to say what they should.
+    pub async fn edit(&self, names: &[String]) {
+        let spec = json!({ "round": self.round });
+        let edited =
+            widget::for_each(names, async |name| widget::edit(&self.widgets, &name, spec.clone()).await)
+                .await;
+        edited.expect("a person may edit");
+    }
+
+    /// Waits until nobody has anything to do.
+    pub async fn settled(&self) {
+        let started = Instant::now();
+        while self.replicas.iter().any(|replica| replica.lease.snapshot().pending > 0) {
+            assert!(started.elapsed() < LONG, "something is pending for ever");
+            sleep(SECOND / 20).await;
+        }
+    }
+
+    /// Goes on until the replicas are of one mind.
+    pub async fn one_leads(&mut self) {
+        let started = Instant::now();
+        while self.leaders() != 1 {
+            assert!(started.elapsed() < LONG, "{} lead", self.leaders());
+            self.next_round().await;
+            self.all_right().await;
+            sleep(SECOND).await;
+        }
+    }
+
+    pub fn leaders(&self) -> usize {
+        self.replicas.iter().filter(|replica| replica.lease.is_leader()).count()
+    }
+
+    /// How often a replica found that two groups want different values.
+    pub fn fights(&self) -> u64 {
+        let counters = self.replicas.iter().map(|replica| replica.guard.guard().contention().counters());
+        counters.map(|counters| counters.contended).sum()
+    }
+
+    /// Takes the leader out.
+    pub fn leader(&mut self) -> Replica {
+        let leader = self.replicas.iter().position(|replica| replica.lease.is_leader()).expect("one leads");
+        self.replicas.swap_remove(leader)
+    }
+
+    /// The widget as the server has it.
+    pub async fn widget(&self, number: usize) -> Widget {
+        self.widgets.get(&self.names[number]).await.expect("it exists")
+    }
+}
+
+/// What the API server counted of updates of widgets' status: those that landed, those that were refused as stale, and
+/// others.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Writes {
+    pub landed: u64,
+    pub refused: u64,
+    pub others: u64,
+}
+
+impl Writes {
+    pub async fn of(server: &KubeServer) -> Self {
+        let mut writes = Self::default();
+        for (labels, count) in requests(server).await {
+            let has = |label: &str| labels.contains(label);
+            if !(has(r#"resource="widgets""#) && has(r#"subresource="status""#) && has(r#"verb="PUT""#)) {
+                continue;
+            }
+            match () {
+                () if has(r#"code="200""#) => writes.landed += count,
+                () if has(r#"code="409""#) => writes.refused += count,
+                () => writes.others += count,
+            }
+        }
+        writes
+    }
+
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            landed: self.landed - before.landed,
+            refused: self.refused - before.refused,
+            others: self.others - before.others,
+        }
+    }
+
+    pub fn all(self) -> u64 {
+        self.landed + self.refused + self.others
+    }
+}
+
+/// All requests for a resource that anybody made, but for watches.
+pub async fn requests_for(server: &KubeServer, resource: &str) -> u64 {
+    let is_one =
+        |labels: &str| labels.contains(&format!(r#"resource="{resource}""#)) && !labels.contains("WATCH");
+    requests(server).await.iter().filter(|(labels, _)| is_one(labels)).map(|(_, count)| count).sum()
+}
+
+/// What the API server counted: labels, and how many.
+async fn requests(server: &KubeServer) -> Vec<(String, u64)> {
+    let request = Request::get("/metrics").body(Vec::new()).expect("a request");
+    let figures = server.administrator().request_text(request).await.expect("figures");
+    let lines = figures.lines().filter_map(|line| line.strip_prefix("apiserver_request_total{"));
+    let counts = lines.filter_map(|line| line.rsplit_once(' '));
+    counts.map(|(labels, count)| (labels.to_owned(), count.parse().expect("a number"))).collect()
+}

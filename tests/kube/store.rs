@@ -1,0 +1,399 @@
+//! `KubeStore` and `StatusGuard` by themselves, on a real API server that answers late, twice, or not at all.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, future::join_all};
+use http::{Method, Request, StatusCode};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, DynamicObject},
+    client::{Body, retry::RetryPolicy},
+    core::{ApiResource, GroupVersionKind},
+    runtime::{WatchStreamExt, controller::Action, reflector, watcher},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+use tower::{BoxError, ServiceBuilder, retry::RetryLayer, service_fn};
+use writerlease::{
+    EnsureOutcome, Notice, WatchState, WriterLease,
+    engine::Counters,
+    kube::{EnsureStatus, KubeStore, StatusGuard, error_policy},
+    store::{Current, Event, Expected, Store, StoreError},
+};
+use writerlease_kube_status::widget::{self, Widget, WidgetStatus};
+use writerlease_test_support::{
+    proxy::Proxy,
+    server::{ADMINISTRATOR, KubeServer, RECORD},
+    watch::Watch,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Only against hanging.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A namespace with one widget.
+struct Place {
+    server: Arc<KubeServer>,
+    namespace: String,
+    widgets: Api<Widget>,
+}
+
+impl Place {
+    async fn new(server: Arc<KubeServer>, namespace: String) -> Self {
+        server.create_namespace(&namespace).await;
+        let widgets = Api::namespaced(server.administrator(), &namespace);
+        widget::create(&widgets, "widget").await.expect("a widget can be made");
+        Self { server, namespace, widgets }
+    }
+
+    /// An object's key in the store.
+    fn key(&self, name: &str) -> String {
+        format!("{}/{name}", self.namespace)
+    }
+
+    async fn widget(&self) -> Widget {
+        self.widgets.get("widget").await.expect("it exists")
+    }
+
+    /// The status of this namespace's widgets.
+    fn store(&self, client: Client) -> KubeStore<Widget> {
+        KubeStore::new(Api::namespaced(client, &self.namespace))
+    }
+
+    fn guard(&self) -> StatusGuard<Widget> {
+        StatusGuard::new(self.store(self.server.administrator()), lease()).expect("a runtime")
+    }
+}
+
+/// A server that knows widgets.
+async fn server() -> Arc<KubeServer> {
+    let server = KubeServer::start().await;
+    widget::install(&server.administrator()).await.expect("the kind can be made");
+    Arc::new(server)
+}
+
+/// One test of many, side by side on one server, each in a place of its own: a server takes seconds of two cores to start.
+macro_rules! on_one_server {
+    ($($case:ident,)*) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn on_one_server() {
+            let server = server().await;
+            let mut running = Vec::new();
+            $(
+                let place = Place::new(server.clone(), format!("place-{}", running.len())).await;
+                running.push((stringify!($case), tokio::spawn($case(place))));
+            )*
+            let mut failed = Vec::new();
+            for (case, ended) in running {
+                if ended.await.is_err() {
+                    failed.push(case);
+                }
+            }
+            assert!(failed.is_empty(), "{failed:?}");
+        }
+    };
+}
+
+on_one_server![
+    whole_objects_are_made_written_deleted_and_watched,
+    what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change,
+    what_was_refused_of_an_object_is_forgotten_when_it_changes,
+    what_has_no_place_on_the_server_is_refused_for_good,
+    what_is_observed_may_be_dropped_and_made_anew,
+    a_write_that_landed_and_was_tried_again_is_known_as_ours,
+    a_write_whose_answer_is_lost_is_known_as_ours,
+    parts_of_a_status_that_are_wanted_at_once_become_one_write,
+    an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted,
+];
+
+fn lease() -> WriterLease<Arc<str>> {
+    WriterLease::builder("widgets").spawn().expect("a runtime")
+}
+
+/// The round of the spec is to be in the status.
+fn seen(widget: &Widget) -> Option<WidgetStatus> {
+    let status = WidgetStatus { round: widget.spec.round, phase: "ready".into(), ..WidgetStatus::default() };
+    (widget.status.as_ref() != Some(&status)).then_some(status)
+}
+
+async fn ended(ensuring: EnsureStatus) -> EnsureOutcome {
+    timeout(LONG, ensuring).await.expect("it ends")
+}
+
+/// The lease hears of the end of an attempt a moment after whoever waits for it.
+async fn counters(guard: &StatusGuard<Widget>) -> Counters {
+    let lease = guard.guard().lease();
+    let idle = async {
+        while lease.snapshot().in_flight > 0 {
+            sleep(SECOND / 100).await;
+        }
+    };
+    timeout(LONG, idle).await.expect("attempts end");
+    lease.snapshot().counters
+}
+
+/// Whether it ended with the write that the object is from.
+fn is_written(ending: &EnsureOutcome, object: &Widget) -> bool {
+    let version = object.resource_version().and_then(|version| version.parse().ok());
+    matches!(ending, EnsureOutcome::Written(written) if version.is_some() && written.revision() == version)
+}
+
+fn text(value: &[u8]) -> Value {
+    serde_json::from_slice(value).expect("it is JSON")
+}
+
+async fn whole_objects_are_made_written_deleted_and_watched(place: Place) {
+    let maps = KubeStore::new(Api::<ConfigMap>::all(place.server.administrator())).whole_objects();
+    let mut watch = Watch::of(&maps, &place.key(""));
+    let key = &*place.key("a");
+    assert_eq!(watch.listing().await, [], "those of other namespaces are left out");
+
+    let map = |word: &str| {
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": "a", "namespace": place.namespace },
+            "data": { "word": word },
+        });
+        map.to_string().into_bytes().into()
+    };
+    assert!(maps.get(key).await.unwrap().is_none());
+    let made = maps.put(key, map("one"), Expected::Absent, None).await.unwrap();
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == made && &*entry.key == key));
+    let again = maps.put(key, map("two"), Expected::Absent, None).await;
+    assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}");
+    let written = maps.put(key, map("two"), Expected::Version(made.clone()), None).await.unwrap();
+    assert!(written.revision() > made.revision());
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == written));
+    let entry = maps.get(key).await.unwrap().expect("it is there");
+    assert_eq!((text(&entry.value)["data"]["word"].as_str(), &entry.version), (Some("two"), &written));
+
+    let stale = maps.put(key, map("three"), Expected::Version(made.clone()), None).await;
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+    let stale = maps.delete(key, &made, None).await;
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })), "{stale:?}");
+    maps.delete(key, &written, None).await.unwrap();
+    assert!(matches!(watch.event().await, Event::Delete { key: deleted, .. } if &*deleted == key));
+    assert!(maps.get(key).await.unwrap().is_none());
+    for gone in [
+        maps.delete(key, &written, None).await,
+        maps.put(key, map("four"), Expected::Version(written.clone()), None).await.map(drop),
+    ] {
+        assert!(
+            matches!(gone, Err(StoreError::Conflict { current: Current::Absent | Current::Unknown })),
+            "{gone:?}"
+        );
+    }
+}
+
+async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change(
+    place: Place,
+) {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("writerlease.example", "v1", "Widget"));
+    let api: Api<DynamicObject> = Api::namespaced_with(place.server.administrator(), &place.namespace, &kind);
+    let guard = StatusGuard::new(KubeStore::with_kind(api.clone(), kind), lease()).unwrap();
+    let object = api.get("widget").await.unwrap();
+    for (status, said) in [
+        (json!({ "round": "no number", "phase": "", "by": 0 }), "Invalid value"),
+        (json!({ "round": 1, "phase": "x".repeat(1_800_000), "by": 0 }), "too large"),
+        (json!({ "round": 1, "phase": "x".repeat(2_200_000), "by": 0 }), "larger than max"),
+        (json!({ "round": 1, "phase": "x".repeat(4_000_000), "by": 0 }), "too large"),
+    ] {
+        let wanted = status.clone();
+        let want = move |object: &DynamicObject| (object.data["status"] != wanted).then(|| wanted.clone());
+        let ending = ended(guard.ensure_status(&object, want.clone())).await;
+        let (EnsureOutcome::Invalid(error) | EnsureOutcome::TooLarge(error)) = &ending else {
+            panic!("{ending:?}")
+        };
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!(matches!(ending, EnsureOutcome::TooLarge(_)), said.contains("large"), "{ending:?}");
+        // The next reconcile is told, once.
+        let refused = guard.ensure_status(&object, want.clone()).action().unwrap_err();
+        assert!(refused.to_string().contains(said) && *refused.key == place.key("widget"), "{refused}");
+        assert_eq!(error_policy(Arc::new(object.clone()), &refused, Arc::new(())), Action::await_change());
+        assert!(guard.ensure_status(&object, want).action().is_ok());
+        guard.forget(&object);
+    }
+    assert!(place.widget().await.status.is_none());
+}
+
+async fn what_was_refused_of_an_object_is_forgotten_when_it_changes(place: Place) {
+    let guard = place.guard();
+    // A status that makes sense in the second round only.
+    let desire = |widget: &Widget| {
+        let mut status = seen(widget)?;
+        if widget.spec.round == 1 {
+            status.phase = "x".repeat(1_800_000);
+        }
+        Some(status)
+    };
+    let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
+    assert!(matches!(ending, EnsureOutcome::TooLarge(_)), "{ending:?}");
+    widget::edit(&place.widgets, "widget", json!({ "round": 2 })).await.unwrap();
+    // The change is what calls the reconcile, which may be earlier than the guard hears of it.
+    let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
+    assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
+}
+
+async fn what_has_no_place_on_the_server_is_refused_for_good(place: Place) {
+    let map = |namespace: &str| {
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": namespace },
+        });
+        bytes::Bytes::from(map.to_string())
+    };
+    let key = &*place.key("a");
+    let whole = KubeStore::new(Api::<ConfigMap>::all(place.server.administrator())).whole_objects();
+    let made = whole.put(key, map(&place.namespace), Expected::Absent, None).await.unwrap();
+    let nowhere = whole.put("nowhere/a", map("nowhere"), Expected::Absent, None).await;
+    assert!(matches!(nowhere, Err(StoreError::Invalid { .. })), "{nowhere:?}");
+
+    // Config maps have no status.
+    let statuses = KubeStore::new(Api::<ConfigMap>::all(place.server.administrator()));
+    let status = statuses.put(key, map(&place.namespace), Expected::Version(made), None).await;
+    assert!(matches!(status, Err(StoreError::Invalid { .. })), "{status:?}");
+}
+
+async fn what_is_observed_may_be_dropped_and_made_anew(place: Place) {
+    let store = KubeStore::new(place.widgets.clone()).observing();
+    let guard = StatusGuard::<Widget>::new(store.clone(), lease()).unwrap();
+    let mut notices = guard.guard().notices();
+    for _ in 0..2 {
+        let events =
+            store.observe(watcher(place.widgets.clone(), watcher::Config::default()).default_backoff());
+        let watch = tokio::spawn(events.for_each(|_| async {}));
+        let live = async {
+            while guard.guard().watch_state() != WatchState::Live {
+                sleep(SECOND / 100).await;
+            }
+        };
+        timeout(LONG, live).await.expect("it hears of changes");
+        watch.abort();
+        let interrupted =
+            async { while !matches!(notices.recv().await, Ok(Notice::WatchInterrupted { .. })) {} };
+        timeout(LONG, interrupted).await.expect("it is told");
+        assert!(matches!(guard.guard().watch_state(), WatchState::Resuming { .. }));
+    }
+}
+
+async fn a_write_that_landed_and_was_tried_again_is_known_as_ours(place: Place) {
+    // A gateway that gives up on the first update, which has landed; kube's client then tries again.
+    let inner = place.server.administrator();
+    let gives_up = Arc::new(AtomicBool::new(true));
+    let gateway = service_fn({
+        let gives_up = gives_up.clone();
+        move |request: Request<Body>| {
+            let (inner, gives_up) = (inner.clone(), gives_up.clone());
+            async move {
+                let is_update = request.method() == Method::PUT;
+                let mut answer = inner.send(request).await?;
+                if is_update && gives_up.swap(false, SeqCst) {
+                    assert_eq!(answer.status(), StatusCode::OK);
+                    *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                }
+                Ok::<_, BoxError>(answer)
+            }
+        }
+    });
+    let service = ServiceBuilder::new().layer(RetryLayer::new(RetryPolicy::server_retry())).service(gateway);
+    let store = place.store(Client::new(service, &*place.namespace));
+    let guard = StatusGuard::new(store, lease()).unwrap();
+    let widget = place.widget().await;
+    let ending = ended(guard.ensure_status(&widget, seen)).await;
+    let written = place.widget().await;
+    assert!(!gives_up.load(SeqCst));
+    assert!(is_written(&ending, &written), "{ending:?}");
+    let counters = counters(&guard).await;
+    assert_eq!((counters.conflicts, counters.evidence), (0, 0), "nobody else was there");
+}
+
+async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
+    // Only updates go through the proxy, which cannot tell them from other requests.
+    let proxy = Proxy::start(place.server.api.address()).await;
+    let client = Client::try_from(place.server.config(ADMINISTRATOR, proxy.address())).unwrap();
+    let (reader, writer) = reflector::store();
+    let store = place.store(client).reader(reader.clone()).observing();
+    let guard = StatusGuard::new(store.clone(), lease()).unwrap();
+    let events = store
+        .observe(watcher(place.widgets.clone(), watcher::Config::default()).default_backoff())
+        .reflect(writer);
+    let watch = tokio::spawn(events.for_each(|_| async {}));
+    reader.wait_until_ready().await.unwrap();
+
+    for round in 1..5 {
+        widget::edit(&place.widgets, "widget", json!({ "round": round })).await.unwrap();
+        if round > 1 {
+            // The connection is open by now.
+            proxy.lose_answer(RECORD);
+        }
+        let ending = ended(guard.ensure_status(&place.widget().await, seen)).await;
+        if round > 1 {
+            proxy.struck().await;
+        }
+        let written = place.widget().await;
+        assert_eq!(written.status.as_ref().map(|status| status.round), Some(round));
+        assert!(is_written(&ending, &written), "{ending:?}");
+    }
+    let counters = counters(&guard).await;
+    assert_eq!((counters.failures, counters.evidence), (3, 0), "nobody else was there");
+    watch.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
+    let server = server().await;
+    let place = Place::new(server.clone(), "place".into()).await;
+    let store = KubeStore::new(place.widgets.clone()).timeout(SECOND);
+    let key = place.key("widget");
+    let entry = store.get(&key).await.unwrap().expect("it is there");
+    server.api.pause();
+    let started = Instant::now();
+    let read = store.get(&key).await;
+    let write = store.put(&key, entry.value, Expected::Version(entry.version), None).await;
+    assert!(started.elapsed() >= 2 * SECOND && started.elapsed() < LONG / 4, "{:?}", started.elapsed());
+    assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
+    assert!(matches!(write, Err(StoreError::Unavailable { .. })), "{write:?}");
+    server.api.resume();
+    assert!(store.get(&key).await.unwrap().is_some());
+}
+
+async fn parts_of_a_status_that_are_wanted_at_once_become_one_write(place: Place) {
+    let guard = place.guard();
+    let widget = place.widget().await;
+    // Pending at once, because an election comes first.
+    let endings = join_all(["admitted", "healthy", "synced"].map(|part| {
+        let ensuring = guard.ensure_part(&widget, part, move |widget| {
+            let mut status = widget.status.clone().unwrap_or_default();
+            status.phase = "ready".into();
+            (status.conditions.insert(part.into(), 1) != Some(1)).then_some(status)
+        });
+        ended(ensuring)
+    }));
+    let endings = endings.await;
+    let written = place.widget().await;
+    assert!(endings.iter().all(|ending| is_written(ending, &written)), "{endings:?}");
+    assert_eq!(written.status.unwrap().conditions.len(), 3);
+    assert_eq!(counters(&guard).await.written, 1);
+}
+
+async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted(place: Place) {
+    let guard = place.guard();
+    let before = place.widget().await;
+    place.widgets.delete("widget", &DeleteParams::default()).await.unwrap();
+    let gone = ended(guard.ensure_status(&before, seen)).await;
+    assert!(matches!(gone, EnsureOutcome::Gone), "{gone:?}");
+    widget::create(&place.widgets, "widget").await.unwrap();
+    let gone = ended(guard.ensure_status(&before, seen)).await;
+    assert!(matches!(gone, EnsureOutcome::Gone), "{gone:?}");
+    let anew = place.widget().await;
+    assert!(anew.status.is_none());
+    let ending = ended(guard.ensure_status(&anew, seen)).await;
+    assert!(is_written(&ending, &place.widget().await), "{ending:?}");
+    assert_eq!(guard.guard().contention().counters().losses, 0, "nobody changed what was right");
+}

@@ -1,0 +1,9 @@
+//! Tests that need no server. They run on paused time, or on the virtual time of the simulator.
+
+mod contention;
+mod follow;
+mod guard;
+mod lab;
+mod lease;
+mod scenarios;
+mod simulation;

@@ -1,0 +1,214 @@
+//! The figures that the lease promises, measured with the real engine, guard and lease over the in-memory store, in
+//! paused time. `cargo test --release --test paused scenarios:: -- --nocapture` prints them.
+
+use std::time::Duration;
+
+use writerlease::{
+    lab::{Network, Pace, Report, Scenario, Strategy},
+    store::MemoryStore,
+};
+
+const SEEDS: u64 = 20;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A store two milliseconds away, whose news take four.
+fn near() -> Network {
+    Network { read: ms(2), write: ms(2), watch: ms(4), ..Network::default() }
+}
+
+/// The same, with 1 % of the news half a second late, out of order.
+fn near_with_late_news() -> Network {
+    Network { late: 0.01, late_by: ms(500), ..near() }
+}
+
+/// Replicas that have settled when the leader is killed, and go on afterwards.
+fn failover(replicas: usize) -> Scenario {
+    Scenario {
+        replicas,
+        rounds: 12,
+        gap: ms(500),
+        kill_leader_at: Some(10),
+        network: near_with_late_news(),
+        ..Scenario::default()
+    }
+}
+
+/// Each run has a runtime of its own: nothing is left over from the one before.
+fn run(scenario: Scenario) -> Report {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+    let report = runtime.block_on(scenario.run(MemoryStore::new()));
+    let report = report.unwrap_or_else(|error| panic!("seed {}: {error}", scenario.seed));
+    assert_eq!(report.updates_lost, 0, "{scenario:?}");
+    report
+}
+
+fn with_seeds(scenario: &Scenario) -> Vec<Report> {
+    (1..=SEEDS).map(|seed| run(Scenario { seed, ..scenario.clone() })).collect()
+}
+
+/// The figures of all runs, sorted.
+fn sorted<T: Ord>(reports: &[Report], figure: impl Fn(&Report) -> T) -> Vec<T> {
+    let mut figures: Vec<T> = reports.iter().map(figure).collect();
+    figures.sort_unstable();
+    figures
+}
+
+/// The upper one of the two in the middle.
+fn median<T: Copy>(sorted: &[T]) -> T {
+    sorted[sorted.len() / 2]
+}
+
+fn worst<T: Copy>(sorted: &[T]) -> T {
+    sorted[sorted.len() - 1]
+}
+
+#[test]
+fn a_run_is_repeatable_to_the_last_write() {
+    let strategies = [Strategy::Lease, Strategy::Retry];
+    for strategy in strategies {
+        let scenario =
+            Scenario { strategy, rounds: 4, edits: 1.0, kill_leader_at: Some(3), seed: 7, ..failover(5) };
+        let first = run(scenario.clone());
+        for _ in 0..3 {
+            assert_eq!(run(scenario.clone()), first, "{strategy}");
+        }
+        assert_ne!(run(Scenario { seed: 8, ..scenario }).rounds, first.rounds, "{strategy}");
+    }
+}
+
+#[test]
+fn a_round_takes_a_few_round_trips() {
+    let report = run(Scenario {
+        rounds: 20,
+        skew: Duration::ZERO,
+        concurrency: 32,
+        network: Network { read: Duration::ZERO, ..near() },
+        seed: 1,
+        ..Scenario::default()
+    });
+    println!(
+        "100 keys, 3 replicas, 2 ms a write: median round {:?}, slowest {:?}",
+        report.round_p50(),
+        report.slowest_round()
+    );
+    assert!(report.round_p50() <= ms(20), "{report}");
+}
+
+#[test]
+fn a_slow_store_or_a_long_queue_deposes_no_leader() {
+    for (write, keys) in [(ms(20), 200), (ms(50), 200), (ms(100), 200), (ms(10), 2000)] {
+        let network = Network { read: write / 2, write, watch: write / 2, ..Network::default() };
+        let scenario = Scenario { keys, network, ..Scenario::default() };
+        for seed in 1..=3 {
+            let alone = run(Scenario { replicas: 1, seed, ..scenario.clone() });
+            let report = run(Scenario { seed, ..scenario.clone() });
+            println!(
+                "{keys} keys, {write:?} a write: round of one replica {:?}, of three {:?}; refused {}, leader changes {}",
+                alone.round_p50(),
+                report.round_p50(),
+                report.writes_refused,
+                report.leader_changes
+            );
+            assert!(report.round_p50() <= alone.round_p50().mul_f64(1.1), "{report}");
+            // At the start two may lead until they see each other.
+            assert!(report.leader_changes <= 3 && report.writes_refused <= 3, "{report}");
+        }
+    }
+}
+
+#[test]
+fn fifty_replicas_start_without_a_fight() {
+    let reports = with_seeds(&Scenario { replicas: 50, rounds: 1, network: near(), ..Scenario::default() });
+    let refused = sorted(&reports, |report| report.writes_refused);
+    let times = sorted(&reports, |report| report.slowest_round());
+    println!(
+        "start-up of 50 replicas: refused {refused:?}; all right after {:?}, worst {:?}",
+        median(&times),
+        worst(&times)
+    );
+    assert!(median(&refused) <= 2, "{refused:?}");
+}
+
+#[test]
+fn fifty_replicas_end_up_with_one_leader() {
+    let reports = with_seeds(&Scenario {
+        replicas: 50,
+        rounds: 5,
+        gap: ms(500),
+        network: near(),
+        ..Scenario::default()
+    });
+    let leaders = sorted(&reports, |report| report.leaders_at_end);
+    let refused = sorted(&reports, |report| report.writes_refused);
+    println!("50 replicas after 5 rounds: leaders {leaders:?}, refused {refused:?}");
+    assert!(leaders.iter().all(|leaders| *leaders == 1), "{leaders:?}");
+}
+
+#[test]
+fn a_dead_leader_is_replaced_within_seconds_not_within_a_term() {
+    for replicas in [3, 50] {
+        let reports = with_seeds(&failover(replicas));
+        let refused = sorted(&reports, |report| report.refused_after_kill);
+        let times = sorted(&reports, |report| report.failover.expect("the leader was killed"));
+        println!(
+            "leader of {replicas} dies: all right after {:?}, worst {:?}; refused {refused:?}",
+            median(&times),
+            worst(&times)
+        );
+        assert!(median(&times) <= ms(3000), "{times:?}");
+        assert!(worst(&times) <= ms(6000), "{times:?}");
+        assert!(median(&refused) <= 1, "{refused:?}");
+    }
+}
+
+#[test]
+fn edits_by_others_hold_nothing_up() {
+    for seed in [1, 2] {
+        let report = run(Scenario {
+            keys: 200,
+            rounds: 200,
+            keys_per_round: Some(1),
+            pace: Pace::Steady,
+            gap: ms(500),
+            edits: 1.0,
+            network: near(),
+            seed,
+            ..Scenario::default()
+        });
+        println!(
+            "200 objects edited once a second: {} of 200 writes happened, the slowest after {:?}",
+            report.rounds.len(),
+            report.slowest_round()
+        );
+        assert_eq!(report.rounds.len(), 200);
+        assert!(report.slowest_round() < ms(1000), "{report}");
+    }
+}
+
+#[test]
+fn replicas_that_want_overlapping_keys_do_not_starve_each_other() {
+    for gap in [ms(400), ms(3000)] {
+        for seed in [1, 2, 3] {
+            let report = run(Scenario {
+                replicas: 2,
+                rounds: (Duration::from_secs(100).as_millis() / gap.as_millis()) as usize,
+                wants: vec![0..50, 40..100],
+                pace: Pace::Steady,
+                gap,
+                network: near(),
+                seed,
+                ..Scenario::default()
+            });
+            println!(
+                "overlapping keys, rounds every {gap:?}: oldest pending key {:?}, refused {}",
+                report.slowest_round(),
+                report.writes_refused
+            );
+            assert!(report.slowest_round() < ms(4000), "{report}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A candidate of the etcd elector that is told to keep out.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use writerlease::{
+    election::{ElectionError, Elector},
+    etcd::EtcdElector,
+};
+
+use writerlease_test_support::server::EtcdServer;
+
+use crate::{
+    adapters::etcd::{SHORT_TTL, builder, candidate, keys},
+    states::{follows, leads, soon, until},
+};
+
+async fn ids(server: &EtcdServer) -> Vec<String> {
+    let id = |value: &str| value.split('"').nth(3).expect("an id").to_owned();
+    keys(server).await.iter().map(|(_, value, _)| id(value)).collect()
+}
+
+/// Long enough for anybody who competes to win.
+async fn assert_keeps_out(elector: &EtcdElector) {
+    sleep(Duration::from_millis(500)).await;
+    assert!(!elector.is_leader());
+}
+
+#[tokio::test]
+async fn a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_cancelled() {
+    let server = EtcdServer::start().await;
+    let first = candidate(server.address(), "first").await;
+    leads(&first).await;
+    let second = candidate(server.address(), "second").await;
+    follows(&second, "first").await;
+    for _ in 0..2 {
+        first.evict_leader().await.expect("it serves");
+        assert!(!first.is_leader());
+        assert_eq!(ids(&server).await, ["second"]);
+    }
+    leads(&second).await;
+    follows(&first, "second").await;
+    second.resign().await.expect("it serves");
+    leads(&second).await;
+    assert_keeps_out(&first).await;
+    follows(&first, "second").await;
+    for _ in 0..2 {
+        first.cancel_evict_leader().await.expect("it exists");
+    }
+    until("it competes again", async || ids(&server).await == ["second", "first"]).await;
+    second.close().await;
+    leads(&first).await;
+}
+
+#[tokio::test]
+async fn a_follower_that_is_evicted_does_not_win_when_the_leader_goes() {
+    let server = EtcdServer::start().await;
+    let first = candidate(server.address(), "first").await;
+    leads(&first).await;
+    let second = candidate(server.address(), "second").await;
+    follows(&second, "first").await;
+    second.evict_leader().await.expect("it serves");
+    assert_eq!(ids(&server).await, ["first"]);
+    follows(&second, "first").await;
+    first.close().await;
+    assert_keeps_out(&second).await;
+    assert!(second.leader_info().await.is_err_and(|error| error.is_not_found()));
+    second.cancel_evict_leader().await.expect("it exists");
+    leads(&second).await;
+}
+
+#[tokio::test]
+async fn one_may_be_evicted_before_its_first_election() {
+    let server = EtcdServer::start().await;
+    // At another moment of the campaign's beginning each time.
+    for micros in [0, 500, 1000, 2000, 5000] {
+        let elector = candidate(server.address(), "one").await;
+        sleep(Duration::from_micros(micros)).await;
+        elector.evict_leader().await.expect("it serves");
+        assert_eq!(ids(&server).await, [""; 0]);
+        assert_keeps_out(&elector).await;
+        assert_eq!(ids(&server).await, [""; 0]);
+        elector.cancel_evict_leader().await.expect("it exists");
+        leads(&elector).await;
+        elector.close().await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_evicted_without_a_server_keeps_out_when_the_server_is_back() {
+    let mut server = EtcdServer::start().await;
+    let elector =
+        builder(server.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    leads(&elector).await;
+    server.kill();
+    let refused = soon(elector.evict_leader()).await;
+    assert!(matches!(refused, Err(ElectionError::Store(_))), "it could not be told: {refused:?}");
+    assert!(!elector.is_leader());
+    // There is nothing more to be told.
+    soon(elector.evict_leader()).await.expect("it holds nothing");
+    server.restart().await;
+    until("the old session has ended", async || ids(&server).await.is_empty()).await;
+    assert_keeps_out(&elector).await;
+    server.kill();
+    soon(elector.cancel_evict_leader()).await.expect("it exists");
+    server.restart().await;
+    leads(&elector).await;
+}
+
+#[tokio::test]
+async fn after_close_nobody_can_be_evicted() {
+    let server = EtcdServer::start().await;
+    let elector = candidate(server.address(), "one").await;
+    elector.evict_leader().await.expect("it serves");
+    elector.close().await;
+    for ended in [elector.evict_leader().await, elector.cancel_evict_leader().await] {
+        assert!(matches!(ended, Err(ElectionError::Closed)), "{ended:?}");
+    }
+}

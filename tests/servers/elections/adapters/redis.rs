@@ -1,0 +1,381 @@
+//! The Redis elector, beside ethpandaops' `leaderelection`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::time::sleep;
+use writerlease::{
+    election::{ElectionError, Elector, Event, Leadership},
+    redis::{RedisElector, RedisElectorBuilder},
+    store::StoreError,
+};
+
+use writerlease_test_support::server::RedisServer;
+
+use crate::states::{
+    SOON, assert_config, event, follows, interrupted, leads, nowhere, reaches, soon, token, until,
+};
+
+const KEY: &str = "tests/election";
+const COUNTER: &str = "tests/election:token";
+const TTL: Duration = Duration::from_millis(300);
+/// What happens in time does so for another reason than that it has passed.
+const LONG_TTL: Duration = Duration::from_secs(60);
+
+fn builder(server: &RedisServer, node_id: &str) -> RedisElectorBuilder {
+    RedisElector::builder(server.endpoint(), KEY).node_id(node_id).ttl(TTL)
+}
+
+async fn candidate(server: &RedisServer, node_id: &str) -> RedisElector {
+    builder(server, node_id).start().await.expect("valid settings")
+}
+
+/// The key's value, if there is one.
+async fn value(server: &RedisServer) -> Option<String> {
+    server.ask(&format!("GET {KEY}")).await.lines().nth(1).map(str::to_owned)
+}
+
+async fn number(server: &RedisServer, command: &str) -> i64 {
+    let answer = server.ask(command).await;
+    answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{command}: {answer}"))
+}
+
+/// How many scripts were run.
+async fn scripts(server: &RedisServer) -> u64 {
+    let stats = server.ask("INFO commandstats").await;
+    let calls = |line: &str| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse().ok();
+    stats.lines().find_map(calls).expect("some were")
+}
+
+/// What callbacks were told: which of them, and whether we lead.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<(usize, bool)>>>);
+
+impl Calls {
+    fn callback(&self, number: usize) -> impl Fn(bool) + Send + Sync + 'static {
+        let calls = self.clone();
+        move |leads| calls.0.lock().push((number, leads))
+    }
+
+    async fn until(&self, expected: &[(usize, bool)]) {
+        until(&format!("{expected:?}"), async || self.0.lock().len() >= expected.len()).await;
+        assert_eq!(*self.0.lock(), expected);
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+    let url = format!("redis://{}", nowhere());
+    let builder = |key: &str| RedisElector::builder(url.as_str(), key);
+    assert_config(builder("").start().await, "key", "\"\"", "not empty");
+    assert_config(builder("k").ttl(Duration::from_millis(29)).start().await, "ttl", "29ms", "at least 30ms");
+    let long = builder("k").ttl(Duration::MAX).start().await;
+    assert_config(long, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    let never = builder("k").request_timeout(Duration::ZERO).start().await;
+    assert_config(never, "request_timeout", "0ns", "longer than zero");
+    for (interval, text) in [(0, "0ns"), (300, "300ms"), (301, "301ms")] {
+        let bad = builder("k").ttl(TTL).renewal_interval(Duration::from_millis(interval)).start().await;
+        assert_config(bad, "renewal_interval", text, "shorter than the ttl, 300ms");
+    }
+    let nonsense = RedisElector::builder("nonsense", "k").start().await;
+    assert!(matches!(nonsense, Err(ElectionError::Store(StoreError::Invalid { .. }))), "{nonsense:?}");
+}
+
+#[tokio::test]
+async fn settings_that_are_not_given_are_ten_seconds_a_third_of_them_and_a_random_id() {
+    let server = RedisServer::start().await;
+    let default =
+        async || RedisElector::builder(server.endpoint(), KEY).start().await.expect("valid settings");
+    let (first, second) = (default().await, default().await);
+    assert_ne!(first.identity(), second.identity());
+    assert!(!first.identity().is_empty() && !second.identity().is_empty());
+    until("one leads", async || first.is_leader() || second.is_leader()).await;
+    let left = number(&server, &format!("PTTL {KEY}")).await;
+    assert!((9000..=10_000).contains(&left), "{left} ms");
+    let (leader, other) = if first.is_leader() { (first, second) } else { (second, first) };
+    assert!(value(&server).await.is_some_and(|value| value.starts_with(leader.identity())));
+    follows(&other, leader.identity()).await;
+    sleep(Duration::from_secs(4)).await;
+    let left = number(&server, &format!("PTTL {KEY}")).await;
+    assert!((8000..=10_000).contains(&left), "renewed after 3.3 s, with {left} ms left");
+    // An empty one is as good as none.
+    assert!(!builder(&server, "").start().await.expect("valid settings").identity().is_empty());
+}
+
+#[tokio::test]
+async fn the_leader_renews_as_often_as_it_is_told() {
+    let server = RedisServer::start().await;
+    let (ttl, interval) = (Duration::from_secs(2), Duration::from_millis(100));
+    let elector = builder(&server, "one").ttl(ttl).renewal_interval(interval).start().await;
+    let elector = elector.expect("valid settings");
+    leads(&elector).await;
+    for _ in 0..10 {
+        sleep(Duration::from_millis(70)).await;
+        let left = number(&server, &format!("PTTL {KEY}")).await;
+        assert!(left > 1500, "{left} ms");
+    }
+}
+
+#[tokio::test]
+async fn start_waits_for_nobody_and_the_election_begins_when_there_is_a_server() {
+    let mut server = RedisServer::start().await;
+    server.kill();
+    let elector = soon(builder(&server, "one").start()).await.expect("valid settings");
+    interrupted(&mut elector.events(), |_| true).await;
+    server.restart().await;
+    leads(&elector).await;
+}
+
+#[tokio::test]
+async fn callbacks_are_told_each_change_in_the_order_in_which_they_were_added() {
+    let server = RedisServer::start().await;
+    let calls = Calls::default();
+    let mut builder = builder(&server, "one");
+    for number in 0..3 {
+        builder = builder.on_leadership_change(calls.callback(number));
+    }
+    let elector = builder.start().await.expect("valid settings");
+    let mut expected = Vec::new();
+    for _ in 0..2 {
+        expected.extend((0..3).map(|number| (number, true)));
+        calls.until(&expected).await;
+        elector.resign().await.expect("it serves");
+        expected.extend((0..3).map(|number| (number, false)));
+    }
+    expected.extend((0..3).map(|number| (number, true)));
+    calls.until(&expected).await;
+    elector.close().await;
+    expected.extend((0..3).map(|number| (number, false)));
+    assert_eq!(*calls.0.lock(), expected, "the last ones before close returns");
+}
+
+#[tokio::test]
+async fn one_that_never_led_calls_nobody_back() {
+    let server = RedisServer::start().await;
+    leads(&candidate(&server, "first").await).await;
+    server.ask(&format!("SET {KEY} foreign")).await;
+    let calls = Calls::default();
+    let builder = builder(&server, "one").on_leadership_change(calls.callback(0));
+    let elector = builder.start().await.expect("valid settings");
+    follows(&elector, "foreign").await;
+    elector.close().await;
+    assert_eq!(*calls.0.lock(), []);
+}
+
+#[tokio::test]
+async fn a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_it() {
+    let server = RedisServer::start().await;
+    let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let callback = {
+        let (begun, ended) = (begun.clone(), ended.clone());
+        move |_| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(TTL);
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let builder =
+        builder(&server, "one").on_leadership_change(callback.clone()).on_leadership_change(callback);
+    let elector = builder.start().await.expect("valid settings");
+    leads(&elector).await;
+    let (reign, mut events) = (token(&elector), elector.events());
+    let second = candidate(&server, "second").await;
+    follows(&second, "one").await;
+    until("both have returned", async || ended.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(token(&elector), reign);
+    assert!(!second.is_leader());
+    elector.close().await;
+    assert_eq!((begun.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (4, 4));
+    // The others don't wait for that.
+    assert!(second.is_leader());
+    let mut told = Vec::new();
+    while let Some(event) = soon(events.next()).await {
+        told.push(event);
+    }
+    let [Event::Elected { .. }, Event::Retired { .. }, Event::Failed(_)] = &told[..] else {
+        panic!("{told:?}")
+    };
+}
+
+#[tokio::test]
+async fn a_callback_that_panics_stops_no_others() {
+    let server = RedisServer::start().await;
+    let calls = Calls::default();
+    let builder = builder(&server, "one")
+        .on_leadership_change(calls.callback(0))
+        .on_leadership_change(|leads| panic!("told that we lead: {leads}"))
+        .on_leadership_change(calls.callback(2));
+    let elector = builder.start().await.expect("valid settings");
+    calls.until(&[(0, true), (2, true)]).await;
+    leads(&elector).await;
+    soon(elector.close()).await;
+    assert_eq!(*calls.0.lock(), [(0, true), (2, true), (0, false), (2, false)]);
+}
+
+#[tokio::test]
+async fn only_a_callback_that_is_slow_is_logged() {
+    let log = Log::default();
+    // The test's tasks are all on this thread, and other tests are not.
+    let _log = tracing::subscriber::set_default(log.clone());
+    let server = RedisServer::start().await;
+    let builder = builder(&server, "one")
+        .on_leadership_change(|_| {})
+        .on_leadership_change(|_| thread::sleep(Duration::from_millis(150)));
+    let elector = builder.start().await.expect("valid settings");
+    leads(&elector).await;
+    elector.close().await;
+    let lines = log.0.lock().clone();
+    let slow: Vec<_> = lines.iter().filter(|line| line.contains("a callback is slow")).collect();
+    assert_eq!(slow.len(), 2, "{lines:?}");
+    assert!(slow.iter().all(|line| line.starts_with("WARN") && line.contains("number=1")), "{slow:?}");
+}
+
+#[tokio::test]
+async fn after_all_is_deleted_the_leader_leads_again_by_a_greater_token() {
+    let server = RedisServer::start().await;
+    let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
+    leads(&elector).await;
+    for flush in ["FLUSHALL", "FLUSHDB", "FLUSHALL"] {
+        let old = token(&elector);
+        let flushed = Instant::now();
+        server.ask(flush).await;
+        let anew = |state: &Leadership| state.fence().is_some_and(|fence| fence.token() > old);
+        reaches(&elector, "it is elected anew", anew).await;
+        assert!(flushed.elapsed() < SOON, "{flush}: noticed after {:?}", flushed.elapsed());
+        assert!(value(&server).await.is_some_and(|value| value.starts_with("one/")));
+    }
+}
+
+#[tokio::test]
+async fn a_leader_whose_key_was_overwritten_retires_and_leaves_the_key_alone() {
+    let server = RedisServer::start().await;
+    let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
+    leads(&elector).await;
+    let mut events = elector.events();
+    server.ask(&format!("SET {KEY} foreign PX 60000")).await;
+    let overwritten = Instant::now();
+    event(&mut events, |event| matches!(event, Event::Retired { .. }).then_some(())).await;
+    follows(&elector, "foreign").await;
+    assert!(overwritten.elapsed() < SOON, "{:?}", overwritten.elapsed());
+    let left = number(&server, &format!("PTTL {KEY}")).await;
+    assert!(left <= 60_000, "nobody renewed it: {left} ms");
+    elector.resign().await.expect("it serves");
+    assert_eq!(value(&server).await.as_deref(), Some("foreign"));
+    soon(elector.close()).await;
+    assert_eq!(value(&server).await.as_deref(), Some("foreign"));
+}
+
+#[tokio::test]
+async fn a_leader_that_is_closed_before_it_noticed_that_it_was_deposed_leaves_the_key_alone() {
+    let server = RedisServer::start().await;
+    let elector = candidate(&server, "one").await;
+    leads(&elector).await;
+    server.ask(&format!("SET {KEY} foreign")).await;
+    soon(elector.close()).await;
+    assert_eq!(value(&server).await.as_deref(), Some("foreign"));
+}
+
+#[tokio::test]
+async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
+    let server = RedisServer::start().await;
+    let elector = candidate(&server, "one").await;
+    leads(&elector).await;
+    let fence = elector.fence().expect("it leads");
+    assert_eq!(server.ask(&format!("GET {COUNTER}")).await.lines().nth(1), Some(&*fence.token().to_string()));
+    assert_eq!(value(&server).await.expect("it is there").as_bytes(), fence.proof());
+    elector.close().await;
+    assert_eq!(value(&server).await, None);
+    let left = number(&server, &format!("TTL {COUNTER}")).await;
+    assert!((24 * 3600 - 60..=24 * 3600).contains(&left), "{left} s");
+    // Tokens grow beyond the server's clock, too.
+    server.ask(&format!("SET {COUNTER} 4000000000000000")).await;
+    let next = candidate(&server, "next").await;
+    leads(&next).await;
+    assert_eq!(token(&next), 4_000_000_000_000_001);
+}
+
+#[tokio::test]
+async fn the_key_of_somebody_else_is_waited_for_whether_it_expires_or_not() {
+    let server = RedisServer::start().await;
+    server.ask(&format!("SET {KEY} foreign")).await;
+    let elector = candidate(&server, "one").await;
+    follows(&elector, "foreign").await;
+    sleep(2 * TTL).await;
+    assert_eq!(value(&server).await.as_deref(), Some("foreign"));
+    let set = Instant::now();
+    server.ask(&format!("SET {KEY} other PX 1000")).await;
+    follows(&elector, "other").await;
+    leads(&elector).await;
+    assert!(set.elapsed() >= Duration::from_secs(1), "{:?}", set.elapsed());
+    elector.close().await;
+
+    server.ask(&format!("SET {KEY} foreign")).await;
+    let patient = builder(&server, "two").ttl(LONG_TTL).start().await.expect("valid settings");
+    follows(&patient, "foreign").await;
+    let deleted = Instant::now();
+    server.ask(&format!("DEL {KEY}")).await;
+    leads(&patient).await;
+    assert!(deleted.elapsed() < SOON, "{:?}", deleted.elapsed());
+}
+
+#[tokio::test]
+async fn keys_that_ours_is_a_prefix_of_are_none_of_our_business() {
+    let server = RedisServer::start().await;
+    let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
+    leads(&elector).await;
+    let second = builder(&server, "second").ttl(LONG_TTL).start().await.expect("valid settings");
+    follows(&second, "one").await;
+    let (reign, before) = (token(&elector), scripts(&server).await);
+    for round in 0..50 {
+        server.ask(&format!("SET {KEY}{round} x")).await;
+        server.ask(&format!("DEL {KEY}{round}")).await;
+    }
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(scripts(&server).await, before);
+    assert_eq!(token(&elector), reign);
+    // It does listen.
+    server.ask(&format!("DEL {KEY}")).await;
+    let anew = async || (elector.is_leader() && token(&elector) > reign) || second.is_leader();
+    until("somebody is elected", anew).await;
+}
+
+/// The lines of a log, with their fields.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+struct Line(String);
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0 += &format!(" {field}={value:?}");
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().push(line.0);
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}

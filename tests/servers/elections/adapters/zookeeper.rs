@@ -1,0 +1,419 @@
+//! The ZooKeeper elector, beside dcos-go's `elector`.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt;
+use tokio::time::sleep;
+use writerlease::{
+    election::{ElectionError, Elector, Event, Leadership},
+    store::StoreError,
+    zookeeper::{ZookeeperAccess, ZookeeperElector, ZookeeperElectorBuilder},
+};
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Error, Permission};
+
+use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer};
+
+use crate::{
+    engines::zookeeper_client,
+    states::{SOON, assert_config, follows, interrupted, leads, nowhere, reaches, soon, token, until},
+};
+
+const BASE: &str = "/tests/election";
+const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// What happens in time does so for another reason than that it has passed.
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST: Duration = Duration::from_secs(1);
+
+fn builder(address: SocketAddr, identity: &str) -> ZookeeperElectorBuilder {
+    let builder = ZookeeperElector::builder(address.to_string(), BASE).identity(identity);
+    builder.session_timeout(LONG_TIMEOUT).request_timeout(REQUEST)
+}
+
+async fn candidate(address: SocketAddr, identity: &str) -> ZookeeperElector {
+    builder(address, identity).start().await.expect("a session")
+}
+
+/// The names of the candidates' nodes, the first of them first.
+async fn nodes(client: &Client) -> Vec<String> {
+    let mut names = client.list_children(BASE).await.unwrap_or_default();
+    names.sort_by_key(|name| name.rsplit('-').next().map(str::to_owned));
+    names
+}
+
+async fn create(client: &Client, name: &str, identity: &str) {
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    client.mkdir(BASE, &options).await.expect("it serves");
+    client.create(&format!("{BASE}/{name}"), identity.as_bytes(), &options).await.expect("it serves");
+}
+
+async fn delete(client: &Client, name: &str) {
+    client.delete(&format!("{BASE}/{name}"), None).await.expect("it serves");
+}
+
+/// How many paths are watched, and by how many watches.
+async fn watches(server: &ZookeeperServer) -> (usize, usize) {
+    let answer = server.ask("wchs").await;
+    let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
+    let numbers = number(answer.split_whitespace().nth(3)).zip(number(answer.trim().rsplit(':').next()));
+    numbers.unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+    for identity in ["", " \n"] {
+        let blank = builder(nowhere(), identity).start().await;
+        assert_config(blank, "identity", &format!("{identity:?}"), "not blank");
+    }
+    for base in ["", "/", "relative", "/a/", "/a//b", "/a/../b", "/zookeeper"] {
+        let bad = ZookeeperElector::builder("localhost:1", base).identity("one").start().await;
+        assert_config(bad, "base", &format!("{base:?}"), "path");
+    }
+    for servers in ["", "localhost:1/path", "localhost:nonsense", "localhost:0", ":2181", "a:1,,b:2"] {
+        let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
+        assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
+    }
+    // What the client would take for something else.
+    for (timeout, rule) in
+        [(Duration::ZERO, "at least 100ms"), (Duration::from_secs(25 * 24 * 3600), "at most 2147483.647s")]
+    {
+        let bad = builder(nowhere(), "one").session_timeout(timeout).start().await;
+        assert_config(bad, "session_timeout", &format!("{timeout:?}"), rule);
+    }
+    let never = builder(nowhere(), "one").connect_timeout(Duration::ZERO).start().await;
+    assert_config(never, "connect_timeout", "0ns", "longer than zero");
+    let never = builder(nowhere(), "one").request_timeout(Duration::ZERO).start().await;
+    assert_config(never, "request_timeout", "0ns", "longer than zero");
+    let blank = builder(nowhere(), "one").extra_lock_pattern("").start().await;
+    assert_config(blank, "extra_lock_pattern", "\"\"", "not empty");
+}
+
+#[tokio::test]
+async fn without_a_server_or_an_answer_start_fails_within_the_connect_timeout() {
+    let mut server = ZookeeperServer::start().await;
+    let fails = async |address: SocketAddr| {
+        let started = Instant::now();
+        let timeout = Duration::from_millis(500);
+        let result = soon(builder(address, "one").connect_timeout(timeout).start()).await;
+        assert!(matches!(result, Err(ElectionError::Store(StoreError::Unavailable { .. }))), "{result:?}");
+        assert!(started.elapsed() < 2 * timeout, "{:?}", started.elapsed());
+    };
+    server.pause();
+    fails(server.address()).await;
+    server.resume();
+    server.kill();
+    fails(server.address()).await;
+}
+
+#[tokio::test]
+async fn an_existing_client_stays_usable_and_one_of_our_own_is_closed() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let on_client =
+        ZookeeperElector::on_client(client.clone(), BASE).identity("one").start().await.expect("a session");
+    leads(&on_client).await;
+    let before = server.sessions().await;
+    let own = candidate(server.address(), "two").await;
+    follows(&own, "one").await;
+    assert_eq!(nodes(&client).await.len(), 2);
+    assert_eq!(server.sessions().await, before + 1);
+    on_client.close().await;
+    assert_eq!(nodes(&client).await.len(), 1);
+    create(&client, "its-session-goes-on", "").await;
+    leads(&own).await;
+    own.close().await;
+    assert_eq!(nodes(&client).await, ["its-session-goes-on"]);
+    until("its session has ended", async || server.sessions().await == before).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_confined_to_a_part_of_the_tree_elects_there() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    client.mkdir("/part", &options).await.expect("it serves");
+    let confined = zookeeper_client(server.address()).await.chroot("/part").expect("a valid path");
+    let elector = ZookeeperElector::on_client(confined, "/election").identity("one");
+    let elector = elector.start().await.expect("a session");
+    leads(&elector).await;
+    assert_eq!(client.list_children("/part/election").await.expect("it is there").len(), 1);
+    assert_eq!(elector.leader_ident().await.expect("it leads"), "one");
+}
+
+#[tokio::test]
+async fn nodes_are_named_like_those_of_the_replaced_package_and_hold_the_identity() {
+    let server = ZookeeperServer::start().await;
+    let elector = candidate(server.address(), "pod-1 ünïcödé").await;
+    leads(&elector).await;
+    let client = zookeeper_client(server.address()).await;
+    let names = nodes(&client).await;
+    let [name] = &names[..] else { panic!("{names:?}") };
+    let (guid, number) = name.strip_prefix("_c_").and_then(|rest| rest.split_once("-lock-")).expect("both");
+    assert!(guid.len() == 32 && guid.bytes().all(|byte| b"0123456789abcdef".contains(&byte)), "{name}");
+    assert!(number.len() == 10 && number.bytes().all(|byte| byte.is_ascii_digit()), "{name}");
+    let (data, stat) = client.get_data(&format!("{BASE}/{name}")).await.expect("it is there");
+    assert_eq!(data, elector.identity().as_bytes());
+    assert_ne!(stat.ephemeral_owner, 0, "it ends with the session");
+}
+
+#[tokio::test]
+async fn the_base_path_and_the_node_are_only_for_the_user_who_created_them() {
+    let server = ZookeeperServer::start().await;
+    let access = |password| ZookeeperAccess::digest("owner", password);
+    let owner = builder(server.address(), "one").access(access("secret")).start().await.expect("a session");
+    leads(&owner).await;
+    let client = zookeeper_client(server.address()).await;
+    assert_eq!(client.list_children(BASE).await, Err(Error::NoAuth));
+    // With the wrong password, which ZooKeeper takes for another user.
+    let other = builder(server.address(), "other").access(access("wrong")).start().await.expect("a session");
+    let denied = |error: &ElectionError| matches!(error, ElectionError::Store(StoreError::Denied { .. }));
+    interrupted(&mut other.events(), denied).await;
+    assert!(other.leader_ident().await.is_err_and(|error| denied(&error)));
+    client.auth("digest", b"owner:secret").await.expect("it serves");
+    let names = nodes(&client).await;
+    let (acl, _) = client.get_acl(&format!("{BASE}/{}", names[0])).await.expect("it is ours");
+    assert!(acl.iter().all(|acl| acl.scheme() == "digest" && acl.permission() == Permission::ALL), "{acl:?}");
+    assert_eq!(names.len(), 1);
+}
+
+#[tokio::test]
+async fn a_credential_that_the_servers_refuse_is_told() {
+    let server = ZookeeperServer::start().await;
+    let access = ZookeeperAccess::auth("nonsense", "x");
+    let refused = soon(builder(server.address(), "one").access(access).start()).await;
+    assert!(matches!(refused, Err(ElectionError::Store(StoreError::Denied { .. }))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
+    let server = ZookeeperServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let client = zookeeper_client(server.address()).await;
+    proxy.lose_answer("_c_");
+    let elector = candidate(proxy.address(), "one").await;
+    proxy.struck().await;
+    leads(&elector).await;
+    let names = nodes(&client).await;
+    assert_eq!(names.len(), 1, "{names:?}");
+    // The connection that is lost with the answer does not come back before it is to be undone.
+    proxy.refuse(true);
+    proxy.lose_answer("_c_");
+    delete(&client, &names[0]).await;
+    proxy.struck().await;
+    assert_eq!(nodes(&client).await.len(), 1);
+    proxy.heal();
+    soon(elector.close()).await;
+    assert_eq!(nodes(&client).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_first_of_all_candidates_creates_the_base_path_and_that_is_no_interruption() {
+    let server = ZookeeperServer::start().await;
+    let first = candidate(server.address(), "first").await;
+    let mut events = first.events();
+    let event = soon(events.next()).await;
+    assert!(matches!(event, Some(Event::Elected { .. })), "{event:?}");
+}
+
+#[tokio::test]
+async fn each_candidate_watches_only_the_one_before_it() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let (mut proxies, mut candidates) = (Vec::new(), Vec::new());
+    for index in 0..6 {
+        let proxy = Proxy::start(server.address()).await;
+        let elector = candidate(proxy.address(), &format!("candidate-{index}")).await;
+        match index {
+            0 => leads(&elector).await,
+            _ => follows(&elector, "candidate-0").await,
+        }
+        proxies.push(proxy);
+        candidates.push(elector);
+    }
+    // The leader watches its own, and so does its successor.
+    until("all watch", async || watches(&server).await == (5, 6)).await;
+    let reign = token(&candidates[0]);
+    let names = nodes(&client).await;
+    let before: Vec<_> = proxies.iter().map(Proxy::to_server).collect();
+    delete(&client, &names[2]).await;
+    until("its successor has another place", async || watches(&server).await == (4, 6)).await;
+    let asked = proxies.iter().zip(before).map(|(proxy, before)| proxy.to_server() > before);
+    let asked: Vec<_> = asked.collect();
+    assert_eq!(asked, [false, false, false, true, false, false], "only the successor has to look");
+    assert_eq!(token(&candidates[0]), reign);
+
+    // The end of the leader is the business of one, too.
+    candidates[0].close().await;
+    leads(&candidates[1]).await;
+    assert_eq!(candidates.iter().filter(|candidate| candidate.is_leader()).count(), 1);
+    // Who was deleted sees it when it has to look, and competes again behind the others.
+    candidates[1].close().await;
+    leads(&candidates[3]).await;
+    follows(&candidates[2], "candidate-3").await;
+    assert_eq!(nodes(&client).await.len(), 4);
+}
+
+#[tokio::test]
+async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_own_node_is_gone() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let mut candidates = Vec::new();
+    for name in ["first", "second", "third", "fourth"] {
+        let builder = builder(server.address(), name).session_timeout(SHORT_TIMEOUT);
+        let candidate = builder.start().await.expect("a session");
+        reaches(&candidate, "it takes part", |state| !matches!(state, Leadership::Unknown)).await;
+        candidates.push(candidate);
+    }
+    candidates[0].close().await;
+    leads(&candidates[1]).await;
+    follows(&candidates[3], "second").await;
+    let last = nodes(&client).await.pop().expect("there are three");
+    delete(&client, &last).await;
+    until("it competes again", async || nodes(&client).await.len() == 3).await;
+}
+
+#[tokio::test]
+async fn all_know_who_leads_and_none_after_close() {
+    let server = ZookeeperServer::start().await;
+    let first = candidate(server.address(), "first").await;
+    leads(&first).await;
+    let second = candidate(server.address(), "second").await;
+    follows(&second, "first").await;
+    for elector in [&first, &second] {
+        assert_eq!(elector.leader_ident().await.expect("somebody leads"), "first");
+    }
+    first.close().await;
+    assert!(matches!(first.leader_ident().await, Err(ElectionError::Closed)));
+    leads(&second).await;
+    assert_eq!(second.leader_ident().await.expect("it leads"), "second");
+}
+
+#[tokio::test]
+async fn without_any_candidate_there_is_no_leader() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    create(&client, "garbage", "").await;
+    // Where nobody may create anything nobody can be a candidate.
+    let reading = [Acl::new(Permission::READ, AuthId::anyone())];
+    client.set_acl(BASE, &reading, None).await.expect("it serves");
+    let elector = candidate(server.address(), "one").await;
+    let error = elector.leader_ident().await.expect_err("nobody competes");
+    assert!(matches!(&error, ElectionError::NoLeader { election } if election == BASE), "{error:?}");
+    assert!(error.is_not_found());
+}
+
+#[tokio::test]
+async fn nodes_that_are_no_candidates_are_told_apart() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let others =
+        ["lock-", "-lock-", "-lock", "x-lock-12a", "x-lock-+1", "x-lock-1 ", "0", "garbage", "x-lock--"];
+    for name in others {
+        create(&client, name, "somebody").await;
+    }
+    let elector = candidate(server.address(), "one").await;
+    leads(&elector).await;
+    assert_eq!(elector.leader_ident().await.expect("it leads"), "one");
+    assert_eq!(nodes(&client).await.len(), others.len() + 1);
+}
+
+#[tokio::test]
+async fn a_candidate_that_does_not_say_who_it_is_is_followed_all_the_same() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    create(&client, "x-lock-0000000000", "").await;
+    let elector = candidate(server.address(), "one").await;
+    reaches(&elector, "it follows", |state| matches!(state, Leadership::Follower { leader: None })).await;
+    assert_eq!(elector.leader_ident().await.expect("somebody leads"), "");
+    delete(&client, "x-lock-0000000000").await;
+    leads(&elector).await;
+}
+
+#[tokio::test]
+async fn candidates_of_other_programs_take_part() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    for (name, identity) in [("_c_0-lock-0000000000", "curator"), ("0__lock__0000000001", "kazoo")] {
+        create(&client, name, identity).await;
+    }
+    let elector = builder(server.address(), "one").extra_lock_pattern("__lock__").start().await;
+    let elector = elector.expect("a session");
+    follows(&elector, "curator").await;
+    delete(&client, "_c_0-lock-0000000000").await;
+    // It watches the one before it only, and so has not heard.
+    assert_eq!(elector.leader_ident().await.expect("somebody leads"), "kazoo");
+    delete(&client, "0__lock__0000000001").await;
+    leads(&elector).await;
+}
+
+#[tokio::test]
+async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
+    let server = ZookeeperServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let builder = |address| builder(address, "one").session_timeout(SHORT_TIMEOUT);
+    let elector = builder(proxy.address()).start().await.expect("a session");
+    leads(&elector).await;
+    let reign = token(&elector);
+    let client = zookeeper_client(server.address()).await;
+    let mut events = elector.events();
+    proxy.stall();
+    until("the session has expired", async || nodes(&client).await.is_empty()).await;
+    assert!(!elector.is_leader());
+    proxy.heal();
+    let mut told = Vec::new();
+    while let Some(event) = soon(events.next()).await {
+        told.push(event);
+    }
+    let expired = |error: &ElectionError| matches!(error, ElectionError::SessionExpired);
+    assert!(matches!(told.last(), Some(Event::Failed(error)) if expired(error)), "{told:?}");
+    let retired = |event: &Event| matches!(event, Event::Retired { token } if *token == reign);
+    assert!(told.iter().any(retired), "{told:?}");
+    assert!(matches!(&*elector.leadership().borrow(), Leadership::Failed(error) if expired(error)));
+    assert!(matches!(elector.resign().await, Err(ElectionError::Closed)));
+    assert!(matches!(elector.leader_ident().await, Err(ElectionError::Store(_))));
+    assert_eq!(nodes(&client).await, [""; 0]);
+    soon(elector.close()).await;
+
+    let new = builder(proxy.address()).start().await.expect("a session");
+    leads(&new).await;
+    assert!(token(&new) > reign);
+}
+
+#[tokio::test]
+async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
+    let server = ZookeeperServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let elector = builder(proxy.address(), "one").session_timeout(2 * SHORT_TIMEOUT);
+    let elector = elector.start().await.expect("a session");
+    leads(&elector).await;
+    let (reign, mut events) = (token(&elector), elector.events());
+    proxy.stall();
+    sleep(SHORT_TIMEOUT / 2).await;
+    proxy.heal();
+    proxy.cut();
+    sleep(3 * SHORT_TIMEOUT).await;
+    assert_eq!(token(&elector), reign);
+    elector.close().await;
+    while let Some(event) = soon(events.next()).await {
+        assert!(!matches!(&event, Event::Failed(error) if !error.is_cancelled()), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn close_removes_the_node_at_once() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let first = candidate(server.address(), "first").await;
+    leads(&first).await;
+    let second = candidate(server.address(), "second").await;
+    follows(&second, "first").await;
+    let closed = Instant::now();
+    first.close().await;
+    assert_eq!(nodes(&client).await.len(), 1);
+    leads(&second).await;
+    second.close().await;
+    assert_eq!(nodes(&client).await, [""; 0]);
+    assert!(closed.elapsed() < SOON, "{:?}", closed.elapsed());
+}

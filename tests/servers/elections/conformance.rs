@@ -1,0 +1,453 @@
+//! What all electors promise, on each engine.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
+use writerlease::{
+    election::{ElectionError, Elector, Event, Leadership},
+    store::{Expected, Fence, Store, StoreError},
+};
+
+use crate::engines::{Engine, Etcd, Redis, Voter, Zookeeper};
+use crate::states::{LONG, leads, reaches};
+use writerlease_test_support::proxy::Proxy;
+
+/// Runs each case on each engine, on a server of its own.
+macro_rules! conformance {
+    ($($case:ident),* $(,)?) => {
+        mod etcd { $(#[tokio::test] async fn $case() { super::$case::<super::Etcd>().await; })* }
+        mod etcd_voter { $(#[tokio::test] async fn $case() { super::$case::<super::Voter>().await; })* }
+        mod zookeeper { $(#[tokio::test] async fn $case() { super::$case::<super::Zookeeper>().await; })* }
+        mod redis { $(#[tokio::test] async fn $case() { super::$case::<super::Redis>().await; })* }
+    };
+}
+
+conformance! {
+    one_of_many_is_elected_and_all_know_who,
+    another_takes_over_after_resign,
+    another_takes_over_after_close,
+    another_takes_over_when_the_last_handle_is_dropped,
+    another_takes_over_from_a_leader_that_is_cut_off_which_knew_before,
+    a_leader_that_was_cut_off_for_less_than_its_time_goes_on,
+    a_leader_that_was_deposed_knows_and_competes_again,
+    one_that_does_not_lead_may_resign,
+    tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow,
+    a_late_reader_is_told_the_state_of_now_first,
+    nothing_is_left_behind_after_close,
+    close_is_idempotent_and_prompt_while_a_campaign_blocks,
+    close_is_prompt_without_a_server,
+    after_close_nothing_more_happens,
+    the_last_event_says_that_it_has_ended,
+    a_server_that_is_killed_and_restarted_has_one_leader_again,
+    a_half_open_connection_is_noticed_in_time,
+    a_fence_lets_the_leader_write_and_nobody_who_was_leader,
+    a_fence_is_refused_whatever_state_the_key_is_in,
+    a_fence_of_another_engine_is_invalid,
+    an_idle_leader_writes_at_most_once_in_a_third_of_its_time,
+}
+
+async fn one_of_many_is_elected_and_all_know_who<E: Engine>() {
+    let engine = E::start().await;
+    let mut candidates = Vec::new();
+    for index in 0..5 {
+        candidates.push(engine.candidate(&format!("candidate-{index}")).await);
+    }
+    let leader = the_leader(&candidates).await;
+    let name = candidates[leader].identity();
+    for (index, candidate) in candidates.iter().enumerate() {
+        assert_eq!(candidate.identity(), format!("candidate-{index}"));
+        let follows = |state: &Leadership| matches!(state, Leadership::Follower { leader: Some(leader) } if **leader == *name);
+        if index != leader {
+            reaches(candidate, "it knows who leads", follows).await;
+            assert!(candidate.fence().is_none());
+        }
+    }
+    sleep(2 * E::TTL).await;
+    assert!(candidates[leader].is_leader(), "a leader that lives goes on");
+    assert_eq!(candidates.iter().filter(|candidate| candidate.is_leader()).count(), 1);
+}
+
+async fn another_takes_over_after_resign<E: Engine>() {
+    let engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    let token = first.fence().expect("it leads").token();
+    let resigned = Instant::now();
+    first.resign().await.expect("it serves");
+    assert!(!first.is_leader());
+    leads(&second).await;
+    assert!(resigned.elapsed() < E::TTL / 2, "handed over after {:?}", resigned.elapsed());
+    assert!(second.fence().expect("it leads").token() > token);
+    // The first one still competes.
+    second.close().await;
+    leads(&first).await;
+}
+
+async fn another_takes_over_after_close<E: Engine>() {
+    let engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    let closed = Instant::now();
+    first.close().await;
+    assert!(!first.is_leader());
+    leads(&second).await;
+    assert!(closed.elapsed() < E::TTL / 2, "handed over after {:?}", closed.elapsed());
+}
+
+async fn another_takes_over_when_the_last_handle_is_dropped<E: Engine>() {
+    let engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    let dropped = Instant::now();
+    drop(first);
+    leads(&second).await;
+    assert!(dropped.elapsed() < E::TTL / 2, "handed over after {:?}", dropped.elapsed());
+}
+
+async fn another_takes_over_from_a_leader_that_is_cut_off_which_knew_before<E: Engine>() {
+    let engine = E::start().await;
+    let proxy = Proxy::start(engine.address()).await;
+    let first = engine.candidate_at(proxy.address(), "first").await;
+    leads(&first).await;
+    let second = engine.candidate("second").await;
+    follows(&second).await;
+    proxy.stall();
+    let ended = async {
+        reaches(&first, "its time is up", |state| !matches!(state, Leadership::Leader { .. })).await;
+        Instant::now()
+    };
+    let elected = async {
+        leads(&second).await;
+        Instant::now()
+    };
+    let (ended, elected) = tokio::join!(ended, elected);
+    assert!(ended < elected, "it knew {:?} after the other was elected", ended - elected);
+    // When it is back it sees what happened, and does not lead beside the other.
+    proxy.heal();
+    sleep(E::TTL).await;
+    assert!(!first.is_leader() && second.is_leader());
+}
+
+async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
+    let engine = E::start().await;
+    let proxy = Proxy::start(engine.address()).await;
+    let first = engine.candidate_at(proxy.address(), "first").await;
+    leads(&first).await;
+    let second = engine.candidate("second").await;
+    follows(&second).await;
+    let token = first.fence().expect("it leads").token();
+    for _ in 0..3 {
+        proxy.cut();
+        sleep(E::TTL / 4).await;
+    }
+    sleep(2 * E::TTL).await;
+    assert!(first.is_leader(), "{:?}", first.leadership().borrow());
+    assert_eq!(first.fence().expect("it leads").token(), token, "it is still the same reign");
+}
+
+async fn a_leader_that_was_deposed_knows_and_competes_again<E: Engine>() {
+    let engine = E::start().await;
+    let first = engine.candidate("first").await;
+    leads(&first).await;
+    let token = first.fence().expect("it leads").token();
+    engine.depose().await;
+    let is_new = |state: &Leadership| state.fence().is_some_and(|fence| fence.token() > token);
+    reaches(&first, "it is elected anew", is_new).await;
+}
+
+async fn one_that_does_not_lead_may_resign<E: Engine>() {
+    let engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    second.resign().await.expect("it serves");
+    sleep(E::TTL).await;
+    assert!(first.is_leader() && !second.is_leader());
+    first.close().await;
+    leads(&second).await;
+}
+
+async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: Engine>() {
+    let engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    let (of_first, of_second) = (first.events(), second.events());
+    let mut tokens = vec![first.fence().expect("it leads").token()];
+    for _ in 0..4 {
+        first.resign().await.expect("it serves");
+        leads(&second).await;
+        tokens.push(second.fence().expect("it leads").token());
+        // Who resigned keeps out for a while, on some engines.
+        let mut leadership = first.leadership();
+        loop {
+            second.resign().await.expect("it serves");
+            let back =
+                leadership.wait_for(|state| state.is_leader() || matches!(state, Leadership::Failed(_)));
+            if timeout(E::TTL / 2, back).await.is_ok() {
+                break;
+            }
+        }
+        tokens.push(first.fence().expect("it leads").token());
+    }
+    assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+    for (elector, events) in [(first, of_first), (second, of_second)] {
+        elector.close().await;
+        let events: Vec<_> = timeout(LONG, events.collect()).await.expect("they end");
+        let mut reign = None;
+        let mut reigns = Vec::new();
+        for event in events {
+            match event {
+                Event::Elected { token } => {
+                    assert_eq!(reign.replace(token), None, "elected twice");
+                    reigns.push(token);
+                }
+                Event::Retired { token } => assert_eq!(reign.take(), Some(token), "retired from what it had"),
+                Event::NewLeader { .. } => assert_eq!(reign, None, "another leads beside us"),
+                Event::Interrupted(error) => panic!("{error}"),
+                Event::Failed(error) => assert!(error.is_cancelled(), "{error}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(reign, None, "it retired at the end");
+        // Every reign that we saw was told, and none twice.
+        assert!(reigns.is_sorted_by(|a, b| a < b), "{reigns:?}");
+        assert!(reigns.len() >= 4, "{reigns:?} of {tokens:?}");
+    }
+}
+
+async fn a_late_reader_is_told_the_state_of_now_first<E: Engine>() {
+    let engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    let token = first.fence().expect("it leads").token();
+    let event = timeout(LONG, first.events().next()).await.expect("it is told at once");
+    assert!(matches!(event, Some(Event::Elected { token: told }) if told == token), "{event:?}");
+    let event = timeout(LONG, second.events().next()).await.expect("it is told at once");
+    assert!(matches!(&event, Some(Event::NewLeader { leader }) if &**leader == "first"), "{event:?}");
+}
+
+async fn nothing_is_left_behind_after_close<E: Engine>() {
+    let engine = E::start().await;
+    assert_eq!(engine.traces().await, [""; 0]);
+    let (first, second) = two(&engine).await;
+    assert_ne!(engine.traces().await, [""; 0]);
+    first.resign().await.expect("it serves");
+    leads(&second).await;
+    tokio::join!(first.close(), second.close());
+    assert_eq!(engine.traces().await, [""; 0]);
+}
+
+async fn close_is_idempotent_and_prompt_while_a_campaign_blocks<E: Engine>() {
+    let engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    let started = Instant::now();
+    second.close().await;
+    second.close().await;
+    assert!(started.elapsed() < E::TTL / 2, "{:?}", started.elapsed());
+    assert!(first.is_leader());
+    tokio::join!(first.close(), first.close());
+}
+
+async fn close_is_prompt_without_a_server<E: Engine>() {
+    let engine = E::start().await;
+    let proxy = Proxy::start(engine.address()).await;
+    let first = engine.candidate_at(proxy.address(), "first").await;
+    leads(&first).await;
+    proxy.stall();
+    let started = Instant::now();
+    first.close().await;
+    // A request takes a second at most.
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(!first.is_leader());
+    // And who comes next waits for the TTL, no longer.
+    let second = engine.candidate("second").await;
+    leads(&second).await;
+}
+
+async fn after_close_nothing_more_happens<E: Engine>() {
+    let engine = E::start().await;
+    let only = engine.candidate("only").await;
+    leads(&only).await;
+    only.close().await;
+    assert!(matches!(only.resign().await, Err(ElectionError::Closed)));
+    sleep(E::TTL).await;
+    assert!(matches!(&*only.leadership().borrow(), Leadership::Failed(error) if error.is_cancelled()));
+}
+
+async fn the_last_event_says_that_it_has_ended<E: Engine>() {
+    let engine = E::start().await;
+    let only = engine.candidate("only").await;
+    leads(&only).await;
+    let events = only.events();
+    drop(only);
+    let events: Vec<_> = timeout(LONG, events.collect()).await.expect("they end");
+    let [Event::Elected { token }, Event::Retired { token: last }, Event::Failed(error)] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(token, last);
+    assert!(error.is_cancelled());
+}
+
+async fn a_server_that_is_killed_and_restarted_has_one_leader_again<E: Engine>() {
+    let mut engine = E::start().await;
+    let (first, second) = two(&engine).await;
+    let third = engine.candidate("third").await;
+    follows(&third).await;
+    let tasks = [first, second, third];
+    for pause in [Duration::ZERO, 2 * E::TTL] {
+        engine.kill();
+        sleep(pause).await;
+        if !pause.is_zero() {
+            assert!(tasks.iter().all(|candidate| !candidate.is_leader()), "nobody can renew");
+        }
+        engine.restart().await;
+        let leader = the_leader_of_those_that_live(&engine, &tasks).await;
+        println!("after {pause:?}: {leader:?}");
+    }
+}
+
+async fn a_half_open_connection_is_noticed_in_time<E: Engine>() {
+    let engine = E::start().await;
+    let proxy = Proxy::start(engine.address()).await;
+    let first = engine.candidate("first").await;
+    leads(&first).await;
+    let second = engine.candidate_at(proxy.address(), "second").await;
+    follows(&second).await;
+    proxy.half_open();
+    first.close().await;
+    // On a connection that is silent nobody can be told; but neither does anybody wait for ever.
+    leads_or_fails(&second).await;
+}
+
+async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
+    let engine = E::start().await;
+    let store = engine.store().await;
+    let (first, second) = two(&engine).await;
+    let old = first.fence().expect("it leads");
+    let written = store.put("key", "first".into(), Expected::Absent, Some(&old)).await.expect("it leads");
+    first.resign().await.expect("it serves");
+    leads(&second).await;
+    // Before the successor has written anything, and afterwards.
+    let refused = store.put("key", "late".into(), Expected::Version(written.clone()), Some(&old)).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { token }) if token == old.token()), "{refused:?}");
+    let new = second.fence().expect("it leads");
+    let next = store.put("key", "second".into(), Expected::Version(written), Some(&new)).await;
+    let next = next.expect("it leads");
+    let refused = store.put("key", "late".into(), Expected::Version(next.clone()), Some(&old)).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    let refused = store.delete("key", &next, Some(&old)).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    let entry = store.get("key").await.expect("it serves").expect("it is there");
+    assert_eq!((&entry.value[..], &entry.version), (&b"second"[..], &next));
+    store.delete("key", &next, Some(&new)).await.expect("it leads");
+    second.close().await;
+    let refused = store.put("key", "late".into(), Expected::Absent, Some(&new)).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+}
+
+async fn a_fence_is_refused_whatever_state_the_key_is_in<E: Engine>() {
+    let engine = E::start().await;
+    let store = engine.store().await;
+    let (first, _second) = two(&engine).await;
+    let fence = first.fence().expect("it leads");
+    let old = store.put("key", "1".into(), Expected::Absent, Some(&fence)).await.expect("it leads");
+    let new =
+        store.put("key", "2".into(), Expected::Version(old.clone()), Some(&fence)).await.expect("it leads");
+    // While it holds, a conflict is one.
+    for expected in [Expected::Absent, Expected::Version(old.clone())] {
+        let refused = store.put("key", "3".into(), expected, Some(&fence)).await;
+        assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+    }
+    first.close().await;
+    for expected in [Expected::Absent, Expected::Version(old.clone()), Expected::Version(new.clone())] {
+        let refused = store.put("key", "3".into(), expected, Some(&fence)).await;
+        assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    }
+    for expected in [&old, &new] {
+        let refused = store.delete("key", expected, Some(&fence)).await;
+        // Some learn of an old version before they ask the engine at all.
+        assert!(
+            matches!(refused, Err(StoreError::Fenced { .. } | StoreError::Conflict { .. })),
+            "{refused:?}"
+        );
+    }
+    let refused = store.put("other", "1".into(), Expected::Absent, Some(&fence)).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
+    assert_eq!(store.get("key").await.expect("it serves").expect("it is there").version, new);
+    assert_eq!(store.get("other").await.expect("it serves"), None);
+}
+
+async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
+    let engine = E::start().await;
+    let store = engine.store().await;
+    let foreign = Fence::new("elsewhere", "election", 1);
+    let refused = store.put("key", "1".into(), Expected::Absent, Some(&foreign)).await;
+    let Err(StoreError::Invalid { reason, .. }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("elsewhere"), "{reason}");
+    // One of its own that nobody can have is merely refused.
+    let only = engine.candidate("only").await;
+    leads(&only).await;
+    let real = only.fence().expect("it leads");
+    let forged = Fence::new(real.engine(), real.election(), u64::MAX).with_proof("forged");
+    let refused = store.put("key", "1".into(), Expected::Absent, Some(&forged)).await;
+    assert!(matches!(refused, Err(StoreError::Fenced { .. } | StoreError::Invalid { .. })), "{refused:?}");
+    assert_eq!(store.get("key").await.expect("it serves"), None);
+}
+
+async fn an_idle_leader_writes_at_most_once_in_a_third_of_its_time<E: Engine>() {
+    let engine = E::start().await;
+    let (first, _second) = two(&engine).await;
+    sleep(E::TTL).await;
+    let (before, started) = (engine.writes().await, Instant::now());
+    sleep(4 * E::TTL).await;
+    let (after, took) = (engine.writes().await, started.elapsed());
+    let allowed = took.as_secs_f64() / (E::TTL / 3).as_secs_f64() + 1.0;
+    println!("{} writes in {took:?}, {allowed:.1} allowed", after - before);
+    assert!((after - before) as f64 <= allowed, "{} writes in {took:?}", after - before);
+    assert!(first.is_leader());
+}
+
+/// The first leads, the second knows that.
+async fn two<E: Engine>(engine: &E) -> (E::Elector, E::Elector) {
+    let first = engine.candidate("first").await;
+    leads(&first).await;
+    let second = engine.candidate("second").await;
+    follows(&second).await;
+    (first, second)
+}
+
+async fn follows(elector: &impl Elector) {
+    let follows = |state: &Leadership| matches!(state, Leadership::Follower { leader: Some(_) });
+    reaches(elector, "it knows who leads", follows).await;
+}
+
+async fn leads_or_fails(elector: &impl Elector) {
+    let ended = |state: &Leadership| state.is_leader() || matches!(state, Leadership::Failed(_));
+    reaches(elector, "it leads or has failed", ended).await;
+}
+
+async fn the_leader(candidates: &[impl Elector]) -> usize {
+    let started = Instant::now();
+    loop {
+        if let Some(leader) = candidates.iter().position(Elector::is_leader) {
+            return leader;
+        }
+        assert!(started.elapsed() < LONG, "nobody leads");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Sessions may have ended with the server's time out; who has failed is replaced.
+async fn the_leader_of_those_that_live<E: Engine>(engine: &E, candidates: &[E::Elector]) -> Option<usize> {
+    let failed = |candidate: &E::Elector| matches!(*candidate.leadership().borrow(), Leadership::Failed(_));
+    let started = Instant::now();
+    while started.elapsed() < LONG {
+        if let Some(leader) = candidates.iter().position(Elector::is_leader) {
+            assert_eq!(candidates.iter().filter(|candidate| candidate.is_leader()).count(), 1);
+            return Some(leader);
+        }
+        if candidates.iter().all(failed) {
+            leads(&engine.candidate("new").await).await;
+            return None;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    panic!(
+        "nobody leads: {:?}",
+        candidates.iter().map(|c| format!("{:?}", c.leadership().borrow())).collect::<Vec<_>>()
+    )
+}

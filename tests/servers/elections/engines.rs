@@ -1,0 +1,287 @@
+//! The servers, and candidates on them. Each test uses another part of it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use etcd_client::{Client, ConnectOptions, GetOptions};
+use writerlease::{
+    election::Elector,
+    etcd::{EtcdElector, EtcdStore, EtcdVoter, EtcdVoters},
+    redis::{RedisElector, RedisStore},
+    store::Store,
+    zookeeper::{ZookeeperAccess, ZookeeperElector, ZookeeperStore},
+};
+use zookeeper_client::Client as ZookeeperClient;
+
+use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
+
+/// The name of the election, as each engine wants it.
+pub const ELECTION: &str = "/test/election";
+const REQUEST: Duration = Duration::from_secs(1);
+
+pub trait Engine: Sized {
+    type Elector: Elector;
+    type Store: Store + Clone;
+    /// How long others wait for a leader that is silent.
+    const TTL: Duration;
+
+    async fn start() -> Self;
+    fn address(&self) -> SocketAddr;
+    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> Self::Elector;
+    async fn candidate(&self, identity: &str) -> Self::Elector {
+        self.candidate_at(self.address(), identity).await
+    }
+    /// A store that can check the fences of this election.
+    async fn store(&self) -> Self::Store;
+    /// What there is of the election in the engine.
+    async fn traces(&self) -> Vec<String>;
+    /// How many writes the engine has made for anybody.
+    async fn writes(&self) -> u64;
+    /// Somebody deletes what makes the leader one.
+    async fn depose(&self);
+    fn kill(&mut self);
+    /// On the same data.
+    async fn restart(&mut self);
+}
+
+pub struct Etcd(pub EtcdServer);
+pub struct Voter(pub EtcdServer);
+pub struct Zookeeper(pub ZookeeperServer);
+pub struct Redis(pub RedisServer);
+
+pub async fn etcd_client(address: SocketAddr) -> Client {
+    let options = ConnectOptions::new()
+        .with_connect_timeout(REQUEST)
+        .with_keep_alive(REQUEST / 2, REQUEST)
+        .with_keep_alive_while_idle(false);
+    Client::connect([format!("http://{address}")], Some(options)).await.expect("a valid endpoint")
+}
+
+pub async fn zookeeper_client(address: SocketAddr) -> ZookeeperClient {
+    let connector = ZookeeperClient::connector().with_session_timeout(Duration::from_secs(5));
+    connector.connect(&address.to_string()).await.expect("it serves")
+}
+
+/// Each thing below the election's name, as `key=value`.
+async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
+    let mut client = etcd_client(address).await;
+    let options = GetOptions::new().with_prefix();
+    let answer = client.get(ELECTION, Some(options)).await.expect("it serves");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    answer
+        .kvs()
+        .iter()
+        .map(|kv| (kv.key().to_vec(), format!("{}={}", text(kv.key()), text(kv.value()))))
+        .collect()
+}
+
+/// etcd counts its writes.
+async fn etcd_revision(address: SocketAddr) -> u64 {
+    let status = etcd_client(address).await.status().await.expect("it serves");
+    status.header().expect("a header").revision().unsigned_abs()
+}
+
+async fn etcd_leases(address: SocketAddr) -> usize {
+    let leases = etcd_client(address).await.leases().await.expect("it serves");
+    leases.leases().len()
+}
+
+async fn etcd_traces(address: SocketAddr) -> Vec<String> {
+    let mut traces: Vec<_> = etcd_keys(address).await.into_iter().map(|(_, text)| text).collect();
+    traces.extend((0..etcd_leases(address).await).map(|_| "a lease".to_owned()));
+    traces
+}
+
+impl Engine for Etcd {
+    type Elector = EtcdElector;
+    type Store = EtcdStore;
+    const TTL: Duration = Duration::from_secs(1);
+
+    async fn start() -> Self {
+        Self(EtcdServer::start().await)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdElector {
+        let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).id(identity);
+        builder.session_ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+    }
+
+    async fn store(&self) -> EtcdStore {
+        EtcdStore::new(etcd_client(self.address()).await)
+    }
+
+    async fn traces(&self) -> Vec<String> {
+        etcd_traces(self.address()).await
+    }
+
+    async fn writes(&self) -> u64 {
+        etcd_revision(self.address()).await
+    }
+
+    async fn depose(&self) {
+        let mut client = etcd_client(self.address()).await;
+        let options = GetOptions::new()
+            .with_prefix()
+            .with_sort(etcd_client::SortTarget::Create, etcd_client::SortOrder::Ascend)
+            .with_limit(1);
+        let oldest = client.get(ELECTION, Some(options)).await.expect("it serves");
+        client.delete(oldest.kvs()[0].key(), None).await.expect("it serves");
+    }
+
+    fn kill(&mut self) {
+        self.0.kill();
+    }
+
+    async fn restart(&mut self) {
+        self.0.restart().await;
+    }
+}
+
+impl Engine for Voter {
+    type Elector = EtcdVoter;
+    type Store = EtcdStore;
+    const TTL: Duration = Duration::from_secs(1);
+
+    async fn start() -> Self {
+        Self(EtcdServer::start().await)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdVoter {
+        let voters = EtcdVoters::with_request_timeout(etcd_client(address).await, REQUEST);
+        voters.add_voter(ELECTION, identity, Self::TTL).expect("valid settings")
+    }
+
+    async fn store(&self) -> EtcdStore {
+        EtcdStore::new(etcd_client(self.address()).await)
+    }
+
+    async fn traces(&self) -> Vec<String> {
+        etcd_traces(self.address()).await
+    }
+
+    async fn writes(&self) -> u64 {
+        etcd_revision(self.address()).await
+    }
+
+    async fn depose(&self) {
+        etcd_client(self.address()).await.delete(ELECTION, None).await.expect("it serves");
+    }
+
+    fn kill(&mut self) {
+        self.0.kill();
+    }
+
+    async fn restart(&mut self) {
+        self.0.restart().await;
+    }
+}
+
+impl Engine for Zookeeper {
+    type Elector = ZookeeperElector;
+    type Store = ZookeeperStore;
+    const TTL: Duration = Duration::from_secs(1);
+
+    async fn start() -> Self {
+        Self(ZookeeperServer::start().await)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> ZookeeperElector {
+        let builder = ZookeeperElector::builder(address.to_string(), ELECTION).identity(identity);
+        builder.session_timeout(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+    }
+
+    async fn store(&self) -> ZookeeperStore {
+        let store = ZookeeperStore::new(&self.address().to_string(), "/test/store", ZookeeperAccess::open());
+        store.expect("a valid address")
+    }
+
+    async fn traces(&self) -> Vec<String> {
+        let client = zookeeper_client(self.address()).await;
+        client.list_children(ELECTION).await.unwrap_or_default()
+    }
+
+    async fn writes(&self) -> u64 {
+        let zxid = self.0.ask("srvr").await;
+        let zxid = zxid.lines().find_map(|line| line.strip_prefix("Zxid: 0x")).expect("it tells").to_owned();
+        // Sessions are begun and ended by writes, too: that of the client that asks here is not.
+        u64::from_str_radix(&zxid, 16).expect("a number")
+    }
+
+    async fn depose(&self) {
+        let client = zookeeper_client(self.address()).await;
+        let names = client.list_children(ELECTION).await.expect("it serves");
+        let first = names.iter().min_by_key(|name| name.rsplit('-').next()).expect("somebody leads");
+        client.delete(&format!("{ELECTION}/{first}"), None).await.expect("it serves");
+    }
+
+    fn kill(&mut self) {
+        self.0.kill();
+    }
+
+    async fn restart(&mut self) {
+        self.0.restart().await;
+    }
+}
+
+impl Engine for Redis {
+    type Elector = RedisElector;
+    type Store = RedisStore;
+    const TTL: Duration = Duration::from_millis(600);
+
+    async fn start() -> Self {
+        Self(RedisServer::start().await)
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> RedisElector {
+        let builder = RedisElector::builder(format!("redis://{address}"), ELECTION).node_id(identity);
+        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("valid settings")
+    }
+
+    async fn store(&self) -> RedisStore {
+        RedisStore::new(self.0.endpoint()).expect("a valid URL")
+    }
+
+    async fn traces(&self) -> Vec<String> {
+        let keys = self.0.ask("KEYS *").await;
+        let keys = keys.lines().filter(|line| line.starts_with('/')).map(str::to_owned);
+        let counter = format!("{ELECTION}:token");
+        let expires = self.0.ask(&format!("TTL {counter}")).await.trim() != ":-1";
+        // The counter outlives the candidates, for a while.
+        keys.filter(|key| *key != counter || !expires).collect()
+    }
+
+    async fn writes(&self) -> u64 {
+        let mut writes = 0;
+        for command in ["set", "pexpire", "del"] {
+            writes += self.0.calls(command).await;
+        }
+        writes
+    }
+
+    async fn depose(&self) {
+        self.0.ask(&format!("DEL {ELECTION}")).await;
+    }
+
+    fn kill(&mut self) {
+        self.0.kill();
+    }
+
+    async fn restart(&mut self) {
+        self.0.restart().await;
+    }
+}

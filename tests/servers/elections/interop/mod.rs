@@ -1,0 +1,356 @@
+//! Elections in which programs of others take part: etcdctl, kazoo and redis-py.
+
+mod programs;
+
+use std::time::{Duration, Instant};
+
+use writerlease::{
+    election::{Elector, Leadership},
+    etcd::{EtcdElector, LeaderInfo},
+    redis::RedisElector,
+    zookeeper::ZookeeperElector,
+};
+
+use crate::engines::{ELECTION, etcd_client};
+use crate::states::{LONG, follows, leads, reaches};
+use programs::Program;
+use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
+
+/// Longer than a test may wait: whoever leads in time was told that the one before is gone.
+const TTL: Duration = Duration::from_secs(120);
+const _: () = assert!(TTL.as_secs() / 3 > LONG.as_secs());
+
+mod etcd {
+    use super::*;
+
+    #[tokio::test]
+    async fn ours_knows_that_etcdctl_leads_and_does_so_once_it_resigns() {
+        let server = EtcdServer::start().await;
+        let (theirs, key) = leader(&server).await;
+        let ours = candidate(&server, "ours").await;
+        follows(&ours, "theirs").await;
+        let info = LeaderInfo { key, id: "theirs".to_owned(), address: String::new() };
+        assert_eq!(ours.leader_info().await.expect("it serves"), info);
+        theirs.interrupt().await;
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn ours_leads_once_the_lease_of_an_etcdctl_that_was_killed_has_ended() {
+        let server = EtcdServer::start().await;
+        let (theirs, key) = leader(&server).await;
+        let ours = candidate(&server, "ours").await;
+        follows(&ours, "theirs").await;
+        theirs.kill().await;
+        assert_eq!(ours.leader_info().await.expect("it serves").key, key);
+        assert!(!ours.is_leader());
+        // It is a minute long, for which nobody here waits; etcd ends one whose time is up in the same way.
+        let lease = key.rsplit('/').next().and_then(|lease| i64::from_str_radix(lease, 16).ok());
+        let mut client = etcd_client(server.address()).await;
+        client.lease_revoke(lease.expect("a number")).await.expect("it lives");
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn what_an_etcdctl_that_was_killed_left_behind_can_be_cleared() {
+        let server = EtcdServer::start().await;
+        let (theirs, _) = leader(&server).await;
+        let ours = candidate(&server, "ours").await;
+        follows(&ours, "theirs").await;
+        theirs.kill().await;
+        assert!(ours.clear_session_if_needed("theirs").await.expect("it serves"));
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn etcdctl_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+        let server = EtcdServer::start().await;
+        let ours = candidate(&server, "ours").await;
+        leads(&ours).await;
+        let mut theirs = Program::elect(&server, "theirs");
+        theirs.reaches("both wait for changes", async || server.watches().await == 2).await;
+        theirs.is_silent().await;
+        ours.resign().await.expect("it serves");
+        let key = theirs.says().await;
+        assert!(!ours.is_leader());
+        assert_eq!(theirs.says().await, "theirs");
+        follows(&ours, "theirs").await;
+        assert_eq!(ours.leader_info().await.expect("it serves").key, key);
+        theirs.interrupt().await;
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn etcdctl_waits_until_ours_closes() {
+        let server = EtcdServer::start().await;
+        let ours = candidate(&server, "ours").await;
+        leads(&ours).await;
+        let mut theirs = Program::elect(&server, "theirs");
+        theirs.reaches("both wait for changes", async || server.watches().await == 2).await;
+        theirs.is_silent().await;
+        ours.close().await;
+        assert!(theirs.says().await.starts_with(&format!("{ELECTION}/")));
+        assert_eq!(theirs.says().await, "theirs");
+    }
+
+    #[tokio::test]
+    async fn etcdctl_that_listens_is_told_of_ours_by_id_and_address() {
+        let server = EtcdServer::start().await;
+        let ours = candidate(&server, "ours").await;
+        leads(&ours).await;
+        let mut listener = Program::listen(&server);
+        assert_eq!(listener.says().await, ours.leader_info().await.expect("it serves").key);
+        assert_eq!(listener.says().await, r#"{"id":"ours","addr":"ours:80"}"#);
+        let mut theirs = Program::elect(&server, "theirs");
+        theirs.reaches("all wait for changes", async || server.watches().await == 3).await;
+        listener.is_silent().await;
+        ours.close().await;
+        assert_eq!(listener.says().await, theirs.says().await);
+        assert_eq!(listener.says().await, "theirs");
+    }
+
+    #[tokio::test]
+    async fn ours_and_etcdctl_lead_in_the_order_in_which_they_came() {
+        let server = EtcdServer::start().await;
+        let first = candidate(&server, "first").await;
+        leads(&first).await;
+        let mut theirs = Program::elect(&server, "theirs");
+        theirs.reaches("both wait for changes", async || server.watches().await == 2).await;
+        let last = candidate(&server, "last").await;
+        follows(&last, "first").await;
+        theirs.is_silent().await;
+        // It comes last from now on.
+        first.resign().await.expect("it serves");
+        theirs.says().await;
+        assert!(!first.is_leader() && !last.is_leader());
+        follows(&last, "theirs").await;
+        follows(&first, "theirs").await;
+        theirs.interrupt().await;
+        leads(&last).await;
+        follows(&first, "last").await;
+        last.close().await;
+        leads(&first).await;
+    }
+
+    async fn candidate(server: &EtcdServer, id: &str) -> EtcdElector {
+        let builder = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).id(id);
+        builder.address(format!("{id}:80")).session_ttl(TTL).start().await.expect("a session")
+    }
+
+    /// An etcdctl that leads, and its key.
+    async fn leader(server: &EtcdServer) -> (Program, String) {
+        let mut theirs = Program::elect(server, "theirs");
+        let key = theirs.says().await;
+        assert_eq!(theirs.says().await, "theirs");
+        (theirs, key)
+    }
+}
+
+mod zookeeper {
+    use super::*;
+
+    #[tokio::test]
+    async fn ours_knows_that_kazoo_leads_and_does_so_once_it_releases() {
+        let server = ZookeeperServer::start().await;
+        let mut theirs = holder(&server, "theirs").await;
+        let ours = candidate(&server, "ours").await;
+        follows(&ours, "theirs").await;
+        assert_eq!(ours.leader_ident().await.expect("it serves"), "theirs");
+        assert_eq!(theirs.ask("contenders").await, "theirs ours");
+        assert_eq!(theirs.ask("release").await, "True");
+        leads(&ours).await;
+        assert_eq!(theirs.ask("contenders").await, "ours");
+    }
+
+    #[tokio::test]
+    async fn ours_leads_once_the_session_of_a_kazoo_that_was_killed_has_ended() {
+        let server = ZookeeperServer::start().await;
+        let theirs = holder(&server, "theirs").await;
+        let ours = candidate(&server, "ours").await;
+        follows(&ours, "theirs").await;
+        theirs.kill().await;
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn ours_follows_a_kazoo_that_does_not_say_who_it_is() {
+        let server = ZookeeperServer::start().await;
+        let mut theirs = holder(&server, "").await;
+        let ours = candidate(&server, "ours").await;
+        let nameless = |state: &Leadership| matches!(state, Leadership::Follower { leader: None });
+        reaches(&ours, "it follows somebody without a name", nameless).await;
+        assert_eq!(theirs.ask("release").await, "True");
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn kazoo_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+        let server = ZookeeperServer::start().await;
+        let ours = candidate(&server, "ours").await;
+        leads(&ours).await;
+        let mut theirs = Program::kazoo(&server, "theirs");
+        assert_eq!(theirs.ask("try").await, "False");
+        theirs.tell("acquire").await;
+        theirs.reaches("kazoo waits, too", async || server.watches().await == 2).await;
+        theirs.is_silent().await;
+        ours.resign().await.expect("it serves");
+        assert_eq!(theirs.says().await, "True");
+        assert!(!ours.is_leader());
+        follows(&ours, "theirs").await;
+        assert_eq!(theirs.ask("release").await, "True");
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn kazoo_waits_until_ours_closes() {
+        let server = ZookeeperServer::start().await;
+        let ours = candidate(&server, "ours").await;
+        leads(&ours).await;
+        let mut theirs = Program::kazoo(&server, "theirs");
+        theirs.tell("acquire").await;
+        theirs.reaches("kazoo waits, too", async || server.watches().await == 2).await;
+        theirs.is_silent().await;
+        ours.close().await;
+        assert_eq!(theirs.says().await, "True");
+        assert_eq!(theirs.ask("contenders").await, "theirs");
+    }
+
+    #[tokio::test]
+    async fn ours_and_kazoo_lead_in_the_order_in_which_they_came() {
+        let server = ZookeeperServer::start().await;
+        let first = candidate(&server, "first").await;
+        leads(&first).await;
+        let mut theirs = Program::kazoo(&server, "theirs");
+        theirs.tell("acquire").await;
+        theirs.reaches("kazoo waits, too", async || server.watches().await == 2).await;
+        let last = candidate(&server, "last").await;
+        follows(&last, "first").await;
+        theirs.is_silent().await;
+        // It comes last from now on.
+        first.resign().await.expect("it serves");
+        assert_eq!(theirs.says().await, "True");
+        assert!(!first.is_leader() && !last.is_leader());
+        follows(&first, "theirs").await;
+        assert_eq!(theirs.ask("contenders").await, "theirs last first");
+        assert_eq!(theirs.ask("release").await, "True");
+        leads(&last).await;
+        // It is not woken by the end of one further ahead than the one before it, so it is asked.
+        assert_eq!(first.leader_ident().await.expect("it serves"), "last");
+        last.close().await;
+        leads(&first).await;
+    }
+
+    async fn candidate(server: &ZookeeperServer, identity: &str) -> ZookeeperElector {
+        let builder = ZookeeperElector::builder(server.endpoint(), ELECTION).identity(identity);
+        let builder = builder.session_timeout(TTL).extra_lock_pattern("__lock__");
+        builder.start().await.expect("a session")
+    }
+
+    async fn holder(server: &ZookeeperServer, identifier: &str) -> Program {
+        let mut theirs = Program::kazoo(server, identifier);
+        assert_eq!(theirs.ask("acquire").await, "True");
+        theirs
+    }
+}
+
+mod redis {
+    use super::*;
+
+    #[tokio::test]
+    async fn ours_knows_that_redis_py_has_the_key_and_leads_once_it_releases() {
+        let server = RedisServer::start().await;
+        let (mut theirs, token) = holder(&server, None).await;
+        let ours = candidate(&server).await;
+        follows(&ours, &token).await;
+        assert_eq!(theirs.ask("release").await, "None");
+        leads(&ours).await;
+    }
+
+    #[tokio::test]
+    async fn ours_leads_once_the_time_of_a_redis_py_that_was_killed_is_up() {
+        let server = RedisServer::start().await;
+        let started = Instant::now();
+        let (theirs, token) = holder(&server, Some(2)).await;
+        let ours = candidate(&server).await;
+        follows(&ours, &token).await;
+        theirs.kill().await;
+        leads(&ours).await;
+        assert!(started.elapsed() >= Duration::from_secs(2), "elected after {:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn redis_py_whose_time_is_up_can_neither_extend_nor_release_what_ours_has() {
+        let server = RedisServer::start().await;
+        let (mut theirs, token) = holder(&server, Some(2)).await;
+        let ours = candidate(&server).await;
+        follows(&ours, &token).await;
+        leads(&ours).await;
+        let held = server.ask(&format!("GET {ELECTION}")).await;
+        assert_eq!(theirs.ask("owned").await, "False");
+        assert_eq!(theirs.ask("extend").await, "LockNotOwnedError");
+        assert_eq!(theirs.ask("release").await, "LockNotOwnedError");
+        assert_eq!(server.ask(&format!("GET {ELECTION}")).await, held);
+        assert!(ours.is_leader());
+    }
+
+    #[tokio::test]
+    async fn ours_that_waits_leaves_redis_py_the_key_when_it_resigns_and_closes() {
+        let server = RedisServer::start().await;
+        let (mut theirs, token) = holder(&server, None).await;
+        let ours = candidate(&server).await;
+        follows(&ours, &token).await;
+        ours.resign().await.expect("it serves");
+        assert_eq!(theirs.ask("owned").await, "True");
+        ours.close().await;
+        assert_eq!(theirs.ask("owned").await, "True");
+        assert_eq!(theirs.ask("release").await, "None");
+    }
+
+    #[tokio::test]
+    async fn redis_py_waits_until_ours_resigns_and_then_ours_knows_it() {
+        let server = RedisServer::start().await;
+        let ours = candidate(&server).await;
+        leads(&ours).await;
+        let mut theirs = Program::redis_py(&server, None);
+        is_refused(&server, &mut theirs).await;
+        ours.resign().await.expect("it serves");
+        assert_eq!(theirs.says().await, "True");
+        assert!(!ours.is_leader());
+        let token = theirs.ask("token").await;
+        follows(&ours, &token).await;
+    }
+
+    #[tokio::test]
+    async fn redis_py_waits_until_ours_closes() {
+        let server = RedisServer::start().await;
+        let ours = candidate(&server).await;
+        leads(&ours).await;
+        let mut theirs = Program::redis_py(&server, None);
+        is_refused(&server, &mut theirs).await;
+        ours.close().await;
+        assert_eq!(theirs.says().await, "True");
+        assert_eq!(theirs.ask("owned").await, "True");
+    }
+
+    async fn candidate(server: &RedisServer) -> RedisElector {
+        let builder = RedisElector::builder(server.endpoint(), ELECTION).node_id("ours");
+        builder.ttl(TTL).start().await.expect("valid settings")
+    }
+
+    /// A redis-py that has the key, and its token.
+    async fn holder(server: &RedisServer, seconds: Option<u64>) -> (Program, String) {
+        let mut theirs = Program::redis_py(server, seconds);
+        assert_eq!(theirs.ask("acquire").await, "True");
+        let token = theirs.ask("token").await;
+        (theirs, token)
+    }
+
+    /// It does not get the key now, and goes on trying.
+    async fn is_refused(server: &RedisServer, theirs: &mut Program) {
+        assert_eq!(theirs.ask("try").await, "False");
+        let before = server.calls("set").await;
+        theirs.tell("acquire").await;
+        theirs.reaches("it tried again", async || server.calls("set").await > before + 1).await;
+        theirs.is_silent().await;
+    }
+}

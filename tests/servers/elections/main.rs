@@ -1,0 +1,10 @@
+//! Tests of the electors against real servers.
+#![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
+
+mod adapters;
+mod conformance;
+mod engines;
+mod hostile;
+mod interop;
+mod states;
+mod takeovers;

@@ -1,0 +1,83 @@
+//! What a test waits for, and for how long. Each test uses another part of it.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
+use writerlease::{
+    ConfigError,
+    election::{ElectionError, Elector, Event, Events, Leadership},
+};
+
+/// Only against hanging.
+pub const LONG: Duration = Duration::from_secs(20);
+/// Much less than the time of a leader who is silent, where a test says so.
+pub const SOON: Duration = Duration::from_secs(3);
+
+pub async fn leads(elector: &impl Elector) {
+    reaches(elector, "it leads", Leadership::is_leader).await;
+}
+
+pub async fn follows(elector: &impl Elector, leader: &str) {
+    let follows = |state: &Leadership| matches!(state, Leadership::Follower { leader: Some(known) } if **known == *leader);
+    reaches(elector, &format!("it follows {leader}"), follows).await;
+}
+
+pub async fn reaches(elector: &impl Elector, what: &str, state: impl FnMut(&Leadership) -> bool) {
+    let mut leadership = elector.leadership();
+    let reached = timeout(LONG, leadership.wait_for(state)).await.map(|reached| reached.map(drop));
+    let now = leadership.borrow();
+    assert!(matches!(reached, Ok(Ok(()))), "waited until {what}: {} is {now:?}", elector.identity());
+}
+
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !condition().await {
+        assert!(started.elapsed() < LONG, "waited until {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What comes in time.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(LONG, future).await.expect("it does not take long")
+}
+
+/// The next event for which `wanted` has something to say.
+pub async fn event<T>(events: &mut Events, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
+    loop {
+        let event = soon(events.next()).await.expect("there are more events");
+        if let Some(found) = wanted(&event) {
+            return found;
+        }
+    }
+}
+
+/// The next interruption of the wanted kind.
+pub async fn interrupted(events: &mut Events, wanted: impl Fn(&ElectionError) -> bool) -> Arc<ElectionError> {
+    let cause = |event: &Event| match event {
+        Event::Interrupted(error) if wanted(error) => Some(error.clone()),
+        _ => None,
+    };
+    event(events, cause).await
+}
+
+#[track_caller]
+pub fn assert_config<T>(result: Result<T, ElectionError>, field: &str, value: &str, rule: &str) {
+    let Err(ElectionError::Config(error)) = result else { panic!("{field}: {:?}", result.err()) };
+    assert_eq!((error.field(), error.value()), (field, value));
+    assert!(ConfigError::rule(&error).contains(rule), "{error}");
+}
+
+pub fn token(elector: &impl Elector) -> u64 {
+    elector.fence().expect("it leads").token()
+}
+
+/// Where nobody listens.
+pub fn nowhere() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 1).into()
+}

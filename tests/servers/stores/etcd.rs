@@ -1,0 +1,301 @@
+//! What the conformance suite cannot ask of every store: outages of etcd, compaction, access control.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType};
+use tokio::time::{sleep, timeout};
+use writerlease::{
+    etcd::EtcdStore,
+    store::{Entry, Event, Expected, Store, StoreError, Version},
+};
+use writerlease_test_support::{server::EtcdServer, watch::Watch};
+
+/// Only against hanging: nothing below takes nearly as long.
+const LONG: Duration = Duration::from_secs(20);
+
+async fn connect(server: &EtcdServer) -> EtcdStore {
+    EtcdStore::connect([server.endpoint()]).await.expect("a valid endpoint")
+}
+
+/// What a write must answer when nothing is there to answer.
+fn assert_unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>, since: Instant, limit: Duration) {
+    assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
+    // Generous: it is about hanging, not about precision.
+    assert!(since.elapsed() < limit + Duration::from_secs(5), "after {:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_and_its_writers_go_on_after_the_server_was_killed() {
+    let mut server = EtcdServer::start().await;
+    let store = connect(&server).await.with_request_timeout(Duration::from_secs(1));
+    let mut watch = Watch::of(&store, "k/");
+    watch.listing().await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (store, stop) = (store.clone(), stop.clone());
+            tokio::spawn(async move { write_until(&store, &format!("k/{writer}"), &stop).await })
+        })
+        .collect();
+    sleep(Duration::from_millis(300)).await;
+    server.kill();
+    sleep(Duration::from_millis(500)).await;
+    server.restart().await;
+    sleep(Duration::from_millis(500)).await;
+    stop.store(true, Ordering::Relaxed);
+
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(timeout(LONG, writer).await.expect("the writer ends").expect("the writer lives"));
+    }
+    let mut last: HashMap<String, Version> = acknowledged.iter().cloned().collect();
+    assert_eq!(last.len(), 4);
+
+    // The history was kept, so the watch must go on without a listing and tell each acknowledged write.
+    let (mut seen, mut interruptions, mut resumptions) = (Vec::new(), 0, 0);
+    while !last.is_empty() {
+        match watch.next().await {
+            Some(Ok(Event::Put(entry))) => {
+                if last.get(&*entry.key) == Some(&entry.version) {
+                    last.remove(&*entry.key);
+                }
+                seen.push((entry.key.to_string(), entry.version));
+            }
+            Some(Err(StoreError::Unavailable { .. })) => interruptions += 1,
+            Some(Ok(Event::Resumed)) => resumptions += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((interruptions, resumptions), (1, 1), "each is told once");
+    assert!(seen.is_sorted_by(|a, b| a.1.revision() < b.1.revision()), "in order and nothing twice");
+    for write in acknowledged {
+        assert!(seen.contains(&write), "{write:?} is missing");
+    }
+}
+
+/// Writes the key again and again, through every outage, until told to stop; then once more. Returns what was
+/// acknowledged.
+async fn write_until(store: &EtcdStore, key: &str, stop: &AtomicBool) -> Vec<(String, Version)> {
+    let mut acknowledged = Vec::new();
+    let mut done = false;
+    while !done {
+        done = stop.load(Ordering::Relaxed);
+        loop {
+            let expected = match store.get(key).await {
+                Ok(Some(entry)) => Expected::Version(entry.version),
+                Ok(None) => Expected::Absent,
+                Err(StoreError::Unavailable { .. }) => continue,
+                Err(error) => panic!("{error:?}"),
+            };
+            match store.put(key, "value".into(), expected, None).await {
+                Ok(version) => break acknowledged.push((key.to_owned(), version)),
+                Err(StoreError::Unavailable { .. } | StoreError::Conflict { .. }) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    acknowledged
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_whose_history_was_compacted_lists_again() {
+    let mut server = EtcdServer::start().await;
+    let store = connect(&server).await;
+    let gone = store.put("k/gone", "1".into(), Expected::Absent, None).await.unwrap();
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
+
+    server.kill();
+    watch.interrupted().await;
+    server.restart().await;
+    let mut client = Client::connect([server.endpoint()], None).await.unwrap();
+    let other = EtcdStore::new(client.clone());
+    other.delete("k/gone", &gone, None).await.unwrap();
+    let new = other.put("k/new", "2".into(), Expected::Absent, None).await.unwrap();
+    let last = client.put("elsewhere", "", None).await.unwrap().header().unwrap().revision();
+    client.compact(last, Some(CompactionOptions::new().with_physical())).await.unwrap();
+
+    assert_eq!(watch.event().await, Event::Init);
+    let listed = watch.entries().await;
+    assert_eq!(listed, [Entry { key: "k/new".into(), value: "2".into(), version: new.clone() }]);
+    other.delete("k/new", &new, None).await.unwrap();
+    assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/new"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_a_server_that_was_set_up_anew_lists_again() {
+    let mut server = EtcdServer::start().await;
+    let store = connect(&server).await;
+    for i in 0..10 {
+        store.put(&format!("k/{i}"), "old".into(), Expected::Absent, None).await.unwrap();
+    }
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 10);
+    server.kill();
+    watch.interrupted().await;
+    server.forget();
+    server.restart().await;
+    assert_eq!(watch.listing().await, [], "its revisions began at 1 again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_without_permission_is_denied() {
+    let server = EtcdServer::start().await;
+    let mut root = Client::connect([server.endpoint()], None).await.unwrap();
+    root.user_add("root", "secret", None).await.unwrap();
+    root.role_add("root").await.unwrap();
+    root.user_grant_role("root", "root").await.unwrap();
+    root.user_add("reader", "secret", None).await.unwrap();
+    root.role_add("reader").await.unwrap();
+    let own = Permission::new(PermissionType::Read, "own/").with_prefix();
+    root.role_grant_permission("reader", own).await.unwrap();
+    root.user_grant_role("reader", "reader").await.unwrap();
+    root.auth_enable().await.unwrap();
+
+    let user = ConnectOptions::new().with_user("reader", "secret");
+    let reader = EtcdStore::new(Client::connect([server.endpoint()], Some(user)).await.unwrap());
+    assert!(matches!(reader.get("own/key").await, Ok(None)));
+    let mut watch = Watch::of(&reader, "own/");
+    assert_eq!(watch.listing().await, []);
+
+    let nobody = connect(&server).await;
+    for (store, key) in [(&reader, "foreign/key"), (&nobody, "own/key")] {
+        let get = store.get(key).await;
+        assert!(matches!(get, Err(StoreError::Denied { .. })), "{get:?}");
+        let put = store.put(key, "value".into(), Expected::Absent, None).await;
+        assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
+        let delete = store.delete(key, &Version::ordered(1), None).await;
+        assert!(matches!(delete, Err(StoreError::Denied { .. })), "{delete:?}");
+        let mut watch = Watch::of(store, key);
+        let item = watch.next().await;
+        assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{item:?}");
+        assert!(watch.next().await.is_none(), "reconnecting cannot mend it");
+    }
+    // May read but not write.
+    let put = reader.put("own/key", "value".into(), Expected::Absent, None).await;
+    assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_logs_in_again_survives_a_restart_of_the_server() {
+    let mut server = EtcdServer::start().await;
+    let mut root = Client::connect([server.endpoint()], None).await.unwrap();
+    root.user_add("root", "secret", None).await.unwrap();
+    root.role_add("root").await.unwrap();
+    root.user_grant_role("root", "root").await.unwrap();
+    root.auth_enable().await.unwrap();
+
+    let options = ConnectOptions::new().with_user("root", "secret").with_auto_token_refresh(true);
+    let store = EtcdStore::new(Client::connect([server.endpoint()], Some(options)).await.unwrap());
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await, []);
+    // It forgets the tokens that it gave out.
+    server.restart().await;
+    watch.interrupted().await;
+
+    let version = timeout(LONG, async {
+        loop {
+            match store.put("k/key", "value".into(), Expected::Absent, None).await {
+                Ok(version) => break version,
+                Err(StoreError::Unavailable { .. }) => sleep(Duration::from_millis(50)).await,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    });
+    let version = version.await.expect("the store is back");
+    let entry = Entry { key: "k/key".into(), value: "value".into(), version };
+    // Whether the watch resumes or lists again depends on who renewed the token first.
+    loop {
+        match watch.next().await {
+            Some(Ok(Event::Put(seen) | Event::InitEntry(seen))) => break assert_eq!(seen, entry),
+            Some(Ok(Event::Init | Event::InitDone | Event::Resumed)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_at_the_endpoint_is_unavailable_within_the_timeout() {
+    let mut server = EtcdServer::start().await;
+    server.kill();
+    let limit = Duration::from_secs(1);
+    let store = connect(&server).await.with_request_timeout(limit);
+    let since = Instant::now();
+    assert_unavailable(store.get("key").await, since, limit);
+    let since = Instant::now();
+    assert_unavailable(store.put("key", "value".into(), Expected::Absent, None).await, since, limit);
+    let since = Instant::now();
+    assert_unavailable(store.delete("key", &Version::ordered(1), None).await, since, limit);
+
+    let mut watch = Watch::of(&store, "");
+    watch.interrupted().await;
+    server.restart().await;
+    assert_eq!(watch.listing().await, [], "it was told once and then waited for the server");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
+    let server = EtcdServer::start().await;
+    let limit = Duration::from_secs(1);
+    let store = connect(&server).await.with_request_timeout(limit);
+    let version = store.put("key", "value".into(), Expected::Absent, None).await.unwrap();
+    let mut watch = Watch::of(&store, "");
+    assert_eq!(watch.listing().await.len(), 1);
+
+    server.pause();
+    let since = Instant::now();
+    assert_unavailable(store.get("key").await, since, limit);
+    let since = Instant::now();
+    assert_unavailable(
+        store.put("key", "1".into(), Expected::Version(version.clone()), None).await,
+        since,
+        limit,
+    );
+    let since = Instant::now();
+    assert_unavailable(store.delete("key", &version, None).await, since, limit);
+    // The connection is open and silent; the watch notices all the same.
+    watch.interrupted().await;
+
+    server.resume();
+    let deadline = Instant::now() + LONG;
+    while let Err(error) = store.get("key").await {
+        assert!(Instant::now() < deadline, "{error:?}");
+    }
+    let written =
+        timeout(LONG, write_until(&store, "key", &AtomicBool::new(true))).await.expect("the store is back");
+    assert_eq!(watch.event().await, Event::Resumed);
+    loop {
+        match watch.event().await {
+            Event::Put(entry) if entry.version == written[0].1 => break,
+            // What was sent to the stopped server may have landed.
+            Event::Put(_) | Event::Delete { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_none_is_invalid() {
+    let nothing = EtcdStore::connect::<&str>([]).await;
+    assert!(matches!(nothing, Err(StoreError::Invalid { .. })), "{nothing:?}");
+    let nonsense = EtcdStore::connect(["http://"]).await;
+    assert!(matches!(nonsense, Err(StoreError::Invalid { .. })), "{nonsense:?}");
+}
+
+#[tokio::test]
+async fn more_endpoints_than_the_client_takes_are_invalid_and_not_waited_for() {
+    let endpoints: Vec<_> = (0..65).map(|host| format!("http://etcd-{host}:1")).collect();
+    let connect = |count: usize| timeout(Duration::from_secs(20), EtcdStore::connect(&endpoints[..count]));
+    assert!(connect(64).await.expect("it does not wait").is_ok());
+    let refused = connect(65).await.expect("it does not wait");
+    assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{refused:?}");
+}

@@ -1,0 +1,271 @@
+//! Faults that really happen, on real servers: three replicas increment counters throughout, each behind a network of its
+//! own, and afterwards nothing is lost, nothing is there twice, nobody hurries, and everybody sees and works again.
+
+mod engines;
+mod world;
+
+use std::time::Duration;
+
+use engines::{Engine, Etcd, Redis, Zookeeper};
+use tokio::time::sleep;
+use world::{World, show};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn the_server_is_killed_and_restarted(world: &mut World<impl Engine>) {
+    world.engine.kill();
+    sleep(SECOND).await;
+    world.engine.restart().await;
+}
+
+async fn the_leader_is_cut_in_the_middle_of_a_write(world: &mut World<impl Engine>) {
+    for _ in 0..3 {
+        let leader = world.leader().await;
+        world.replicas[leader].proxy.cut_in_request("round=");
+        world.replicas[leader].proxy.struck().await;
+        world.progress().await;
+    }
+}
+
+async fn the_answer_to_a_landed_write_is_lost(world: &mut World<impl Engine>) {
+    for _ in 0..3 {
+        let leader = world.leader().await;
+        world.replicas[leader].proxy.lose_answer("round=");
+        world.replicas[leader].proxy.struck().await;
+        world.progress().await;
+    }
+}
+
+async fn a_follower_is_half_open(world: &mut World<impl Engine>) {
+    let follower = (world.leader().await + 1) % world.replicas.len();
+    half_open(world, follower).await;
+}
+
+async fn the_leader_is_half_open(world: &mut World<impl Engine>) {
+    let leader = world.leader().await;
+    half_open(world, leader).await;
+}
+
+/// Until its connections were given up and replaced.
+async fn half_open(world: &mut World<impl Engine>, replica: usize) {
+    world.replicas[replica].proxy.half_open();
+    world.blind(replica).await;
+    world.sees(replica).await;
+}
+
+async fn everybody_is_cut_off_for_longer_than_any_timeout(world: &mut World<impl Engine>) {
+    for replica in &world.replicas {
+        replica.proxy.stall();
+    }
+    sleep(4 * SECOND).await;
+    for replica in &world.replicas {
+        replica.proxy.heal();
+    }
+}
+
+async fn every_answer_takes_half_a_second(world: &mut World<impl Engine>) {
+    for replica in &world.replicas {
+        replica.proxy.delay(SECOND / 2);
+    }
+    sleep(4 * SECOND).await;
+    for replica in &world.replicas {
+        replica.proxy.heal();
+    }
+}
+
+macro_rules! on {
+    ($engine:ident: $($fault:ident),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $fault() {
+            super::show::<super::$engine>(super::$fault).await;
+        }
+    )+};
+}
+
+mod etcd {
+    on!(Etcd:
+        the_server_is_killed_and_restarted,
+        the_leader_is_cut_in_the_middle_of_a_write,
+        the_answer_to_a_landed_write_is_lost,
+        a_follower_is_half_open,
+        the_leader_is_half_open,
+        everybody_is_cut_off_for_longer_than_any_timeout,
+        every_answer_takes_half_a_second,
+    );
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_follower_missed_is_compacted() {
+        show::<Etcd>(async |world| {
+            let follower = (world.leader().await + 1) % world.replicas.len();
+            world.replicas[follower].proxy.refuse(true);
+            world.replicas[follower].proxy.cut();
+            world.progress().await;
+            world.engine.compact().await;
+            world.replicas[follower].proxy.heal();
+        })
+        .await;
+    }
+}
+
+mod redis {
+    on!(Redis:
+        the_server_is_killed_and_restarted,
+        the_leader_is_cut_in_the_middle_of_a_write,
+        the_answer_to_a_landed_write_is_lost,
+        a_follower_is_half_open,
+        the_leader_is_half_open,
+        everybody_is_cut_off_for_longer_than_any_timeout,
+        every_answer_takes_half_a_second,
+    );
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_clients_are_killed_again_and_again() {
+        show::<Redis>(async |world| {
+            for _ in 0..3 {
+                world.engine.server.ask("CLIENT KILL TYPE normal").await;
+                world.progress().await;
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everything_is_flushed() {
+        show::<Redis>(async |world| {
+            world.forget_before();
+            world.engine.server.ask("FLUSHALL").await;
+            world.forget_after();
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_server_is_restarted_without_its_data() {
+        show::<Redis>(async |world| {
+            world.forget_before();
+            world.engine.server.forget();
+            world.forget_after();
+            world.engine.server.restart().await;
+        })
+        .await;
+    }
+}
+
+mod zookeeper {
+    on!(Zookeeper:
+        the_server_is_killed_and_restarted,
+        the_leader_is_cut_in_the_middle_of_a_write,
+        the_answer_to_a_landed_write_is_lost,
+        a_follower_is_half_open,
+        the_leader_is_half_open,
+        everybody_is_cut_off_for_longer_than_any_timeout,
+        every_answer_takes_half_a_second,
+    );
+}
+
+/// It has no server and no connection; what can fail is the network that the lab puts before it. In virtual time.
+mod memory {
+    use std::{sync::Arc, time::Duration};
+
+    use parking_lot::Mutex;
+    use tokio::time::sleep;
+    use writerlease::{
+        lab::{Fault, Ledger, Network, Remote, Replica, Scenario, Value},
+        store::{MemoryStore, Store},
+    };
+
+    type Remotes = [Remote<MemoryStore>; 3];
+
+    async fn show(fault: impl Fn(&Remotes), heal: impl Fn(&Remotes)) {
+        let store = MemoryStore::new();
+        let scenario = Scenario { keys: 8, skew: Duration::ZERO, ..Scenario::default() };
+        let ms = Duration::from_millis(1);
+        let network = || Network { read: ms, write: 2 * ms, watch: ms, ..Network::default() };
+        let remotes = [1, 2, 3].map(|seed| Remote::new(store.clone(), network(), seed));
+        let ledger = Arc::<Mutex<Ledger>>::default();
+        let mut replicas = Vec::new();
+        for (index, remote) in remotes.iter().enumerate() {
+            let notes = ledger.clone();
+            let pen = move |note| notes.lock().enter(note);
+            replicas.push(Replica::start(&scenario, index, remote.clone(), pen).await.unwrap());
+        }
+        let keys: Vec<usize> = (0..scenario.keys).collect();
+        let mut attempted = 0;
+        for round in 1..=200 {
+            match round {
+                50 => {
+                    attempted = ledger.lock().attempted;
+                    fault(&remotes);
+                }
+                100 => {
+                    attempted = ledger.lock().attempted - attempted;
+                    heal(&remotes);
+                }
+                _ => {}
+            }
+            replicas.iter().for_each(|replica| replica.want(round, &keys));
+            sleep(50 * ms).await;
+        }
+        // As many as rounds and keys, or less, and a few in vain.
+        assert!(attempted <= 50 * 8 + 60, "{attempted} writes sent in 2.5 s");
+        // It was healed five seconds ago, and two retry intervals are six.
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1, "replicas that lead");
+        for replica in replicas {
+            replica.finish(Duration::from_secs(5)).await;
+        }
+        let ledger = ledger.lock().clone();
+        let mut writes = 0;
+        for key in keys {
+            let entry =
+                store.get(&format!("{}key-{key:05}", scenario.prefix)).await.unwrap().expect("written");
+            let value = Value::read(&entry.value);
+            assert_eq!(value.round, 200);
+            assert!(value.writes >= ledger.landed[key], "{value} of {}", ledger.landed[key]);
+            writes += value.writes;
+        }
+        let landed: u64 = ledger.landed.iter().sum();
+        assert!((landed..=ledger.attempted - ledger.refused).contains(&writes), "{writes}: {ledger:?}");
+    }
+
+    fn all(fault: Fault) -> impl Fn(&Remotes) {
+        move |remotes| remotes.iter().for_each(|remote| remote.fail(fault))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_is_down() {
+        show(all(Fault::Down), all(Fault::None)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_is_cut_off() {
+        show(all(Fault::Dead), all(Fault::None)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answers_to_landed_writes_are_lost() {
+        show(all(Fault::AnswersLost), all(Fault::None)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_after_the_other_is_dead() {
+        for one in 0..3 {
+            show(|remotes| remotes[one].fail(Fault::Dead), |remotes| remotes[one].fail(Fault::None)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_answer_takes_half_a_second() {
+        let slow = |remotes: &Remotes| {
+            let half = Duration::from_millis(500);
+            let network = Network { read: half, write: half, watch: half, ..Network::default() };
+            remotes.iter().for_each(|remote| remote.slow(network.clone()));
+        };
+        let quick = |remotes: &Remotes| remotes.iter().for_each(|remote| remote.slow(Network::default()));
+        show(slow, quick).await;
+    }
+}

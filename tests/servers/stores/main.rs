@@ -1,0 +1,12 @@
+//! Tests of the stores, and of the guard on them, against real servers.
+#![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
+
+mod conformance;
+mod etcd;
+mod example;
+mod fault_tools;
+mod faults;
+mod hostile;
+mod redis;
+mod soak;
+mod zookeeper;
