@@ -383,7 +383,7 @@ fn revision(version: &Version) -> Result<i64, StoreError> {
         .ok_or(StoreError::Conflict { current: Current::Unknown })
 }
 
-/// Returns the key; `None` if it is not UTF-8, so that it was not written through a [`Store`].
+/// Returns the key; `None` unless it is UTF-8, as all keys that a [`Store`] writes are.
 fn key(kv: &KeyValue) -> Option<Arc<str>> {
     kv.key_str().ok().map(Arc::from)
 }

@@ -211,8 +211,8 @@ pub(crate) fn deleted(known: &[u8], time: u64) -> Version {
     Version::opaque(format!("{key_revision}-deleted")).with_key_revision(key_revision)
 }
 
-/// Returns the key; `None` if it is not UTF-8, so that it was not written through a
-/// [`Store`](crate::store::Store).
+/// Returns the key; `None` unless it is UTF-8, as all keys that a
+/// [`Store`](crate::store::Store) writes are.
 pub(crate) fn text(key: Value) -> Option<Arc<str>> {
     match key {
         Value::BulkString(key) => String::from_utf8(key).ok().map(Arc::from),

@@ -348,7 +348,7 @@ impl Store for ZookeeperStore {
 
 /// Adds a check to the transaction: the leader's node exists.
 fn add_fence(writer: &mut MultiWriter<'_>, fence: &Fence) -> Result<(), StoreError> {
-    // A proof that is not UTF-8 is not the path of any leader's node.
+    // Paths are UTF-8, so any other proof belongs to no leader.
     let node = std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())?;
     writer.add_check_version(node, ANY_VERSION).map_err(store_error)
 }
