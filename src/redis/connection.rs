@@ -82,8 +82,7 @@ impl SharedConnection {
                 .use_protocol(ProtocolVersion::RESP3)
                 .connection_timeout(limit)
                 .response_timeout(limit)
-                // The client would repeat writes whose outcome is unknown. Only the caller may do
-                // that.
+                // The client would repeat writes of unknown outcome. Only the caller may do that.
                 .retries(0)
                 .build()?;
             Connection::Cluster(client.get_async_connection().await?)

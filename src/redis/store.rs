@@ -44,9 +44,9 @@ use crate::store::{
 ///
 /// **A failover can lose acknowledged writes**, because Redis replicates asynchronously. A crash of
 /// the machine can lose them, too, unless `appendfsync always` is set, and so can `maxmemory` with
-/// an eviction policy. The lease survives such a loss, because the replicas write a lost value
-/// again. Data that must never be lost needs another store. [`replicas`](Self::replicas) makes a
-/// loss less likely.
+/// an eviction policy. The lease survives such a loss, because a process that still wants a lost
+/// value writes it again. Data that must never be lost needs another store.
+/// [`replicas`](Self::replicas) makes a loss less likely.
 ///
 /// # Timeouts and retries
 ///
@@ -120,8 +120,7 @@ impl RedisStore {
         self
     }
 
-    /// Sets the number of replicas that must have each write before it returns (`WAIT`). Default:
-    /// 0.
+    /// Sets the number of replicas that must have a write before it returns (`WAIT`). Default: 0.
     ///
     /// A write waits for at most half the request timeout. If it reached fewer replicas by then, it
     /// returns [`StoreError::Unavailable`], because a failover may still lose it. Other calls of

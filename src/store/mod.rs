@@ -8,8 +8,8 @@
 //! 1. **Compare-and-write is atomic.** `put` and `delete` take effect if and only if the key is in
 //!    the expected state at the moment of the write. Otherwise they return
 //!    [`StoreError::Conflict`] and change nothing.
-//! 2. **A version is never used twice.** This includes a key that is deleted and created again: a
-//!    writer that read the key before the deletion must lose. Versions are compared for equality.
+//! 2. **A version is never used twice,** even if the key is deleted and created again: a writer
+//!    that read the key before the deletion must lose. Versions are compared for equality.
 //! 3. **Versions claim only an order that exists.** [`Version::revision`] is `Some` only if the
 //!    numbers grow with every write to the store, across *all* keys, as etcd's revision and
 //!    ZooKeeper's zxid do; versions of different keys can then be compared.
@@ -36,8 +36,8 @@
 //!    [`StoreError::Unavailable`] after a time that its documentation states. It leaves the retry
 //!    of a write to the caller, because only the caller knows whether to read first.
 //!
-//! After the future of a `put` or `delete` was dropped, the fate of the write is unknown. Dropping
-//! a watch ends it.
+//! Dropping the future of a `put` or `delete` leaves the outcome of the write unknown. Dropping a
+//! watch ends it.
 //!
 //! # Your own store
 //!

@@ -30,7 +30,7 @@ use crate::store::{
 /// A version is the zxid of the write (`mzxid`), so versions are ordered over all keys. A `sync`
 /// precedes each read, so that it returns every write acknowledged before.
 ///
-/// ZooKeeper compares a node's *data version*, which starts again when the node is deleted and
+/// ZooKeeper compares a node's *data version*, which restarts at 0 when the node is deleted and
 /// created. Therefore each delete also writes a node `%deletions`, and each update also compares
 /// the data version of that node. If no key was deleted since the expected write, the node's data
 /// version identifies the write as well as the zxid. Otherwise the store reads the zxid again
