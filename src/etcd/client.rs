@@ -1,4 +1,4 @@
-//! Requests to etcd, and the meaning of its errors.
+//! Requests to etcd: their time limit, the translation of errors, and key ranges.
 
 use std::{future::Future, time::Duration};
 
@@ -13,9 +13,10 @@ pub(crate) async fn bounded<T>(
     resume::bounded(limit, request, store_error).await
 }
 
-/// etcd uses the codes loosely, so the message decides where one code stands for several things.
+/// Translates an error of etcd. etcd uses one gRPC code for several causes, so the message decides
+/// where the code is ambiguous.
 pub(super) fn store_error(error: Error) -> StoreError {
-    // Not named in code, because `tonic`, whose type it is, is no dependency of ours.
+    // Numbers instead of `tonic::Code`, because this crate does not depend on `tonic`.
     const INVALID_ARGUMENT: i32 = 3;
     const PERMISSION_DENIED: i32 = 7;
     const RESOURCE_EXHAUSTED: i32 = 8;
@@ -34,11 +35,12 @@ pub(super) fn store_error(error: Error) -> StoreError {
         INVALID_ARGUMENT if says(&["user name is empty", "authentication failed"]) => {
             StoreError::Denied { reason, source }
         }
-        // The permissions were changed while the request was on its way.
+        // The permissions changed while the request was in transit; the same request may succeed
+        // next.
         INVALID_ARGUMENT if says(&["revision of auth store is old"]) => {
             StoreError::Unavailable { reason, source }
         }
-        // The last two codes also stand for a full disk, too many requests, and a compacted revision.
+        // The last two codes also mean a full disk, too many requests, or a compacted revision.
         INVALID_ARGUMENT | RESOURCE_EXHAUSTED | OUT_OF_RANGE
             if says(&["request is too large", "larger than max", "length too large"]) =>
         {
@@ -49,16 +51,17 @@ pub(super) fn store_error(error: Error) -> StoreError {
     }
 }
 
-/// The keys with a prefix, as the range that etcd takes: from, and up to without.
+/// Returns etcd's range for the keys with a prefix: the first key, and the first key after the
+/// range.
 pub(crate) fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
     let (mut from, mut end) = (prefix.as_bytes().to_vec(), prefix.as_bytes().to_vec());
     match end.last_mut() {
-        // UTF-8 has no byte 0xff.
+        // This cannot overflow: UTF-8 has no byte 0xff.
         Some(last) => *last += 1,
         None => (from, end) = (vec![0], vec![0]),
     }
     (from, end)
 }
 
-/// Of the fences that can be checked here.
+/// The backend's name in the fences of etcd's electors.
 pub(crate) const ENGINE: &str = "etcd";

@@ -84,7 +84,7 @@ impl Holder {
 impl Etcd {
     pub fn new(client: Client, limit: Duration) -> Self {
         let (kv, lease) = (client.kv_client(), client.lease_client());
-        Self { kv, lease, store: EtcdStore::new(client).with_request_timeout(limit), limit }
+        Self { kv, lease, store: EtcdStore::new(client).request_timeout(limit), limit }
     }
 
     /// The key with this prefix that was created first.

@@ -1,4 +1,4 @@
-//! etcd, as a store.
+//! The store in etcd.
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
@@ -13,30 +13,47 @@ use tokio::time::timeout;
 use super::client::{ENGINE, bounded, range, store_error};
 use crate::store::{
     Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
-    resume::{self, Source},
+    resume::{self, Resumable},
     unavailable,
 };
 
-/// A store in etcd, 3.4 or newer.
+/// A store in etcd 3.4 or newer. Clones share the client and its connections.
 ///
-/// A version is the key's `mod_revision`, so versions are ordered over all keys. (Restoring a cluster from a backup sets
-/// revisions back, unless `etcdutl snapshot restore --bump-revision` moves them on.) Reads are linearizable. A write is
-/// one transaction: it compares the revision, and the create revision of the leader's key if there is a [`Fence`], and puts or
-/// deletes, or else reads the current ones. With etcd's access control on, the user therefore needs both read and write
-/// permission for the keys, and read permission for the leader's.
+/// # Versions
 ///
-/// A call that gets no answer within the request timeout (5 s unless [set](Self::with_request_timeout)) returns
-/// [`StoreError::Unavailable`]. Nothing is sent twice, with one exception: a client made with `with_auto_token_refresh`
-/// logs in again and repeats a request that the server refused for its expired token, which is safe because it did
-/// nothing. Values over the server's limit (`--max-request-bytes`, 1.5 MiB for the whole request by default) are
-/// [`StoreError::TooLarge`].
+/// A version is the key's `mod_revision`, so versions are ordered over all keys. Reads are
+/// linearizable. Restoring a cluster from a backup sets the revisions back, which breaks the
+/// contract unless `etcdutl snapshot restore --bump-revision` raises them again.
 ///
-/// A watch that was interrupted goes on where it was, unless etcd has compacted the revisions it missed (or is no longer
-/// the same etcd): then it starts over with a listing. It asks a silent server for a sign of life, so that it notices a
-/// half-open connection; but only HTTP/2 keepalive replaces such a connection before TCP gives up on it. Configure it
-/// in the client that you hand in, as [`connect`](Self::connect) does.
+/// A write is one transaction. It compares the key's revision and, for a [`Fence`], the create
+/// revision of the leader's key. If both match, it puts or deletes; otherwise it reads the current
+/// revisions.
 ///
-/// Clones share the client and its connections.
+/// Values over the server's limit return [`StoreError::TooLarge`]. The limit is
+/// `--max-request-bytes`, 1.5 MiB for the whole request by default.
+///
+/// # Permissions
+///
+/// With etcd's access control, the user needs read and write permission for the keys, and read
+/// permission for the leader's key if writes carry a fence.
+///
+/// # Timeouts and retries
+///
+/// A call without an answer within the [request timeout](Self::request_timeout), 5 s by default,
+/// returns [`StoreError::Unavailable`]. Each request is sent once, with one exception: a client
+/// made with `with_auto_token_refresh` logs in again and repeats a request that the server refused
+/// for an expired token. This is safe because the refused request had no effect.
+///
+/// # Watches
+///
+/// An interrupted watch continues from its last revision. It starts again with a listing if etcd
+/// has compacted the missed revisions, or if the etcd cluster is a different one.
+///
+/// After 10 s of silence the watch requests a progress notification, so that it detects a half-open
+/// connection. Only HTTP/2 keepalive replaces such a connection before TCP gives up on it.
+/// Configure keepalive in the client that you pass in, as [`connect`](Self::connect) does.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -45,7 +62,7 @@ use crate::store::{
 /// use etcd_client::{Client, ConnectOptions};
 /// use writerlease::etcd::EtcdStore;
 ///
-/// // TLS, where the features of `etcd-client` provide it, is one more option here.
+/// // With a TLS feature of `etcd-client`, TLS is one more option here.
 /// let options = ConnectOptions::new()
 ///     .with_user("controller", "secret")
 ///     .with_auto_token_refresh(true)
@@ -54,7 +71,7 @@ use crate::store::{
 ///     .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
 ///     .with_keep_alive_while_idle(false);
 /// let client = Client::connect(["https://etcd-0:2379", "https://etcd-1:2379"], Some(options)).await?;
-/// let store = EtcdStore::new(client).with_request_timeout(Duration::from_secs(3));
+/// let store = EtcdStore::new(client).request_timeout(Duration::from_secs(3));
 /// # Ok(())
 /// # }
 /// ```
@@ -66,35 +83,37 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// Uses a client that is configured already: TLS, user and password, keepalive.
+    /// Creates a store over a configured client (TLS, user and password, keepalive).
     pub fn new(client: Client) -> Self {
         Self {
-            // The client's default of 4 MB is less than a few of the server's largest values, and neither the pages of a
-            // listing nor what a watch has to catch up with can be limited in bytes.
+            // The client's default of 4 MB is less than three of the server's largest values. etcd
+            // cannot limit the bytes of a listing's page or of a watch's backlog.
             kv: client.kv_client().max_decoding_message_size(usize::MAX),
             watch: client.watch_client().max_decoding_message_size(usize::MAX),
             request_timeout: Duration::from_secs(5),
         }
     }
 
-    /// Connects without TLS and without a user, with keepalive (10 s, given up after 5 s more) and a leader required.
+    /// Creates a client without TLS or user, and a store over it. The client requires a leader and
+    /// sends keepalive pings every 10 s, with 5 s for the answer.
     ///
-    /// Returns before there is a connection; whether the servers can be reached shows with the first call.
+    /// Returns before a connection exists. The first call shows whether the servers are reachable.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Invalid`] if there is no endpoint, or more than 64, or one is no URL.
+    /// [`StoreError::Invalid`] unless there are 1 to 64 endpoints and each is a URL.
     pub async fn connect<E: AsRef<str>>(endpoints: impl AsRef<[E]>) -> Result<Self, StoreError> {
         let count = endpoints.as_ref().len();
         if count > MOST_ENDPOINTS {
-            let reason = format!("{count} endpoints, of at most {MOST_ENDPOINTS}");
+            let reason = format!("endpoints are {count}, but must be at most {MOST_ENDPOINTS}");
             return Err(StoreError::Invalid { reason, source: None });
         }
         let options = ConnectOptions::new()
             .with_require_leader(true)
             .with_connect_timeout(Duration::from_secs(3))
             .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5))
-            // etcd hangs up ("too many pings") on a client that pings without a request or a watch open.
+            // etcd closes the connection ("too many pings") of a client that pings without an open
+            // request or watch.
             .with_keep_alive_while_idle(false);
         match Client::connect(endpoints, Some(options)).await {
             Ok(client) => Ok(Self::new(client)),
@@ -102,14 +121,15 @@ impl EtcdStore {
         }
     }
 
-    /// How long each request may take; 5 s unless set. It also bounds every step of setting up a watch.
+    /// Sets the time limit of each request and of each step that opens a watch. Default: 5 s.
     #[must_use]
-    pub fn with_request_timeout(mut self, request_timeout: Duration) -> Self {
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.request_timeout = request_timeout;
         self
     }
 
-    /// Runs `write` if the key's last write has this revision, 0 for an absent key, and the fence holds.
+    /// Runs `write` if the key's last write has this revision and the fence holds. Revision 0
+    /// stands for an absent key.
     async fn write(
         &self,
         key: &str,
@@ -123,7 +143,8 @@ impl EtcdStore {
         let mut leads_since = 0;
         if let Some(fence) = fence {
             let leader = fence.of(ENGINE)?.proof();
-            // A token that etcd cannot have given out is that of nobody.
+            // etcd's revisions are positive `i64`s, so no leader can hold any other token. Revision
+            // 0 must not reach the comparison: it would match an absent key.
             leads_since =
                 i64::try_from(fence.token()).ok().filter(|token| *token > 0).ok_or(fence.refused())?;
             compares.push(Compare::create_revision(leader, CompareOp::Equal, leads_since));
@@ -132,13 +153,15 @@ impl EtcdStore {
         let txn = Txn::new().when(compares).and_then([write]).or_else(reads);
         let answer = bounded(self.request_timeout, self.kv.clone().txn(txn)).await?;
         if answer.succeeded() {
-            // The revision of the transaction is the one of its only write.
+            // The transaction has one write, so its revision is the revision of that write.
             return answer
                 .header()
                 .map(|header| version(header.revision()))
                 .ok_or_else(|| unavailable("no header"));
         }
         let mut answers = answer.op_responses().into_iter();
+        // Either comparison may have failed, and the transaction does not report which. The reads
+        // answer in the order of the comparisons. A fence that fails outranks a conflict.
         let current = match answers.next() {
             Some(TxnOpResponse::Get(get)) => {
                 get.kvs().first().map_or(Current::Absent, |kv| Current::Version(version(kv.mod_revision())))
@@ -196,22 +219,22 @@ impl Store for EtcdStore {
 struct Watch {
     store: EtcdStore,
     prefix: String,
-    /// Everything up to this revision was told; `None` when a listing is due.
+    /// The last revision whose events were all reported; `None` when a listing is due.
     revision: Option<i64>,
     connection: Option<Connection>,
 }
 
 struct Connection {
-    /// Both halves: etcd ends a watch whose requests have ended.
+    /// Both directions: etcd ends a watch when its request stream ends.
     stream: WatchStream,
-    /// A sign of life was asked for, and nothing came since.
+    /// A progress notification was requested, and no message has arrived since.
     asked: bool,
-    /// It resumes an older one, and nothing came yet: etcd confirms also a watch from a compacted revision, and cancels it
-    /// afterwards.
+    /// The watch resumes an earlier one, and no message has arrived yet. Until then it is
+    /// unconfirmed: etcd accepts a watch from a compacted revision first and cancels it afterwards.
     resumes: bool,
 }
 
-impl Source for Watch {
+impl Resumable for Watch {
     async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         if self.connection.is_none() {
             return self.open(ready).await;
@@ -226,35 +249,39 @@ impl Source for Watch {
 }
 
 impl Watch {
-    /// Starts the watch after the last revision that was told, or after a fresh listing.
+    /// Starts the watch after the last reported revision, or after a fresh listing.
     async fn open(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let resumes = self.revision.is_some();
         let (revision, listing) = match self.revision {
             Some(revision) => (revision, VecDeque::new()),
             None => self.list().await?,
         };
-        // No fragments: they could part the events of one revision, and the client doesn't tell which is the last.
+        // Without fragments: a fragment could split the events of one revision, and the client does
+        // not expose which fragment is the last. Resuming after the first one would lose events.
         let options = WatchOptions::new().with_range(range(&self.prefix).1).with_start_revision(revision + 1);
         let start = async {
             let mut stream = self.store.watch.clone().watch(range(&self.prefix).0, Some(options)).await?;
             Ok((stream.message().await?, stream))
         };
         let (created, stream) = bounded(self.store.request_timeout, start).await?;
-        let created = created.ok_or_else(|| unavailable("the watch ended at once"))?;
+        let created =
+            created.ok_or_else(|| unavailable("the server ended the watch before confirming it"))?;
         if created.canceled() {
-            // A resumed watch may be refused for a token that has expired, and only the requests of a listing renew it.
+            // An expired token may be the cause. A watch cannot renew the token, but the requests
+            // of a listing do, so list next time. The denial is final if those are denied, too.
             self.revision = None;
             return Err(match created.cancel_reason() {
                 denied if denied.contains("denied") && !resumes => {
                     StoreError::Denied { reason: denied.to_owned(), source: None }
                 }
-                other => unavailable(format!("the watch was refused: {other}")),
+                other => unavailable(format!("the server refused the watch: {other}")),
             });
         }
         if created.header().is_some_and(|header| resumes && header.revision() < revision) {
-            // A member that lags, or an etcd that was set up anew and would let us wait for a revision of its far future.
+            // The member lags, or the cluster is a new one. A new cluster would accept the watch
+            // and stay silent until it reaches a revision of the far future.
             self.revision = None;
-            return Err(unavailable("the server's revision is behind what the watch has seen"));
+            return Err(unavailable("the server's revision is older than the watch's last one"));
         }
         self.revision = Some(revision);
         ready.extend(listing);
@@ -262,7 +289,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Lists the prefix in pages of one revision, so that the pages are one state.
+    /// Lists the prefix in pages. All pages read the revision of the first, so they form one state.
     async fn list(&self) -> Result<(i64, VecDeque<Event>), StoreError> {
         let mut kv = self.store.kv.clone();
         let (mut from, end) = range(&self.prefix);
@@ -275,7 +302,7 @@ impl Watch {
             }
             listing.extend(page.kvs().iter().filter_map(entry).map(Event::InitEntry));
             match page.kvs().last() {
-                // The least key after the last one.
+                // The smallest key after the last one.
                 Some(last) if page.more() => from = [last.key(), b"\0"].concat(),
                 _ => break,
             }
@@ -284,23 +311,25 @@ impl Watch {
         Ok((revision, listing))
     }
 
-    /// Waits for the next message, and asks for one when the server is silent for long.
+    /// Waits for the next message. If the server is silent for too long, requests one.
     async fn message(&mut self) -> Result<WatchResponse, StoreError> {
         let Some(connection) = &mut self.connection else { return Err(unavailable("not connected")) };
         loop {
-            let patience = match connection {
+            let silence = match connection {
                 Connection { asked: true, .. } => self.store.request_timeout,
                 Connection { resumes: true, .. } => CONFIRM,
                 _ => SILENCE,
             };
-            match timeout(patience, connection.stream.message()).await {
+            match timeout(silence, connection.stream.message()).await {
                 Ok(Ok(Some(message))) => {
                     connection.asked = false;
                     return Ok(message);
                 }
                 Ok(Ok(None)) => return Err(unavailable("the server ended the watch")),
                 Ok(Err(error)) => return Err(store_error(error)),
-                Err(_) if connection.asked => return Err(unavailable("the watch gives no sign of life")),
+                Err(_) if connection.asked => {
+                    return Err(unavailable("the server does not answer on the watch"));
+                }
                 Err(_) => {
                     bounded(self.store.request_timeout, connection.stream.request_progress()).await?;
                     connection.asked = true;
@@ -317,8 +346,8 @@ impl Watch {
         if message.canceled() {
             self.revision = None;
             return Err(match message.compact_revision() {
-                0 => unavailable(format!("the watch was cancelled: {}", message.cancel_reason())),
-                compacted => unavailable(format!("revisions before {compacted} are compacted")),
+                0 => unavailable(format!("the server cancelled the watch: {}", message.cancel_reason())),
+                compacted => unavailable(format!("etcd has compacted the revisions before {compacted}")),
             });
         }
         if self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.resumes)) {
@@ -332,7 +361,8 @@ impl Watch {
                     key(kv).map(|key| Event::Delete { key, version: version(kv.mod_revision()) })
                 }
             });
-            // Not from the header: etcd before 3.4.25 and 3.5.8 could announce a revision ahead of its events.
+            // From the event and not from the header: before 3.4.25 and 3.5.8, etcd could announce
+            // a revision in a header before it sent the events of that revision.
             self.revision = Some(kv.mod_revision());
         }
         Ok(())
@@ -343,15 +373,16 @@ fn version(revision: i64) -> Version {
     Version::ordered(revision.unsigned_abs())
 }
 
-/// The revision of a version that etcd gave out. Any other belongs to no key, and 0 would even mean an absent one.
+/// Returns the revision of a version from etcd. A version from elsewhere matches no key, so it is a
+/// conflict; its 0 must not reach etcd, where 0 stands for an absent key.
 fn revision(version: &Version) -> Result<i64, StoreError> {
-    let revision = version.revision().filter(|order| *order > 0 && version.token().is_empty());
+    let revision = version.revision().filter(|revision| *revision > 0 && version.token().is_empty());
     revision
-        .and_then(|order| i64::try_from(order).ok())
+        .and_then(|revision| i64::try_from(revision).ok())
         .ok_or(StoreError::Conflict { current: Current::Unknown })
 }
 
-/// `None` for a key that is not text: nobody can have written it through a [`Store`].
+/// Returns the key; `None` unless it is UTF-8, as all keys that a [`Store`] writes are.
 fn key(kv: &KeyValue) -> Option<Arc<str>> {
     kv.key_str().ok().map(Arc::from)
 }
@@ -361,14 +392,15 @@ fn entry(kv: &KeyValue) -> Option<Entry> {
     Some(Entry { key: key(kv)?, value, version: version(kv.mod_revision()) })
 }
 
-/// With more the client would wait for ever: nobody takes them out of its channel before the first request.
+/// The capacity of the client's channel of endpoints. More endpoints would block `Client::connect`
+/// forever, because the client empties the channel only with the first request.
 const MOST_ENDPOINTS: usize = 64;
-/// Entries in one page of a listing.
+/// The number of entries in one page of a listing.
 const PAGE: i64 = 256;
-/// A watch that was resumed asks after so long whether it really goes on. By then etcd has caught up with its revision;
-/// before, it answers no such question.
+/// The silence after which a resumed watch requests its first progress notification. etcd ignores
+/// the request until the watch has caught up, which takes less time than this.
 const CONFIRM: Duration = Duration::from_millis(500);
-/// A watch that hears nothing for so long asks whether anybody is there.
+/// The silence after which any other watch requests a progress notification.
 const SILENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -376,18 +408,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_ends_before_the_first_text_that_does_not_have_it() {
+    fn a_range_covers_exactly_the_keys_of_its_prefix() {
         for (prefix, end) in
             [("a/", &b"a0"[..]), ("a", b"b"), ("\u{7f}", b"\x80"), ("\u{10ffff}", b"\xf4\x8f\xbf\xc0")]
         {
             assert_eq!(range(prefix), (prefix.as_bytes().to_vec(), end.to_vec()));
         }
-        // To etcd, from and up to the zero byte means all keys.
+        // etcd's notation for all keys: the zero byte at both ends.
         assert_eq!(range(""), (vec![0], vec![0]));
     }
 
     #[test]
-    fn only_versions_that_etcd_can_have_given_out_are_compared() {
+    fn versions_that_etcd_never_assigned_are_conflicts() {
         assert!(matches!(revision(&Version::ordered(1)), Ok(1)));
         let foreign = [
             Version::ordered(0),

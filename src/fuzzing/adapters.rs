@@ -1,4 +1,5 @@
-//! What the adapters read that others wrote, and what users give them as addresses and keys.
+//! Fuzz targets for the servers' adapters: data that others wrote, and addresses and keys from
+//! users.
 
 use crate::{
     etcd::{EtcdStore, candidate, client::range},
@@ -13,7 +14,8 @@ use crate::{
     zookeeper::{ZookeeperAccess, ZookeeperStore, elector as zookeeper_election, name},
 };
 
-/// Stored values, values and names of candidates, and a server's answers: what somebody else wrote.
+/// Reads data that others wrote: stored values, values and names of candidates, and servers'
+/// answers.
 pub fn values(data: &[u8]) {
     let lossy = String::from_utf8_lossy(data);
     election_values(data, &lossy);
@@ -47,12 +49,12 @@ fn redis_fields(data: &[u8]) {
     let entry = entry("key".into(), Some(version.to_vec().into()), Some(value.to_vec().into()));
     let Some(entry) = entry else { return };
     assert_eq!(entry.value, value);
-    // Who wants to replace it compares with just what is stored.
+    // A replacement compares with exactly the stored bytes.
     assert_eq!(token(&entry.version).expect("a version can be compared"), version);
     let deletion = deleted(version, 1_700_000_000_000_000);
     assert!(
         deletion.key_revision() > entry.version.key_revision(),
-        "a deletion is newer than what was deleted"
+        "a deletion is newer than the deleted write"
     );
 }
 
@@ -73,19 +75,19 @@ fn node_names(lossy: &str) {
     let patterns = ["-lock-".to_owned(), "__lock__".to_owned()];
     if let Some(number) = zookeeper_election::number(&patterns, lossy) {
         assert!(lossy.trim_end_matches(|c: char| c.is_ascii_digit()).len() < lossy.len());
-        // What comes before the number decides nothing.
+        // The text before the number has no influence.
         let name = format!("{lossy}-lock-{number:010}");
         assert_eq!(zookeeper_election::number(&patterns, &name), Some(number));
     }
 }
 
-/// Addresses of servers, base paths, prefixes and keys, one in a line.
+/// Reads a server's address, a base path (also used as a prefix) and a key, one per line.
 pub fn addresses(data: &[u8]) {
     let lossy = String::from_utf8_lossy(data);
     let (first, rest) = lossy.split_once('\n').unwrap_or((&lossy, "/base"));
     let _ = RedisStore::new(first);
     let _ = RedisStore::cluster(first.split(','));
-    // Without I/O, so that nothing connects.
+    // A runtime without I/O, so that the clients cannot connect.
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let endpoints: Vec<&str> = first.split(',').collect();
     let _ = runtime.block_on(EtcdStore::connect(endpoints));
@@ -101,14 +103,14 @@ pub fn addresses(data: &[u8]) {
     let (from, end) = range(base);
     for key in [format!("{base}{key}"), key.to_owned()] {
         let inside = from.as_slice() <= key.as_bytes() && (key.as_bytes() < &end[..] || end == [0]);
-        // The empty key is none.
+        // A key is never empty.
         assert!(key.is_empty() || inside == key.starts_with(base), "{key:?} in the range of {base:?}");
     }
     let mut pattern = escaped(base).chars().collect::<Vec<_>>().into_iter().peekable();
     let mut plain = String::new();
     while let Some(c) = pattern.next() {
-        assert!(!matches!(c, '*' | '?' | '[' | ']'), "a pattern that matches more than the prefix");
-        plain.push(if c == '\\' { pattern.next().expect("what is escaped") } else { c });
+        assert!(!matches!(c, '*' | '?' | '[' | ']'), "the pattern matches more than the prefix");
+        plain.push(if c == '\\' { pattern.next().expect("a character follows the backslash") } else { c });
     }
     assert_eq!(plain, base);
 }

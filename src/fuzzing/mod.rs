@@ -1,6 +1,7 @@
-//! What `fuzz/` runs, on any bytes: each function panics if something is not as it must be.
+//! The fuzz targets of `fuzz/`. Each takes arbitrary bytes and panics if a property is violated.
 //!
-//! Only there for cargo-fuzz, which sets `cfg(fuzzing)`, and for the tests, which replay the seeds.
+//! Compiled only for cargo-fuzz, which sets `cfg(fuzzing)`, and for the tests, which replay the
+//! seeds.
 
 #[cfg(all(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
 mod adapters;
@@ -16,43 +17,44 @@ mod tests {
 
     use super::*;
 
-    /// Each finding of the fuzzer is among the seeds, too.
+    /// Runs a target on its seeds, which include every finding of the fuzzer.
     fn replay(target: &str, run: fn(&[u8])) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         if root.join("Cargo.toml.orig").exists() {
-            // The published package comes without the seeds.
+            // The published package does not contain the seeds.
             return;
         }
-        let seeds = fs::read_dir(root.join("fuzz/corpus").join(target)).expect("the seeds are there");
+        let seeds =
+            fs::read_dir(root.join("fuzz/corpus").join(target)).expect("the folder of the seeds exists");
         let mut count = 0;
         for seed in seeds {
-            let path = seed.expect("it can be listed").path();
-            // The others are what a fuzzer has added here.
+            let path = seed.expect("the folder is readable").path();
+            // A fuzzer that runs here adds files of other names.
             if path.extension().is_none_or(|extension| extension != "seed") {
                 continue;
             }
-            // Whoever sees the test fail is told by which one.
+            // Shown if the test fails: the last seed is the cause.
             println!("{}", path.display());
-            run(&fs::read(&path).expect("it can be read"));
+            run(&fs::read(&path).expect("the seed is readable"));
             count += 1;
         }
         assert!(count >= 5, "{count} seeds");
     }
 
     #[test]
-    fn the_engine_bears_the_seeds() {
+    fn the_engine_passes_all_seeds() {
         replay("engine", engine);
     }
 
     #[test]
     #[cfg(all(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
-    fn whatever_others_wrote_is_read_without_a_panic() {
+    fn foreign_values_are_read_without_a_panic() {
         replay("values", values);
     }
 
     #[test]
     #[cfg(all(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
-    fn whatever_users_give_as_address_or_key_is_taken_or_refused() {
+    fn any_address_or_key_is_accepted_or_rejected() {
         replay("addresses", addresses);
     }
 }

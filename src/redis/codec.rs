@@ -1,4 +1,4 @@
-//! Keys, values and errors of Redis as those of a store.
+//! Translation between Redis and a store: entries, versions, errors.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -8,9 +8,10 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, cmd};
 
 use crate::store::{Current, Entry, StoreError, Version, resume};
 
-/// The fields of a key, as `read` returns them.
+/// The fields of a key, as [`read`] requests them: version and value.
 pub(crate) type Fields = (Option<Bytes>, Option<Bytes>);
 
+/// Returns the command that reads the [`Fields`] of a key.
 pub(super) fn read(key: &str) -> redis::Cmd {
     let mut read = cmd("HMGET");
     read.arg(key).arg("version").arg("value");
@@ -18,7 +19,7 @@ pub(super) fn read(key: &str) -> redis::Cmd {
 }
 
 pub(crate) fn entry(key: Arc<str>, token: Option<Bytes>, value: Option<Bytes>) -> Option<Entry> {
-    // The empty one would mean an absent key.
+    // The script takes the empty version for an absent key, so no entry may carry it.
     let token = token.filter(|token| !token.is_empty())?;
     Some(Entry { key, value: value.unwrap_or_default(), version: version(token) })
 }
@@ -30,22 +31,25 @@ pub(super) fn version(token: Bytes) -> Version {
     }
 }
 
-/// The part of a version that orders the writes of a key; none, if somebody else made up the version.
+/// Returns the part of a version that orders the writes of a key; `None` if another program wrote a
+/// version of its own format.
 pub(super) fn number(token: &[u8]) -> Option<u64> {
     let digits = token.split(|byte| !byte.is_ascii_digit()).next()?;
     std::str::from_utf8(digits).ok()?.parse().ok().filter(|number| *number < UNCOUNTABLE)
 }
 
-/// What makes a version unlike those of all other processes, which a seeded generator could not promise.
+/// Returns the random part of a version, which differs from that of any other process. Two
+/// generators with the same seed would collide.
 #[expect(
     clippy::disallowed_methods,
-    reason = "nothing is decided by it, so runs with one seed are still the same"
+    reason = "no decision depends on it, so runs with one seed stay the same"
 )]
 pub(crate) fn nonce() -> String {
     format!("{:016x}", rand::rng().random::<u64>())
 }
 
-/// What a version is to Redis. One of another store belongs to no key, and the empty one would even mean an absent key.
+/// Returns a version in Redis's form. A version of another store matches no key, so it is a
+/// conflict; its empty token must not reach the script, where it stands for an absent key.
 pub(crate) fn token(version: &Version) -> Result<&[u8], StoreError> {
     match version.token() {
         [] => Err(StoreError::Conflict { current: Current::Unknown }),
@@ -53,6 +57,7 @@ pub(crate) fn token(version: &Version) -> Result<&[u8], StoreError> {
     }
 }
 
+/// Awaits a request and gives up on it after `limit`.
 pub(crate) async fn bounded<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, RedisError>>,
@@ -60,6 +65,7 @@ pub(crate) async fn bounded<T>(
     resume::bounded(limit, request, store_error).await
 }
 
+/// Translates an error of the client, by its kind or by the server's error code.
 pub(crate) fn store_error(error: RedisError) -> StoreError {
     let reason = error.to_string();
     let (kind, code) = (error.kind(), error.code().map(str::to_owned));
@@ -75,7 +81,8 @@ pub(crate) fn store_error(error: RedisError) -> StoreError {
     }
 }
 
-/// Of the fences that can be checked here.
+/// The backend's name in the fences of Redis's elector.
 pub(crate) const ENGINE: &str = "redis";
-/// From here on the script's numbers have gaps: one more might be the same. No clock gets there.
+/// The first number that the script cannot count from: Lua's numbers are doubles, and here `n + 1`
+/// may equal `n`. A clock in microseconds needs 285 years from 1970 to reach it.
 const UNCOUNTABLE: u64 = 1 << 53;

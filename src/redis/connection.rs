@@ -1,4 +1,4 @@
-//! The connections to a server or to the nodes of a cluster.
+//! Connections to a server or to the nodes of a cluster.
 
 use std::{future::Future, time::Duration};
 
@@ -15,11 +15,12 @@ use tokio::sync::{Mutex, mpsc::UnboundedSender};
 use super::codec::store_error;
 use crate::store::{StoreError, resume};
 
-/// Where the servers are, and the connection that all calls share.
-pub(crate) struct Link {
+/// The addresses of the servers, and the connection that all calls share.
+pub(crate) struct SharedConnection {
     servers: Vec<ConnectionInfo>,
     is_cluster: bool,
-    /// The current connection and its number; none before the first call and after a failed one.
+    /// The number of the current connection, and the connection itself: `None` before the first
+    /// call and after a failed one.
     current: Mutex<(u64, Option<Connection>)>,
 }
 
@@ -29,7 +30,7 @@ pub(crate) enum Connection {
     Cluster(ClusterConnection),
 }
 
-impl Link {
+impl SharedConnection {
     pub fn server(server: impl IntoConnectionInfo) -> RedisResult<Self> {
         Ok(Self { servers: vec![speaking_resp3(server)?], is_cluster: false, current: Mutex::default() })
     }
@@ -42,7 +43,8 @@ impl Link {
         Ok(Self { servers, is_cluster: true, current: Mutex::default() })
     }
 
-    /// Makes a request over the shared connection, which is given up if there is no answer.
+    /// Makes a request over the shared connection. Drops the connection if no answer comes within
+    /// `limit`; the next request makes a new one.
     pub async fn request<T, F: Future<Output = RedisResult<T>>>(
         &self,
         limit: Duration,
@@ -55,7 +57,9 @@ impl Link {
             request(connection).await
         };
         let answer = resume::bounded(limit, answer, store_error).await;
-        // Also after an error that leaves the connection intact: connecting again is cheap, and rare is such an error.
+        // Some of these errors leave the connection intact, but they are rare, and connecting again
+        // is cheap. The number guards against dropping the successor that another caller already
+        // made.
         if matches!(answer, Err(StoreError::Unavailable { .. }))
             && let Some(number) = used
         {
@@ -67,7 +71,7 @@ impl Link {
         answer
     }
 
-    /// The current connection; the first caller makes it, the others wait for that.
+    /// Returns the current connection. The first caller makes it while the others wait.
     async fn connection(&self, limit: Duration) -> RedisResult<(u64, Connection)> {
         let mut current = self.current.lock().await;
         if let (number, Some(connection)) = &*current {
@@ -78,7 +82,7 @@ impl Link {
                 .use_protocol(ProtocolVersion::RESP3)
                 .connection_timeout(limit)
                 .response_timeout(limit)
-                // Only the caller knows whether a write may be sent again.
+                // The client would repeat writes of unknown outcome. Only the caller may do that.
                 .retries(0)
                 .build()?;
             Connection::Cluster(client.get_async_connection().await?)
@@ -90,8 +94,8 @@ impl Link {
         Ok((current.0, connection))
     }
 
-    /// A connection of their own to each server that has keys; what the server numbered `n` has to say is sent to `pushes`
-    /// as `(n, what)`.
+    /// Opens a separate connection to each server that holds keys. Forwards the push messages of
+    /// the server at index `n` to `pushes` as `(n, message)`.
     pub async fn listen(
         &self,
         limit: Duration,
@@ -104,13 +108,13 @@ impl Link {
         let mut connections = Vec::new();
         for (number, server) in servers.iter().enumerate() {
             let pushes = pushes.clone();
-            let push = move |what| pushes.send((number, what)).map_err(|_| redis::aio::SendError);
+            let push = move |message| pushes.send((number, message)).map_err(|_| redis::aio::SendError);
             connections.push(connect(server, config.clone().set_push_sender(push)).await?);
         }
         Ok(connections)
     }
 
-    /// The masters of the cluster, as the first node says that answers.
+    /// Returns the masters of the cluster, as the first node that answers reports them.
     async fn masters(&self, config: &AsyncConnectionConfig) -> RedisResult<Vec<ConnectionInfo>> {
         let mut last = None;
         for server in &self.servers {
@@ -129,11 +133,11 @@ impl Link {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| (ErrorKind::InvalidClientConfig, "there is no node").into()))
+        Err(last.unwrap_or_else(|| (ErrorKind::InvalidClientConfig, "no node is configured").into()))
     }
 }
 
-/// Pushes exist only in the third version of the protocol.
+/// Sets the protocol to RESP3, because earlier versions have no push messages.
 fn speaking_resp3(server: impl IntoConnectionInfo) -> RedisResult<ConnectionInfo> {
     let server = server.into_connection_info()?;
     let settings = server.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
@@ -147,14 +151,16 @@ async fn connect(
     Client::open(server.clone())?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-/// Where the master of a range of slots is. After the two ends of the range it comes first, with its address in front.
+/// Returns the address of the master from one item of `CLUSTER SLOTS`. The item is the first slot,
+/// the last slot, and the nodes, master first; a node starts with host and port.
 pub(crate) fn master(range: Vec<Value>) -> Option<(String, u16)> {
     let Value::Array(mut master) = range.into_iter().nth(2)? else { return None };
     master.truncate(2);
     redis::from_redis_value(Value::Array(master)).ok()
 }
 
-/// Another node, reached like `known`. A node that does not know its own name leaves it empty.
+/// Returns the settings for another node, based on those of `known`. A node that does not know its
+/// own host name reports an empty one; the host of `known` replaces it.
 fn at(known: &ConnectionInfo, host: String, port: u16) -> ConnectionInfo {
     let addr = match known.addr().clone() {
         ConnectionAddr::Tcp(same, _) if host.is_empty() => ConnectionAddr::Tcp(same, port),

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     codec::{ENGINE, bounded, nonce},
-    connection::Link,
+    connection::SharedConnection,
 };
 use crate::{
     clock::{self, Moment},
@@ -89,7 +89,7 @@ pub struct RedisElector {
 /// Settings of a [`RedisElector`].
 #[must_use]
 pub struct RedisElectorBuilder {
-    link: Result<Link, RedisError>,
+    link: Result<SharedConnection, RedisError>,
     key: String,
     ttl: Duration,
     renewal_interval: Option<Duration>,
@@ -109,7 +109,7 @@ impl RedisElector {
     /// connection info will do), and the key.
     pub fn builder(server: impl IntoConnectionInfo, key: impl Into<String>) -> RedisElectorBuilder {
         RedisElectorBuilder {
-            link: Link::server(server),
+            link: SharedConnection::server(server),
             key: key.into(),
             ttl: Duration::from_secs(10),
             renewal_interval: None,
@@ -266,7 +266,7 @@ async fn call_back(mut events: Events, callbacks: Vec<Callback>, _done: DropGuar
 
 /// The task.
 struct Campaign {
-    link: Link,
+    link: SharedConnection,
     office: Office,
     key: String,
     node_id: String,

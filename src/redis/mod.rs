@@ -1,4 +1,4 @@
-//! Redis and Valkey: a store and an elector.
+//! A store and an elector in Redis or Valkey.
 
 pub(crate) mod codec;
 pub(crate) mod connection;

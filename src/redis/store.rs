@@ -1,4 +1,4 @@
-//! Redis and Valkey, as a store.
+//! The store in Redis or Valkey.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use redis::{IntoConnectionInfo, RedisError, Script, cmd};
 
 use super::{
     codec::{ENGINE, Fields, entry, nonce, read, token, version},
-    connection::{Connection, Link},
+    connection::{Connection, SharedConnection},
     watch::Watch,
 };
 use crate::store::{
@@ -17,28 +17,52 @@ use crate::store::{
 
 /// A store in Redis 6 or newer, or in Valkey: one server with or without replicas, or a cluster.
 ///
-/// Each key is a hash of that name with the fields `value` and `version`; whoever else writes it must change both in one
-/// command or script. A key that holds anything else is [`StoreError::Invalid`] to read or write, and a watch doesn't
-/// tell of it. A version is the server's time in microseconds, or one more than the version before if that is later, and
-/// a random part: no version comes twice, also not after the key was deleted and created, `FLUSHALL` or a failover. The
-/// first part orders the writes of one key. A write is one script; the user needs `EVALSHA`, `SCRIPT|LOAD`, and what the
-/// script and the watch call: `TIME`, `GET`, `HGET`, `HSET`, `EXISTS`, `DEL`, `HMGET`, `SCAN`, `CLIENT|TRACKING`, `PING`.
-/// A write with a [`Fence`] also reads the lock; in a cluster it must be in the same slot as the key (`{hash tags}`).
-///
-/// **A failover can lose writes that were acknowledged**, because Redis replicates them afterwards. So can a crash of the
-/// machine unless `appendfsync always` is set, and `maxmemory` with an eviction policy. The lease survives that, because
-/// what is gone is wanted again; what must never be lost doesn't belong here.
-/// [`with_replicas`](Self::with_replicas) makes a loss less likely.
-///
-/// A watch uses client-side tracking in broadcast mode, on a connection of its own to each server, and needs no
-/// configuration of the server. It is told which keys changed and reads them, so it may leave out what was already
-/// replaced. After each interruption it lists all keys again, by `SCAN`.
-///
-/// A call that gets no answer within the request timeout (5 s unless [set](Self::with_request_timeout)) returns
-/// [`StoreError::Unavailable`] and gives its connection up; the next call makes a new one. Nothing is sent twice, except
-/// a script that the server did not know. A watch that hears nothing for twice as long asks for a sign of life.
-///
 /// Clones share the connection.
+///
+/// # Layout
+///
+/// Each key is a hash of that name with the fields `value` and `version`. Any other program that
+/// writes the key must change both fields in one command or script. Reading or writing a key of
+/// another type returns [`StoreError::Invalid`]; a watch omits such a key.
+///
+/// # Versions
+///
+/// A version consists of a number and a random part. The number is the server's time in
+/// microseconds, or the number of the previous version plus one if that is greater; it orders the
+/// writes of one key. Together the two parts keep every version unique, even after a delete and a
+/// create, `FLUSHALL`, or a failover.
+///
+/// # Permissions
+///
+/// A write is one script. The user needs `EVALSHA`, `SCRIPT|LOAD`, and the commands that the script
+/// and the watch call: `TIME`, `GET`, `HGET`, `HSET`, `EXISTS`, `DEL`, `HMGET`, `SCAN`,
+/// `CLIENT|TRACKING`, `PING`; also `WAIT` with [`replicas`](Self::replicas), and `CLUSTER|SLOTS` in
+/// a cluster. A write with a [`Fence`] also reads the lock. In a cluster the lock must be in the
+/// same slot as the key (`{hash tags}`).
+///
+/// # Failover
+///
+/// **A failover can lose acknowledged writes**, because Redis replicates asynchronously. A crash of
+/// the machine can lose them, too, unless `appendfsync always` is set, and so can `maxmemory` with
+/// an eviction policy. The lease survives such a loss, because a process that still wants a lost
+/// value writes it again. Data that must never be lost needs another store.
+/// [`replicas`](Self::replicas) makes a loss less likely.
+///
+/// # Timeouts and retries
+///
+/// A call without an answer within the [request timeout](Self::request_timeout), 5 s by default,
+/// returns [`StoreError::Unavailable`] and drops its connection. The next call makes a new one.
+/// Each request is sent once, except a script that the server did not know.
+///
+/// # Watches
+///
+/// A watch uses client-side tracking in broadcast mode, over a separate connection to each server.
+/// The server needs no configuration. It reports the changed keys, and the watch reads them, so the
+/// watch may omit a write that a newer one has already replaced. After each interruption the watch
+/// lists all keys again, with `SCAN`. After a silence of twice the request timeout it pings the
+/// servers.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -47,64 +71,67 @@ use crate::store::{
 /// use writerlease::redis::RedisStore;
 ///
 /// let store = RedisStore::new("redis://user:secret@redis-0:6379/0")?
-///     .with_request_timeout(Duration::from_secs(3))
-///     .with_replicas(1);
+///     .request_timeout(Duration::from_secs(3))
+///     .replicas(1);
 /// let cluster = RedisStore::cluster(["redis://redis-0:6379", "redis://redis-1:6379"])?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
 pub struct RedisStore {
-    link: Arc<Link>,
+    connection: Arc<SharedConnection>,
     request_timeout: Duration,
     replicas: usize,
 }
 
 impl RedisStore {
-    /// One server, or the primary of one with replicas: a URL (`redis://`, or `rediss://` where the features of `redis`
-    /// provide TLS) or a client's connection info. Connects when it is first used.
+    /// Creates a store in one server, or in a primary with replicas. Connects with the first call.
+    ///
+    /// `server` is a URL or a client's connection info. The scheme is `redis://`, or `rediss://`
+    /// with a TLS feature of the crate `redis`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Invalid`] if it is no valid address.
+    /// [`StoreError::Invalid`] if the address is invalid.
     pub fn new(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
-        Self::with_link(Link::server(server))
+        Self::with_connection(SharedConnection::server(server))
     }
 
-    /// A cluster, by some of its nodes. Connects when it is first used.
+    /// Creates a store in a cluster, given some of its nodes. Connects with the first call.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Invalid`] if there is no node or one is no valid address.
+    /// [`StoreError::Invalid`] if there is no node, or if an address is invalid.
     pub fn cluster<N: IntoConnectionInfo>(nodes: impl IntoIterator<Item = N>) -> Result<Self, StoreError> {
-        Self::with_link(Link::cluster(nodes))
+        Self::with_connection(SharedConnection::cluster(nodes))
     }
 
-    fn with_link(link: Result<Link, RedisError>) -> Result<Self, StoreError> {
+    fn with_connection(connection: Result<SharedConnection, RedisError>) -> Result<Self, StoreError> {
         let invalid =
             |error: RedisError| StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) };
-        let link = Arc::new(link.map_err(invalid)?);
-        Ok(Self { link, request_timeout: Duration::from_secs(5), replicas: 0 })
+        let connection = Arc::new(connection.map_err(invalid)?);
+        Ok(Self { connection, request_timeout: Duration::from_secs(5), replicas: 0 })
     }
 
-    /// How long each request may take, connecting included; 5 s unless set.
+    /// Sets the time limit of each request, connecting included. Default: 5 s.
     #[must_use]
-    pub fn with_request_timeout(mut self, request_timeout: Duration) -> Self {
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.request_timeout = request_timeout;
         self
     }
 
-    /// Waits after each write until so many replicas have it (`WAIT`), for at most half the request timeout; none unless
-    /// set. A write that has landed on fewer returns [`StoreError::Unavailable`]: it may be lost or not.
+    /// Sets the number of replicas that must have a write before it returns (`WAIT`). Default: 0.
     ///
-    /// Meanwhile other calls of this store wait, too, because they share the connection.
+    /// A write waits for at most half the request timeout. If it reached fewer replicas by then, it
+    /// returns [`StoreError::Unavailable`], because a failover may still lose it. Other calls of
+    /// this store wait in the meantime, because they share the connection.
     #[must_use]
-    pub fn with_replicas(mut self, replicas: usize) -> Self {
+    pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = replicas;
         self
     }
 
-    /// Runs the script, with a value to put or without one to delete.
+    /// Runs the script: `Some` puts a value, `None` deletes the key.
     async fn write(
         &self,
         key: &str,
@@ -113,7 +140,7 @@ impl RedisStore {
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
         if value.as_ref().is_some_and(|value| value.len() > LARGEST) {
-            let reason = format!("a value of Redis has at most {LARGEST} bytes");
+            let reason = format!("the value is larger than {LARGEST} bytes (proto-max-bulk-len)");
             return Err(StoreError::TooLarge { reason, source: None });
         }
         let script = Script::new(WRITE);
@@ -130,15 +157,17 @@ impl RedisStore {
             if answer.0 != WRITTEN || self.replicas == 0 {
                 return Ok((answer, true));
             }
+            // Half the timeout, so that the answer arrives before the request is given up. `WAIT 0`
+            // would wait forever.
             let limit = self.request_timeout.as_millis() as u64 / 2;
             let mut wait = cmd("WAIT");
             let reached: usize =
                 wait.arg(self.replicas).arg(limit.max(1)).query_async(&mut connection).await?;
             Ok((answer, reached >= self.replicas))
         };
-        match (self.link.request(self.request_timeout, request).await?, fence) {
+        match (self.connection.request(self.request_timeout, request).await?, fence) {
             (((WRITTEN, _), false), _) => {
-                Err(unavailable(format!("fewer than {} replicas have it", self.replicas)))
+                Err(unavailable(format!("fewer than {} replicas have the write", self.replicas)))
             }
             (((WRITTEN, token), true), _) => Ok(version(token)),
             (((FENCED, _), _), Some(fence)) => Err(fence.refused()),
@@ -163,7 +192,7 @@ impl Store for RedisStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let read = read(non_empty(key)?);
         let request = async |mut connection: Connection| read.query_async(&mut connection).await;
-        let (token, value): Fields = self.link.request(self.request_timeout, request).await?;
+        let (token, value): Fields = self.connection.request(self.request_timeout, request).await?;
         Ok(entry(key.into(), token, value))
     }
 
@@ -186,16 +215,21 @@ impl Store for RedisStore {
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
-        let watch = Watch::new(self.link.clone(), self.request_timeout, prefix);
+        let watch = Watch::new(self.connection.clone(), self.request_timeout, prefix);
         resume::watch(format!("redis watch of {prefix:?}"), watch)
     }
 }
 
-/// The script's answers; any other is a conflict.
+/// The script's answers. Any other answer is a conflict.
 const WRITTEN: i64 = 1;
 const FENCED: i64 = 2;
-/// Puts or deletes if the fence holds and the version is as expected (empty: the key does not exist). Answers whether it did,
-/// and with the new version or else the current one.
+/// Puts or deletes if the fence holds and the key has the expected version; the empty version
+/// stands for an absent key. Answers with one of the codes above, and with the new version of a put
+/// or the current version of a conflict.
+///
+/// - `KEYS`: the key; the lock, if there is a fence.
+/// - `ARGV`: the expected version, the random part of the new one, the value that the lock must
+///   have, and the value to put. Without the last one the script deletes.
 const WRITE: &str = r"
 if KEYS[2] and redis.call('GET', KEYS[2]) ~= ARGV[3] then
     return {2, ''}
@@ -221,7 +255,7 @@ redis.call('HSET', KEYS[1], 'version', version, 'value', ARGV[4])
 return {1, version}
 ";
 
-/// `proto-max-bulk-len`, unless the server is configured otherwise.
+/// The largest value in bytes: the default of the server's `proto-max-bulk-len`.
 const LARGEST: usize = 512 << 20;
 
 #[cfg(test)]
@@ -229,8 +263,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_in_order_by_its_number_alone() {
-        for (token, sequence) in [
+    fn only_the_number_orders_versions() {
+        for (token, key_revision) in [
             ("17-ab", Some(17)),
             ("17", Some(17)),
             ("x17", None),
@@ -239,7 +273,7 @@ mod tests {
             ("9007199254740992-ab", None),
             ("99999999999999999999-ab", None),
         ] {
-            assert_eq!(version(token.into()).key_revision(), sequence, "{token}");
+            assert_eq!(version(token.into()).key_revision(), key_revision, "{token}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The watch: told by the servers which keys changed, it reads them.
+//! The watch. The servers report the keys that changed, and the watch reads them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,16 +15,16 @@ use tokio::{
 
 use super::{
     codec::{Fields, bounded, entry, number, read, store_error},
-    connection::Link,
+    connection::SharedConnection,
 };
-use crate::store::{Event, StoreError, Version, resume::Source, unavailable};
+use crate::store::{Event, StoreError, Version, resume::Resumable, unavailable};
 
 pub(super) struct Watch {
-    link: Arc<Link>,
+    connection: Arc<SharedConnection>,
     request_timeout: Duration,
     prefix: String,
-    /// The version that was last told, of each key that exists.
-    told: HashMap<Arc<str>, Bytes>,
+    /// The last reported version of each key that exists.
+    reported: HashMap<Arc<str>, Bytes>,
     servers: Option<Servers>,
 }
 
@@ -34,15 +34,22 @@ struct Servers {
 }
 
 impl Watch {
-    pub fn new(link: Arc<Link>, request_timeout: Duration, prefix: &str) -> Self {
-        Self { link, request_timeout, prefix: prefix.to_owned(), told: HashMap::new(), servers: None }
+    pub fn new(connection: Arc<SharedConnection>, request_timeout: Duration, prefix: &str) -> Self {
+        Self {
+            connection,
+            request_timeout,
+            prefix: prefix.to_owned(),
+            reported: HashMap::new(),
+            servers: None,
+        }
     }
 
-    /// Begins to listen, and only then lists, so that nothing falls in between.
+    /// Starts to listen before it lists, so that every change is in the listing or reported after
+    /// it.
     async fn open(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let (sender, pushes) = mpsc::unbounded_channel();
         let limit = self.request_timeout;
-        let connections = bounded(limit, self.link.listen(limit, &sender)).await?;
+        let connections = bounded(limit, self.connection.listen(limit, &sender)).await?;
         for connection in &connections {
             let mut tracking = cmd("CLIENT");
             tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(&self.prefix);
@@ -55,7 +62,7 @@ impl Watch {
     }
 
     async fn list(&mut self, servers: &mut Servers, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
-        self.told.clear();
+        self.reported.clear();
         let mut listing = VecDeque::from([Event::Init]);
         for connection in &mut servers.connections {
             let mut cursor = 0_u64;
@@ -69,11 +76,11 @@ impl Watch {
                 let (_, fields) = self.read(connection, &keys).await?;
                 for (key, (token, value)) in keys.into_iter().zip(fields) {
                     // A scan may return a key more than once.
-                    if self.told.contains_key(&key) {
+                    if self.reported.contains_key(&key) {
                         continue;
                     }
                     if let Some(entry) = entry(key.clone(), token.clone(), value) {
-                        self.told.insert(key, token.unwrap_or_default());
+                        self.reported.insert(key, token.unwrap_or_default());
                         listing.push_back(Event::InitEntry(entry));
                     }
                 }
@@ -88,7 +95,8 @@ impl Watch {
         Ok(())
     }
 
-    /// The server's time, and after that what is in the keys.
+    /// Reads the server's time in microseconds, and then the keys. In this order the time cannot be
+    /// later than a write that the reads miss.
     async fn read(
         &self,
         connection: &mut MultiplexedConnection,
@@ -108,7 +116,7 @@ impl Watch {
         let fields = answers.map(|answer| {
             match answer.and_then(|answer| Ok(redis::from_redis_value::<Fields>(answer)?)) {
                 Ok(fields) => Ok(fields),
-                // Something else than a hash.
+                // Another type than a hash, which no store wrote: to the watch the key is absent.
                 Err(error) if error.code() == Some("WRONGTYPE") => Ok((None, None)),
                 Err(error) => Err(store_error(error)),
             }
@@ -116,7 +124,8 @@ impl Watch {
         Ok((seconds * 1_000_000 + micros, fields.collect::<Result<_, _>>()?))
     }
 
-    /// Waits until a server says that keys changed, and takes in what else it has said by then.
+    /// Waits until a server reports changed keys, and collects all further reports received by
+    /// then.
     async fn changes(&self, servers: &mut Servers) -> Result<Changes, StoreError> {
         let first = loop {
             match timeout(2 * self.request_timeout, servers.pushes.recv()).await {
@@ -143,11 +152,11 @@ impl Watch {
                         }
                     }
                 }
-                // Everything: somebody flushed the database.
+                // A report without keys concerns all keys: the database was flushed.
                 (PushKind::Invalidate, _) => changes.flushed = true,
                 _ => {}
             }
-            // Some at a time, so that the first is not told late because of the last.
+            // A limit, so that a long backlog does not delay the event of its first change.
             let full = changes.keys.iter().map(Vec::len).sum::<usize>() >= BATCH;
             next = if full { None } else { servers.pushes.try_recv().ok() };
         }
@@ -156,12 +165,12 @@ impl Watch {
 }
 
 struct Changes {
-    /// Of each server.
+    /// The changed keys of each server, by its index.
     keys: Vec<Vec<Arc<str>>>,
     flushed: bool,
 }
 
-impl Source for Watch {
+impl Resumable for Watch {
     async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let Some(mut servers) = self.servers.take() else { return self.open(ready).await };
         let changes = self.changes(&mut servers).await?;
@@ -174,13 +183,13 @@ impl Source for Watch {
                 }
                 let (time, fields) = self.read(connection, &keys).await?;
                 for (key, (token, value)) in keys.into_iter().zip(fields) {
-                    let known = self.told.get(&key);
+                    let known = self.reported.get(&key);
                     if let Some(entry) = entry(key.clone(), token.clone(), value) {
                         if known != token.as_ref() {
-                            self.told.insert(key, token.unwrap_or_default());
+                            self.reported.insert(key, token.unwrap_or_default());
                             ready.push_back(Event::Put(entry));
                         }
-                    } else if let Some(known) = self.told.remove(&key) {
+                    } else if let Some(known) = self.reported.remove(&key) {
                         ready.push_back(Event::Delete { key, version: deleted(&known, time) });
                     }
                 }
@@ -195,13 +204,15 @@ impl Source for Watch {
     }
 }
 
-/// The version of a deletion that the server tells nothing of: newer than what was deleted, and than the server's time.
+/// Makes up the version of a deletion, because the server reports none. It is newer than the
+/// deleted version and not below the server's time.
 pub(crate) fn deleted(known: &[u8], time: u64) -> Version {
-    let sequence = time.max(number(known).map_or(0, |number| number + 1));
-    Version::opaque(format!("{sequence}-deleted")).with_key_revision(sequence)
+    let key_revision = time.max(number(known).map_or(0, |number| number + 1));
+    Version::opaque(format!("{key_revision}-deleted")).with_key_revision(key_revision)
 }
 
-/// `None` for a key that is not text: nobody can have written it through a [`Store`](crate::store::Store).
+/// Returns the key; `None` unless it is UTF-8, as all keys that a
+/// [`Store`](crate::store::Store) writes are.
 pub(crate) fn text(key: Value) -> Option<Arc<str>> {
     match key {
         Value::BulkString(key) => String::from_utf8(key).ok().map(Arc::from),
@@ -210,7 +221,7 @@ pub(crate) fn text(key: Value) -> Option<Arc<str>> {
     }
 }
 
-/// The prefix as a pattern that matches nothing else.
+/// Escapes the prefix, so that as a pattern it matches only itself.
 pub(crate) fn escaped(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len());
     for c in prefix.chars() {
@@ -222,9 +233,9 @@ pub(crate) fn escaped(prefix: &str) -> String {
     pattern
 }
 
-/// How many keys a step of a listing looks at.
+/// The number of keys that one step of a listing visits.
 const PAGE: usize = 500;
-/// How many changed keys are read at once.
+/// The number of changed keys that are collected before they are read.
 const BATCH: usize = 256;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The embedded store.
+//! The store in memory.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,15 +13,26 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
 
-/// A store in memory: versioned, watchable, concurrent. Clones are handles to the same store.
+/// A concurrent store in memory. Clones are handles to the same store.
 ///
-/// Its versions are ordered; one counter serves the whole store. Reads take no global lock. Calls end at once: there is
-/// nothing to time out, and the only errors are [`Conflict`](StoreError::Conflict) and, for the empty key,
-/// [`Invalid`](StoreError::Invalid). Values have no size limit but the memory.
+/// # Versions
 ///
-/// A call does all its work when it is first polled, so a future that was polled is a call that was made. A watch needs
-/// no timer and no particular runtime. It holds at most 1024 events of the store for a reader that is slow; a reader
-/// further behind gets a fresh listing instead, so its backlog stays bounded and its gap is told.
+/// One counter orders all writes of the store. Only memory limits the size of a value.
+///
+/// # Calls
+///
+/// A call completes when it is first polled, so it needs no timeout. It takes effect even if its
+/// future is dropped afterwards. Reads take no global lock. The errors are
+/// [`Conflict`](StoreError::Conflict), [`Fenced`](StoreError::Fenced) and, for the empty key,
+/// [`Invalid`](StoreError::Invalid).
+///
+/// # Watches
+///
+/// A watch runs on any runtime and needs no timer. It holds at most 1024 events of the whole store
+/// for a slow reader. A reader that falls further behind receives a fresh listing, which bounds the
+/// backlog and makes the gap visible.
+///
+/// # Examples
 ///
 /// ```
 /// # use writerlease::store::{Expected, MemoryStore, Store, StoreError};
@@ -31,11 +42,11 @@ use super::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, 
 /// let first = store.put("greeting", "hello".into(), Expected::Absent, None).await?;
 /// let second = store.put("greeting", "good day".into(), Expected::Version(first.clone()), None).await?;
 ///
-/// // Whoever read the first version comes too late.
+/// // A writer that read the first version is too late.
 /// let late = store.put("greeting", "hi".into(), Expected::Version(first), None).await;
 /// assert!(matches!(late, Err(StoreError::Conflict { .. })));
 ///
-/// let entry = store.get("greeting").await?.expect("it was written");
+/// let entry = store.get("greeting").await?.expect("the key exists");
 /// assert_eq!((&entry.value[..], entry.version), (&b"good day"[..], second));
 /// # Ok(())
 /// # }
@@ -46,12 +57,13 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Applies one write if `key` is as expected: `Some` puts a value, `None` deletes.
+    /// Applies one write if the fence holds and `key` is in the expected state: `Some` puts a
+    /// value, `None` deletes.
     fn commit(
         &self,
         key: &str,
@@ -87,7 +99,8 @@ impl MemoryStore {
                 Event::Delete { key, version: version.clone() }
             }
         };
-        // Still under the lock, so that the watchers' queues are in the order of the revisions. It fails if nobody watches.
+        // Still under the lock, so that every watch receives the events in the order of their
+        // revisions. Sending fails if there is no watch; the event then has no reader to miss it.
         let _ = commit.events.send(event);
         Ok(version)
     }
@@ -125,22 +138,23 @@ impl Store for MemoryStore {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Changed only under the commit lock; read without it.
+    /// Written only under the commit lock, read without it.
     entries: DashMap<Arc<str>, Entry>,
     commit: Mutex<Commit>,
 }
 
 #[derive(Debug)]
 struct Commit {
-    /// The revision of the last write, or 0.
+    /// The revision of the last write; 0 before the first.
     revision: u64,
     events: broadcast::Sender<Event>,
-    /// The greatest token that was seen, of each election by its engine and name.
+    /// The greatest token seen of each election, by engine and name.
     tokens: HashMap<(&'static str, Box<str>), u64>,
 }
 
 impl Commit {
-    /// No election takes place here, so what is known of one is the fences of its leaders.
+    /// Accepts a fence unless a greater token of its election was seen. This store runs no
+    /// elections, so the fences are all that it knows of their leaders.
     fn check(&mut self, fence: &Fence) -> Result<(), StoreError> {
         let newest = self.tokens.entry((fence.engine(), fence.election().into())).or_default();
         if fence.token() < *newest {
@@ -161,7 +175,7 @@ impl Default for Commit {
 struct Watch {
     shared: Arc<Shared>,
     prefix: String,
-    /// `None` before the first listing, and when a fresh one is due.
+    /// `None` before the first listing and whenever a fresh listing is due.
     events: Option<broadcast::Receiver<Event>>,
     listing: VecDeque<Event>,
 }
@@ -179,13 +193,14 @@ impl Watch {
             match events.recv().await {
                 Ok(event) if event.key().is_some_and(|key| key.starts_with(&self.prefix)) => return event,
                 Ok(_) => {}
-                // `Closed` cannot be: the sender lives in what `self.shared` holds.
+                // Only `Lagged` happens: `self.shared` keeps the sender alive.
                 Err(RecvError::Lagged(_) | RecvError::Closed) => self.events = None,
             }
         }
     }
 
-    /// Takes the listing and the place in the events at one revision: no gap between them, and nothing twice.
+    /// Takes the listing and subscribes to the events under one lock, that is, at one revision. No
+    /// write falls between the two, and none is reported by both.
     fn list(&mut self) {
         let mut entries: Vec<Entry> = {
             let commit = self.shared.commit.lock();
@@ -200,7 +215,7 @@ impl Watch {
     }
 }
 
-/// How many events of the whole store a watch may be behind before it starts over with a listing.
+/// The number of events, of the whole store, that a watch may lag before it lists again.
 const BACKLOG: usize = 1024;
 
 #[cfg(test)]
@@ -212,7 +227,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_watch_that_falls_behind_starts_over_with_a_listing() {
+    async fn a_watch_that_falls_behind_lists_again() {
         let store = MemoryStore::new();
         let mut watch = pin!(store.watch("a/").map(Result::unwrap));
         assert_eq!(watch.next().await, Some(Event::Init));
@@ -247,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_watch_frees_what_it_held() {
+    async fn a_dropped_watch_frees_its_resources() {
         let store = MemoryStore::new();
         let mut watch = Box::pin(store.watch(""));
         watch.next().await;
@@ -260,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listing_is_in_the_order_of_the_keys() {
+    async fn a_listing_is_sorted_by_key() {
         let store = MemoryStore::new();
         for key in ["b", "a", "d", "c"] {
             store.put(key, Bytes::new(), Expected::Absent, None).await.unwrap();

@@ -1,34 +1,48 @@
-//! What the guard asks of a store, and the stores that answer.
+//! The contract between the guard and a store, and the store in memory.
 //!
 //! # The contract
 //!
-//! A store maps keys (text, not empty) to values (bytes, maybe none) and gives every write a [`Version`]. Whoever
-//! implements [`Store`] promises:
+//! A store maps keys (non-empty text) to values (bytes, possibly zero of them) and gives every
+//! write a [`Version`]. An implementation of [`Store`] keeps seven promises:
 //!
-//! 1. **Compare-and-write is atomic.** `put` and `delete` take effect if and only if the key is in the expected state at
-//!    the moment of the write; otherwise they return [`StoreError::Conflict`] and change nothing.
-//! 2. **A version is never used twice,** not even after the key was deleted and created again: a writer that read the
-//!    key before the delete must lose. Versions are compared for equality.
-//! 3. **An order only where there is one.** [`Version::revision`] is `Some` only if the numbers grow over *all* writes to
-//!    the store (etcd's revision, a zxid), so that versions of different keys can be compared. [`Version::key_revision`] is
-//!    `Some` if they grow at least over the writes of one key.
-//! 4. **A watch tells what happened, in order.** It starts with a listing ([`Event::Init`], the entries,
-//!    [`Event::InitDone`]) and goes on with every write and delete of a key under the prefix, each write with the version
-//!    that the writer got. Events of one key come in the order of its writes. Where the store cannot go on without a gap it
-//!    says so by starting again with [`Event::Init`]. Between two listings nothing comes twice, and nothing is left out;
-//!    only a store whose versions have a sequence may leave out a write or delete that a newer write of the same key has
-//!    already replaced.
-//! 5. **A fence is checked with the write.** A `put` or `delete` that carries a [`Fence`] takes effect only if the fence
-//!    holds at the moment of the write; otherwise it is [`StoreError::Fenced`], whatever state the key is in. A store that
-//!    cannot check a fence returns [`StoreError::Invalid`]; it never leaves one out.
-//! 6. **Errors tell what is known.** [`StoreError::Unavailable`] from a `put` or `delete` means that the write may or may
-//!    not have landed. Every other error means that it did not.
-//! 7. **Calls end.** A store gives up on a server that does not answer and returns [`StoreError::Unavailable`] after a
-//!    time that it documents. It does not retry a write by itself: only the caller knows whether to read first.
+//! 1. **Compare-and-write is atomic.** `put` and `delete` take effect if and only if the key is in
+//!    the expected state at the moment of the write. Otherwise they return
+//!    [`StoreError::Conflict`] and change nothing.
+//! 2. **A version is never used twice,** even if the key is deleted and created again: a writer
+//!    that read the key before the deletion must lose. Versions are compared for equality.
+//! 3. **Versions claim only an order that exists.** [`Version::revision`] is `Some` only if the
+//!    numbers grow with every write to the store, across *all* keys, as etcd's revision and
+//!    ZooKeeper's zxid do; versions of different keys can then be compared.
+//!    [`Version::key_revision`] is `Some` if the numbers grow at least with every write of the same
+//!    key.
+//! 4. **A watch reports the changes, in order.**
+//!    - It starts with a listing: [`Event::Init`], one [`Event::InitEntry`] per existing key,
+//!      [`Event::InitDone`].
+//!    - It continues with every write and every deletion of a key under the prefix. The event of a
+//!      write carries the version that the writer received.
+//!    - Events of one key come in the order of its writes.
+//!    - A store that cannot continue without a gap starts again with [`Event::Init`].
+//!    - Between two listings each change is reported exactly once. One exception is allowed, and
+//!      only if the versions have a key revision: the store may omit a write or a deletion that a
+//!      newer write of the same key has already replaced.
+//! 5. **A fence is checked together with the write.** A `put` or `delete` that carries a [`Fence`]
+//!    takes effect only if the fence holds at the moment of the write. Otherwise it returns
+//!    [`StoreError::Fenced`], in whatever state the key is. A store that cannot check the fence
+//!    returns [`StoreError::Invalid`]; it never ignores a fence.
+//! 6. **An error says whether the write happened.** [`StoreError::Unavailable`] from `put` or
+//!    `delete` means that the write may or may not have succeeded. Every other error means that the
+//!    write changed nothing.
+//! 7. **Every call ends.** A store gives up on a server that does not answer and returns
+//!    [`StoreError::Unavailable`] after a time that its documentation states. It leaves the retry
+//!    of a write to the caller, because only the caller knows whether to read first.
 //!
-//! Dropping the future of a `put` or `delete` leaves it unknown whether the write happened; dropping a watch ends it.
-//! `lab::conformance` (feature `lab`) holds a store against all of this. A store of your own needs the crates `bytes` and
-//! `futures-util` (or `futures-core`), for [`Bytes`] and [`Stream`].
+//! Dropping the future of a `put` or `delete` leaves the outcome of the write unknown. Dropping a
+//! watch ends it.
+//!
+//! # Your own store
+//!
+//! `lab::conformance` (feature `lab`) tests a store against every promise. An implementation needs
+//! the crates `bytes` and `futures-util` (or `futures-core`), for [`Bytes`] and [`Stream`].
 
 mod fence;
 mod memory;
@@ -47,14 +61,18 @@ use futures_util::Stream;
 
 pub use self::{fence::Fence, memory::MemoryStore};
 
-/// A versioned key-value store with compare-and-write and a watch. The [module](self) states its contract.
+/// A versioned key-value store with compare-and-write and a watch.
+///
+/// The [module](self) states the contract that an implementation keeps.
 pub trait Store: Send + Sync + 'static {
-    /// Reads a key; `None` if it does not exist. The answer is never older than the last write that was acknowledged
-    /// before the call, whoever made it.
+    /// Reads a key; returns `None` if it does not exist.
+    ///
+    /// The answer reflects every write that was acknowledged before the call, by any writer.
     fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
 
-    /// Writes `value` if the key is in the `expected` state and the `fence` holds, if there is one, and returns the version
-    /// of the write.
+    /// Writes `value` if the key is in the `expected` state and the `fence`, if given, holds.
+    ///
+    /// Returns the version of the write.
     fn put(
         &self,
         key: &str,
@@ -63,9 +81,9 @@ pub trait Store: Send + Sync + 'static {
         fence: Option<&Fence>,
     ) -> impl Future<Output = Result<Version, StoreError>> + Send;
 
-    /// Deletes the key if it still has the `expected` version and the `fence` holds, if there is one.
+    /// Deletes the key if it still has the `expected` version and the `fence`, if given, holds.
     ///
-    /// There is no version to return: neither ZooKeeper nor Kubernetes tells one of a deletion.
+    /// Returns no version, because ZooKeeper and Kubernetes report none for a deletion.
     fn delete(
         &self,
         key: &str,
@@ -73,18 +91,21 @@ pub trait Store: Send + Sync + 'static {
         fence: Option<&Fence>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Watches all keys that start with `prefix` (the empty one: all keys).
+    /// Watches all keys that start with `prefix`; the empty prefix matches all keys.
     ///
-    /// The stream reconnects by itself for as long as that can help, with a growing, jittered pause in between. An `Err`
-    /// item reports that the watch was interrupted, once per interruption; the next `Ok` item says that it goes on, with a
-    /// fresh listing or, without a gap, with [`Event::Resumed`]. The stream ends only after an error that no reconnecting
-    /// can mend, such as [`StoreError::Denied`].
+    /// The stream reconnects by itself as long as reconnecting can help, with a growing, jittered
+    /// pause before each try. It reports each interruption once, as an `Err` item. The next `Ok`
+    /// item says that the watch continues: with a fresh listing or, without a gap, with
+    /// [`Event::Resumed`]. The stream ends only after an error that reconnecting cannot repair,
+    /// such as [`StoreError::Denied`].
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static;
 
-    /// Whether a write that somebody else made is that of a competitor, who does the same work as we: only then it is
-    /// evidence that they are alive. `before` is the last value that we saw, `after` and `version` are those of the write.
+    /// Returns whether another process's write comes from a competitor, a process that does the
+    /// same work as this one. Only a competitor's write is evidence that a competitor is alive.
     ///
-    /// All are, unless the store can tell, by the write's [writer](Version::writer) or by what it changed.
+    /// `before` is the last value that this process saw; `after` and `version` are those of the
+    /// write. The default is `true` for every write. A store overrides it if it can recognize other
+    /// writers, by the write's [writer](Version::writer) or by the fields that the write changed.
     fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
         let _ = (before, after, version);
         true
@@ -124,9 +145,11 @@ impl<S: Store> Store for Arc<S> {
     }
 }
 
-/// The version of one write: compared for equality, never used twice.
+/// The identity of one write: compared for equality, never used twice.
 ///
-/// Some stores also order all their writes; their versions carry an [`order`](Version::revision).
+/// A version of a store that orders all its writes also has a [`revision`](Version::revision). A
+/// version of a store that orders at least the writes of each key has a
+/// [`key_revision`](Version::key_revision).
 #[derive(Clone)]
 pub struct Version {
     token: Bytes,
@@ -136,51 +159,53 @@ pub struct Version {
 }
 
 impl Version {
-    /// A version of a store that orders all its writes: `order` is the identity and the position in one.
+    /// Creates a version of a store that orders all its writes. `revision` identifies the write and
+    /// is its position, both in the store and among the writes of its key.
     pub fn ordered(revision: u64) -> Self {
         Self { token: Bytes::new(), revision: Some(revision), key_revision: Some(revision), writer: None }
     }
 
-    /// A version that can only be compared for equality.
+    /// Creates a version that can only be compared for equality.
     pub fn opaque(token: impl Into<Bytes>) -> Self {
         Self { token: token.into(), revision: None, key_revision: None, writer: None }
     }
 
-    /// Adds what the store itself needs to compare, beside the order.
+    /// Adds bytes that the store itself compares, beside the revision.
     #[must_use]
     pub fn with_token(self, token: impl Into<Bytes>) -> Self {
         Self { token: token.into(), ..self }
     }
 
-    /// Adds the position among the writes of the same key, where there is no order over all keys.
+    /// Adds the position among the writes of the same key, for a store without an order over all
+    /// keys.
     #[must_use]
     pub fn with_key_revision(self, key_revision: u64) -> Self {
         Self { key_revision: Some(key_revision), ..self }
     }
 
-    /// Adds who made the write, where the store knows that. It makes no difference when versions are compared.
+    /// Adds the name of the writer, for a store that knows it. A comparison of versions ignores it.
     #[must_use]
     pub fn with_writer(self, writer: impl Into<Arc<str>>) -> Self {
         Self { writer: Some(writer.into()), ..self }
     }
 
-    /// Who made the write, by the name that the store has for them; none, if it doesn't tell.
+    /// The writer, by the store's name for it; `None` if the store does not report one.
     pub fn writer(&self) -> Option<&str> {
         self.writer.as_deref()
     }
 
-    /// What the store put in: its own business.
+    /// The bytes that the store compares; their meaning is the store's own.
     pub fn token(&self) -> &[u8] {
         &self.token
     }
 
-    /// The position of the write among all writes of the store, if the store has such an order.
+    /// The position of the write among all writes of the store, if the store orders them all.
     pub fn revision(&self) -> Option<u64> {
         self.revision
     }
 
-    /// The position of the write among those of its key, if the store knows it: a later write has a greater one, and
-    /// nothing is said of how much greater.
+    /// The position of the write among the writes of its key, if the store orders those. A later
+    /// write of the key has a greater number, by any amount.
     pub fn key_revision(&self) -> Option<u64> {
         self.key_revision
     }
@@ -210,7 +235,7 @@ impl fmt::Debug for Version {
     }
 }
 
-/// The state in which a key must be for a write to take effect.
+/// The state that a key must be in for a write to take effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// The key does not exist.
@@ -219,27 +244,27 @@ pub enum Expected {
     Version(Version),
 }
 
-/// A key with its value, as it was at one version.
+/// A key with its value at one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The key, prefix included.
     pub key: Arc<str>,
     /// The value.
     pub value: Bytes,
-    /// The version of the write that made it so.
+    /// The version of the write that set the value.
     pub version: Version,
 }
 
-/// What a watch tells.
+/// One item of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A fresh listing begins: what was known before may have changed without an event.
+    /// A fresh listing begins. Earlier knowledge may be out of date without an event.
     Init,
     /// An entry of the listing.
     InitEntry(Entry),
-    /// The listing is complete: a key under the prefix that was not in it did not exist.
+    /// The listing is complete. A key under the prefix that the listing lacks did not exist.
     InitDone,
-    /// The watch goes on after an interruption, and nothing was missed.
+    /// The watch continues after an interruption, without a gap.
     Resumed,
     /// A key was written.
     Put(Entry),
@@ -247,14 +272,14 @@ pub enum Event {
     Delete {
         /// The key, prefix included.
         key: Arc<str>,
-        /// What orders the deletion among the writes: a version of its own where the store has one, otherwise one that is
-        /// newer than what was deleted and older than what is written next.
+        /// The deletion's place among the writes: its own version where the store has one,
+        /// otherwise a version newer than the deleted one and older than the next write.
         version: Version,
     },
 }
 
 impl Event {
-    /// The key that the event is about, if it is about one.
+    /// Returns the key that the event concerns; `None` for an event of the watch itself.
     pub fn key(&self) -> Option<&Arc<str>> {
         match self {
             Self::Init | Self::InitDone | Self::Resumed => None,
@@ -264,10 +289,10 @@ impl Event {
     }
 }
 
-/// What a store says of a key when it refuses a write.
+/// The state of a key that a store reports when it refuses a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Current {
-    /// The refusal did not tell.
+    /// The refusal did not include the state.
     Unknown,
     /// The key does not exist.
     Absent,
@@ -275,61 +300,64 @@ pub enum Current {
     Version(Version),
 }
 
-/// Why a store did not do what it was asked.
+/// The reason why a store failed to serve a request.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The key was not in the expected state; nothing was changed.
+    /// The key was not in the expected state. The write changed nothing.
     #[error("the key changed since it was read (now: {current:?})")]
     Conflict {
-        /// What the store knows of the current version.
+        /// The current state of the key, if the store reports it. With the version in it a caller
+        /// can write again without another read.
         current: Current,
     },
-    /// The writer's leadership is over, or was never seen by this store's engine; nothing was changed.
-    #[error("the fence with token {token} does not hold: whoever wrote this leads no more")]
+    /// The writer's leadership has ended, or the store's servers do not know it. The write changed
+    /// nothing.
+    #[error("the fence with token {token} does not hold: the writer no longer leads")]
     Fenced {
         /// The token of the fence.
         token: u64,
     },
-    /// No answer: the server cannot be reached, is overloaded, or took too long. A write may have landed.
+    /// No usable answer came: the server is unreachable, overloaded, or too slow. A write may have
+    /// succeeded.
     #[error("the store is unavailable: {reason}")]
     Unavailable {
-        /// What failed, in words.
+        /// A description of the failure.
         reason: String,
-        /// The client's own error.
+        /// The client library's error.
         #[source]
         source: Option<BoxError>,
     },
-    /// The store knows us and says no.
+    /// The store rejected the credentials, or the user lacks permission.
     #[error("the store denied the request: {reason}")]
     Denied {
-        /// What was denied, in words.
+        /// A description of the denied request.
         reason: String,
-        /// The client's own error.
+        /// The client library's error.
         #[source]
         source: Option<BoxError>,
     },
-    /// The value or the request is larger than the store takes.
+    /// The value or the request exceeds the store's limit.
     #[error("too large for the store: {reason}")]
     TooLarge {
-        /// What is too large, and the limit where it is known.
+        /// The part that is too large, and the limit where it is known.
         reason: String,
-        /// The client's own error.
+        /// The client library's error.
         #[source]
         source: Option<BoxError>,
     },
-    /// The request can never succeed as it is.
+    /// The request can never succeed in this form.
     #[error("invalid request: {reason}")]
     Invalid {
-        /// What is wrong with it.
+        /// A description of the mistake.
         reason: String,
-        /// The client's own error.
+        /// The client library's error.
         #[source]
         source: Option<BoxError>,
     },
 }
 
-/// No backend has an empty key, so no store takes one.
+/// Rejects the empty key: etcd, ZooKeeper and Kubernetes lack one, so every store refuses it.
 pub(crate) fn non_empty(key: &str) -> Result<&str, StoreError> {
     if key.is_empty() {
         return Err(StoreError::Invalid { reason: "the key is empty".into(), source: None });
@@ -342,5 +370,5 @@ pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
     StoreError::Unavailable { reason: reason.into(), source: None }
 }
 
-/// A client's error, kept as the source of a [`StoreError`].
+/// A client library's error, kept as the source of a [`StoreError`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

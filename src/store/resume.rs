@@ -1,4 +1,5 @@
-//! What the watches of all servers have in common: they connect, report an interruption once, and connect again.
+//! Watches of servers that resume after an interruption: connect, report the interruption once, and
+//! connect again.
 
 use std::{collections::VecDeque, future::Future, time::Duration};
 
@@ -8,66 +9,69 @@ use tokio::time::{sleep, timeout};
 use super::{Event, StoreError, unavailable};
 use crate::reconnect::Reconnect;
 
-/// A server's side of a watch.
-pub(crate) trait Source: Send + 'static {
-    /// Connects if there is no connection, and otherwise waits for news; what there is to tell is added to `ready`. An error
-    /// means that the connection is gone.
+/// One server's watch, over a connection that can be lost and made again.
+pub(crate) trait Resumable: Send + 'static {
+    /// Connects if there is no connection; otherwise waits for news. Appends the events to `ready`.
+    /// After an error the connection is unusable.
     fn advance(&mut self, ready: &mut VecDeque<Event>)
     -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Forgets the connection, after an error.
+    /// Drops the connection after an error.
     fn disconnect(&mut self);
 }
 
-/// The stream of a [`Store::watch`](super::Store::watch). `what` names it in the log.
+/// Returns the stream of a [`Store::watch`](super::Store::watch). `name` identifies it in the log.
 pub(crate) fn watch(
-    what: String,
-    source: impl Source,
+    name: String,
+    server: impl Resumable,
 ) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
-    let watch = Watch {
-        source,
-        reconnect: Reconnect::new(what),
+    let watch = Resuming {
+        server,
+        reconnect: Reconnect::new(name),
         pause: None,
-        reported: false,
+        interruption_reported: false,
         ended: false,
         ready: VecDeque::new(),
     };
     stream::unfold(watch, |mut watch| async move { Some((watch.next().await?, watch)) })
 }
 
-struct Watch<S> {
-    source: S,
+struct Resuming<W> {
+    server: W,
     reconnect: Reconnect,
+    /// The pause before the next connection attempt.
     pause: Option<Duration>,
-    /// The reader was told of the interruption and has seen nothing good since.
-    reported: bool,
+    /// The reader received the error of this interruption and no event since.
+    interruption_reported: bool,
     ended: bool,
     ready: VecDeque<Event>,
 }
 
-impl<S: Source> Watch<S> {
+impl<W: Resumable> Resuming<W> {
     async fn next(&mut self) -> Option<Result<Event, StoreError>> {
         while !self.ended {
             if let Some(event) = self.ready.pop_front() {
-                self.reported = false;
+                self.interruption_reported = false;
                 return Some(Ok(event));
             }
             if let Some(pause) = self.pause {
                 sleep(pause).await;
                 self.pause = None;
             }
-            let advanced = self.source.advance(&mut self.ready).await;
+            let advanced = self.server.advance(&mut self.ready).await;
             let Err(error) = advanced else {
+                // A connection without an event may still be half-open, so only an event counts.
                 if !self.ready.is_empty() {
                     self.reconnect.connected();
                 }
                 continue;
             };
-            self.source.disconnect();
+            self.server.disconnect();
+            // Reconnecting repairs neither missing permissions nor an invalid request.
             self.ended = matches!(error, StoreError::Denied { .. } | StoreError::Invalid { .. });
             self.pause = Some(self.reconnect.next_delay(&error));
-            if !self.reported || self.ended {
-                self.reported = true;
+            if !self.interruption_reported || self.ended {
+                self.interruption_reported = true;
                 return Some(Err(error));
             }
         }
@@ -75,7 +79,7 @@ impl<S: Source> Watch<S> {
     }
 }
 
-/// Gives up on a request after `limit`.
+/// Awaits a request and gives up on it after `limit`.
 pub(crate) async fn bounded<T, E>(
     limit: Duration,
     request: impl Future<Output = Result<T, E>>,

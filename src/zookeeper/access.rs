@@ -1,4 +1,4 @@
-//! Access to ZooKeeper: addresses, credentials, and the meaning of its errors.
+//! Access to ZooKeeper: addresses, credentials, permissions, and the translation of errors.
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
@@ -6,7 +6,7 @@ use zookeeper_client::{Acl, Acls, Client, Connector, CreateMode, CreateOptions, 
 
 use crate::store::StoreError;
 
-/// Who a store is, and who may read and write what it creates.
+/// The credentials of a client, and the ACL of the nodes that it creates.
 #[derive(Clone)]
 pub struct ZookeeperAccess {
     auth: Option<(String, Vec<u8>)>,
@@ -14,30 +14,34 @@ pub struct ZookeeperAccess {
 }
 
 impl ZookeeperAccess {
-    /// Everybody who reaches the servers may do everything.
+    /// Connects without credentials. Every client may read and write the nodes.
     pub fn open() -> Self {
         Self { auth: None, acl: None }
     }
 
-    /// This user, and nobody else. (The password travels in plain text; ZooKeeper doesn't tell whether it is right, but
-    /// denies what the right one may do.)
+    /// Authenticates as a user with a password. Only this user may read and write the nodes.
+    ///
+    /// The password travels in plain text. ZooKeeper accepts the connection of a client with a
+    /// wrong password and then denies its requests.
     pub fn digest(user: &str, password: &str) -> Self {
         Self::auth("digest", format!("{user}:{password}"))
     }
 
-    /// Authenticates by a scheme of the servers; only who does likewise has access.
+    /// Authenticates by a scheme of the servers. Only clients with the same identity may read and
+    /// write the nodes.
     pub fn auth(scheme: &str, credential: impl Into<Vec<u8>>) -> Self {
         Self { auth: Some((scheme.to_owned(), credential.into())), acl: None }
     }
 
-    /// Creates nodes with these permissions instead.
+    /// Sets the ACL of the nodes that the client creates, in place of the default of the
+    /// constructor.
     #[must_use]
     pub fn with_acl(self, acl: Vec<Acl>) -> Self {
         Self { acl: Some(acl), ..self }
     }
 
     pub(crate) fn connector(&self, session_timeout: Duration) -> Connector {
-        // The client would take zero for a default of its own, and wrap what is too long.
+        // The client would replace zero by its own default, and a long timeout would overflow.
         let session_timeout = session_timeout.clamp(*SESSION_TIMEOUTS.start(), *SESSION_TIMEOUTS.end());
         let connector = Client::connector().with_session_timeout(session_timeout).with_fail_eagerly();
         match &self.auth {
@@ -55,18 +59,19 @@ impl ZookeeperAccess {
     }
 }
 
-/// Whether it may be a list of servers; the client knows more of them than how a path looks.
+/// Returns whether the text can be a list of servers. The client checks the addresses themselves;
+/// it would take a slash for the start of a root path, which belongs in the base path here.
 pub(crate) fn are_servers(servers: &str) -> bool {
     !servers.is_empty() && !servers.contains('/')
 }
 
-/// Whether it is a path below which nodes of ours may be.
+/// Returns whether the text is a path that can be the parent of the store's or elector's nodes.
 pub(crate) fn is_base(path: &str) -> bool {
     let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(char::is_control);
     path.strip_prefix('/').is_some_and(|names| names.split('/').all(is_name)) && path != "/zookeeper"
 }
 
-/// Without the credential.
+/// Omits the credential, which may be a password.
 impl fmt::Debug for ZookeeperAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.auth.as_ref().map(|(scheme, _)| scheme);
@@ -74,6 +79,7 @@ impl fmt::Debug for ZookeeperAccess {
     }
 }
 
+/// Translates an error of the client.
 pub(crate) fn store_error(error: Error) -> StoreError {
     let (reason, denied) = (error.to_string(), matches!(error, Error::NoAuth | Error::AuthFailed));
     let invalid =
@@ -86,8 +92,9 @@ pub(crate) fn store_error(error: Error) -> StoreError {
     }
 }
 
-/// Of the fences that can be checked here.
+/// The backend's name in the fences of ZooKeeper's elector.
 pub(crate) const ENGINE: &str = "zookeeper";
-/// With less the client may give up before it is connected; and ZooKeeper counts milliseconds in 32 bits.
+/// The session timeouts that work. With a shorter one the client may give up before it is
+/// connected. ZooKeeper counts the milliseconds in 32 bits, which sets the upper limit.
 pub(crate) const SESSION_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_millis(i32::MAX as u64);

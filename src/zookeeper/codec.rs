@@ -1,4 +1,4 @@
-//! Nodes as entries of a store, and zxids as versions.
+//! Translation between ZooKeeper and a store: nodes as entries, zxids as versions.
 
 use std::sync::Arc;
 
@@ -6,13 +6,15 @@ use zookeeper_client::Stat;
 
 use crate::store::{Current, Entry, StoreError, Version};
 
+/// Returns the version of a node: the zxid of its last write, and its data version as the token.
 pub(super) fn version(stat: &Stat) -> Version {
     Version::ordered(stat.mzxid.unsigned_abs()).with_token(stat.version.to_be_bytes().to_vec())
 }
 
-/// The zxid and the data version. A version that is none of ours belongs to no key.
+/// Splits a version into zxid and data version. A version of another store matches no key, so it is
+/// a conflict.
 pub(super) fn parts(version: &Version) -> Result<(i64, i32), StoreError> {
-    let zxid = version.revision().and_then(|order| i64::try_from(order).ok());
+    let zxid = version.revision().and_then(|revision| i64::try_from(revision).ok());
     let data_version = version.token().try_into().ok().map(i32::from_be_bytes);
     zxid.zip(data_version).ok_or(StoreError::Conflict { current: Current::Unknown })
 }

@@ -1,4 +1,4 @@
-//! ZooKeeper: a store and an elector.
+//! A store and an elector in ZooKeeper.
 
 mod access;
 mod codec;

@@ -1,13 +1,17 @@
-//! Keys as names of nodes: printable ASCII as it is, all else percent-encoded.
+//! Keys as names of nodes: printable ASCII stays, all other bytes are percent-encoded.
 
 use std::fmt::Write;
 
+/// Returns the name of a key's node. Besides the other bytes it encodes `/`, `%` and the space, and
+/// the keys `.` and `..`, which ZooKeeper does not accept as names.
 pub(crate) fn encode(key: &str) -> String {
     let dots = matches!(key, "." | "..");
     let mut name = String::with_capacity(key.len());
     for byte in key.bytes() {
         match byte {
-            b'/' | b'%' | 0..=b' ' | 0x7f.. => write!(name, "%{byte:02X}").expect("a string takes all"),
+            b'/' | b'%' | 0..=b' ' | 0x7f.. => {
+                write!(name, "%{byte:02X}").expect("writing to a string succeeds")
+            }
             b'.' if dots => name.push_str("%2E"),
             _ => name.push(byte.into()),
         }
@@ -15,7 +19,7 @@ pub(crate) fn encode(key: &str) -> String {
     name
 }
 
-/// `None` for a name that [`encode`] doesn't give to any key.
+/// Returns the key of a node; `None` for a name that [`encode`] never returns.
 pub(crate) fn decode(name: &str) -> Option<String> {
     let (mut key, mut rest) = (Vec::with_capacity(name.len()), name.as_bytes());
     while let [byte, after @ ..] = rest {
@@ -54,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_no_key_are_told_apart() {
+    fn foreign_names_decode_to_no_key() {
         for name in ["", "%deletions", "%", "%2", "%2f", "%zz", "%+1", "%FF", "a b", "%41", "."] {
             assert_eq!(decode(name), None, "{name}");
         }
@@ -62,7 +66,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_key_has_a_name_of_its_own_that_zookeeper_takes(key in ".+") {
+        fn each_key_has_a_valid_name_of_its_own(key in ".+") {
             let name = encode(&key);
             prop_assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/') && name != "." && name != "..");
             prop_assert_eq!(decode(&name), Some(key));

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::store::{StoreError, resume};
 
-/// A session, made when it is first used and again when it has expired. Clones share it.
+/// A session that begins with the first call, and anew with the first call after it expired. Clones
+/// share it.
 #[derive(Clone)]
 pub(super) struct Session {
     shared: Arc<Shared>,
@@ -23,7 +24,8 @@ struct Shared {
     servers: String,
     base: String,
     access: ZookeeperAccess,
-    /// `None` before the first call. The lock is held while connecting, so that the other callers wait for that.
+    /// `None` before the first call. A caller that connects holds the lock, so that the others wait
+    /// for its session.
     client: Mutex<Option<Client>>,
 }
 
@@ -49,7 +51,7 @@ impl Session {
         &self.shared.access
     }
 
-    /// The client of the current session, or of a new one.
+    /// Returns the client of the current session, or of a new one if there is none.
     pub async fn client(&self) -> Result<Client, StoreError> {
         let mut current = self.shared.client.lock().await;
         if let Some(client) = &*current
@@ -63,12 +65,12 @@ impl Session {
         Ok(client)
     }
 
-    /// The node of a key.
+    /// Returns the path of a key's node.
     pub fn path(&self, key: &str) -> String {
         format!("{}/{}", self.shared.base, name::encode(key))
     }
 
-    /// Gives up on a call, connecting included, after the request timeout.
+    /// Awaits a call, connecting included, and gives up on it after the request timeout.
     pub async fn bounded<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,

@@ -1,4 +1,4 @@
-//! ZooKeeper, as a store.
+//! The store in ZooKeeper.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,31 +17,53 @@ use crate::store::{
     Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, resume, unavailable,
 };
 
-/// A store in ZooKeeper, 3.6 or newer (it needs persistent watches).
+/// A store in ZooKeeper 3.6 or newer, which has persistent watches. Clones share the session.
 ///
-/// Each key is a node of its own under a base path, which is created when it is first needed. The node's name is the key;
-/// what a name cannot hold, slashes and all but printable ASCII, is percent-encoded. Other nodes under the base path are left
-/// alone, and a watch leaves out those that it may not read. A version is the zxid of the write (`mzxid`), so versions are ordered over all keys. A read is preceded by a
-/// `sync`, so that it is not older than what was acknowledged before.
+/// # Layout
 ///
-/// ZooKeeper compares a node's *data version*, which starts over when the node is deleted and created. Therefore each
-/// delete also writes a node `%deletions`, and each update compares its data version, too: if no key was deleted since the
-/// expected write, the data version of the node is as good as the zxid, and otherwise the zxid is looked at again first,
-/// which costs that update one more round trip. Keys must be deleted in this way only.
+/// Each key is a node under a base path. The first write creates the base path. The name of the
+/// node is the key, in which slashes and all bytes but printable ASCII are percent-encoded. The
+/// store ignores other nodes under the base path.
 ///
-/// The nodes are created with the ACL of the [access](ZookeeperAccess) that was asked for. A value together with its key has at most about
-/// 1 MB (`jute.maxbuffer`); more is [`StoreError::TooLarge`] and is not sent, because the server would hang up on it.
+/// # Versions
 ///
-/// A call that gets no answer within the request timeout (5 s unless [set](Self::with_request_timeout)) returns
-/// [`StoreError::Unavailable`]; its write may still land, also later. Nothing is sent twice. When the session has expired, the
-/// next call begins a new one. Nothing here is bound to a session, so nothing is lost with it; the client notices an expiry
-/// when it reconnects, and without a server by itself after 1.4 times the session timeout.
+/// A version is the zxid of the write (`mzxid`), so versions are ordered over all keys. A `sync`
+/// precedes each read, so that it returns every write acknowledged before.
 ///
-/// A watch is a persistent recursive one of the base path. It is told which nodes changed and reads them, so it may leave
-/// out what was already replaced. After each interruption it lists all nodes again, because such watches can lose events
-/// then (ZOOKEEPER-4698).
+/// ZooKeeper compares a node's *data version*, which restarts at 0 when the node is deleted and
+/// created. Therefore each delete also writes a node `%deletions`, and each update also compares
+/// the data version of that node. If no key was deleted since the expected write, the node's data
+/// version identifies the write as well as the zxid. Otherwise the store reads the zxid again
+/// before it writes, which costs that update one more round trip. **Delete keys only through this
+/// store:** a deletion by another program does not write `%deletions`.
 ///
-/// Clones share the session.
+/// A value together with its key has at most about 1 MB (`jute.maxbuffer`). The store returns
+/// [`StoreError::TooLarge`] for a larger value and does not send it, because the server would close
+/// the connection.
+///
+/// # Permissions
+///
+/// The store creates nodes with the ACL of its [`ZookeeperAccess`]. A watch omits nodes that the
+/// user may not read.
+///
+/// # Timeouts and sessions
+///
+/// A call without an answer within the [request timeout](Self::request_timeout), 5 s by default,
+/// returns [`StoreError::Unavailable`]. Its write may still succeed, even later. Each request is
+/// sent once.
+///
+/// After the session has expired, the next call begins a new one. No node is bound to a session, so
+/// an expiry loses no data. The client learns of the expiry when it reconnects; without a server it
+/// assumes it after 1.4 times the session timeout.
+///
+/// # Watches
+///
+/// A watch is a persistent recursive watch of the base path. The server reports the changed nodes,
+/// and the watch reads them, so it may omit a write that a newer one has already replaced. After
+/// each interruption it lists all nodes again, because persistent watches can lose events then
+/// (ZOOKEEPER-4698).
+///
+/// # Examples
 ///
 /// ```no_run
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,17 +73,18 @@ use crate::store::{
 ///
 /// let access = ZookeeperAccess::digest("controller", "secret");
 /// let store = ZookeeperStore::new("zk-0:2181,zk-1:2181", "/controllers/route-status", access)?
-///     .with_session_timeout(Duration::from_secs(6));
+///     .session_timeout(Duration::from_secs(6));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
 pub struct ZookeeperStore {
     session: Session,
-    /// The newest state that we saw of the node that counts deletions.
+    /// The newest known state of the node that counts deletions.
     deletions: Arc<Mutex<Option<Deletions>>>,
 }
 
+/// A state of the node that counts deletions. Later states compare as greater.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Deletions {
     zxid: i64,
@@ -69,35 +92,41 @@ struct Deletions {
 }
 
 impl ZookeeperStore {
-    /// Keys are nodes under the path `base`. `servers` are `host:port`, separated by commas. Connects when it is first used.
+    /// Creates a store whose keys are nodes under the path `base`. `servers` is a list of
+    /// `host:port`, separated by commas. Connects with the first call.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Invalid`] if there is no server, or the path is none that can have children of ours.
+    /// [`StoreError::Invalid`] if `servers` is empty or contains a path, or if `base` is not an
+    /// absolute path, is `/` or `/zookeeper`, or has an invalid name in it.
     pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Result<Self, StoreError> {
         let invalid = |reason: String| StoreError::Invalid { reason, source: None };
         if !are_servers(servers) {
-            return Err(invalid(format!("servers are {servers:?}: expected host:port, separated by commas")));
+            return Err(invalid(format!(
+                "servers are {servers:?}, but must be host:port, separated by commas"
+            )));
         }
         if !is_base(base) {
             return Err(invalid(format!(
-                "base is {base:?}: expected a path such as \"/controllers/status\""
+                "base is {base:?}, but must be a path such as \"/controllers/status\""
             )));
         }
         Ok(Self { session: Session::new(servers, base, access), deletions: Arc::default() })
     }
 
-    /// The session timeout to ask for, from 100 ms to 24 days; 10 s unless set. After two fifths of it without a sign of life the client gives a
-    /// connection up.
+    /// Sets the session timeout that the client requests. Default: 10 s.
+    ///
+    /// A value outside of 100 ms to 24 days is replaced by the nearer of the two. The client drops
+    /// a connection after two fifths of the timeout without an answer.
     #[must_use]
-    pub fn with_session_timeout(mut self, session_timeout: Duration) -> Self {
+    pub fn session_timeout(mut self, session_timeout: Duration) -> Self {
         self.session.session_timeout = session_timeout;
         self
     }
 
-    /// How long each call may take, connecting included; 5 s unless set.
+    /// Sets the time limit of each call, connecting included. Default: 5 s.
     #[must_use]
-    pub fn with_request_timeout(mut self, request_timeout: Duration) -> Self {
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.session.request_timeout = request_timeout;
         self
     }
@@ -116,6 +145,7 @@ impl ZookeeperStore {
         }
     }
 
+    /// Creates the node of a key, if the fence holds.
     async fn create(&self, path: &str, value: &[u8], fence: Option<&Fence>) -> Result<Version, StoreError> {
         let client = self.session.client().await?;
         let options = self.session.access().options(CreateMode::Persistent);
@@ -125,7 +155,9 @@ impl ZookeeperStore {
                 Some(fence) => {
                     let mut writer = client.new_multi_writer();
                     add_fence(&mut writer, fence)?;
-                    // Of a creation within a transaction, servers up to 3.8 tell nothing (ZOOKEEPER-4667).
+                    // Servers up to 3.8 return no stat for a creation within a transaction
+                    // (ZOOKEEPER-4667), but they do for a change of data. So create an empty node
+                    // and set its value in the same transaction.
                     let added = writer
                         .add_create(path, b"", &options)
                         .and_then(|()| writer.add_set_data(path, value, Some(0)));
@@ -148,7 +180,8 @@ impl ZookeeperStore {
         }
     }
 
-    /// Writes a value, or without one deletes, if the node's last write is the expected one.
+    /// Writes the node of a key, if its last write is the expected one and the fence holds: `Some`
+    /// sets a value, `None` deletes.
     async fn update(
         &self,
         path: &str,
@@ -158,11 +191,12 @@ impl ZookeeperStore {
     ) -> Result<Version, StoreError> {
         let (zxid, data_version) = parts(expected)?;
         let client = self.session.client().await?;
-        // Each turn but the first means that somebody deleted a key meanwhile.
+        // A further round is needed only if a key was deleted since the round before.
         loop {
             let deletions = self.deletions_before(&client, path, zxid).await?;
             let mut writer = client.new_multi_writer();
-            // The fence comes first, so that it is what is told when more than one thing is wrong.
+            // A transaction reports its first failing operation. The fence comes first, because a
+            // fence that fails outranks a conflict.
             let deletions_index = match fence {
                 Some(fence) => add_fence(&mut writer, fence).map(|()| 1)?,
                 None => 0,
@@ -194,6 +228,8 @@ impl ZookeeperStore {
                     }),
                     _,
                 ) if index == deletions_index => {
+                    // A key was deleted, perhaps this one. Forget the state and look at the zxid
+                    // again.
                     *self.deletions.lock() = None;
                 }
                 (Err(MultiWriteError::OperationFailed { source: Error::BadVersion, .. }), _) => {
@@ -207,8 +243,9 @@ impl ZookeeperStore {
         }
     }
 
-    /// A state of the node that counts deletions, at or after which the node at `path` had the write `zxid`. As long as
-    /// that state lasts, nothing was deleted, and the data version of the node did not start over.
+    /// Returns a state of the node that counts deletions in which the last write of the node at
+    /// `path` was `zxid`. As long as that state lasts, no key is deleted, so the node's data
+    /// version does not start again.
     async fn deletions_before(
         &self,
         client: &Client,
@@ -216,11 +253,14 @@ impl ZookeeperStore {
         zxid: i64,
     ) -> Result<Deletions, StoreError> {
         let known = *self.deletions.lock();
+        // A state from before the write: if it still holds, the node was not deleted since the
+        // write.
         if let Some(known) = known.filter(|known| known.zxid < zxid) {
             return Ok(known);
         }
         loop {
-            // Sent at once; a session's requests are answered in their order.
+            // Both are sent before the first answer. The server answers a session's requests in
+            // order, so the state of the node is at least as new as the count.
             let (deletions, node) = (client.check_stat(&self.deletions_path()), client.check_stat(path));
             let (deletions, node) = (deletions.await.map_err(store_error)?, node.await.map_err(store_error)?);
             match (deletions, node) {
@@ -234,6 +274,7 @@ impl ZookeeperStore {
         }
     }
 
+    /// Remembers a state of the node that counts deletions, unless a newer one is known.
     fn saw(&self, stat: &Stat) -> Deletions {
         let seen = Deletions { zxid: stat.mzxid, version: stat.version };
         let mut known = self.deletions.lock();
@@ -257,7 +298,8 @@ impl Store for ZookeeperStore {
         let path = self.session.path(non_empty(key)?);
         let read = async {
             let client = self.session.client().await?;
-            // Sent at once; a session's requests are answered in their order.
+            // Both are sent before the first answer. The server answers a session's requests in
+            // order.
             let (sync, data) = (client.sync(&path), client.get_data(&path));
             sync.await.map_err(store_error)?;
             match data.await {
@@ -280,7 +322,8 @@ impl Store for ZookeeperStore {
         let fence_size = fence.map_or(0, |fence| fence.proof().len());
         let size = value.len() + 2 * path.len() + self.deletions_path().len() + fence_size + OVERHEAD;
         if size > LARGEST {
-            let reason = format!("the request has {size} bytes, of at most {LARGEST} (jute.maxbuffer)");
+            let reason =
+                format!("the request has {size} bytes, but must have at most {LARGEST} (jute.maxbuffer)");
             return Err(StoreError::TooLarge { reason, source: None });
         }
         match expected {
@@ -303,29 +346,29 @@ impl Store for ZookeeperStore {
     }
 }
 
-/// The transaction takes effect only if the leader's node exists.
+/// Adds a check to the transaction: the leader's node exists.
 fn add_fence(writer: &mut MultiWriter<'_>, fence: &Fence) -> Result<(), StoreError> {
-    // A path that is no path is that of nobody.
+    // Paths are UTF-8, so any other proof belongs to no leader.
     let node = std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())?;
     writer.add_check_version(node, ANY_VERSION).map_err(store_error)
 }
 
-/// The state that a transaction's only change of data left behind.
+/// Returns the node's state after the transaction's only change of data.
 fn written(results: Vec<MultiWriteResult>) -> Result<Stat, StoreError> {
     let stat = results.into_iter().find_map(|result| match result {
         MultiWriteResult::SetData { stat } => Some(stat),
         _ => None,
     });
-    stat.ok_or_else(|| unavailable("the answer has no stat"))
+    stat.ok_or_else(|| unavailable("the answer to the transaction has no stat"))
 }
 
-/// What ZooKeeper takes for any data version.
+/// ZooKeeper's value for any data version.
 const ANY_VERSION: i32 = -1;
-/// The node that counts deletions, by its data version. No key has this name.
+/// The name of the node whose data version counts deletions. No key is encoded to this name.
 const DELETIONS: &str = "%deletions";
-/// The servers' default of `jute.maxbuffer`.
+/// The largest request in bytes: the servers' default of `jute.maxbuffer`.
 const LARGEST: usize = 0xfffff;
-/// More than the rest of any request takes.
+/// An upper bound, in bytes, of the parts of a request besides paths, value and fence.
 const OVERHEAD: usize = 512;
 
 #[cfg(test)]
@@ -333,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_versions_that_zookeeper_can_have_given_out_are_compared() {
+    fn versions_that_zookeeper_never_assigned_are_conflicts() {
         assert!(matches!(parts(&Version::ordered(7).with_token(vec![0, 0, 0, 3])), Ok((7, 3))));
         for version in [Version::ordered(7), Version::ordered(u64::MAX), Version::opaque("abcd")] {
             assert!(matches!(parts(&version), Err(StoreError::Conflict { current: Current::Unknown })));
@@ -341,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_base_path_is_named() {
+    fn an_invalid_base_path_is_named_in_the_error() {
         for base in ["", "/", "x", "/x/", "/x//y", "/x/../y", "/zookeeper", "/x\n"] {
             let store = ZookeeperStore::new("localhost:1", base, ZookeeperAccess::open());
             let Err(StoreError::Invalid { reason, .. }) = store else { panic!("{base:?}: {store:?}") };

@@ -1,4 +1,4 @@
-//! The watch: told by the server which nodes changed, it reads them.
+//! The watch. The server reports the nodes that changed, and the watch reads them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,36 +11,37 @@ use zookeeper_client::{
 };
 
 use super::{access::store_error, codec::entry, name, session::Session};
-use crate::store::{Event, StoreError, Version, resume::Source, unavailable};
+use crate::store::{Event, StoreError, Version, resume::Resumable, unavailable};
 
 pub(super) struct Watch {
     session: Session,
     prefix: String,
-    /// The zxid of the write that was last told, of each key that exists.
-    told: HashMap<Arc<str>, i64>,
+    /// The zxid of the last reported write of each key that exists.
+    reported: HashMap<Arc<str>, i64>,
     watcher: Option<(Client, PersistentWatcher)>,
 }
 
-/// What a node holds, if it exists.
+/// The value and state of a node; `None` if it is absent or unreadable.
 type Read = Option<(Vec<u8>, Stat)>;
 
 impl Watch {
     pub fn new(session: Session, prefix: &str) -> Self {
-        Self { session, prefix: prefix.to_owned(), told: HashMap::new(), watcher: None }
+        Self { session, prefix: prefix.to_owned(), reported: HashMap::new(), watcher: None }
     }
 
-    /// Begins to watch, and only then lists, so that nothing falls in between.
+    /// Starts to watch before it lists, so that every change is in the listing or reported after
+    /// it.
     async fn open(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let (session, base) = (self.session.clone(), self.session.base());
         let begin = async {
             let client = session.client().await?;
             let mode = AddWatchMode::PersistentRecursive;
             let watcher = client.watch(base, mode).await.map_err(store_error)?;
-            // The server that we are with now may lag behind the one before.
+            // This server may lag behind the one of the previous connection.
             client.sync(base).await.map_err(store_error)?;
             let names = match client.list_children(base).await {
                 Ok(names) => names,
-                // It is created with the first key.
+                // The first write will create the base path.
                 Err(Error::NoNode) => Vec::new(),
                 Err(error) => return Err(store_error(error)),
             };
@@ -48,12 +49,12 @@ impl Watch {
         };
         let (client, watcher, names) = session.bounded(begin).await?;
         let mut listing = VecDeque::from([Event::Init]);
-        self.told.clear();
+        self.reported.clear();
         let keys: Vec<Arc<str>> = names.iter().filter_map(|name| self.key(name)).collect();
         for keys in keys.chunks(BATCH) {
             for (key, read) in keys.iter().zip(self.read(&client, keys).await?) {
                 if let Some((value, stat)) = read {
-                    self.told.insert(key.clone(), stat.mzxid);
+                    self.reported.insert(key.clone(), stat.mzxid);
                     listing.push_back(Event::InitEntry(entry(key.clone(), value, &stat)));
                 }
             }
@@ -64,23 +65,26 @@ impl Watch {
         Ok(())
     }
 
-    /// The key of a node, if it is one of ours.
+    /// Returns the key of a node, if the node is a key with the prefix.
     fn key(&self, name: &str) -> Option<Arc<str>> {
         name::decode(name).filter(|key| key.starts_with(&self.prefix)).map(Arc::from)
     }
 
+    /// Reads the nodes of the keys, all at the same time.
     async fn read(&self, client: &Client, keys: &[Arc<str>]) -> Result<Vec<Read>, StoreError> {
         let reads: Vec<_> = keys.iter().map(|key| client.get_data(&self.session.path(key))).collect();
         let read = |answer| match answer {
             Ok(read) => Ok(Some(read)),
-            // Who is kept out of a single node still sees the others; who asks for that key is told.
+            // An unreadable node must not end the watch of the others. `get` reports the denial to
+            // a caller that asks for this key.
             Err(Error::NoNode | Error::NoAuth) => Ok(None),
             Err(error) => Err(store_error(error)),
         };
         self.session.bounded(async { join_all(reads).await.into_iter().map(read).collect() }).await
     }
 
-    /// Notes which key an event is about, and whether it was deleted.
+    /// Adds the key of an event to `changes`, and whether the event is a deletion. Events of one
+    /// key merge into one change, which is a deletion if any of them is.
     fn note(&self, event: &WatchedEvent, changes: &mut Vec<(Arc<str>, bool)>) -> Result<(), StoreError> {
         if event.event_type == EventType::Session {
             return match event.session_state {
@@ -100,7 +104,7 @@ impl Watch {
     }
 }
 
-impl Source for Watch {
+impl Resumable for Watch {
     async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let Some((client, mut watcher)) = self.watcher.take() else { return self.open(ready).await };
         let mut changes = Vec::new();
@@ -110,8 +114,10 @@ impl Source for Watch {
         {
             self.note(&event, &mut changes)?;
         }
-        // A deletion has no zxid that we could learn. But when the base path was last changed, it had happened; and if the
-        // node is still gone when it is read afterwards, what is written next comes later.
+        // ZooKeeper does not report the zxid of a deletion. The `pzxid` of the base path serves
+        // instead, because a deletion changes it, so it is at or after the deletion. It is
+        // requested before the nodes are read. A node that is absent in that read has its next
+        // write later than the `pzxid`.
         let base = client.check_stat(self.session.base());
         let keys: Vec<Arc<str>> = changes.iter().map(|(key, _)| key.clone()).collect();
         let reads = self.read(&client, &keys).await?;
@@ -119,14 +125,15 @@ impl Source for Watch {
         for ((key, deleted), read) in changes.into_iter().zip(reads) {
             match read {
                 Some((value, stat)) => {
-                    if self.told.insert(key.clone(), stat.mzxid) != Some(stat.mzxid) {
+                    if self.reported.insert(key.clone(), stat.mzxid) != Some(stat.mzxid) {
                         ready.push_back(Event::Put(entry(key, value, &stat)));
                     }
                 }
-                // Gone, but we have not been told so yet; we will.
+                // The node is absent, but the event of its deletion is still to come; it will be
+                // reported then.
                 None if !deleted => {}
                 None => {
-                    if let Some(written) = self.told.remove(&key) {
+                    if let Some(written) = self.reported.remove(&key) {
                         let zxid = base.map_or(written + 1, |base| base.pzxid);
                         let version = Version::ordered(zxid.unsigned_abs());
                         ready.push_back(Event::Delete { key, version });
@@ -143,5 +150,5 @@ impl Source for Watch {
     }
 }
 
-/// How many nodes are read at once.
+/// The number of nodes that are read at the same time.
 const BATCH: usize = 256;

@@ -1,6 +1,6 @@
-//! Holds a store against the [contract](crate::store) of [`Store`].
+//! A test suite for the [contract](crate::store) of [`Store`].
 //!
-//! Every store of this crate passes it. To hold your own against it, describe it in a [`Harness`]:
+//! Every store of this crate passes it. To test your own store, describe it in a [`Harness`]:
 //!
 //! ```
 //! use writerlease::{
@@ -17,7 +17,7 @@
 //!         self.0.clone()
 //!     }
 //!
-//!     // More events than it keeps for a slow reader.
+//!     // Writes more events than the store keeps for a slow reader.
 //!     async fn gap(&self) {
 //!         for i in 0..1025 {
 //!             self.0.put(&format!("gap/{i}"), "".into(), Expected::Absent, None).await.expect("the key is new");
@@ -55,58 +55,63 @@ use futures_util::{FutureExt, Stream, StreamExt};
 
 use crate::store::{Entry, Event, Expected, Store, StoreError, Version};
 
-/// A store that is held against the contract, and what it declares of itself.
+/// A store under test, and a declaration of its limits.
 ///
-/// Nothing is skipped in silence: what a store cannot do it declares here, and the [`Report`] says so.
+/// A limit that the harness declares excludes the cases that it makes impossible; the [`Report`]
+/// lists them as not applicable.
 pub trait Harness: Sync {
     /// The type of the store.
     type Store: Store;
 
-    /// A handle to the store, always to the same one; with a connection of its own where the store has connections.
+    /// Returns a handle to the store, always the same store. If the store uses connections, each
+    /// handle must have its own.
     fn store(&self) -> impl Future<Output = Self::Store> + Send;
 
-    /// Makes it impossible for the watches that exist to go on without a gap, and returns when the store is at work
-    /// again. The suite does not read from its watches meanwhile.
+    /// Makes it impossible for existing watches to continue without a gap. Returns when the store
+    /// serves requests again. The suite does not read from its watches in the meantime.
     ///
-    /// Kill the server and compact its history, for example, or write more than it keeps for a slow reader.
+    /// For example, restart the server and compact its history, or write more events than the store
+    /// keeps for a slow reader.
     fn gap(&self) -> impl Future<Output = ()> + Send;
 
-    /// What the keys of the suite start with; `conformance/` unless overridden.
+    /// The prefix of all keys that the suite writes. Default: `conformance/`.
     fn key_prefix(&self) -> &str {
         "conformance/"
     }
 
-    /// Whether the store takes such a key; a key it doesn't must be refused as [`StoreError::Invalid`]. Unless
-    /// overridden it takes all keys but the empty one, which no store takes.
+    /// Returns whether the store accepts `key`. The suite expects [`StoreError::Invalid`] for any
+    /// other key. Default: `true`. Every store rejects the empty key, for which this is not called.
     fn takes_key(&self, _key: &str) -> bool {
         true
     }
 
-    /// The size in bytes of a value that the store takes for sure; 1 MiB unless overridden.
+    /// The size in bytes of a large value that the store accepts. Default: 1 MiB.
     fn largest_value(&self) -> usize {
         1 << 20
     }
 
-    /// The sizes in bytes of values that the store refuses as [`StoreError::TooLarge`]; none, for a store without a limit,
-    /// unless overridden.
+    /// The sizes in bytes of values that the store rejects as [`StoreError::TooLarge`]. Default:
+    /// none, for a store without a limit.
     fn too_large_values(&self) -> Vec<usize> {
         Vec::new()
     }
 
-    /// Whether a watch may leave out a write that a newer one of the same key has replaced; no, unless overridden.
+    /// Returns whether a watch may omit a write that a newer one of the same key has already
+    /// replaced. Default: `false`.
     fn coalesces(&self) -> bool {
         false
     }
 
-    /// How long one case may take until it counts as hanging; two minutes unless overridden.
+    /// The time limit of one case; a case that exceeds it counts as failed. Default: 2 minutes.
     fn time_limit(&self) -> Duration {
         Duration::from_secs(120)
     }
 }
 
-/// Runs every case, one after the other, each under keys of its own. Does not clean up after itself.
+/// Runs all cases, one after the other, each with its own keys. Leaves its keys in the store.
 ///
-/// Needs a tokio runtime with time enabled. A case that panics or hangs is reported as failed, and the next one runs.
+/// Needs a tokio runtime with time enabled. A case that panics or exceeds the time limit counts as
+/// failed, and the next case runs.
 pub async fn run<H: Harness>(harness: &H) -> Report {
     let run = RandomState::new().hash_one("run");
     let mut suite = Suite { harness, run, results: Vec::new() };
@@ -117,21 +122,21 @@ pub async fn run<H: Harness>(harness: &H) -> Report {
     Report { results: suite.results }
 }
 
-/// How the cases ended. [`Display`](fmt::Display) shows them all, one per line.
+/// The results of all cases. [`Display`](fmt::Display) prints one per line.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Report {
-    /// In the order in which they ran.
+    /// The results, in the order in which the cases ran.
     pub results: Vec<CaseResult>,
 }
 
 impl Report {
-    /// Whether no case failed.
+    /// Returns whether all applicable cases passed.
     pub fn passed(&self) -> bool {
         self.failures().next().is_none()
     }
 
-    /// The cases that failed.
+    /// Returns the failed cases.
     pub fn failures(&self) -> impl Iterator<Item = &CaseResult> {
         self.results.iter().filter(|result| matches!(result.outcome, CaseOutcome::Failed(_)))
     }
@@ -143,12 +148,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// How one case ended.
+/// The result of one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseResult {
-    /// What was to be shown, as a sentence.
+    /// The statement that the case checks, as a sentence.
     pub name: &'static str,
-    /// Whether it was.
+    /// The outcome of the check.
     pub outcome: CaseOutcome,
 }
 
@@ -156,26 +161,29 @@ impl fmt::Display for CaseResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
             CaseOutcome::Passed => write!(f, "passed: {}", self.name),
-            CaseOutcome::Failed(why) => write!(f, "FAILED: {}: {why}", self.name),
-            CaseOutcome::NotApplicable(why) => write!(f, "not applicable: {}: {why}", self.name),
+            CaseOutcome::Failed(reason) => write!(f, "FAILED: {}: {reason}", self.name),
+            CaseOutcome::NotApplicable(reason) => {
+                write!(f, "not applicable: {}: {reason}", self.name)
+            }
         }
     }
 }
 
-/// Whether the store behaves as the name of the case says.
+/// The outcome of one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CaseOutcome {
-    /// It does.
+    /// The store behaves as the name of the case says.
     Passed,
-    /// It doesn't; this is what happened instead.
+    /// The store behaves differently, as described here.
     Failed(String),
-    /// The [`Harness`] declared that it cannot be shown on this store.
+    /// The [`Harness`] declares a limit that excludes the case; this is the reason.
     NotApplicable(&'static str),
 }
 
 struct Suite<'a, H> {
     harness: &'a H,
-    /// Tells the keys of this run from those of an earlier one against the same server.
+    /// A random part of all keys, which separates this run from earlier runs against the same
+    /// server.
     run: u64,
     results: Vec<CaseResult>,
 }
@@ -192,23 +200,23 @@ impl<H: Harness> Suite<'_, H> {
         let outcome = match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
             Ok(Ok(())) => CaseOutcome::Passed,
             Ok(Err(panic)) => CaseOutcome::Failed(message(&*panic)),
-            Err(_) => CaseOutcome::Failed(format!("not done after {limit:?}")),
+            Err(_) => CaseOutcome::Failed(format!("unfinished after {limit:?}")),
         };
         self.results.push(CaseResult { name, outcome });
     }
 
-    fn not_applicable(&mut self, name: &'static str, why: &'static str) {
-        self.results.push(CaseResult { name, outcome: CaseOutcome::NotApplicable(why) });
+    fn not_applicable(&mut self, name: &'static str, reason: &'static str) {
+        self.results.push(CaseResult { name, outcome: CaseOutcome::NotApplicable(reason) });
     }
 }
 
-/// What a panic had to say.
+/// Returns the message of a panic.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
 }
 
-/// What a case works with: two handles to one store, and a part of it for itself.
+/// The equipment of one case: two handles to the store, and a key prefix of its own.
 struct Bench<'a, H: Harness> {
     harness: &'a H,
     store: Arc<H::Store>,
@@ -234,17 +242,17 @@ impl<H: Harness> Bench<'_, H> {
         Write { value: None, ..last.clone() }
     }
 
-    /// What is there, read through the handle that didn't write it.
+    /// Reads a key through the second handle; the case writes through the first.
     async fn read(&self, key: &str) -> Option<Entry> {
         self.other.get(key).await.expect("a read")
     }
 
     async fn assert_current(&self, last: &Write) {
-        assert_eq!(self.read(&last.key).await.map(Write::from), Some(last.clone()), "what is there now");
+        assert_eq!(self.read(&last.key).await.map(Write::from), Some(last.clone()), "the current entry");
     }
 
     async fn assert_absent(&self, key: &str) {
-        assert_eq!(self.read(key).await, None, "what is there now");
+        assert_eq!(self.read(key).await, None, "the current entry");
     }
 
     fn watch(&self) -> Watched {
@@ -254,21 +262,22 @@ impl<H: Harness> Bench<'_, H> {
 
 async fn put(store: &impl Store, key: &str, value: impl Into<Bytes>, expected: Expected) -> Write {
     let value = value.into();
-    let version = store.put(key, value.clone(), expected, None).await.expect("a put as expected");
+    let version = store.put(key, value.clone(), expected, None).await.expect("a put in the expected state");
     Write { key: key.into(), value: Some(value), version }
 }
 
-/// A write that was acknowledged, or that a watch told.
+/// A write that was acknowledged, or that a watch reported.
 #[derive(Clone)]
 struct Write {
     key: Arc<str>,
     /// `None` for a deletion.
     value: Option<Bytes>,
-    /// Of a deletion: from its writer the version that was deleted, from a watch what the watch says.
+    /// The version of the write. For a deletion by the case it is the deleted version; for a
+    /// deletion from a watch it is the version in the event.
     version: Version,
 }
 
-/// Whoever deletes is told no version, so one deletion of a key is like another.
+/// `delete` returns no version, so all deletions of a key are equal.
 impl PartialEq for Write {
     fn eq(&self, other: &Self) -> bool {
         let same = self.key == other.key && self.value == other.value;
@@ -287,7 +296,7 @@ impl fmt::Debug for Write {
         let Self { key, value, version } = self;
         match value {
             None => write!(f, "delete {key:?} at {version:?}"),
-            // A failure with a megabyte in it helps nobody.
+            // A megabyte of text would hide the failure.
             Some(value) if value.len() > 100 => {
                 write!(f, "put {key:?} ({} bytes) at {version:?}", value.len())
             }
@@ -296,7 +305,7 @@ impl fmt::Debug for Write {
     }
 }
 
-/// A watch that is expected to work.
+/// A watch whose methods panic if it is interrupted or ends.
 struct Watched {
     events: Pin<Box<dyn Stream<Item = Result<Event, StoreError>> + Send>>,
 }
@@ -307,20 +316,20 @@ impl Watched {
     }
 
     async fn item(&mut self) -> Result<Event, StoreError> {
-        self.events.next().await.expect("the watch goes on")
+        self.events.next().await.expect("the watch continues")
     }
 
     async fn event(&mut self) -> Event {
-        self.item().await.expect("the watch is not interrupted")
+        self.item().await.expect("the watch is uninterrupted")
     }
 
-    /// The listing that begins with the next event.
+    /// Reads the listing that begins with the next event.
     async fn listing(&mut self) -> Vec<Write> {
         assert_eq!(self.event().await, Event::Init);
         self.entries().await
     }
 
-    /// The rest of a listing that has begun.
+    /// Reads the rest of a listing after its [`Event::Init`].
     async fn entries(&mut self) -> Vec<Write> {
         let mut entries = Vec::new();
         loop {
@@ -332,16 +341,20 @@ impl Watched {
         }
     }
 
+    /// Reads the next write or deletion.
     async fn change(&mut self) -> Write {
         match self.event().await {
             Event::Put(entry) => entry.into(),
             Event::Delete { key, version } => Write { key, value: None, version },
-            event => panic!("{event:?} outside of a listing"),
+            event => panic!("{event:?} outside a listing"),
         }
     }
 
-    /// Reads until the last of these writes was told of every key, and holds what was told against them. Where the
-    /// listing may have come after writes of a key, the last of them must not be a deletion, of which it tells nothing.
+    /// Reads until the watch has reported the last write of every key, and checks the reports with
+    /// [`assert_reported`].
+    ///
+    /// If the listing may be later than some writes of a key, the last write of the key must not be
+    /// a deletion: the listing may already reflect it, and then no event follows.
     async fn follow(&mut self, listed: &[Write], written: &[Write], coalesces: bool) -> Vec<Write> {
         let mut last: HashMap<&str, &Write> = written.iter().map(|write| (&*write.key, write)).collect();
         last.retain(|_, last| !listed.contains(last));
@@ -349,45 +362,47 @@ impl Watched {
         while last.values().any(|last| !seen.contains(last)) {
             seen.push(self.change().await);
         }
-        assert_told(listed, written, &seen, coalesces);
+        assert_reported(listed, written, &seen, coalesces);
         seen
     }
 }
 
-/// What a watch told is what was written after the listing: in order for each key, once, nothing else, and nothing left
-/// out but, where that is allowed, a write that was replaced.
-fn assert_told(listed: &[Write], written: &[Write], seen: &[Write], coalesces: bool) {
+/// Asserts that a watch reported exactly the writes after its listing, each once and in the order
+/// of its key. With `coalesces` the watch may omit a write that a newer one replaced.
+fn assert_reported(listed: &[Write], written: &[Write], seen: &[Write], coalesces: bool) {
     let of = |writes: &[Write], key: &str| -> Vec<Write> {
         writes.iter().filter(|write| &*write.key == key).cloned().collect()
     };
     for write in listed.iter().chain(seen) {
-        assert!(written.contains(write), "{write:?} was told but not written");
+        assert!(written.contains(write), "{write:?} was reported but not written");
     }
     for last in written {
         let (listed, written, seen) = (of(listed, &last.key), of(written, &last.key), of(seen, &last.key));
         assert!(listed.len() <= 1, "{listed:?} listed twice");
         let place = |listed| written.iter().position(|other| other == listed).expect("it was written");
-        // What the listing already held.
+        // The writes up to the listed one are part of the listing.
         let rest = match listed.first() {
             Some(listed) => place(listed) + 1,
             None if coalesces => 0,
-            // The key did not exist when it was not listed.
+            // The listing lacks the key, so the key was absent then: not yet written, or just
+            // deleted.
             None => {
                 let rest = written.len().saturating_sub(seen.len());
                 assert!(
                     rest == 0 || written[rest - 1].value.is_none(),
-                    "{written:?} began with {:?} but nothing was listed",
-                    seen.first()
+                    "the listing lacks the key, but {:?} is the first report of {written:?}",
+                    seen.first(),
                 );
                 rest
             }
         };
         let mut left = written[rest..].iter();
         if coalesces {
-            let told = seen.iter().all(|seen| left.any(|written| written == seen));
-            assert!(told && left.len() == 0, "told was {seen:?} after {listed:?}, written was {written:?}");
+            // The last write of a key has no successor that could replace it, so none may be left.
+            let in_order = seen.iter().all(|seen| left.any(|written| written == seen));
+            assert!(in_order && left.len() == 0, "reported: {seen:?} after {listed:?}; written: {written:?}");
         } else {
-            assert!(left.eq(&seen), "told was {seen:?} after {listed:?}, written was {written:?}");
+            assert!(left.eq(&seen), "reported: {seen:?} after {listed:?}; written: {written:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is read is what was written.
+//! Cases about reads: they return exactly the last write.
 
 use bytes::Bytes;
 
@@ -7,19 +7,17 @@ use crate::store::{Expected, Store, StoreError, Version};
 
 pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
     suite.case("a key that was never written does not exist", missing).await;
-    suite.case("a value is read back with its key and its version", read_back).await;
-    suite
-        .case("every acknowledged write is seen by the next read through another handle", read_your_writes)
-        .await;
-    suite.case("every byte survives", every_byte).await;
-    suite.case("an empty value is a value", empty_value).await;
-    suite.case("the largest value survives", largest_value).await;
-    let name = "a value over the limit is too large, and changes nothing";
+    suite.case("a read returns the value, its key and its version", read_back).await;
+    suite.case("a read through another handle sees every acknowledged write", read_your_writes).await;
+    suite.case("values preserve every byte", every_byte).await;
+    suite.case("an empty value differs from an absent key", empty_value).await;
+    suite.case("the largest value is stored whole", largest_value).await;
+    let name = "a value over the limit is too large and changes nothing";
     match suite.harness.too_large_values().is_empty() {
         true => suite.not_applicable(name, "the store declares no limit"),
         false => suite.case(name, too_large_value).await,
     }
-    suite.case("unusual keys are keys like any other", unusual_keys).await;
+    suite.case("unusual keys work like any other key", unusual_keys).await;
     suite.case("the empty key is invalid", empty_key).await;
 }
 
@@ -56,18 +54,18 @@ async fn empty_value<H: Harness>(bench: &Bench<'_, H>) {
     let empty = bench.create(&bench.key("key"), "").await;
     bench.assert_current(&empty).await;
     let again = bench.store.put(&empty.key, Bytes::new(), Expected::Absent, None).await;
-    assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}: it exists");
+    assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}: the key exists");
     let full = bench.update(&empty, "full").await;
     let empty = bench.update(&full, "").await;
     bench.assert_current(&empty).await;
 }
 
 async fn largest_value<H: Harness>(bench: &Bench<'_, H>) {
-    // No two neighbours alike, so that a piece that is missing or comes twice shows.
+    // Neighbouring bytes differ, so that the comparison detects a missing or repeated piece.
     let value: Bytes = (0..bench.harness.largest_value()).map(|i| (i % 251) as u8).collect();
     let written = bench.create(&bench.key("key"), value).await;
     bench.assert_current(&written).await;
-    assert_eq!(bench.watch().listing().await, [written], "a watch lists it too");
+    assert_eq!(bench.watch().listing().await, [written], "a watch lists the value, too");
 }
 
 async fn too_large_value<H: Harness>(bench: &Bench<'_, H>) {

@@ -1,4 +1,4 @@
-//! Versions: never used twice, and in order where there is one.
+//! Cases about versions: they are unique, and ordered if the store claims an order.
 
 use std::collections::HashSet;
 
@@ -6,18 +6,15 @@ use super::{Bench, Harness, Suite, Write};
 use crate::store::{Current, Expected, Store, StoreError};
 
 pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
-    suite.case("no two writes of a key get the same version", never_twice).await;
-    suite.case("the same bytes written again get another version", same_bytes).await;
+    suite.case("no two writes of a key have the same version", never_twice).await;
+    suite.case("writing the same bytes again gives a new version", same_bytes).await;
     suite
-        .case(
-            "versions have no order, or grow with every write of any key, or at least of the same key",
-            order,
-        )
+        .case("versions are unordered, or grow with every write, or with every write of one key", order)
         .await;
-    suite.case("a conflict tells the truth about the current version, or nothing", truthful).await;
+    suite.case("a conflict reports the current version correctly, or not at all", truthful).await;
 }
 
-/// Creates, updates and deletes some keys in turns; returns what was put.
+/// Creates, updates and deletes some keys in turn, and returns all puts.
 async fn history<H: Harness>(bench: &Bench<'_, H>) -> Vec<Write> {
     let keys: Vec<String> = (0..3).map(|i| bench.key(i)).collect();
     let mut writes = Vec::new();
@@ -54,15 +51,15 @@ async fn same_bytes<H: Harness>(bench: &Bench<'_, H>) {
 
 async fn order<H: Harness>(bench: &Bench<'_, H>) {
     let writes = history(bench).await;
-    let orders: Vec<_> = writes.iter().map(|write| write.version.revision()).collect();
-    let none = orders.iter().all(Option::is_none);
-    let grows = orders.iter().all(Option::is_some) && orders.is_sorted_by(|a, b| a < b);
+    let revisions: Vec<_> = writes.iter().map(|write| write.version.revision()).collect();
+    let none = revisions.iter().all(Option::is_none);
+    let grows = revisions.iter().all(Option::is_some) && revisions.is_sorted_by(|a, b| a < b);
     assert!(none || grows, "{writes:?}");
     for key in writes.iter().map(|write| &write.key) {
         let of_key = writes.iter().filter(|write| write.key == *key);
-        let sequence: Vec<_> = of_key.map(|write| write.version.key_revision()).collect();
-        let none = sequence.iter().all(Option::is_none);
-        let grows = sequence.iter().all(Option::is_some) && sequence.is_sorted_by(|a, b| a < b);
+        let revisions: Vec<_> = of_key.map(|write| write.version.key_revision()).collect();
+        let none = revisions.iter().all(Option::is_none);
+        let grows = revisions.iter().all(Option::is_some) && revisions.is_sorted_by(|a, b| a < b);
         assert!(none || grows, "{writes:?}");
     }
 }
@@ -73,7 +70,7 @@ async fn truthful<H: Harness>(bench: &Bench<'_, H>) {
         let current = bench.update(&stale, i.to_string()).await;
         match bench.other.put(&stale.key, "late".into(), Expected::Version(stale.version), None).await {
             Err(StoreError::Conflict { current: Current::Version(version) }) => {
-                // Good enough to write with, without another read.
+                // The next round writes with this version, without another read.
                 assert_eq!(version, current.version);
                 stale = Write { version, ..current };
             }

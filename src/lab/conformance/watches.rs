@@ -1,4 +1,4 @@
-//! A watch lists, and then tells what happened, in order.
+//! Cases about watches: a listing, and then every change in order.
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -7,24 +7,22 @@ use super::{Bench, Harness, Suite, Watched, Write, put};
 use crate::store::{Event, Expected, Store, StoreError, Version};
 
 pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
-    suite.case("a watch of nothing begins with an empty listing", empty_listing).await;
-    suite.case("a watch begins with a listing of what is there", listing).await;
-    suite.case("a listing of many keys is complete and names none twice", long_listing).await;
-    suite.case("a watch tells a write with the version that its writer got", own_write).await;
-    suite.case("a watch tells a deletion, and its place among the writes", own_deletion).await;
-    suite.case("a watch tells the writes of a key in their order", order).await;
-    suite.case("two watches tell the same", two_watches).await;
-    suite.case("a watch of a prefix sees nothing of its siblings", siblings).await;
-    suite.case("a prefix is text and not a pattern", pattern).await;
-    suite.case("a watch of the empty prefix sees all keys", empty_prefix).await;
-    suite.case("a watch says nothing of writes that were refused", refused_writes).await;
-    suite
-        .case("a watch begun among concurrent writes misses nothing and tells nothing twice", concurrent)
-        .await;
-    suite.case("a reader that comes late to its watch misses nothing", late_reader).await;
-    suite.case("a watch tells large values whole", large_values).await;
-    suite.case("a dropped watch takes nothing else with it", dropped_watch).await;
-    suite.case("after a gap a watch begins again with a listing, and goes on", gap).await;
+    suite.case("a watch without keys starts with an empty listing", empty_listing).await;
+    suite.case("a watch starts with a listing of the existing keys", listing).await;
+    suite.case("a listing of many keys contains each key once", long_listing).await;
+    suite.case("a watch reports a write with its writer's version", own_write).await;
+    suite.case("a watch reports a deletion and its place among the writes", own_deletion).await;
+    suite.case("a watch reports the writes of a key in order", order).await;
+    suite.case("two watches report the same changes", two_watches).await;
+    suite.case("a watch of a prefix omits keys outside the prefix", siblings).await;
+    suite.case("a prefix is plain text, not a pattern", pattern).await;
+    suite.case("a watch of the empty prefix covers all keys", empty_prefix).await;
+    suite.case("a watch omits refused writes", refused_writes).await;
+    suite.case("a watch that starts among concurrent writes reports each change once", concurrent).await;
+    suite.case("a late reader of a watch misses no change", late_reader).await;
+    suite.case("a watch reports large values whole", large_values).await;
+    suite.case("dropping a watch leaves other watches intact", dropped_watch).await;
+    suite.case("after a gap a watch lists again and continues", gap).await;
 }
 
 fn sorted(mut writes: Vec<Write>) -> Vec<Write> {
@@ -83,21 +81,22 @@ async fn own_deletion<H: Harness>(bench: &Bench<'_, H>) {
     let mut watch = bench.watch();
     assert_eq!(watch.listing().await, std::slice::from_ref(&created));
     let deleted = bench.delete(&created).await;
-    let told = watch.change().await;
-    assert_eq!(told, deleted);
+    let reported = watch.change().await;
+    assert_eq!(reported, deleted);
     let again = bench.create(&created.key, "value").await;
     assert_eq!(watch.change().await, again);
-    let versions = [created.version, told.version, again.version];
+    let versions = [created.version, reported.version, again.version];
     assert!(versions[0] != versions[1] && versions[1] != versions[2], "{versions:?}");
-    let grows = |place: fn(&Version) -> Option<u64>| {
-        let places: Vec<_> = versions.iter().map(place).collect();
-        places.iter().all(Option::is_none)
-            || places.iter().all(Option::is_some) && places.is_sorted_by(|a, b| a < b)
+    let grows = |revision: fn(&Version) -> Option<u64>| {
+        let revisions: Vec<_> = versions.iter().map(revision).collect();
+        revisions.iter().all(Option::is_none)
+            || revisions.iter().all(Option::is_some) && revisions.is_sorted_by(|a, b| a < b)
     };
     assert!(grows(Version::revision) && grows(Version::key_revision), "{versions:?}");
 }
 
-/// Writes some keys many times, each with deletions in between, and ends with a put.
+/// Writes some keys many times, with deletions in between, and ends with a put of each. Returns all
+/// writes.
 async fn rounds(store: &impl Store, keys: &[String]) -> Vec<Write> {
     let mut writes: Vec<Write> = Vec::new();
     for round in 0..20 {
@@ -125,8 +124,8 @@ async fn order<H: Harness>(bench: &Bench<'_, H>) {
     watch.listing().await;
     let written = rounds(&*bench.store, &[bench.key("a"), bench.key("b")]).await;
     watch.follow(&[], &written, bench.harness.coalesces()).await;
-    let last = written.last().expect("there were writes");
-    let next = bench.update(last, "nothing came in between").await;
+    let last = written.last().expect("the list is not empty");
+    let next = bench.update(last, "the next write").await;
     assert_eq!(watch.change().await, next);
 }
 
@@ -140,7 +139,7 @@ async fn two_watches<H: Harness>(bench: &Bench<'_, H>) {
     let second = second.follow(&[], &written, coalesces).await;
     let ordered = written.iter().all(|write| write.version.revision().is_some());
     if ordered && !coalesces {
-        assert_eq!(first, second, "also across keys");
+        assert_eq!(first, second, "the order across keys");
     }
 }
 
@@ -160,7 +159,7 @@ async fn siblings<H: Harness>(bench: &Bench<'_, H>) {
     let inside = bench.update(&inside, "newer").await;
     assert_eq!(watch.change().await, inside);
 
-    // It need not end at a slash.
+    // A prefix may end in the middle of a name.
     let mut watch = Watched::new(&*bench.other, &bench.key("a"));
     let listed = watch.listing().await;
     assert!(listed.iter().all(|write| write.key.starts_with(&bench.key("a"))), "{listed:?}");
@@ -173,7 +172,7 @@ async fn pattern<H: Harness>(bench: &Bench<'_, H>) {
     for prefix in prefixes.iter().filter(|prefix| bench.harness.takes_key(prefix)) {
         let x = bench.key(format_args!("x{}", prefix.len()));
         if bench.read(&x).await.is_none() {
-            bench.create(&x, "a pattern would match me").await;
+            bench.create(&x, "only a pattern would match this key").await;
         }
         let inside = bench.create(&format!("{prefix}x"), "inside").await;
         let mut watch = Watched::new(&*bench.other, prefix);
@@ -212,7 +211,7 @@ async fn concurrent<H: Harness>(bench: &Bench<'_, H>) {
         let (store, key) = (bench.store.clone(), bench.key(writer));
         writers.spawn(async move { rounds(&*store, &[key]).await });
     }
-    // Each begins at another point of what the writers do.
+    // Each watch starts at a different point of the writers' work.
     let mut watches = Vec::new();
     for _ in 0..8 {
         let mut watch = bench.watch();
@@ -238,7 +237,7 @@ async fn late_reader<H: Harness>(bench: &Bench<'_, H>) {
 async fn large_values<H: Harness>(bench: &Bench<'_, H>) {
     let mut watch = bench.watch();
     watch.listing().await;
-    // Together more than a message of some protocols holds.
+    // Together the values exceed the message size limit of some protocols.
     let mut written = Vec::new();
     for i in 0..8 {
         let value = Bytes::from(vec![i; bench.harness.largest_value()]);
@@ -251,7 +250,7 @@ async fn large_values<H: Harness>(bench: &Bench<'_, H>) {
 async fn dropped_watch<H: Harness>(bench: &Bench<'_, H>) {
     let mut stays = bench.watch();
     stays.listing().await;
-    // Before it began, within its listing, after that, and while it waits for an event.
+    // Drop a watch before it starts, within its listing, after that, and while it awaits an event.
     drop(bench.watch());
     let written = bench.create(&bench.key("key"), "value").await;
     let mut dropped = bench.watch();
@@ -280,7 +279,7 @@ async fn gap<H: Harness>(bench: &Bench<'_, H>) {
     let new = bench.create(&bench.key("new"), "in the gap").await;
     bench.harness.gap().await;
 
-    // What had already arrived may come first, and the interruption may be told.
+    // Events that had already arrived may come first, and an error may report the interruption.
     loop {
         match watch.item().await {
             Ok(Event::Init) => break,
@@ -289,7 +288,7 @@ async fn gap<H: Harness>(bench: &Bench<'_, H>) {
         }
     }
     assert_eq!(sorted(watch.entries().await), sorted(vec![changed.clone(), new, same]));
-    // The handles that the case began with may have lost their connections.
+    // The older handles may have lost their connections in the gap, so write through a new one.
     let store = bench.harness.store().await;
     let expected = Expected::Version(changed.version.clone());
     let next = put(&store, &changed.key, "after the gap", expected).await;

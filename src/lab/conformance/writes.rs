@@ -1,4 +1,4 @@
-//! Compare-and-write, alone and against others.
+//! Cases about compare-and-write, alone and with concurrent writers.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -11,29 +11,30 @@ use crate::store::{Current, Expected, Fence, Store, StoreError, Version};
 pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
     suite.case("creating a key that exists conflicts and changes nothing", create_existing).await;
     suite.case("updating a key that does not exist conflicts and creates nothing", update_absent).await;
-    suite.case("an update with the version that was read lands", update_current).await;
+    suite.case("an update with the current version succeeds", update_current).await;
     suite.case("an update with a stale version conflicts and changes nothing", update_stale).await;
-    suite.case("a version that no write was given matches nothing", foreign_version).await;
+    suite.case("a version from elsewhere matches no key", foreign_version).await;
     suite.case("a delete with the current version removes the key", delete_current).await;
     suite.case("a delete with a stale version conflicts and removes nothing", delete_stale).await;
     suite.case("deleting a key that does not exist conflicts", delete_absent).await;
-    suite.case("a stale writer after delete and create loses", stale_after_create).await;
+    suite.case("a writer from before a delete and create loses", stale_after_create).await;
     suite.case("a writer that read the key before its deletion loses", stale_after_delete).await;
-    suite.case("of concurrent creators exactly one wins", concurrent_creators).await;
-    suite.case("of concurrent updates from one version exactly one wins", concurrent_updates).await;
-    suite.case("of concurrent deletes from one version exactly one wins", concurrent_deletes).await;
-    suite.case("of a concurrent update and a delete exactly one wins", concurrent_update_and_delete).await;
-    suite.case("16 tasks x 100 increments end at exactly 1600", concurrent_increments).await;
-    suite.case("a fence is checked or refused, and never left out", fences).await;
-    suite.case("writes whose futures were dropped land whole or not at all", dropped_writes).await;
+    suite.case("exactly one of several concurrent creators wins", concurrent_creators).await;
+    suite.case("exactly one of several concurrent updates wins", concurrent_updates).await;
+    suite.case("exactly one of several concurrent deletes wins", concurrent_deletes).await;
+    suite.case("exactly one of a concurrent update and delete wins", concurrent_update_and_delete).await;
+    suite.case("16 tasks with 100 increments each count to 1600", concurrent_increments).await;
+    suite.case("a fence is checked or rejected, never ignored", fences).await;
+    suite.case("a write whose future is dropped succeeds whole or not at all", dropped_writes).await;
 }
 
-/// The write must have been refused, and what it says of the current state, if anything, must be true.
+/// Asserts that the write was refused, and that the state which the conflict reports, if any, is
+/// true.
 fn assert_conflict<T: Debug>(refused: Result<T, StoreError>, truth: &Current) {
     match refused {
         Err(StoreError::Conflict { current: Current::Unknown }) => {}
         Err(StoreError::Conflict { current }) => {
-            assert_eq!(current, *truth, "what the conflict says is there now")
+            assert_eq!(current, *truth, "the state that the conflict reports")
         }
         other => panic!("{other:?} instead of a conflict"),
     }
@@ -50,7 +51,8 @@ async fn create_existing<H: Harness>(bench: &Bench<'_, H>) {
     bench.assert_current(&written).await;
 }
 
-/// Whether it holds only the engine of an election can say; but nobody may act as if it had not been there.
+/// A store either checks tokens itself or rejects this fence, whose backend it cannot know. It must
+/// not write as if the fence were absent.
 async fn fences<H: Harness>(bench: &Bench<'_, H>) {
     let fence = |token| Fence::new("conformance", bench.key("election"), token);
     let (first, second) = (bench.key("first"), bench.key("second"));
@@ -65,7 +67,7 @@ async fn fences<H: Harness>(bench: &Bench<'_, H>) {
             let deleted = bench.store.delete(&first, &version, Some(&fence(2))).await;
             assert!(deleted.is_ok(), "{deleted:?}");
         }
-        other => panic!("{other:?} to a fence of an engine that the store cannot know"),
+        other => panic!("{other:?} for a fence of a backend that the store cannot know"),
     }
 }
 
@@ -78,10 +80,10 @@ async fn update_absent<H: Harness>(bench: &Bench<'_, H>) {
 
 async fn update_current<H: Harness>(bench: &Bench<'_, H>) {
     let first = bench.create(&bench.key("key"), "first").await;
-    let read = bench.read(&first.key).await.expect("it was written");
+    let read = bench.read(&first.key).await.expect("the key exists");
     let version = bench.other.put(&first.key, "second".into(), Expected::Version(read.version), None).await;
     let second =
-        Write { value: Some("second".into()), version: version.expect("nobody else wrote"), ..first };
+        Write { value: Some("second".into()), version: version.expect("the version is current"), ..first };
     bench.assert_current(&second).await;
 }
 
@@ -94,8 +96,8 @@ async fn update_stale<H: Harness>(bench: &Bench<'_, H>) {
 
 async fn foreign_version<H: Harness>(bench: &Bench<'_, H>) {
     let (absent, written) = (bench.key("absent"), bench.create(&bench.key("key"), "value").await);
-    // 0 is what some stores call the version of an absent key.
-    let foreign = [Version::ordered(0), Version::ordered(u64::MAX), Version::opaque("of another store")];
+    // 0 is the version of an absent key in some servers.
+    let foreign = [Version::ordered(0), Version::ordered(u64::MAX), Version::opaque("from another store")];
     for version in foreign {
         let expected = Expected::Version(version.clone());
         assert_conflict(
@@ -142,7 +144,7 @@ async fn stale_after_create<H: Harness>(bench: &Bench<'_, H>) {
         bench.delete(&written).await;
         stale.push(written);
     }
-    // The same value and as many writes as before: only the version can tell it from the others.
+    // The value and the number of writes equal those of the others; only the version differs.
     let current = bench.create(&key, "same bytes").await;
     for stale in stale {
         assert_conflict(bench.other.put(&key, "late".into(), at(&stale).0, None).await, &at(&current).1);
@@ -161,7 +163,8 @@ async fn stale_after_delete<H: Harness>(bench: &Bench<'_, H>) {
     bench.assert_absent(&written.key).await;
 }
 
-/// Runs the writes at once and returns the one that won. All others must have lost as conflicts.
+/// Runs the writes at the same time and returns the one that won. Asserts that all others
+/// conflicted.
 async fn only_winner<S: Store>(
     stores: [&Arc<S>; 2],
     key: &str,
@@ -176,7 +179,7 @@ async fn only_winner<S: Store>(
                 (None, Expected::Version(version)) => {
                     store.delete(&key, version, None).await.map(|()| version.clone())
                 }
-                (None, Expected::Absent) => panic!("an absent key cannot be deleted"),
+                (None, Expected::Absent) => panic!("a delete needs a version"),
             };
             version.map(|version| Write { key: key.into(), value, version })
         });
@@ -251,7 +254,7 @@ async fn concurrent_increments<H: Harness>(bench: &Bench<'_, H>) {
     assert_eq!((acknowledged, count(&*bench.store, &key).await.0), (1600, 1600));
 }
 
-/// Reads and writes until a write lands.
+/// Reads and writes until a write succeeds.
 async fn increment(store: &impl Store, key: &str) {
     loop {
         let (count, version) = count(store, key).await;
@@ -275,9 +278,10 @@ async fn dropped_writes<H: Harness>(bench: &Bench<'_, H>) {
         // Polled once, which on most stores sends the request, and then dropped.
         let write = bench.store.put(&last.key, i.to_string().into(), at(&last).0, None);
         let _ = futures_util::FutureExt::now_or_never(write);
-        // It may still land now, between the read and the write, which then loses and reads again.
+        // The dropped write may still succeed between the read and the next write. The next write
+        // then conflicts and reads again.
         last = loop {
-            let current = Write::from(bench.read(&last.key).await.expect("it exists"));
+            let current = Write::from(bench.read(&last.key).await.expect("the key exists"));
             assert!(
                 current == last || current.value == Some(i.to_string().into()),
                 "{current:?} after {last:?}"

@@ -174,7 +174,7 @@ mod zookeeper {
         async fn store(&self) -> ZookeeperStore {
             let servers = self.0.lock().await.endpoint();
             let store = ZookeeperStore::new(&servers, "/writerlease/conformance", ZookeeperAccess::open());
-            store.expect("a valid address").with_session_timeout(Duration::from_secs(2))
+            store.expect("a valid address").session_timeout(Duration::from_secs(2))
         }
 
         /// A server doesn't remember for its clients what they missed.

@@ -34,7 +34,7 @@ fn assert_unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>, since: 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_and_its_writers_go_on_after_the_server_was_killed() {
     let mut server = EtcdServer::start().await;
-    let store = connect(&server).await.with_request_timeout(Duration::from_secs(1));
+    let store = connect(&server).await.request_timeout(Duration::from_secs(1));
     let mut watch = Watch::of(&store, "k/");
     watch.listing().await;
 
@@ -228,7 +228,7 @@ async fn nobody_at_the_endpoint_is_unavailable_within_the_timeout() {
     let mut server = EtcdServer::start().await;
     server.kill();
     let limit = Duration::from_secs(1);
-    let store = connect(&server).await.with_request_timeout(limit);
+    let store = connect(&server).await.request_timeout(limit);
     let since = Instant::now();
     assert_unavailable(store.get("key").await, since, limit);
     let since = Instant::now();
@@ -246,7 +246,7 @@ async fn nobody_at_the_endpoint_is_unavailable_within_the_timeout() {
 async fn a_server_that_is_stopped_is_unavailable_within_the_timeout() {
     let server = EtcdServer::start().await;
     let limit = Duration::from_secs(1);
-    let store = connect(&server).await.with_request_timeout(limit);
+    let store = connect(&server).await.request_timeout(limit);
     let version = store.put("key", "value".into(), Expected::Absent, None).await.unwrap();
     let mut watch = Watch::of(&store, "");
     assert_eq!(watch.listing().await.len(), 1);

@@ -17,12 +17,12 @@ use writerlease_test_support::{
 const LONG: Duration = Duration::from_secs(20);
 
 fn connect(server: &RedisServer) -> RedisStore {
-    RedisStore::new(server.endpoint()).expect("a valid URL").with_request_timeout(Duration::from_secs(1))
+    RedisStore::new(server.endpoint()).expect("a valid URL").request_timeout(Duration::from_secs(1))
 }
 
 fn through(proxy: &Proxy) -> RedisStore {
     let store = RedisStore::new(format!("redis://{}", proxy.address())).expect("a valid URL");
-    store.with_request_timeout(Duration::from_millis(300))
+    store.request_timeout(Duration::from_millis(300))
 }
 
 async fn create(store: &RedisStore, key: &str) -> Version {
@@ -197,14 +197,14 @@ async fn a_wrong_password_or_a_missing_permission_is_denied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_too_few_replicas_have_is_unknown() {
     let server = RedisServer::start().await;
-    let store = connect(&server).with_replicas(1);
+    let store = connect(&server).replicas(1);
     let put = store.put("key", "value".into(), Expected::Absent, None).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     let entry = store.get("key").await.unwrap().expect("it landed all the same");
 
     let _replica = RedisServer::start_replica_of(&server).await;
     // It may take a while to acknowledge, where there is much else to do.
-    let store = RedisStore::new(server.endpoint()).unwrap().with_request_timeout(LONG).with_replicas(1);
+    let store = RedisStore::new(server.endpoint()).unwrap().request_timeout(LONG).replicas(1);
     store
         .put("key", "newer".into(), Expected::Version(entry.version), None)
         .await
@@ -214,8 +214,7 @@ async fn a_write_that_too_few_replicas_have_is_unknown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_whose_node_was_killed_works_on_when_it_is_back() {
     let mut cluster = RedisCluster::start().await;
-    let store =
-        RedisStore::cluster(cluster.endpoints()).unwrap().with_request_timeout(Duration::from_secs(1));
+    let store = RedisStore::cluster(cluster.endpoints()).unwrap().request_timeout(Duration::from_secs(1));
     let keys: Vec<String> = (0..20).map(|i| format!("k/{i}")).collect();
     for key in &keys {
         create(&store, key).await;

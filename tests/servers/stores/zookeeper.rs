@@ -16,7 +16,7 @@ const BASE: &str = "/tests/store";
 
 fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperStore {
     let store = ZookeeperStore::new(&server.endpoint(), BASE, access).expect("a valid address");
-    store.with_session_timeout(Duration::from_secs(2)).with_request_timeout(Duration::from_secs(2))
+    store.session_timeout(Duration::from_secs(2)).request_timeout(Duration::from_secs(2))
 }
 
 fn connect(server: &ZookeeperServer) -> ZookeeperStore {
@@ -82,8 +82,7 @@ async fn a_session_that_expired_while_the_connection_was_dead_is_replaced() {
     let proxy = Proxy::start(server.address()).await;
     let through = format!("{}", proxy.address());
     let store = ZookeeperStore::new(&through, BASE, ZookeeperAccess::open()).unwrap();
-    let store =
-        store.with_session_timeout(Duration::from_secs(1)).with_request_timeout(Duration::from_millis(500));
+    let store = store.session_timeout(Duration::from_secs(1)).request_timeout(Duration::from_millis(500));
     let direct = connect(&server);
     let version = create(&store, "k/1").await;
     let mut watch = Watch::of(&store, "k/");
@@ -246,7 +245,7 @@ async fn session_timeouts_that_the_client_cannot_express_are_the_nearest_that_it
     let server = ZookeeperServer::start().await;
     for timeout in [Duration::ZERO, Duration::from_secs(26 * 24 * 3600), Duration::MAX] {
         let store = ZookeeperStore::new(&server.endpoint(), "/timeouts", ZookeeperAccess::open());
-        let store = store.unwrap().with_session_timeout(timeout);
+        let store = store.unwrap().session_timeout(timeout);
         let deadline = Instant::now() + LONG;
         loop {
             match store.get("key").await {

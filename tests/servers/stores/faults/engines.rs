@@ -61,7 +61,7 @@ impl Engine for Etcd {
             .with_keep_alive(REQUEST / 2, REQUEST)
             .with_keep_alive_while_idle(false);
         let client = Client::connect([format!("http://{address}")], Some(options)).await;
-        EtcdStore::new(client.expect("a valid endpoint")).with_request_timeout(REQUEST)
+        EtcdStore::new(client.expect("a valid endpoint")).request_timeout(REQUEST)
     }
 
     fn kill(&mut self) {
@@ -91,7 +91,7 @@ impl Engine for Redis {
     }
 
     async fn connect(address: SocketAddr) -> RedisStore {
-        RedisStore::new(format!("redis://{address}")).expect("a valid URL").with_request_timeout(REQUEST)
+        RedisStore::new(format!("redis://{address}")).expect("a valid URL").request_timeout(REQUEST)
     }
 
     fn kill(&mut self) {
@@ -122,7 +122,7 @@ impl Engine for Zookeeper {
     async fn connect(address: SocketAddr) -> ZookeeperStore {
         let store = ZookeeperStore::new(&address.to_string(), "/faults", ZookeeperAccess::open());
         // Two fifths of it is how long a client waits for a sign of life, which may take half a second here.
-        store.expect("a valid address").with_session_timeout(5 * REQUEST / 2).with_request_timeout(REQUEST)
+        store.expect("a valid address").session_timeout(5 * REQUEST / 2).request_timeout(REQUEST)
     }
 
     fn kill(&mut self) {
