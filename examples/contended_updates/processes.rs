@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 use writerlease::{
-    lab::{Fleet, LabError, Ledger, Note, Replica, Scenario, Strategy},
+    lab::{Fleet, LabError, Replica, Scenario, Strategy, WriteEvent, WriteLog},
     store::Store,
 };
 
@@ -32,7 +32,7 @@ use crate::options::Options;
 pub struct Processes {
     strategy: Strategy,
     members: Vec<Member>,
-    ledger: Arc<Mutex<Ledger>>,
+    write_log: Arc<Mutex<WriteLog>>,
 }
 
 struct Member {
@@ -61,7 +61,7 @@ impl Processes {
     /// Starts a process per replica. Returns when each sees what the others write.
     pub async fn start(options: &Options, scenario: &Scenario) -> Result<Self, LabError> {
         let program = std::env::current_exe().map_err(|error| failed(0, error))?;
-        let mut fleet = Self { strategy: scenario.strategy, members: Vec::new(), ledger: Arc::default() };
+        let mut fleet = Self { strategy: scenario.strategy, members: Vec::new(), write_log: Arc::default() };
         for index in 0..scenario.replicas {
             let mut command = Command::new(&program);
             command.args(arguments(options, scenario, index));
@@ -69,7 +69,7 @@ impl Processes {
             let mut process = command.spawn().map_err(|error| failed(index, error))?;
             let (stdin, stdout) = (process.stdin.take(), process.stdout.take().expect("it is piped"));
             let (said, heard) = watch::channel(Heard::default());
-            let listener = tokio::spawn(listen(stdout, said, fleet.ledger.clone()));
+            let listener = tokio::spawn(listen(stdout, said, fleet.write_log.clone()));
             fleet.members.push(Member { process, stdin, heard, listener });
         }
         for index in 0..fleet.members.len() {
@@ -128,8 +128,8 @@ impl Fleet for Processes {
         self.members.iter().map(|member| member.heard.borrow().wins).sum()
     }
 
-    fn ledger(&self) -> Ledger {
-        lock(&self.ledger).clone()
+    fn write_log(&self) -> WriteLog {
+        lock(&self.write_log).clone()
     }
 
     async fn finish(&mut self) -> Result<(), LabError> {
@@ -161,19 +161,19 @@ impl Member {
 }
 
 /// Takes in what a child says, until it is gone.
-async fn listen(stdout: ChildStdout, said: watch::Sender<Heard>, ledger: Arc<Mutex<Ledger>>) {
+async fn listen(stdout: ChildStdout, said: watch::Sender<Heard>, write_log: Arc<Mutex<WriteLog>>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let (what, rest) = line.split_once(' ').unwrap_or((&line, ""));
-        let note = |note: fn(usize) -> Note| {
+        let note = |note: fn(usize) -> WriteEvent| {
             if let Ok(key) = rest.parse() {
-                lock(&ledger).enter(note(key));
+                lock(&write_log).record(note(key));
             }
         };
         match what {
-            "sent" => note(Note::Sent),
-            "landed" => note(Note::Landed),
-            "refused" => note(Note::Refused),
+            "sent" => note(WriteEvent::Sent),
+            "landed" => note(WriteEvent::Succeeded),
+            "refused" => note(WriteEvent::Refused),
             "ready" => said.send_modify(|heard| heard.ready = true),
             "error" => said.send_modify(|heard| heard.error = Some(rest.into())),
             "leads" => {
@@ -205,8 +205,8 @@ fn arguments(options: &Options, scenario: &Scenario, index: usize) -> Vec<String
     arguments
 }
 
-fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(write_log: &Mutex<WriteLog>) -> MutexGuard<'_, WriteLog> {
+    write_log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(index: usize, reason: impl ToString) -> LabError {
@@ -217,12 +217,12 @@ fn failed(index: usize, reason: impl ToString) -> LabError {
 pub async fn replica(options: &Options, index: usize, store: impl Store) -> ! {
     let strategy = options.strategies().next().expect("there is always one");
     let scenario = options.scenario(strategy);
-    let pen = |note| match note {
-        Note::Sent(key) => say(format!("sent {key}")),
-        Note::Landed(key) => say(format!("landed {key}")),
-        Note::Refused(key) => say(format!("refused {key}")),
+    let recorder = |note| match note {
+        WriteEvent::Sent(key) => say(format!("sent {key}")),
+        WriteEvent::Succeeded(key) => say(format!("landed {key}")),
+        WriteEvent::Refused(key) => say(format!("refused {key}")),
     };
-    let replica = match Replica::start(&scenario, index, scenario.connect(index, store), pen).await {
+    let replica = match Replica::start(&scenario, index, scenario.connect(index, store), recorder).await {
         Ok(replica) => replica,
         Err(error) => {
             say(format!("error {error}"));
