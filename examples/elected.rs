@@ -1,4 +1,4 @@
-//! Candidates that are processes, and a leader whose writes a store refuses when it is none any more.
+//! An election between processes, and a store that refuses the writes of a replaced leader.
 //!
 //! ```sh
 //! cargo run --release --example elected --features etcd -- --backend etcd://localhost:2379
@@ -7,13 +7,14 @@
 //! cargo run --release --example elected --features zookeeper -- --backend zookeeper://localhost:2181 --kill --takeovers 20
 //! ```
 //!
-//! Again and again the leader resigns, is killed (SIGKILL) or paused (SIGSTOP, and SIGCONT when another leads); `--resign`,
-//! `--kill` and `--pause` choose. The table tells who led when. Exit code 0: no two led at a time by their own clocks, and no
-//! write of one that was leader landed after one of its successor. 1: that was not so, or the run failed. 2: it could not
-//! begin.
+//! In each takeover the leader resigns, is killed (SIGKILL) or paused (SIGSTOP, and SIGCONT once
+//! another candidate leads); `--resign`, `--kill` and `--pause` choose. The table shows each
+//! leadership. Exit code 0: by their own clocks, no two candidates led at the same time, and no
+//! write of a former leader succeeded after one of its successor. 1: this was violated, or the run
+//! failed. 2: the run could not start.
 #![cfg_attr(
     not(any(feature = "etcd", feature = "redis", feature = "zookeeper")),
-    allow(dead_code, unused_imports, reason = "without an engine there is nothing to run it on")
+    allow(dead_code, unused_imports, reason = "without a backend there is no election to run")
 )]
 
 #[path = "elected/candidate.rs"]
@@ -70,9 +71,7 @@ async fn main() -> ExitCode {
         #[cfg(not(all(feature = "etcd", feature = "redis", feature = "zookeeper")))]
         other => {
             let feature = other.feature();
-            Err(format!(
-                "built without {feature}: run it with `cargo run --example elected --features {feature}`"
-            ))
+            Err(format!("built without {feature}; run `cargo run --example elected --features {feature}`"))
         }
     };
     result.unwrap_or_else(|reason| options::complain(&reason))
@@ -102,7 +101,7 @@ async fn etcd_client(hosts: &str) -> Result<etcd_client::Client, String> {
     etcd_client::Client::connect(endpoints, Some(options)).await.map_err(|error| error.to_string())
 }
 
-/// One candidate, or what starts them and looks at what they do.
+/// Runs one candidate, or the parent that starts and observes them.
 async fn run<E: Elector, S: Store + Clone>(
     options: &Options,
     elector: impl Future<Output = Result<E, ElectionError>>,
@@ -129,5 +128,5 @@ async fn run<E: Elector, S: Store + Clone>(
     }
 }
 
-/// How long a request may take.
+/// The longest time that a request may take.
 const REQUEST: Duration = Duration::from_secs(1);

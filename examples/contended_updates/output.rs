@@ -1,4 +1,4 @@
-//! What is shown: progress on stderr, the figures on stdout.
+//! The output: progress on stderr, the figures on stdout.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -8,7 +8,7 @@ use writerlease::lab::{Progress, Report, Strategy};
 
 use crate::options::Options;
 
-/// Progress: a bar on a terminal, a few plain lines elsewhere.
+/// The progress display: a bar on a terminal, ten plain lines elsewhere.
 pub struct Output {
     strategy: Strategy,
     bar: Option<ProgressBar>,
@@ -32,7 +32,7 @@ impl Output {
                 bar.set_length(rounds as u64);
                 bar.set_position(done as u64);
             }
-            // Each tenth.
+            // A line per tenth of the rounds keeps logs short.
             None if done * 10 / rounds > done.saturating_sub(1) * 10 / rounds => {
                 eprintln!("{}: {done} of {rounds} rounds", self.strategy);
             }
@@ -94,7 +94,7 @@ fn figures(report: &Report) -> Value {
     })
 }
 
-/// Milliseconds, to the microsecond.
+/// Converts to milliseconds with a precision of 1 µs.
 fn ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A number and `us`, `ms`, `s` or `m`.
+/// Parses a number followed by `us`, `ms`, `s` or `m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);
@@ -11,8 +11,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 1e-3,
         "s" => 1.0,
         "m" => 60.0,
-        _ => return Err("a duration is a number with its unit: us, ms, s or m".into()),
+        _ => return Err("expected a number and a unit: us, ms, s or m".into()),
     };
-    let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+    let number: f64 = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }

@@ -213,7 +213,7 @@ impl Scenario {
             return Err(ConfigError::new(
                 "wants",
                 range,
-                format!("not empty and within the keys (0..{})", self.keys),
+                format!("a non-empty range within the keys (0..{})", self.keys),
             ));
         }
         if !self.edits.is_finite() || self.edits < 0.0 {
