@@ -1,4 +1,4 @@
-//! Replicas that all want the same objects to be the same: with a lease held by work, and without.
+//! Several replicas update the same objects, with a lease held by work and without.
 //!
 //! ```sh
 //! cargo run --release --example contended_updates
@@ -8,8 +8,9 @@
 //! cargo run --release --example contended_updates --features zookeeper -- --backend zookeeper://localhost:2181 --processes
 //! ```
 //!
-//! In each round every replica learns that every key should be at the round's number. What differs is who writes it. At
-//! the end the store is read back. Exit code 0: no update was lost. 1: some were, or the run failed. 2: it could not begin.
+//! Each round asks every replica to bring every key to the round's number. The strategies differ in
+//! which replica writes. At the end the example reads all keys back. Exit code 0: no update was
+//! lost. 1: updates were lost, or the run failed. 2: the run could not start.
 
 mod options;
 mod output;
@@ -27,13 +28,13 @@ use writerlease_example_support::{complain, fail};
 use options::{Backend, Options};
 use output::Output;
 
-/// Why there is no report.
+/// The reason why a run has no report.
 enum Failure {
-    /// It could not begin: exit code 2.
+    /// The run could not start: exit code 2.
     Usage(String),
-    /// It ended early: exit code 1.
+    /// The run failed: exit code 1.
     Run(String),
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     Interrupted,
 }
 
@@ -68,7 +69,7 @@ async fn main() -> ExitCode {
         #[cfg(not(all(feature = "etcd", feature = "redis", feature = "zookeeper")))]
         other => {
             let name = other.name();
-            Err(Failure::Usage(format!("built without {name}: run it with `cargo run --features {name}`")))
+            Err(Failure::Usage(format!("built without {name}; add `--features {name}` to `cargo run`")))
         }
     };
     match result {
@@ -93,7 +94,7 @@ async fn on_server<S: Store + Clone>(
     if let Some(index) = options.child {
         processes::replica(options, index, store).await;
     }
-    // Some connect when they are first asked.
+    // Some stores connect at the first request, so an unreachable one shows here.
     store.get(&format!("{}probe", options.prefix)).await.map_err(unreachable)?;
     all(options, store).await
 }
@@ -106,17 +107,21 @@ async fn all<S: Store + Clone>(options: &Options, store: S) -> Result<Vec<Report
     }
     let mut reports = Vec::new();
     for scenario in scenarios {
-        reports.push(one(options, &scenario, &store).await?);
+        reports.push(run_or_interrupt(options, &scenario, &store).await?);
     }
     Ok(reports)
 }
 
-async fn one<S: Store + Clone>(options: &Options, scenario: &Scenario, store: &S) -> Result<Report, Failure> {
+async fn run_or_interrupt<S: Store + Clone>(
+    options: &Options,
+    scenario: &Scenario,
+    store: &S,
+) -> Result<Report, Failure> {
     let mut output = Output::of(scenario.strategy);
     let ran = tokio::select! {
         ran = run(options, scenario, store, &mut output) => ran,
         _ = tokio::signal::ctrl_c() => {
-            // The replicas are gone; what they wrote should go, too.
+            // The dropped run has stopped the replicas but left their keys.
             let _ = scenario.clear(store).await;
             return Err(Failure::Interrupted);
         }
@@ -141,5 +146,5 @@ async fn run<S: Store + Clone>(
     scenario.run_with_progress(store.clone(), |progress| output.show(progress)).await
 }
 
-/// The names of the strategies, in the order of the table.
+/// The strategies in the order of the table.
 const STRATEGIES: [Strategy; 2] = [Strategy::Lease, Strategy::Retry];

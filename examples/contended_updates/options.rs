@@ -1,4 +1,4 @@
-//! What the command line says.
+//! The command line.
 
 use std::{fmt, process::ExitCode, str::FromStr, time::Duration};
 
@@ -8,50 +8,53 @@ use writerlease_example_support::{complain, duration, run_number};
 
 use crate::STRATEGIES;
 
-/// Replicas that all want the same objects to be the same: with a lease held by work, and without.
+/// Several replicas update the same objects, with a lease held by work and without.
 ///
-/// Exit code 0: no update was lost. 1: some were, or the run failed. 2: it could not begin.
+/// Exit code 0: no update was lost. 1: updates were lost, or the run failed. 2: the run could not
+/// start.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "contended_updates")]
 pub struct Options {
-    /// `memory`, or with the feature of that name `etcd://`, `redis://` (several nodes: a cluster) or `zookeeper://`,
-    /// followed by `host:port[,host:port...]`
+    /// Store: `memory`, or `etcd://`, `redis://` (several nodes: a cluster) or `zookeeper://`
+    /// followed by `host:port[,host:port...]`; each needs the cargo feature of its name
     #[arg(long, default_value = "memory")]
     pub backend: Backend,
-    /// How many want to write: tasks, or with --processes processes
+    /// Number of replicas: tasks, or processes with --processes
     #[arg(long, default_value_t = 3)]
     pub replicas: usize,
-    /// Objects that they want to write
+    /// Number of objects that every replica updates
     #[arg(long, default_value_t = 200)]
     pub keys: usize,
-    /// How often all objects change
+    /// Number of rounds; each changes all objects
     #[arg(long, default_value_t = 20)]
     pub rounds: usize,
-    /// What a write and a watch event take in addition; a read takes half of it [default: 2ms, with a server 0ms]
+    /// Simulated latency of a write and of a watch event; a read takes half [default: 2ms, with a
+    /// server 0ms]
     #[arg(long, value_parser = duration)]
     pub latency: Option<Duration>,
-    /// How long a write holds the lease
+    /// Time that a successful write holds the lease
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub term: Duration,
-    /// Kill the leader in the middle of this round
+    /// Kill the leader in the middle of this round, counted from 1
     #[arg(long, value_name = "ROUND")]
     pub kill_leader_at: Option<usize>,
-    /// Each replica is an operating system process; the leader is killed with SIGKILL
+    /// Start a process per replica; the leader is killed with SIGKILL
     #[arg(long)]
     pub processes: bool,
-    /// How many writes each of them may have under way
+    /// Number of writes that each replica may have in flight
     #[arg(long, default_value_t = 16)]
     pub concurrency: usize,
-    /// The seed of all randomness
+    /// Seed of all randomness
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// One JSON object on stdout, and nothing else there
+    /// Print one JSON object on stdout instead of the table
     #[arg(long)]
     pub json: bool,
-    /// `lease`: by work. `retry`: every replica writes and retries on conflict. `all`: one after the other
+    /// `lease`: a lease held by work. `retry`: every replica writes and retries on conflict. `all`:
+    /// both, one after the other
     #[arg(long, default_value = "all")]
     pub strategy: Choice,
-    /// A replica of `--processes` is this program, too; this is its number
+    /// Run as replica with this number, started by `--processes`
     #[arg(long, hide = true)]
     pub child: Option<usize>,
     #[arg(long, hide = true, default_value_t = unique_prefix())]
@@ -61,7 +64,7 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
     Memory,
-    /// `host:port`, one or several with commas, as for the others.
+    /// `host:port`, separated by commas, as for the other servers.
     Etcd(String),
     Redis(String),
     Zookeeper(String),
@@ -74,12 +77,12 @@ pub enum Choice {
     All,
 }
 
-/// Reads the command line. If there is nothing to run, returns how to exit.
+/// Parses the command line, or returns the exit code if there is nothing to run.
 pub fn read() -> Result<Options, ExitCode> {
     let options: Options = writerlease_example_support::read()?;
     if options.processes && options.backend == Backend::Memory {
         return Err(complain(
-            "--processes needs a server, such as --backend etcd://host:port: processes share no memory",
+            "--processes needs a server (processes share no memory): add --backend etcd://host:port or similar",
         ));
     }
     Ok(options)
@@ -128,12 +131,12 @@ impl FromStr for Backend {
             }
             _ => None,
         }
-        .ok_or_else(|| "it is `memory`, or `etcd://`, `redis://` or `zookeeper://` and `host:port`".into())
+        .ok_or_else(|| "expected `memory`, or `etcd://`, `redis://` or `zookeeper://` and `host:port`".into())
     }
 }
 
 impl Backend {
-    /// That of the scheme and of the feature.
+    /// Returns the name of the scheme, which is that of the cargo feature.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -144,7 +147,7 @@ impl Backend {
     }
 }
 
-/// As it was given.
+/// Prints the backend as the command line has it.
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -166,7 +169,7 @@ impl fmt::Display for Choice {
     }
 }
 
-/// Nobody else's keys.
+/// Returns a prefix that no other run uses.
 fn unique_prefix() -> String {
     format!("contended-updates/{:016x}/", run_number())
 }

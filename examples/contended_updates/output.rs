@@ -1,4 +1,4 @@
-//! What is shown: progress on stderr, the figures on stdout.
+//! The output: progress on stderr, the figures on stdout.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -85,7 +85,7 @@ fn figures(report: &Report) -> Value {
     })
 }
 
-/// Milliseconds, to the microsecond.
+/// Converts to milliseconds with a precision of 1 µs.
 fn ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }

@@ -1,11 +1,12 @@
-//! Replicas that are processes of their own.
+//! Replicas in processes of their own.
 //!
 //! ```text
-//! parent ── "want ROUND KEY..." ──> stdin of each child; its end is the end of the child
-//!        <── "ready", "sent KEY", "landed KEY", "refused KEY", "leads 0|1 WINS", "error REASON" ── stdout
+//! parent ── "want ROUND KEY..." ──> stdin of each child; a child exits when stdin closes
+//!        <── "ready", "sent KEY", "succeeded KEY", "refused KEY", "leads 0|1 WINS", "error REASON" ── stdout
 //! ```
 //!
-//! A child writes each line by itself and before it goes on, so that what was sent is known even of one that is killed.
+//! A child flushes each line before it continues, so that the parent knows all writes of a killed
+//! child.
 
 use std::{
     io::Write,
@@ -22,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 use writerlease::{
-    lab::{Fleet, LabError, Ledger, Note, Replica, Scenario, Strategy},
+    lab::{Fleet, LabError, Replica, Scenario, Strategy, WriteEvent, WriteLog},
     store::Store,
 };
 
@@ -32,36 +33,36 @@ use crate::options::Options;
 pub struct Processes {
     strategy: Strategy,
     members: Vec<Member>,
-    ledger: Arc<Mutex<Ledger>>,
+    write_log: Arc<Mutex<WriteLog>>,
 }
 
 struct Member {
     process: Child,
-    /// `None` once it was killed or told to end.
+    /// `None` once the child was killed or asked to exit.
     stdin: Option<ChildStdin>,
     heard: watch::Receiver<Heard>,
     listener: JoinHandle<()>,
 }
 
-/// What a child said of itself.
+/// The state of a child as its output shows it.
 #[derive(Debug, Default)]
 struct Heard {
     ready: bool,
     leads: bool,
     wins: u64,
     error: Option<String>,
-    /// It says nothing more.
+    /// Its stdout has closed.
     gone: bool,
 }
 
-/// How long a child may take to start, and to end.
+/// The longest time that a child may take to start or to exit.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 impl Processes {
-    /// Starts a process per replica. Returns when each sees what the others write.
+    /// Starts a process per replica and waits until the watch of each is live.
     pub async fn start(options: &Options, scenario: &Scenario) -> Result<Self, LabError> {
         let program = std::env::current_exe().map_err(|error| failed(0, error))?;
-        let mut fleet = Self { strategy: scenario.strategy, members: Vec::new(), ledger: Arc::default() };
+        let mut fleet = Self { strategy: scenario.strategy, members: Vec::new(), write_log: Arc::default() };
         for index in 0..scenario.replicas {
             let mut command = Command::new(&program);
             command.args(arguments(options, scenario, index));
@@ -69,13 +70,13 @@ impl Processes {
             let mut process = command.spawn().map_err(|error| failed(index, error))?;
             let (stdin, stdout) = (process.stdin.take(), process.stdout.take().expect("it is piped"));
             let (said, heard) = watch::channel(Heard::default());
-            let listener = tokio::spawn(listen(stdout, said, fleet.ledger.clone()));
+            let listener = tokio::spawn(listen(stdout, said, fleet.write_log.clone()));
             fleet.members.push(Member { process, stdin, heard, listener });
         }
         for index in 0..fleet.members.len() {
             let heard = &mut fleet.members[index].heard;
             let ready = timeout(PATIENCE, heard.wait_for(|heard| heard.ready || heard.gone)).await.is_ok();
-            let reason = (!ready).then(|| "it did not start in time".to_owned());
+            let reason = (!ready).then(|| "not started in time".to_owned());
             if let Some(reason) = reason.or_else(|| fleet.members[index].died()) {
                 fleet.stop().await;
                 return Err(failed(index, reason));
@@ -84,11 +85,11 @@ impl Processes {
         Ok(fleet)
     }
 
-    /// Kills what still runs, and waits until nothing does.
+    /// Kills the remaining processes and waits for their exit.
     pub async fn stop(&mut self) {
         for member in &mut self.members {
             member.stdin = None;
-            // It fails if there is nothing to kill any more.
+            // It fails if the process has exited already.
             let _ = member.process.kill().await;
         }
     }
@@ -103,8 +104,8 @@ impl Fleet for Processes {
         line.push('\n');
         for (index, member) in self.members.iter_mut().enumerate() {
             if let Some(stdin) = &mut member.stdin {
-                let told = stdin.write_all(line.as_bytes()).await;
-                if let Some(reason) = member.died().or_else(|| Some(told.err()?.to_string())) {
+                let sent = stdin.write_all(line.as_bytes()).await;
+                if let Some(reason) = member.died().or_else(|| Some(sent.err()?.to_string())) {
                     return Err(failed(index, reason));
                 }
             }
@@ -128,8 +129,8 @@ impl Fleet for Processes {
         self.members.iter().map(|member| member.heard.borrow().wins).sum()
     }
 
-    fn ledger(&self) -> Ledger {
-        lock(&self.ledger).clone()
+    fn write_log(&self) -> WriteLog {
+        lock(&self.write_log).clone()
     }
 
     async fn finish(&mut self) -> Result<(), LabError> {
@@ -140,7 +141,7 @@ impl Fleet for Processes {
             let ended = async { tokio::join!(member.process.wait(), &mut member.listener) };
             timeout(PATIENCE, ended)
                 .await
-                .map_err(|_| failed(index, "it did not end"))?
+                .map_err(|_| failed(index, "not exited in time"))?
                 .0
                 .map_err(|error| failed(index, error))?;
         }
@@ -153,27 +154,27 @@ impl Member {
         self.heard.borrow().leads
     }
 
-    /// Why it is gone, if it went by itself.
+    /// Returns the reason for the child's exit if the parent did not kill it.
     fn died(&self) -> Option<String> {
         let heard = self.heard.borrow();
-        heard.gone.then(|| heard.error.clone().unwrap_or_else(|| "it died".into()))
+        heard.gone.then(|| heard.error.clone().unwrap_or_else(|| "exited unexpectedly".into()))
     }
 }
 
-/// Takes in what a child says, until it is gone.
-async fn listen(stdout: ChildStdout, said: watch::Sender<Heard>, ledger: Arc<Mutex<Ledger>>) {
+/// Reads the output of a child until it closes.
+async fn listen(stdout: ChildStdout, said: watch::Sender<Heard>, write_log: Arc<Mutex<WriteLog>>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let (what, rest) = line.split_once(' ').unwrap_or((&line, ""));
-        let note = |note: fn(usize) -> Note| {
+        let (kind, rest) = line.split_once(' ').unwrap_or((&line, ""));
+        let record = |event: fn(usize) -> WriteEvent| {
             if let Ok(key) = rest.parse() {
-                lock(&ledger).enter(note(key));
+                lock(&write_log).record(event(key));
             }
         };
-        match what {
-            "sent" => note(Note::Sent),
-            "landed" => note(Note::Landed),
-            "refused" => note(Note::Refused),
+        match kind {
+            "sent" => record(WriteEvent::Sent),
+            "succeeded" => record(WriteEvent::Succeeded),
+            "refused" => record(WriteEvent::Refused),
             "ready" => said.send_modify(|heard| heard.ready = true),
             "error" => said.send_modify(|heard| heard.error = Some(rest.into())),
             "leads" => {
@@ -205,8 +206,8 @@ fn arguments(options: &Options, scenario: &Scenario, index: usize) -> Vec<String
     arguments
 }
 
-fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(write_log: &Mutex<WriteLog>) -> MutexGuard<'_, WriteLog> {
+    write_log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(index: usize, reason: impl ToString) -> LabError {
@@ -217,12 +218,12 @@ fn failed(index: usize, reason: impl ToString) -> LabError {
 pub async fn replica(options: &Options, index: usize, store: impl Store) -> ! {
     let strategy = options.strategies().next().expect("there is always one");
     let scenario = options.scenario(strategy);
-    let pen = |note| match note {
-        Note::Sent(key) => say(format!("sent {key}")),
-        Note::Landed(key) => say(format!("landed {key}")),
-        Note::Refused(key) => say(format!("refused {key}")),
+    let record = |event| match event {
+        WriteEvent::Sent(key) => say(format!("sent {key}")),
+        WriteEvent::Succeeded(key) => say(format!("succeeded {key}")),
+        WriteEvent::Refused(key) => say(format!("refused {key}")),
     };
-    let replica = match Replica::start(&scenario, index, scenario.connect(index, store), pen).await {
+    let replica = match Replica::start(&scenario, index, scenario.connect(index, store), record).await {
         Ok(replica) => replica,
         Err(error) => {
             say(format!("error {error}"));
@@ -252,7 +253,7 @@ pub async fn replica(options: &Options, index: usize, store: impl Store) -> ! {
     exit(0)
 }
 
-/// One line, at once. Without a parent to hear it there is nothing left to do.
+/// Prints one line immediately. Exits if the parent has closed the pipe.
 fn say(line: String) {
     if std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).is_err() {
         exit(1);

@@ -1,8 +1,8 @@
-//! One candidate: while it leads, it acts and writes.
+//! One candidate, which acts and writes while it leads.
 //!
-//! What it does it says on stdout, a line each and at once, with the time of the clock that all processes share:
-//! "joined", "elected TOKEN TIME", "acts TOKEN TIME", "wrote TOKEN", "fenced TOKEN", "failed REASON". A line "resign" on stdin makes it
-//! resign; the end of stdin is its end.
+//! It reports on stdout, immediately and in a line each, with the time of a clock that all
+//! processes share: "joined", "elected TOKEN TIME", "acts TOKEN TIME", "wrote TOKEN", "fenced
+//! TOKEN", "failed REASON". It resigns at a line "resign" on stdin and exits when stdin closes.
 
 use std::{io::Write, sync::Arc, time::Duration};
 
@@ -38,13 +38,14 @@ pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, st
             event = events.next() => match event {
                 Some(Event::Elected { token }) => {
                     say(format!("elected {token} {}", reigns::clock()));
-                    // For all to read who leads. Nobody waits for it: a guard tries until it is so.
+                    // Publishes the leader's name. The guard retries by itself, so the result is
+                    // dropped.
                     let name = options.name.clone();
                     drop(guard.ensure("leader", move |current| (current != Some(name.as_bytes())).then(|| name.clone())));
                 }
                 Some(Event::Failed(error)) => {
                     say(format!("failed {error}"));
-                    // Not by returning: tokio would wait for the next line on stdin.
+                    // A return would make tokio wait for the next line on stdin.
                     std::process::exit(1);
                 }
                 _ => {}
@@ -54,7 +55,7 @@ pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, st
                 _ => break,
             },
             _ = ticks.tick() => {
-                // First the time, then the question: so it was no later when we believed to lead.
+                // The clock comes before the query, so that the reported time is never too late.
                 let now = reigns::clock();
                 if let Some(fence) = elector.fence() {
                     say(format!("acts {} {now}", fence.token()));
@@ -62,7 +63,7 @@ pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, st
                 if lease.is_empty() && lease.snapshot().in_flight == 0 {
                     let (store, written) = (store.clone(), written.clone());
                     let work = move |attempt| write(store.clone(), written.clone(), attempt);
-                    lease.try_work(key.clone(), work).expect("it takes work");
+                    lease.try_work(key.clone(), work).expect("the lease accepts jobs");
                 }
             }
         }
@@ -70,7 +71,8 @@ pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, st
     elector.close().await;
 }
 
-/// Writes the token to a key that nobody else writes: no version protects it, only the fence.
+/// Writes the token to a key of this candidate alone, so that only the fence can refuse a stale
+/// write.
 async fn write<S: Store>(
     store: S,
     written: Arc<Mutex<Option<Version>>>,
@@ -78,7 +80,7 @@ async fn write<S: Store>(
 ) -> Outcome {
     let Some(fence) = attempt.fence() else { return Outcome::Failed };
     let mut written = written.lock().await;
-    // Here a pause hurts most.
+    // Widens the window in which a pause makes the write stale.
     sleep(THINKING).await;
     let (token, expected) = (fence.token(), written.clone().map_or(Expected::Absent, Expected::Version));
     match store.put(attempt.key(), token.to_string().into(), expected, Some(fence)).await {
@@ -92,7 +94,7 @@ async fn write<S: Store>(
             Outcome::Unchanged
         }
         Err(_) => {
-            // It may have landed.
+            // The write may have succeeded, so the current version is unknown.
             if let Ok(entry) = store.get(attempt.key()).await {
                 *written = entry.map(|entry| entry.version);
             }
@@ -101,14 +103,14 @@ async fn write<S: Store>(
     }
 }
 
-/// One line, at once. Without a parent to hear it there is nothing left to do.
+/// Prints one line immediately. Exits if the parent has closed the pipe.
 fn say(line: String) {
     if std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).is_err() {
         std::process::exit(1);
     }
 }
 
-/// How often a leader acts.
+/// The interval at which a leader acts.
 const TICK: Duration = Duration::from_millis(5);
-/// Between the decision to write and the write.
+/// The time between the decision to write and the write.
 const THINKING: Duration = Duration::from_millis(3);

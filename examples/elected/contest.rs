@@ -1,4 +1,4 @@
-//! The candidates' parent: it ends one reign after the other, and watches the store.
+//! The candidates' parent, which ends one leadership after the other and watches the store.
 
 use std::{
     process::Stdio,
@@ -22,23 +22,23 @@ use crate::{
     reigns::{Reigns, clock},
 };
 
-/// What is known of all reigns, from what the candidates say.
+/// All leaderships, as the candidates report them.
 type Shared = Arc<Mutex<Reigns>>;
 
 struct Candidate {
     process: Child,
     stdin: ChildStdin,
     listener: JoinHandle<()>,
-    /// Whether it takes part.
+    /// Turns true once the candidate has joined the election.
     joined: watch::Receiver<bool>,
     name: String,
 }
 
-/// Why there is nothing to show.
+/// The reason why a run has no result.
 pub enum Failure {
-    /// It could not begin.
+    /// The run could not start.
     Usage(String),
-    /// It ended early.
+    /// The run failed.
     Run(String),
 }
 
@@ -58,30 +58,30 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failur
     }
     for candidate in &mut candidates {
         if !candidate.joined().await? {
-            // It has said why.
-            return Err(Failure::Usage(format!("{} does not take part", candidate.name)));
+            // The candidate has printed the reason.
+            return Err(Failure::Usage(format!("{} did not join", candidate.name)));
         }
     }
     let mut started = options.candidates;
     for (number, end) in options.ends().take(options.takeovers).enumerate() {
         eprintln!("{number} of {} takeovers", options.takeovers);
         for candidate in &mut candidates {
-            // One that is gone will be replaced.
+            // The result is ignored: a candidate that has exited is replaced below.
             candidate.joined().await?;
         }
         let token = leader(&shared, 0).await?;
-        // At any moment between two renewals.
+        // Spreads the takeovers over the interval between two renewals.
         sleep(options.ttl.mul_f64((number * 7 % 10) as f64 / 10.0)).await;
         let name = lock(&shared).reigns[&token].leader.clone();
         let position = candidates
             .iter()
             .position(|candidate| candidate.name == name)
-            .ok_or_else(|| "the leader is gone".to_owned())?;
+            .ok_or_else(|| "the leader has exited".to_owned())?;
         lock(&shared).reigns.entry(token).or_default().end = Some((end, clock()));
         match end {
             End::Resigns => {
-                let told = candidates[position].stdin.write_all(b"resign\n").await;
-                told.map_err(|error| format!("{name}: {error}"))?;
+                let sent = candidates[position].stdin.write_all(b"resign\n").await;
+                sent.map_err(|error| format!("{name}: {error}"))?;
                 leader(&shared, token).await?;
             }
             End::Killed => {
@@ -91,12 +91,12 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failur
             End::Paused => {
                 candidates[position].signal(Signal::STOP)?;
                 leader(&shared, token).await?;
-                // The successor writes before the paused one wakes.
+                // Gives the successor time to write before the paused leader wakes.
                 sleep(Duration::from_millis(50)).await;
                 candidates[position].signal(Signal::CONT)?;
             }
         }
-        // An elector may have failed with its session, and its process with it.
+        // An elector fails when its session ends, and its process exits with it.
         let mut index = 0;
         while index < candidates.len() {
             if candidates[index].listener.is_finished() {
@@ -110,9 +110,9 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failur
             started += 1;
         }
     }
-    // Who was paused last may still have a write in mind.
+    // The candidate paused last may still try a stale write.
     sleep(options.ttl).await;
-    // What comes now is only that one after the other closes.
+    // Leaderships that start while the candidates close are left out.
     let tokens: Vec<u64> = lock(&shared).reigns.keys().copied().collect();
     for candidate in candidates {
         candidate.finish().await?;
@@ -124,7 +124,7 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failur
     Ok(reigns)
 }
 
-/// Deletes what the candidates wrote, as far as that is possible now.
+/// Deletes the candidates' keys and ignores errors.
 async fn clear(options: &Options, store: &impl Store, started: usize) {
     let written = (0..started).map(|number| format!("writes/candidate-{number}"));
     for name in written.chain(["leader".to_owned()]) {
@@ -135,7 +135,7 @@ async fn clear(options: &Options, store: &impl Store, started: usize) {
     }
 }
 
-/// Counts writes that landed after one with a greater token.
+/// Counts writes that succeeded after one with a greater token.
 async fn stale_writes(
     changes: impl futures_util::Stream<Item = Result<Event, writerlease::store::StoreError>>,
     shared: Shared,
@@ -171,7 +171,7 @@ async fn leader(shared: &Shared, than: u64) -> Result<u64, String> {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, found).await.map_err(|_| format!("nobody leads after {PATIENCE:?}"))
+    timeout(PATIENCE, found).await.map_err(|_| format!("no leader after {PATIENCE:?}"))
 }
 
 impl Candidate {
@@ -189,36 +189,38 @@ impl Candidate {
         Ok(Self { process, stdin, listener, joined, name })
     }
 
-    /// Waits until it takes part; false if it is gone.
+    /// Waits until the candidate has joined; returns `false` if it has exited.
     async fn joined(&mut self) -> Result<bool, String> {
         let joined = timeout(PATIENCE, self.joined.wait_for(|joined| *joined)).await;
-        let joined = joined.map_err(|_| format!("{} does not take part after {PATIENCE:?}", self.name))?;
+        let joined = joined.map_err(|_| format!("{} did not join within {PATIENCE:?}", self.name))?;
         Ok(joined.is_ok())
     }
 
     fn signal(&self, signal: Signal) -> Result<(), String> {
-        let id = self.process.id().and_then(|id| Pid::from_raw(id as i32)).ok_or("the process is gone")?;
+        let id = self.process.id().and_then(|id| Pid::from_raw(id as i32)).ok_or("the process has exited")?;
         kill_process(id, signal).map_err(|error| format!("{}: {error}", self.name))
     }
 
     async fn end(mut self, signal: Signal) -> Result<(), String> {
-        // It fails if the process is gone already.
+        // It fails if the process has exited already.
         let _ = self.signal(signal);
         self.process.wait().await.map_err(|error| error.to_string())?;
         self.listener.await.map_err(|error| error.to_string())
     }
 
-    /// Lets it close.
+    /// Asks the candidate to close and waits for its exit.
     async fn finish(self) -> Result<(), String> {
         let Self { mut process, stdin, listener, name, .. } = self;
         drop(stdin);
         let ended = timeout(PATIENCE, process.wait()).await;
-        ended.map_err(|_| format!("{name} does not end"))?.map_err(|error| error.to_string())?;
+        ended
+            .map_err(|_| format!("{name} did not exit within {PATIENCE:?}"))?
+            .map_err(|error| error.to_string())?;
         listener.await.map_err(|error| error.to_string())
     }
 }
 
-/// Takes in what a candidate says, until it is gone.
+/// Reads the output of a candidate until it closes.
 async fn listen(name: String, stdout: ChildStdout, shared: Shared, joins: watch::Sender<bool>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -251,5 +253,5 @@ fn lock(reigns: &Mutex<Reigns>) -> MutexGuard<'_, Reigns> {
     reigns.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How long to wait for what must happen.
+/// The longest time to wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(30);

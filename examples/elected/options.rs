@@ -1,42 +1,43 @@
-//! What the command line says.
+//! The command line.
 
 use std::{fmt, process::ExitCode, str::FromStr, time::Duration};
 
 use clap::Parser;
 use writerlease_example_support::{complain, duration, run_number};
 
-/// Candidates that are processes: the leader resigns, is killed or paused, and another takes over.
+/// An election between processes: the leader resigns, is killed or paused, and another takes over.
 ///
-/// Exit code 0: never two leaders at a time, no stale write. 1: there were, or the run failed. 2: it could not begin.
+/// Exit code 0: never two leaders at the same time, and no stale write. 1: this was violated, or
+/// the run failed. 2: the run could not start.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "elected")]
 pub struct Options {
-    /// `etcd://`, `etcd+key://` (who creates the key leads), `redis://` or `zookeeper://`, followed by
-    /// `host:port[,host:port...]`
+    /// Server: `etcd://`, `etcd+key://` (the candidate that creates the key leads), `redis://` or
+    /// `zookeeper://`, followed by `host:port[,host:port...]`
     #[arg(long)]
     pub backend: Backend,
-    /// How many processes compete
+    /// Number of processes that compete
     #[arg(long, default_value_t = 3)]
     pub candidates: usize,
-    /// How often the leader changes
+    /// Number of leader changes
     #[arg(long, default_value_t = 9)]
     pub takeovers: usize,
-    /// How long others wait for a leader that is silent
+    /// Time after which the others replace a silent leader
     #[arg(long, default_value = "1s", value_parser = duration)]
     pub ttl: Duration,
-    /// Leaders resign
+    /// Let leaders resign
     #[arg(long)]
     pub resign: bool,
-    /// Leaders are killed with SIGKILL
+    /// Kill leaders with SIGKILL
     #[arg(long)]
     pub kill: bool,
-    /// Leaders are paused with SIGSTOP until another leads
+    /// Pause leaders with SIGSTOP until another candidate leads
     #[arg(long)]
     pub pause: bool,
-    /// One JSON object on stdout, and nothing else there
+    /// Print one JSON object on stdout instead of the table
     #[arg(long)]
     pub json: bool,
-    /// A candidate is this program, too; this is its name
+    /// Run as candidate with this name, started by the parent
     #[arg(long, hide = true, default_value = "")]
     pub name: String,
     #[arg(long, hide = true, default_value_t = unique_prefix())]
@@ -51,7 +52,7 @@ pub enum Backend {
     Zookeeper(String),
 }
 
-/// How a reign is ended.
+/// The way in which a leadership ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
     Resigns,
@@ -59,14 +60,14 @@ pub enum End {
     Paused,
 }
 
-/// Reads the command line. If there is nothing to run, returns how to exit.
+/// Parses the command line, or returns the exit code if there is nothing to run.
 pub fn read() -> Result<Options, ExitCode> {
     let options: Options = writerlease_example_support::read()?;
     if options.takeovers == 0 {
-        return Err(complain("--takeovers is 0: there would be nothing to see"));
+        return Err(complain("--takeovers is 0, but must be at least 1"));
     }
     if options.candidates < 2 {
-        return Err(complain("--candidates is less than 2: there would be nobody to take over"));
+        return Err(complain("--candidates is less than 2: no other candidate could take over"));
     }
     Ok(options)
 }
@@ -76,7 +77,8 @@ impl Options {
         !self.name.is_empty()
     }
 
-    /// How reigns end, one after the other: all ways, unless some are chosen.
+    /// Returns an endless sequence of the chosen ways to end a leadership; of all ways if none is
+    /// chosen.
     pub fn ends(&self) -> impl Iterator<Item = End> + use<> {
         let chosen = [(self.resign, End::Resigns), (self.kill, End::Killed), (self.pause, End::Paused)];
         let all = chosen.iter().all(|(chosen, _)| !chosen);
@@ -99,7 +101,7 @@ impl FromStr for Backend {
             }
             _ => None,
         };
-        of.ok_or_else(|| "it is etcd://, etcd+key://, redis:// or zookeeper://, and host:port".into())
+        of.ok_or_else(|| "expected etcd://, etcd+key://, redis:// or zookeeper://, and host:port".into())
     }
 }
 
@@ -119,7 +121,7 @@ impl Backend {
     }
 }
 
-/// As it was given.
+/// Prints the backend as the command line has it.
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Etcd(hosts) | Self::EtcdKey(hosts) | Self::Redis(hosts) | Self::Zookeeper(hosts)) = self;
@@ -137,7 +139,7 @@ impl fmt::Display for End {
     }
 }
 
-/// Nobody else's keys.
+/// Returns a prefix that no other run uses.
 fn unique_prefix() -> String {
     format!("elected/{:016x}/", run_number())
 }

@@ -47,9 +47,7 @@ pub async fn main() -> ExitCode {
         #[cfg(not(all(feature = "etcd", feature = "redis", feature = "zookeeper")))]
         other => {
             let feature = other.feature();
-            Err(format!(
-                "built without {feature}: run it with `cargo run --example elected --features {feature}`"
-            ))
+            Err(format!("built without {feature}; run `cargo run --example elected --features {feature}`"))
         }
     };
     result.unwrap_or_else(complain)
@@ -79,7 +77,7 @@ async fn etcd_client(hosts: &str) -> Result<etcd_client::Client, String> {
     etcd_client::Client::connect(endpoints, Some(options)).await.map_err(|error| error.to_string())
 }
 
-/// One candidate, or what starts them and looks at what they do.
+/// Runs one candidate, or the parent that starts and observes them.
 async fn run<E: Elector, S: Store + Clone>(
     options: &Options,
     elector: impl Future<Output = Result<E, ElectionError>>,
@@ -103,5 +101,5 @@ async fn run<E: Elector, S: Store + Clone>(
     }
 }
 
-/// How long a request may take.
+/// The longest time that a request may take.
 const REQUEST: Duration = Duration::from_secs(1);

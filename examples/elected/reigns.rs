@@ -1,4 +1,4 @@
-//! Who led when, and what must not have been.
+//! The leaderships of a run, and the violations found in them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::options::{End, Options};
 
-/// The time since some moment in the past, the same for all processes: a clock that nobody sets.
+/// Returns the nanoseconds of the system's monotonic clock, which all processes share.
 pub fn clock() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -16,9 +16,9 @@ pub fn clock() -> u64 {
 pub struct Reigns {
     /// By token.
     pub reigns: BTreeMap<u64, Reign>,
-    /// Writes that a fence refused.
+    /// The number of writes that a fence refused.
     pub fenced: u64,
-    /// Writes that landed after one with a greater token.
+    /// The number of writes that succeeded after one with a greater token.
     pub stale: u64,
 }
 
@@ -26,15 +26,16 @@ pub struct Reigns {
 pub struct Reign {
     pub leader: String,
     pub elected: u64,
-    /// The first and the last time that the leader believed in itself.
+    /// The first and the last time at which the candidate considered itself leader.
     pub acted: Option<(u64, u64)>,
     pub writes: u64,
-    /// How it was ended, and when.
+    /// The way in which the leadership ended, and the time.
     pub end: Option<(End, u64)>,
 }
 
 impl Reigns {
-    /// Pairs of leaders of which the earlier still believed in itself when the later already did.
+    /// Returns the number of leaders that considered themselves leader before an earlier one
+    /// stopped.
     pub fn overlaps(&self) -> usize {
         let acted: Vec<_> = self.reigns.values().filter_map(|reign| reign.acted).collect();
         let mut latest = 0;
@@ -50,7 +51,7 @@ impl Reigns {
         self.overlaps() == 0 && self.stale == 0
     }
 
-    /// How long it took from the end of a reign to the next election.
+    /// Returns the times from the end of each leadership to the next election.
     fn gaps(&self) -> Vec<(End, Duration)> {
         let next = self.reigns.values().skip(1);
         let pairs = self.reigns.values().zip(next);
@@ -62,7 +63,8 @@ impl Reigns {
             .collect()
     }
 
-    /// How often reigns ended in each way, and the median of what followed.
+    /// Returns, for each way to end, the number of leaderships and the median time to the next
+    /// election.
     fn medians(&self) -> Vec<(End, usize, Duration)> {
         let mut gaps: BTreeMap<End, Vec<Duration>> = BTreeMap::new();
         for (end, gap) in self.gaps() {
@@ -115,8 +117,11 @@ impl Reigns {
         for (end, count, median) in medians {
             println!("{end:<9}{count:>4} times, next leader after {:.0} ms (median)", millis(median));
         }
-        println!("{writes} writes landed, {} were refused by their fence", self.fenced);
-        println!("{overlaps} times two led at once by their own clocks, {} stale writes landed", self.stale);
+        println!("{writes} writes succeeded, the fence refused {}", self.fenced);
+        println!(
+            "{overlaps} times two led at the same time by their own clocks, {} stale writes succeeded",
+            self.stale
+        );
     }
 }
 

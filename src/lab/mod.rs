@@ -1,5 +1,6 @@
-//! What tests and benchmarks of leases and stores need: [scenarios](Scenario) with replicas, latency and faults, a
-//! [store behind a bad network](Remote), and the [conformance suite](conformance) of stores.
+//! Tools for tests and benchmarks of leases and stores: [scenarios](Scenario) with replicas,
+//! latency and faults, a [store behind a bad network](RemoteStore), the [conformance
+//! suite](conformance) for stores, and a [simulator](simulation) of the engine.
 
 pub mod conformance;
 mod network;
@@ -7,6 +8,8 @@ mod scenario;
 pub mod simulation;
 
 pub use self::{
-    network::{Fault, Network, Remote, Tally},
-    scenario::{Fleet, LabError, Ledger, Note, Pace, Progress, Replica, Report, Scenario, Strategy, Value},
+    network::{Network, NetworkFault, RemoteStore, RequestCounts},
+    scenario::{
+        Fleet, LabError, Pace, Progress, Replica, Report, Scenario, Strategy, Value, WriteEvent, WriteLog,
+    },
 };

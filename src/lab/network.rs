@@ -1,4 +1,4 @@
-//! A store behind a network that can be slow, lossy, cut or dead.
+//! A store behind a network that can be slow, lossy or cut.
 
 use std::{
     cmp::Reverse,
@@ -26,132 +26,165 @@ use crate::{
     store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
 };
 
-/// One replica's connection to a store: adds latency and faults to what passes, and counts it.
+/// One replica's connection to a store, which adds latency and faults to each request and counts
+/// it.
 ///
-/// Clones are the same connection. Delays are drawn from the seed: half of the given one for certain, the rest
-/// exponentially, so that their mean is the given one and a few are much longer.
+/// Clones share the connection. The seed determines all delays. Each delay is half of its mean plus
+/// an exponentially distributed part, so that a few delays are much longer than the mean.
+///
+/// # Errors
+///
+/// Requests return the store's errors. The [fault](NetworkFault) that is set adds
+/// [`StoreError::Unavailable`] and [`StoreError::Denied`].
 ///
 /// ```
 /// use std::time::Duration;
-/// use writerlease::{lab::{Network, Remote}, store::{MemoryStore, Store}};
+/// use writerlease::{lab::{Network, RemoteStore}, store::{MemoryStore, Store}};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
 /// let network = Network { write: Duration::from_millis(2), watch: Duration::from_millis(4), ..Network::default() };
-/// let remote = Remote::new(MemoryStore::new(), network, 1);
+/// let remote = RemoteStore::new(MemoryStore::new(), network, 1);
 /// remote.put("key", "value".into(), writerlease::store::Expected::Absent, None).await.unwrap();
-/// assert_eq!(remote.tally().landed, 1);
+/// assert_eq!(remote.counts().succeeded, 1);
 /// # }
 /// ```
-pub struct Remote<S> {
+pub struct RemoteStore<S> {
     link: Arc<Link<S>>,
 }
 
-/// How slow a connection is. The default is not at all.
+/// The latencies of a connection: means of random delays. The default adds no delay.
+///
+/// ```
+/// use std::time::Duration;
+/// use writerlease::lab::Network;
+///
+/// let ms = Duration::from_millis(1);
+/// // A write takes 2 ms on average and a watch event 4 ms; one event in 100 takes 50 ms more.
+/// let network = Network { read: ms, write: 2 * ms, watch: 4 * ms, late: 0.01, late_by: 50 * ms };
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Network {
-    /// From the call of a `get` to its answer.
+    /// Time from the call of a `get` to its answer.
     pub read: Duration,
-    /// From the call of a `put` or `delete` to its answer; half of it passes before the write takes effect.
+    /// Time from the call of a `put` or `delete` to its answer. The write takes effect after half
+    /// of it.
     pub write: Duration,
-    /// From a write to its event.
+    /// Time from a write to its watch event.
     pub watch: Duration,
-    /// The share of events that come [`late_by`](Self::late_by) later, after others that were written later. If it is 0,
-    /// events come in order.
+    /// Share of the events, from 0 to 1, that [`late_by`](Self::late_by) delays further. Newer
+    /// events can overtake these. At 0, events arrive in order.
     pub late: f64,
-    /// The mean of what late events are late by.
+    /// Mean of the additional delay of a late event.
     pub late_by: Duration,
 }
 
-/// What a connection does to the calls that pass it.
+/// A fault of a connection. The default is none.
+///
+/// ```
+/// use writerlease::lab::{Network, NetworkFault, RemoteStore};
+/// use writerlease::store::{MemoryStore, Store};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let remote = RemoteStore::new(MemoryStore::new(), Network::default(), 1);
+/// remote.set_fault(NetworkFault::Down);
+/// assert!(remote.get("key").await.is_err());
+/// remote.set_fault(NetworkFault::None);
+/// assert!(remote.get("key").await.is_ok());
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fault {
-    /// Nothing.
+pub enum NetworkFault {
+    /// Calls pass.
     #[default]
     None,
-    /// Calls fail at once, and nothing reaches the store.
+    /// Calls fail immediately with [`StoreError::Unavailable`] and never reach the store. Watches
+    /// continue.
     Down,
-    /// Writes land, but their answers are lost: they fail as if they had not.
+    /// Writes take effect, but their answers are lost: the caller gets
+    /// [`StoreError::Unavailable`].
     AnswersLost,
-    /// Calls don't end, nor do those under way; events don't come. What a killed process is to its peers.
+    /// Calls hang, those in flight included, and watches deliver no events: this is how a killed
+    /// process looks to its peers.
     Dead,
-    /// Writes are denied.
+    /// Writes fail with [`StoreError::Denied`].
     Denied,
 }
 
-/// What passed a connection.
+/// The number of requests that a connection has carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct RequestCounts {
     /// Reads sent.
     pub reads: u64,
     /// Writes sent.
     pub attempted: u64,
-    /// Writes that took effect and were acknowledged.
-    pub landed: u64,
-    /// Writes that were refused as stale.
+    /// Writes that took effect and whose answer reached the caller.
+    pub succeeded: u64,
+    /// Writes that the store refused because of a conflict.
     pub refused: u64,
 }
 
 struct Link<S> {
     store: S,
     network: Mutex<Network>,
-    fault: watch::Sender<Fault>,
-    dice: Mutex<Xoshiro256PlusPlus>,
+    fault: watch::Sender<NetworkFault>,
+    rng: Mutex<Xoshiro256PlusPlus>,
     reads: AtomicU64,
     attempted: AtomicU64,
-    landed: AtomicU64,
+    succeeded: AtomicU64,
     refused: AtomicU64,
 }
 
-impl<S: Store> Remote<S> {
-    /// Connects to `store` through a network.
+impl<S: Store> RemoteStore<S> {
+    /// Connects to `store` through `network`. Equal seeds give equal delays.
     pub fn new(store: S, network: Network, seed: u64) -> Self {
         Self {
             link: Arc::new(Link {
                 store,
                 network: Mutex::new(network),
-                fault: watch::Sender::new(Fault::None),
-                dice: Mutex::new(Xoshiro256PlusPlus::seed_from_u64(seed)),
+                fault: watch::Sender::new(NetworkFault::None),
+                rng: Mutex::new(Xoshiro256PlusPlus::seed_from_u64(seed)),
                 reads: AtomicU64::new(0),
                 attempted: AtomicU64::new(0),
-                landed: AtomicU64::new(0),
+                succeeded: AtomicU64::new(0),
                 refused: AtomicU64::new(0),
             }),
         }
     }
 
-    /// From now on the connection behaves like this.
-    pub fn fail(&self, fault: Fault) {
+    /// Sets the fault of the connection, also for calls in flight.
+    pub fn set_fault(&self, fault: NetworkFault) {
         self.link.fault.send_replace(fault);
     }
 
-    /// From now on the network is this slow.
-    pub fn slow(&self, network: Network) {
+    /// Sets the latencies of requests and events from now on.
+    pub fn set_network(&self, network: Network) {
         *self.link.network.lock() = network;
     }
 
-    /// What passed so far.
-    pub fn tally(&self) -> Tally {
+    /// Returns the number of requests so far.
+    pub fn counts(&self) -> RequestCounts {
         let link = &self.link;
-        Tally {
+        RequestCounts {
             reads: link.reads.load(Relaxed),
             attempted: link.attempted.load(Relaxed),
-            landed: link.landed.load(Relaxed),
+            succeeded: link.succeeded.load(Relaxed),
             refused: link.refused.load(Relaxed),
         }
     }
 
     fn draw(&self, mean: impl Fn(&Network) -> Duration) -> Duration {
         let mean = mean(&self.link.network.lock());
-        // The dice are not thrown for nothing, so that a run without latency doesn't depend on them.
+        // Without latency nothing is drawn, so that such a run is independent of the seed.
         if mean.is_zero() { mean } else { mean.mul_f64(0.5 - 0.5 * (1.0 - self.uniform()).ln()) }
     }
 
     fn uniform(&self) -> f64 {
-        self.link.dice.lock().random()
+        self.link.rng.lock().random()
     }
 
-    /// When an event that arrives now is delivered.
+    /// Draws the delivery time of an event that the store sends at `now`.
     fn delivery(&self, now: Instant) -> Instant {
         let mut at = now + self.draw(|network| network.watch);
         let (late, late_by) = {
@@ -164,9 +197,9 @@ impl<S: Store> Remote<S> {
         at
     }
 
-    /// Waits a while, then lets the call pass, fail, or hang.
+    /// Waits for `delay`, then passes, fails or hangs the call, as the fault demands.
     async fn pass(&self, delay: Duration) -> Result<(), StoreError> {
-        if self.fault() == Fault::Down {
+        if self.fault() == NetworkFault::Down {
             return Err(unavailable("connection refused"));
         }
         if !delay.is_zero() {
@@ -174,27 +207,27 @@ impl<S: Store> Remote<S> {
         }
         let mut fault = self.link.fault.subscribe();
         // The sender lives as long as `self`.
-        let _ = fault.wait_for(|fault| *fault != Fault::Dead).await;
-        if self.fault() == Fault::Down { Err(unavailable("connection reset")) } else { Ok(()) }
+        let _ = fault.wait_for(|fault| *fault != NetworkFault::Dead).await;
+        if self.fault() == NetworkFault::Down { Err(unavailable("connection reset")) } else { Ok(()) }
     }
 
-    fn fault(&self) -> Fault {
+    fn fault(&self) -> NetworkFault {
         *self.link.fault.borrow()
     }
 
     async fn write<T>(&self, write: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.link.attempted.fetch_add(1, Relaxed);
         self.pass(self.draw(|network| network.write / 2)).await?;
-        if self.fault() == Fault::Denied {
+        if self.fault() == NetworkFault::Denied {
             return Err(StoreError::Denied { reason: "read only".into(), source: None });
         }
         let result = write.await;
         self.pass(self.draw(|network| network.write / 2)).await?;
-        if self.fault() == Fault::AnswersLost {
-            return Err(unavailable("the answer was lost"));
+        if self.fault() == NetworkFault::AnswersLost {
+            return Err(unavailable("answer lost"));
         }
         match &result {
-            Ok(_) => self.link.landed.fetch_add(1, Relaxed),
+            Ok(_) => self.link.succeeded.fetch_add(1, Relaxed),
             Err(StoreError::Conflict { .. }) => self.link.refused.fetch_add(1, Relaxed),
             Err(_) => 0,
         };
@@ -202,7 +235,7 @@ impl<S: Store> Remote<S> {
     }
 }
 
-impl<S: Store> Store for Remote<S> {
+impl<S: Store> Store for RemoteStore<S> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         self.link.reads.fetch_add(1, Relaxed);
         self.pass(self.draw(|network| network.read / 2)).await?;
@@ -241,17 +274,17 @@ impl<S: Store> Store for Remote<S> {
     }
 }
 
-/// A watch whose events are on their way for a while.
+/// A watch that delays its events.
 struct Delayed<S> {
-    remote: Remote<S>,
+    remote: RemoteStore<S>,
     events: stream::BoxStream<'static, Result<Event, StoreError>>,
-    queue: BinaryHeap<Reverse<Underway>>,
+    queue: BinaryHeap<Reverse<PendingEvent>>,
     arrived: u64,
-    /// When the last event was or will be delivered, if they come in order.
+    /// The latest delivery time so far; events in order arrive no earlier.
     last: Option<Instant>,
 }
 
-struct Underway {
+struct PendingEvent {
     due: Instant,
     arrived: u64,
     event: Result<Event, StoreError>,
@@ -263,7 +296,7 @@ impl<S: Store> Delayed<S> {
             let due = self.queue.peek().map(|Reverse(first)| first.due);
             let wait = async {
                 match due {
-                    // The shortest sleep is a millisecond.
+                    // A sleep would last at least a millisecond.
                     Some(due) if due <= clock::now() => {}
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
@@ -280,11 +313,11 @@ impl<S: Store> Delayed<S> {
                     let due = if in_order { self.last.map_or(due, |last| due.max(last)) } else { due };
                     self.last = Some(self.last.map_or(due, |last| last.max(due)));
                     self.arrived += 1;
-                    self.queue.push(Reverse(Underway { due, arrived: self.arrived, event }));
+                    self.queue.push(Reverse(PendingEvent { due, arrived: self.arrived, event }));
                 }
                 () = wait.as_mut() => {
                     let mut fault = self.remote.link.fault.subscribe();
-                    let _ = fault.wait_for(|fault| *fault != Fault::Dead).await;
+                    let _ = fault.wait_for(|fault| *fault != NetworkFault::Dead).await;
                     return self.queue.pop().map(|Reverse(first)| first.event);
                 }
             }
@@ -300,35 +333,35 @@ fn unavailable(reason: &str) -> StoreError {
     StoreError::Unavailable { reason: reason.into(), source: None }
 }
 
-impl Ord for Underway {
+impl Ord for PendingEvent {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.due, self.arrived).cmp(&(other.due, other.arrived))
     }
 }
 
-impl PartialOrd for Underway {
+impl PartialOrd for PendingEvent {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Underway {
+impl PartialEq for PendingEvent {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Underway {}
+impl Eq for PendingEvent {}
 
-impl<S> Clone for Remote<S> {
+impl<S> Clone for RemoteStore<S> {
     fn clone(&self) -> Self {
         Self { link: self.link.clone() }
     }
 }
 
-impl<S> fmt::Debug for Remote<S> {
+impl<S> fmt::Debug for RemoteStore<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remote")
+        f.debug_struct("RemoteStore")
             .field("network", &*self.link.network.lock())
             .field("fault", &*self.link.fault.borrow())
             .finish_non_exhaustive()

@@ -17,7 +17,7 @@ use tokio::{
 };
 use writerlease::{
     ContentionTracker, EnsureOutcome, Guard, Notice, WriterLease,
-    lab::{Network, Remote},
+    lab::{Network, RemoteStore},
     store::{Event, Expected, MemoryStore, Store},
 };
 
@@ -29,15 +29,15 @@ type Tracker = ContentionTracker<Arc<str>, Bytes>;
 
 /// A replica of a controller: whenever one of its objects changes, and each second, it ensures what it wants.
 struct Controller {
-    guard: Guard<Remote<MemoryStore>>,
-    remote: Remote<MemoryStore>,
+    guard: Guard<RemoteStore<MemoryStore>>,
+    remote: RemoteStore<MemoryStore>,
     tasks: JoinSet<()>,
 }
 
 impl Controller {
     fn new(store: &MemoryStore, seed: u64, tracker: Tracker) -> Self {
         let network = Network { read: MS, write: 2 * MS, ..Network::default() };
-        let remote = Remote::new(store.clone(), network, seed);
+        let remote = RemoteStore::new(store.clone(), network, seed);
         let lease = WriterLease::builder("test").seed(seed).spawn().unwrap();
         let guard = Guard::with_contention(remote.clone(), lease, "objects/", Arc::new(tracker)).unwrap();
         Self { guard, remote, tasks: JoinSet::new() }
@@ -115,7 +115,7 @@ async fn two_groups_write_a_contended_key_a_few_times_per_interval_and_all_other
     println!("{before} writes, then {} in three intervals: {counters:?}", later - before);
     assert!(counters.iter().any(|counters| counters.contended > 0));
     assert!(counters.iter().all(|counters| counters.untracked == 0));
-    let asked: u64 = old.iter().chain(&new).map(|controller| controller.remote.tally().attempted).sum();
+    let asked: u64 = old.iter().chain(&new).map(|controller| controller.remote.counts().attempted).sum();
     assert!(asked < 100, "{asked} writes were sent");
 }
 
@@ -205,7 +205,7 @@ async fn an_object_that_is_made_anew_while_we_wait_for_an_answer_is_not_the_one_
     for (made_anew, losses) in [(true, 0), (false, 1)] {
         let store = MemoryStore::new();
         let controller = Controller::new(&store, 1, Tracker::new());
-        controller.remote.slow(Network { write: SECOND, ..Network::default() });
+        controller.remote.set_network(Network { write: SECOND, ..Network::default() });
         let ensure = || {
             let guard = controller.guard.clone();
             async move {

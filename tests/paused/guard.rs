@@ -18,7 +18,7 @@ use tokio::{
 use writerlease::{
     Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, WatchState, WriterLease,
     engine::Role,
-    lab::{Fault, Network, Remote},
+    lab::{Network, NetworkFault, RemoteStore},
     store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
 };
 
@@ -34,14 +34,14 @@ async fn feed<S: Store>(guard: &Guard<S>, state: impl Fn(&WatchState) -> bool) {
 }
 
 /// One process that guards keys of a store.
-struct Replica<S: Store = Remote<MemoryStore>> {
-    remote: Remote<MemoryStore>,
+struct Replica<S: Store = RemoteStore<MemoryStore>> {
+    remote: RemoteStore<MemoryStore>,
     guard: Guard<S>,
 }
 
 impl Replica {
     async fn new(store: &MemoryStore, network: Network) -> Self {
-        let remote = Remote::new(store.clone(), network, 1);
+        let remote = RemoteStore::new(store.clone(), network, 1);
         let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
         feed(&guard, |feed| *feed == WatchState::Live).await;
         Self { remote, guard }
@@ -61,7 +61,7 @@ impl Replica {
 
     /// Waits until so many writes were sent.
     async fn has_sent(&self, writes: u64) {
-        while self.remote.tally().attempted < writes {
+        while self.remote.counts().attempted < writes {
             sleep(MS).await;
         }
     }
@@ -134,7 +134,7 @@ async fn a_stale_write_is_refused_and_the_retry_reads_again() {
     put(&store, KEY, "person again").await;
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "person again ours");
-    assert_eq!(replica.remote.tally().refused, 1);
+    assert_eq!(replica.remote.counts().refused, 1);
     let counters = replica.counters();
     assert_eq!((counters.conflicts, counters.written, counters.lost), (1, 1, 0));
 }
@@ -175,7 +175,7 @@ async fn finding_nothing_to_write_at_first_sight_moves_nothing() {
     let replica = Replica::new(&store, Network::default()).await;
     assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, EnsureOutcome::Satisfied));
     let counters = replica.counters();
-    assert_eq!((counters.unchanged, counters.evidence, replica.remote.tally().attempted), (1, 0, 0));
+    assert_eq!((counters.unchanged, counters.evidence, replica.remote.counts().attempted), (1, 0, 0));
     assert_eq!(replica.guard.lease().status().role, Role::Election);
 }
 
@@ -239,13 +239,13 @@ async fn while_the_store_is_down_the_work_stays_and_resumes_seconds_after_it_is_
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.lead().await;
-    replica.remote.fail(Fault::Down);
+    replica.remote.set_fault(NetworkFault::Down);
     let ensured = replica.guard.ensure("key", want("value"));
     sleep(30 * SECOND).await;
     let attempts = replica.counters().attempts;
     assert!((5..40).contains(&attempts), "it tries, and doesn't hot-loop: {attempts}");
     assert!(replica.guard.lease().is_leader(), "an outage is nobody's success");
-    replica.remote.fail(Fault::None);
+    replica.remote.set_fault(NetworkFault::None);
     let back = Instant::now();
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert!(Instant::now() - back < 7 * SECOND);
@@ -257,7 +257,7 @@ async fn a_denied_write_is_told_and_somebody_who_may_takes_over() {
     let denied = Replica::new(&store, Network::default()).await;
     let allowed = Replica::new(&store, Network::default()).await;
     denied.lead().await;
-    denied.remote.fail(Fault::Denied);
+    denied.remote.set_fault(NetworkFault::Denied);
     let mut notices = denied.guard.notices();
     let ours = denied.guard.ensure("key", want("value"));
     let theirs = allowed.guard.ensure("key", want("value"));
@@ -307,7 +307,7 @@ async fn a_foreign_write_that_does_our_work_is_evidence() {
     assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
     assert_eq!(replica.counters().evidence, before + 1);
     assert!(replica.guard.lease().is_empty());
-    assert_eq!(replica.remote.tally().attempted, 0);
+    assert_eq!(replica.remote.counts().attempted, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -428,10 +428,10 @@ async fn a_write_whose_answer_was_lost_is_known_when_its_event_comes() {
     let network = Network { watch: 10 * MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     replica.lead().await;
-    replica.remote.fail(Fault::AnswersLost);
+    replica.remote.set_fault(NetworkFault::AnswersLost);
     let ensured = replica.guard.ensure("key", want("value"));
     sleep(2 * MS).await;
-    replica.remote.fail(Fault::Down); // the retry can't read
+    replica.remote.set_fault(NetworkFault::Down); // the retry can't read
     let version = store.get(KEY).await.unwrap().expect("the write landed").version;
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(written) if written == version));
     assert_eq!((replica.counters().evidence, replica.counters().failures), (0, 1));
@@ -444,13 +444,13 @@ async fn a_write_whose_answer_was_lost_is_known_when_the_retry_reads_it() {
     let network = Network { watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     replica.lead().await;
-    replica.remote.fail(Fault::AnswersLost);
+    replica.remote.set_fault(NetworkFault::AnswersLost);
     let ensured = replica.guard.ensure("key", want("value"));
     sleep(2 * MS).await;
-    replica.remote.fail(Fault::None);
+    replica.remote.set_fault(NetworkFault::None);
     let version = store.get(KEY).await.unwrap().expect("the write landed").version;
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(written) if written == version));
-    assert_eq!((replica.counters().evidence, replica.remote.tally().attempted), (0, 2));
+    assert_eq!((replica.counters().evidence, replica.remote.counts().attempted), (0, 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -459,10 +459,10 @@ async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no
     let replica = Replica::new(&store, Network { watch: 10 * MS, ..Network::default() }).await;
     replica.lead().await;
     let before = replica.counters().evidence;
-    replica.remote.slow(Network { write: 100 * MS, watch: 10 * MS, ..Network::default() });
+    replica.remote.set_network(Network { write: 100 * MS, watch: 10 * MS, ..Network::default() });
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(2).await;
-    replica.remote.fail(Fault::Down); // on the way: it does not land
+    replica.remote.set_fault(NetworkFault::Down); // on the way: it does not land
     while replica.counters().failures == 0 {
         sleep(MS).await;
     }
@@ -503,7 +503,7 @@ async fn after_a_read_that_found_no_object_a_late_event_of_its_past_clears_no_ne
     replica.has_sent(1).await; // it read that there is no object
     put(&store, KEY, "other").await; // refuses our write, so that the work is pending when the events are looked at
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
-    assert_eq!((replica.counters().evidence, replica.remote.tally().refused), (0, 1));
+    assert_eq!((replica.counters().evidence, replica.remote.counts().refused), (0, 1));
     assert_eq!(text(&store, KEY).await, "value");
 }
 
@@ -518,10 +518,10 @@ async fn evidence_from_before_the_write_that_made_us_leader_clears_the_work_and_
     put(&store, "guarded/last", "value").await;
     assert!(matches!(end(first).await, EnsureOutcome::Written(_)));
     // The leader's one slot is taken until the news comes.
-    replica.remote.slow(slow(1000 * SECOND));
-    let reads = replica.remote.tally().reads;
+    replica.remote.set_network(slow(1000 * SECOND));
+    let reads = replica.remote.counts().reads;
     assert!(matches!(end(last).await, EnsureOutcome::ByOther));
-    assert!(replica.remote.tally().reads <= reads + 1, "it was not attempted");
+    assert!(replica.remote.counts().reads <= reads + 1, "it was not attempted");
     assert!(replica.guard.lease().is_leader());
     assert_eq!(replica.counters().lost, 0);
 }
@@ -638,7 +638,7 @@ async fn two_parts_of_one_object_pending_at_once_are_one_write() {
     assert!(matches!(end(ready).await, EnsureOutcome::Written(_)));
     assert!(matches!(end(admitted).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "ready admitted");
-    assert_eq!(replica.remote.tally().attempted, 1);
+    assert_eq!(replica.remote.counts().attempted, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -651,7 +651,7 @@ async fn a_part_that_comes_while_another_is_written_is_written_next() {
     assert!(matches!(end(ready).await, EnsureOutcome::Written(_)));
     assert!(matches!(end(admitted).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "ready admitted");
-    assert_eq!((replica.remote.tally().attempted, replica.remote.tally().refused), (2, 0));
+    assert_eq!((replica.remote.counts().attempted, replica.remote.counts().refused), (2, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -662,7 +662,7 @@ async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lo
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
     replica.has_sent(1).await;
     put(&store, KEY, "ready").await;
-    while replica.remote.tally().reads < 2 {
+    while replica.remote.counts().reads < 2 {
         sleep(MS).await; // the retry is reading
     }
     let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
@@ -691,7 +691,7 @@ async fn parts_that_cancel_each_other_out_write_nothing() {
     let off = replica.guard.ensure_part("key", "b", want("off"));
     assert!(matches!(end(on).await, EnsureOutcome::Satisfied));
     assert!(matches!(end(off).await, EnsureOutcome::Satisfied));
-    assert_eq!(replica.remote.tally().attempted, 0);
+    assert_eq!(replica.remote.counts().attempted, 0);
 }
 
 // --- handles ---
@@ -704,7 +704,7 @@ async fn a_newer_call_takes_the_place_of_an_older_one() {
     let newer = replica.guard.ensure("key", want("newer"));
     assert!(matches!(end(older).await, EnsureOutcome::Superseded));
     assert!(matches!(end(newer).await, EnsureOutcome::Written(_)));
-    assert_eq!((&*text(&store, KEY).await, replica.remote.tally().attempted), ("newer", 1));
+    assert_eq!((&*text(&store, KEY).await, replica.remote.counts().attempted), ("newer", 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -773,7 +773,7 @@ async fn a_closure_that_panics_is_asked_again_and_takes_nothing_else_down() {
 
 #[tokio::test(start_paused = true)]
 async fn a_closure_may_call_the_guard_also_when_it_is_dropped() {
-    struct Caller(Guard<Remote<MemoryStore>>);
+    struct Caller(Guard<RemoteStore<MemoryStore>>);
     impl Drop for Caller {
         fn drop(&mut self) {
             self.0.remove("elsewhere");
@@ -818,7 +818,7 @@ async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it
     let network = Network { read: MS, write: 2 * MS, watch: 2 * MS, ..Network::default() };
     let mut replicas = Vec::new();
     for seed in 0..5 {
-        let remote = Remote::new(store.clone(), network.clone(), seed);
+        let remote = RemoteStore::new(store.clone(), network.clone(), seed);
         let guard = Guard::new(remote.clone(), lease(seed), "guarded/").unwrap();
         feed(&guard, |feed| *feed == WatchState::Live).await;
         replicas.push(Replica { remote, guard });
@@ -842,8 +842,8 @@ async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it
         }
         sleep(SECOND).await;
     }
-    let written: u64 = replicas.iter().map(|replica| replica.remote.tally().landed).sum();
-    let refused: u64 = replicas.iter().map(|replica| replica.remote.tally().refused).sum();
+    let written: u64 = replicas.iter().map(|replica| replica.remote.counts().succeeded).sum();
+    let refused: u64 = replicas.iter().map(|replica| replica.remote.counts().refused).sum();
     assert_eq!((written, refused), (12, 0));
     let leaders = replicas.iter().filter(|replica| replica.guard.lease().is_leader()).count();
     assert_eq!(leaders, 1);

@@ -102,7 +102,7 @@ async fn a_key_that_somebody_else_has_there_is_left_alone() {
 async fn a_round_that_is_never_right_is_given_up() {
     let scenario = Scenario { term: ms(1000), ..small() };
     let error = scenario.run(Forgetful(MemoryStore::new(), None)).await.unwrap_err();
-    assert_eq!(error.to_string(), "round 1 was not right after 32s: 1 of 10 keys were missing");
+    assert_eq!(error.to_string(), "round 1 was incomplete after 32s: 1 of 10 keys were not up to date");
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,16 +128,16 @@ fn what_cannot_be_run_names_the_field() {
         (check(|scenario| scenario.term = Duration::ZERO), "term is 0ns, but must be longer than zero"),
         (
             check(|scenario| scenario.keys_per_round = Some(0)),
-            "keys_per_round is 0, but must be from 1 to the keys (100)",
+            "keys_per_round is 0, but must be from 1 to the number of keys (100)",
         ),
         (
             check(|scenario| scenario.wants = vec![0..100, 90..101]),
-            "wants is 90..101, but must be within the keys (0..100)",
+            "wants is 90..101, but must be a non-empty range within the keys (0..100)",
         ),
         (check(|scenario| scenario.edits = f64::NAN), "edits is NaN, but must be a number of at least 0"),
         (
             check(|scenario| scenario.kill_leader_at = Some(11)),
-            "kill_leader_at is 11, but must be from 1 to the rounds (10)",
+            "kill_leader_at is 11, but must be from 1 to the number of rounds (10)",
         ),
     ] {
         assert_eq!(message, expected);

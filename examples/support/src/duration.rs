@@ -11,8 +11,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 1e-3,
         "s" => 1.0,
         "m" => 60.0,
-        _ => return Err("a duration is a number with its unit: us, ms, s or m".into()),
+        _ => return Err("expected a number and a unit: us, ms, s or m".into()),
     };
-    let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+    let number: f64 = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! A run in which the leader dies, and what is measured of it.
+//! A run in which the leader dies, and its measurements.
 
 use std::{
     fmt,
@@ -9,19 +9,21 @@ use std::{
 
 use writerlease::lab::simulation::{Fault, FaultKind, Lap, Plan, Violation};
 
-/// A steady plan, and the round at whose beginning its leader dies.
+/// A steady plan, and the round at the start of which the leader dies.
 pub struct Course {
     plan: Plan,
     dies: usize,
 }
 
-/// What came of one run.
+/// The measurements of one run.
 #[derive(Clone, Copy)]
 pub struct Outcome {
-    /// Refused writes of the first round, and when its first write landed, in echoes.
+    /// Refused writes until the first complete round, and the time until its first successful
+    /// write, in echoes.
     startup_refused: f64,
     startup_echoes: f64,
-    /// Until somebody wrote again, and until all keys were right, in seconds; and refused writes until then.
+    /// Seconds from the leader's death until the next write and until all keys were up to date, and
+    /// the refused writes until then.
     takeover: f64,
     failover: f64,
     failover_refused: f64,
@@ -30,7 +32,7 @@ pub struct Outcome {
 #[derive(Clone, Copy)]
 pub struct Spread {
     pub median: f64,
-    /// The 99th of a hundred, or the last.
+    /// The 99th percentile, by nearest rank.
     pub worst: f64,
 }
 
@@ -45,7 +47,7 @@ pub struct Failover {
     pub refused: Spread,
 }
 
-/// Of many runs.
+/// The figures of many runs.
 pub struct Figures {
     pub startup: Startup,
     pub failover: Failover,
@@ -53,7 +55,8 @@ pub struct Figures {
 
 impl Course {
     pub fn new(mut plan: Plan, dies: usize) -> Self {
-        // Rounds begin at multiples of the cadence; nobody has heard of this one yet.
+        // Rounds start at multiples of the cadence. No replica has received this round's requests
+        // yet.
         let at = plan.cadence * dies as u32 + plan.latency / 4;
         plan.faults.push(Fault::new(FaultKind::CrashLeader, at, Duration::MAX));
         Self { plan, dies }
@@ -85,7 +88,7 @@ impl Course {
     }
 }
 
-/// Runs all of them, on all cores.
+/// Runs all courses on all cores.
 pub fn measure(courses: impl Iterator<Item = Course>) -> Result<Vec<Outcome>, Violation> {
     let (courses, next): (Vec<_>, _) = (courses.collect(), AtomicUsize::new(0));
     let run = || {
@@ -105,7 +108,7 @@ pub fn measure(courses: impl Iterator<Item = Course>) -> Result<Vec<Outcome>, Vi
 
 impl Figures {
     pub const HEAD: &str = "| | replicas | start-up: refused, median (p99) | first write, echoes | leader dies: \
-                            s until somebody writes | until all is right | refused |\n|---|---|---|---|---|---|---|";
+                            s until next write | until up to date | refused |\n|---|---|---|---|---|---|---|";
 
     pub fn of(outcomes: &[Outcome]) -> Self {
         let spread = |of: fn(&Outcome) -> f64| {
@@ -145,7 +148,7 @@ impl fmt::Display for Spread {
     }
 }
 
-/// Suspicions of a leader that lives and works, and takeovers from it, in a thousand rounds a run.
+/// Counts the suspicions of a live leader and the takeovers from it, in a thousand rounds per run.
 pub fn false_takeovers(replicas: usize, latency: u64, tail: u32, runs: u64) -> Result<String, Violation> {
     let (mut rounds, mut suspicions, mut takeovers) = (0, 0, 0);
     for seed in 0..runs {
@@ -153,11 +156,11 @@ pub fn false_takeovers(replicas: usize, latency: u64, tail: u32, runs: u64) -> R
             let mut plan = Plan::steady(seed, replicas, 20, rounds);
             plan.latency = Duration::from_millis(latency);
             plan.tail = tail;
-            // Messages are late in the storm only.
+            // Late messages occur only in the plan's storm, so the whole run is one.
             plan.storm = std::mem::take(&mut plan.calm);
             plan
         };
-        // The start-up is no matter of this.
+        // Subtracts the start-up, which is measured elsewhere.
         let ((all, _), (start, _)) = (plan(1000).laps()?, plan(10).laps()?);
         rounds += all.rounds - start.rounds;
         suspicions += all.suspicions - start.suspicions;

@@ -1,19 +1,22 @@
-//! The figures of `docs/tuning.md`, and its plots: the lease beside openshift/router's and beside retry-on-conflict, all three
-//! in `lab::simulation`, on virtual time; and what becomes of the lease if one figure of its rules is another.
+//! The figures and plots of `docs/tuning.md`.
+//!
+//! They compare the lease with openshift/router's and with retry-on-conflict, all three in
+//! `lab::simulation` on virtual time, and show how each parameter of the rules affects the lease.
 //!
 //! ```sh
 //! cargo run --release -p writerlease-tuning -- --out docs/tuning
 //! ```
 //!
-//! Takes about a quarter of an hour on two cores; `--runs` says how many runs each point has.
+//! It takes about a quarter of an hour on two cores. `--runs` sets the number of runs per point.
 //!
-//! What a crowd takes, ten thousand replicas with a thousand keys, is mostly waiting for memory, which large pages shorten:
+//! `--crowd` simulates ten thousand replicas with a thousand keys. Most of its time is spent
+//! waiting for memory, which large pages shorten:
 //!
 //! ```sh
 //! GLIBC_TUNABLES=glibc.malloc.hugetlb=1 cargo run --profile long -p writerlease-tuning -- --crowd
 //! ```
 
-#![allow(clippy::disallowed_methods, reason = "it says how long it took")]
+#![allow(clippy::disallowed_methods, reason = "the crowd is timed in real time")]
 
 mod course;
 mod plot;
@@ -33,13 +36,14 @@ use plot::{Line, Plot};
 
 #[derive(Parser)]
 struct Options {
-    /// Where the plots go.
+    /// Directory of the plots.
     #[arg(long, default_value = "docs/tuning")]
     out: PathBuf,
-    /// How many runs each point of a plot has, and each row of the sweep ten times as many.
+    /// Number of runs per point of a plot; a row of the sweep has ten times as many.
     #[arg(long, default_value_t = 20)]
     runs: u64,
-    /// Only: ten thousand replicas with a thousand keys, three rounds, and how long that takes. Needs 2 GB.
+    /// Only simulate ten thousand replicas with a thousand keys for three rounds and print the time
+    /// that takes. Needs 2 GB of memory.
     #[arg(long)]
     crowd: bool,
 }
@@ -69,7 +73,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let plot = |name: &str, plot: Plot| plot.draw(&options.out.join(name));
 
     println!("## Start-up and failover of the lease, by replicas and latency\n");
-    println!("20 keys, once a second, a term of 60 s; {} runs each.\n", options.runs);
+    println!("20 keys, a round per second, a term of 60 s; {} runs each.\n", options.runs);
     println!("{}", Figures::HEAD);
     for latency in [2, 10, 50, 100] {
         for replicas in REPLICAS {
@@ -78,7 +82,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    println!("\n## Beside the others, at 10 ms\n\n{}", Figures::HEAD);
+    println!("\n## Comparison at 10 ms\n\n{}", Figures::HEAD);
     let mut figures = Vec::new();
     for (algorithm, name) in NAMES {
         for replicas in REPLICAS {
@@ -101,7 +105,10 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     )?;
     plot(
         "failover.svg",
-        Plot::new("The leader dies: seconds until all is right, median", line(|f| f.failover.right.median)),
+        Plot::new(
+            "The leader dies: seconds until all keys are up to date, median",
+            line(|f| f.failover.right.median),
+        ),
     )?;
     plot(
         "refused.svg",
@@ -109,8 +116,8 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     )?;
 
     println!("\n## False takeovers\n");
-    println!("One in so many messages takes 10 to 100 times as long; 1000 rounds a run.\n");
-    println!("| latency | replicas | one in | suspicions, takeovers, share of rounds |\n|---|---|---|---|");
+    println!("One message in N takes 10 to 100 times as long; 1000 rounds per run.\n");
+    println!("| latency | replicas | N | suspicions, takeovers, share of rounds |\n|---|---|---|---|");
     for (latency, replicas, tail) in
         [(10, 3, 100), (10, 10, 100), (10, 50, 100), (100, 10, 0), (100, 10, 100)]
     {
@@ -118,9 +125,9 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         println!("| {latency} ms | {replicas} | {tail} | {falses} |");
     }
 
-    println!("\n## What if\n");
+    println!("\n## Parameters\n");
     sweep::calm(options.runs * 10)?;
-    println!("\n## What if, under faults\n");
+    println!("\n## Parameters, under faults\n");
     sweep::faults(options.runs * 50);
     Ok(())
 }
@@ -135,7 +142,8 @@ fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Twelve rounds, the leader dies, and as many again; those that wait for the term get it.
+/// Returns plans in which the leader dies after twelve rounds. Go's algorithm waits for the term to
+/// end, so its plans continue for 70 rounds instead of 20.
 fn plans(algorithm: Algorithm, replicas: usize, latency: u64, runs: u64) -> impl Iterator<Item = Course> {
     (0..runs).map(move |seed| {
         let after = if algorithm == Algorithm::Go { 70 } else { 20 };

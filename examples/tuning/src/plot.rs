@@ -1,4 +1,4 @@
-//! Lines over the number of replicas, both axes in powers of ten.
+//! Line plots over the number of replicas, with logarithmic axes.
 
 use std::path::Path;
 
@@ -14,7 +14,8 @@ pub struct Plot {
     lines: [Line; 3],
 }
 
-/// Zero has no place on such an axis: it is shown at the bottom.
+/// The least value of the vertical axis. A logarithmic axis has no zero, so smaller values are
+/// drawn here.
 const LEAST: f64 = 0.1;
 
 impl Plot {
@@ -38,7 +39,7 @@ impl Plot {
         chart
             .configure_mesh()
             .x_desc("replicas")
-            .y_desc("0.1 and less: at the bottom")
+            .y_desc("values up to 0.1 are at the bottom")
             .x_label_formatter(&|x| x.to_string())
             .light_line_style(WHITE)
             .draw()?;

@@ -1,4 +1,5 @@
-//! One figure of the rules at a time is another, over replicas, keys, latencies and terms of all sizes.
+//! A sweep that changes one parameter of the rules at a time, over groups and distances of all
+//! sizes.
 
 use std::time::Duration;
 
@@ -9,45 +10,45 @@ use crate::course::{Course, Figures, measure};
 
 type Change = (&'static str, &'static [u32], fn(&mut Tuning, u32));
 
-/// What is changed; the default is among the values.
+/// The parameters and their values; the default is among them.
 const CHANGES: [Change; 8] = [
     ("election delay, echoes", &[2, 4, 8, 16, 32, 64], |tuning, to| tuning.election_echoes = to),
     ("head start, echoes", &[0, 2, 4, 8, 16], |tuning, to| tuning.head_start_echoes = to),
-    ("least backoff, echoes", &[0, 1, 2, 4, 8], |tuning, to| tuning.backoff_echoes = to),
-    ("rivals wait, echoes", &[0, 4, 16, 64], |tuning, to| tuning.rival_echoes = to),
+    ("minimum backoff, echoes", &[0, 1, 2, 4, 8], |tuning, to| tuning.backoff_echoes = to),
+    ("rival delay, echoes", &[0, 4, 16, 64], |tuning, to| tuning.rival_echoes = to),
     ("window growth", &[0, 1, 2, 16], |tuning, to| tuning.window_growth = to as usize),
-    ("patience at first, ms", &[250, 500, 1000, 2000, 4000], |tuning, to| tuning.initial_patience = ms(to)),
+    ("initial patience, ms", &[250, 500, 1000, 2000, 4000], |tuning, to| tuning.initial_patience = ms(to)),
     ("patience spread, ms", &[0, 500, 1000, 2000, 4000], |tuning, to| tuning.patience_spread = ms(to)),
     ("adoption, patiences", &[1, 2, 4, 8], |tuning, to| tuning.adoption_patiences = to),
 ];
 
-/// Replicas times keys of a run: more take too long.
+/// The limit of replicas times keys, which bounds the time of a run.
 const MOST: usize = 20_000;
 
-/// What comes of each change, if nothing goes wrong but that the leader dies.
+/// Prints the effect of each change in runs whose only fault is the leader's death.
 pub fn calm(runs: u64) -> Result<(), Violation> {
     println!(
         "2 to 1000 replicas, 1 to 10,000 keys (not both: {MOST} in all), 1 to 200 ms, terms of 5 to 60 s, drawn evenly in their \
          logarithms; {runs} runs each.\n"
     );
-    println!("{}", Figures::HEAD.replacen("| | replicas |", "| what | to |", 1));
-    for (what, tuning) in changes() {
+    println!("{}", Figures::HEAD.replacen("| | replicas |", "| parameter | value |", 1));
+    for (row, tuning) in changes() {
         let figures = Figures::of(&measure((0..runs).map(|seed| course(seed, tuning)))?);
-        println!("{what} {figures} |");
+        println!("{row} {figures} |");
     }
     Ok(())
 }
 
-/// The same under the faults that seeds draw.
+/// Prints the effect of each change under the faults that the seeds draw.
 pub fn faults(runs: u64) {
     println!(
-        "Broken promises, refused writes, leaderships won and suspicions in {runs} drawn plans; the oldest pending key and the \
-              longest time without a leader, once all was well.\n"
+        "Broken promises, refused writes, leaderships won and suspicions in {runs} drawn plans; the age of the oldest pending \
+              key and the longest time without a leader, both after the end of all faults.\n"
     );
     println!(
-        "| what | to | broken | refused | won | suspicions | oldest, s | leaderless, s |\n|---|---|---|---|---|---|---|---|"
+        "| parameter | value | broken | refused | won | suspicions | oldest, s | leaderless, s |\n|---|---|---|---|---|---|---|---|"
     );
-    for (what, tuning) in changes() {
+    for (row, tuning) in changes() {
         let mut broken = 0;
         let mut total = Tally::default();
         for seed in 0..runs {
@@ -60,11 +61,11 @@ pub fn faults(runs: u64) {
         }
         let Tally { refused, won, suspicions, oldest, leaderless, .. } = total;
         let (oldest, leaderless) = (oldest.as_secs(), leaderless.as_secs());
-        println!("{what} {broken} | {refused} | {won} | {suspicions} | {oldest} | {leaderless} |");
+        println!("{row} {broken} | {refused} | {won} | {suspicions} | {oldest} | {leaderless} |");
     }
 }
 
-/// The beginning of a row, and the figures.
+/// Returns the beginning of each row and its parameters.
 fn changes() -> impl Iterator<Item = (String, Tuning)> {
     CHANGES.into_iter().flat_map(|(name, values, change)| {
         values.iter().map(move |&to| {
@@ -76,17 +77,17 @@ fn changes() -> impl Iterator<Item = (String, Tuning)> {
     })
 }
 
-/// The same for each seed, but for the tuning.
+/// Draws a run. Runs of equal seeds differ only in the tuning.
 fn course(seed: u64, tuning: Tuning) -> Course {
-    let mut dice = SmallRng::seed_from_u64(seed);
-    let mut between = |least: f64, most: f64| (dice.random_range(least.ln()..most.ln())).exp();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut between = |least: f64, most: f64| (rng.random_range(least.ln()..most.ln())).exp();
     let replicas = between(2.0, 1000.0) as usize;
     let keys = (between(1.0, 10_000.0) as usize).min(MOST / replicas).max(1);
     let latency = Duration::from_secs_f64(between(0.001, 0.2));
     let term = Duration::from_secs_f64(between(5.0, 60.0));
     let mut plan = Plan::steady(seed, replicas, keys, 0);
     (plan.latency, plan.term, plan.tuning) = (latency, term, tuning);
-    // Time enough for a leader with a full window to do a round twice.
+    // Long enough for a leader with a full window to complete a round twice.
     let round = latency * (8 + keys / 4) as u32;
     plan.cadence = plan.cadence.max(round);
     plan.calm += plan.cadence * (12 + 20);

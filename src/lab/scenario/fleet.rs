@@ -1,4 +1,4 @@
-//! The replicas of a run, wherever they run.
+//! The replicas of a run, in this process or elsewhere.
 
 use std::sync::Arc;
 
@@ -7,55 +7,65 @@ use parking_lot::Mutex;
 use super::{
     replica::Replica,
     settings::{GRACE, LabError, Scenario, Strategy},
-    write_log::Ledger,
+    write_log::WriteLog,
 };
 use crate::{
-    lab::network::{Fault, Remote},
+    lab::network::{NetworkFault, RemoteStore},
     store::Store,
 };
 
-/// The replicas of a run. [`Scenario::run`] has them in this process; `contended_updates` makes each one a process of its
-/// own and runs the same scenarios.
+/// The replicas of a run, as the observer controls them.
+///
+/// [`Scenario::run`] keeps them in this process. The example `contended_updates` starts a process
+/// for each replica and runs the same scenarios.
 pub trait Fleet {
-    /// Tells all replicas that these keys should be at `round` now.
+    /// Asks all replicas to bring these keys to `round`.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Fleet`] if a replica cannot be reached.
     fn want(&mut self, round: u64, keys: &[usize]) -> impl Future<Output = Result<(), LabError>>;
 
-    /// Kills a replica that leads, so that nothing of it ever acts again. Returns whether there was one. Where replicas
-    /// don't lead, one is as good as another.
+    /// Kills the leader, which performs no further action, and returns whether there was one. Under
+    /// [`Strategy::Retry`], which has no leader, it kills any replica.
     fn kill_leader(&mut self) -> bool;
 
-    /// How many replicas think that they lead.
+    /// Returns the number of replicas that consider themselves leader.
     fn leaders(&self) -> usize;
 
-    /// How many times a replica became leader, those that were killed included.
+    /// Returns how many times a replica became leader. Killed replicas count.
     fn wins(&self) -> u64;
 
-    /// What the replicas noted of their writes so far, those that were killed included.
-    fn ledger(&self) -> Ledger;
+    /// Returns the writes that the replicas have recorded so far. Killed replicas count.
+    fn write_log(&self) -> WriteLog;
 
-    /// Ends the replicas. Afterwards the ledger is complete.
+    /// Stops the replicas. When it returns, the write log is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Fleet`] if a replica fails to stop.
     fn finish(&mut self) -> impl Future<Output = Result<(), LabError>>;
 }
 
-/// Replicas in this process, each behind a network of its own.
+/// Replicas in this process, each behind its own simulated network.
 pub(super) struct Local<S: Store> {
     strategy: Strategy,
-    replicas: Vec<(Remote<S>, Replica<Remote<S>>)>,
-    ledger: Arc<Mutex<Ledger>>,
+    replicas: Vec<(RemoteStore<S>, Replica<RemoteStore<S>>)>,
+    write_log: Arc<Mutex<WriteLog>>,
     wins_of_dead: u64,
 }
 
 impl<S: Store + Clone> Local<S> {
     pub async fn start(scenario: &Scenario, store: &S) -> Result<Self, LabError> {
-        let ledger = Arc::<Mutex<Ledger>>::default();
+        let write_log = Arc::<Mutex<WriteLog>>::default();
         let mut replicas = Vec::new();
         for index in 0..scenario.replicas {
             let remote = scenario.connect(index, store.clone());
-            let notes = ledger.clone();
-            let pen = move |note| notes.lock().enter(note);
-            replicas.push((remote.clone(), Replica::start(scenario, index, remote, pen).await?));
+            let log = write_log.clone();
+            let record = move |event| log.lock().record(event);
+            replicas.push((remote.clone(), Replica::start(scenario, index, remote, record).await?));
         }
-        Ok(Self { strategy: scenario.strategy, replicas, ledger, wins_of_dead: 0 })
+        Ok(Self { strategy: scenario.strategy, replicas, write_log, wins_of_dead: 0 })
     }
 }
 
@@ -73,7 +83,7 @@ impl<S: Store> Fleet for Local<S> {
             return false;
         };
         let (remote, replica) = self.replicas.remove(leader);
-        remote.fail(Fault::Dead);
+        remote.set_fault(NetworkFault::Dead);
         self.wins_of_dead += replica.wins();
         true
     }
@@ -86,8 +96,8 @@ impl<S: Store> Fleet for Local<S> {
         self.wins_of_dead + self.replicas.iter().map(|(_, replica)| replica.wins()).sum::<u64>()
     }
 
-    fn ledger(&self) -> Ledger {
-        self.ledger.lock().clone()
+    fn write_log(&self) -> WriteLog {
+        self.write_log.lock().clone()
     }
 
     async fn finish(&mut self) -> Result<(), LabError> {

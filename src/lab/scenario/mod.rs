@@ -1,4 +1,4 @@
-//! Scenarios: replicas, rounds of updates, and the report of a run.
+//! Scenarios: replicas that update the same objects in rounds, and the report of a run.
 
 mod fleet;
 mod replica;
@@ -16,5 +16,5 @@ pub use self::{
     report::Report,
     settings::{LabError, Pace, Progress, Scenario, Strategy},
     value::Value,
-    write_log::{Ledger, Note},
+    write_log::{WriteEvent, WriteLog},
 };

@@ -15,9 +15,9 @@ use tokio::{
 
 use super::{
     retry::Retrier,
-    settings::{Dice, LabError, Scenario, Strategy},
+    settings::{LabError, Scenario, SeedStream, Strategy},
     value::Value,
-    write_log::{self, Note, Noted},
+    write_log::{self, RecordingStore, WriteEvent},
 };
 use crate::{
     clock,
@@ -27,48 +27,54 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// A process that wants what all others want. In one process there may be many; `contended_updates` makes each one a
-/// process of its own.
+/// One replica of a scenario. One process can run several; the example `contended_updates` starts a
+/// process for each.
 pub struct Replica<S: Store> {
-    writer: Arc<Writer<S>>,
+    requester: Arc<Requester<S>>,
     keys: Range<usize>,
     skew: Duration,
-    dice: Mutex<Xoshiro256PlusPlus>,
+    rng: Mutex<Xoshiro256PlusPlus>,
 }
 
-struct Writer<S: Store> {
+/// The requests that reached a replica, and the writer that fulfils them.
+struct Requester<S: Store> {
     index: usize,
-    strategy: Means<S>,
-    /// The latest round that this replica has learnt to be wanted, by key: late news of an older one is none.
+    writer: Writer<S>,
+    /// The latest round requested of this replica, by key. A request for an older round can arrive
+    /// after it and is ignored.
     wanted: Mutex<Vec<u64>>,
 }
 
-enum Means<S: Store> {
-    Lease(Guard<Noted<S>>),
-    Retry(Arc<Retrier<Noted<S>>>),
+/// The way a replica writes, by strategy.
+enum Writer<S: Store> {
+    Lease(Guard<RecordingStore<S>>),
+    Retry(Arc<Retrier<RecordingStore<S>>>),
 }
 
-/// How long the watch may take to be live.
+/// The longest time that the watch may take to become live.
 const START: Duration = Duration::from_secs(30);
-/// The share of the skew over which one replica's news of one round is spread.
+/// The share of the skew over which a replica receives the requests of one round.
 const SPREAD: f64 = 0.2;
 
 impl<S: Store> Replica<S> {
-    /// Starts replica number `index`; `pen` is told of each write, before it is sent and when it is answered. Returns when
-    /// the replica sees what others write.
+    /// Starts replica number `index` and waits until its watch is live.
+    ///
+    /// The replica calls `record` immediately before it sends a write and immediately after the
+    /// answer, on the thread of that write.
     ///
     /// # Errors
     ///
-    /// [`LabError`] if the scenario can't be run or the store doesn't answer.
+    /// [`LabError::Config`] if the scenario is invalid, [`LabError::Spawn`] outside a tokio
+    /// runtime, [`LabError::Store`] if the watch is not live within 30 s.
     pub async fn start(
         scenario: &Scenario,
         index: usize,
         store: S,
-        pen: impl Fn(Note) + Send + Sync + 'static,
+        record: impl Fn(WriteEvent) + Send + Sync + 'static,
     ) -> Result<Self, LabError> {
         let prefix: Arc<str> = scenario.prefix.as_str().into();
-        let store = Noted { store, prefix: prefix.clone(), pen: Arc::new(pen) };
-        let strategy = match scenario.strategy {
+        let store = RecordingStore { store, prefix: prefix.clone(), record: Arc::new(record) };
+        let writer = match scenario.strategy {
             Strategy::Lease => {
                 let lease = scenario.lease(index).spawn()?;
                 let guard = Guard::new(store, lease, &*scenario.prefix)?;
@@ -78,106 +84,111 @@ impl<S: Store> Replica<S> {
                     let reason = "the watch did not start".into();
                     return Err(StoreError::Unavailable { reason, source: None }.into());
                 }
-                Means::Lease(guard)
+                Writer::Lease(guard)
             }
-            Strategy::Retry => Means::Retry(Arc::new(Retrier {
+            Strategy::Retry => Writer::Retry(Arc::new(Retrier {
                 store,
                 prefix,
                 replica: index,
                 workers: Semaphore::new(scenario.concurrency),
-                dice: Mutex::new(scenario.dice(Dice::Retry(index))),
+                rng: Mutex::new(scenario.rng(SeedStream::Retry(index))),
                 wanted: Mutex::default(),
             })),
         };
         Ok(Self {
-            writer: Arc::new(Writer { index, strategy, wanted: Mutex::new(vec![0; scenario.keys]) }),
+            requester: Arc::new(Requester { index, writer, wanted: Mutex::new(vec![0; scenario.keys]) }),
             keys: scenario.wants.get(index).cloned().unwrap_or(0..scenario.keys),
             skew: scenario.skew,
-            dice: Mutex::new(scenario.dice(Dice::Skew(index))),
+            rng: Mutex::new(scenario.rng(SeedStream::Skew(index))),
         })
     }
 
-    /// Those of the keys that are this replica's to write should be at `round` now. It learns of each within the skew.
+    /// Asks this replica to bring to `round` those of the keys that are its own.
+    ///
+    /// Returns immediately. The replica receives the request for each key at a random time within
+    /// the [skew](Scenario::skew), unless it is dropped before.
     pub fn want(&self, round: u64, keys: &[usize]) {
         let ours = keys.iter().copied().filter(|key| self.keys.contains(key));
         if self.skew.is_zero() {
-            ours.for_each(|key| self.writer.want(key, round));
+            ours.for_each(|key| self.requester.want(key, round));
             return;
         }
-        let mut dice = self.dice.lock();
-        let first = (1.0 - SPREAD) * dice.random::<f64>();
+        let mut rng = self.rng.lock();
+        let first = (1.0 - SPREAD) * rng.random::<f64>();
         let now = clock::now();
-        let mut news: Vec<_> =
-            ours.map(|key| (now + self.skew.mul_f64(first + SPREAD * dice.random::<f64>()), key)).collect();
-        news.sort_unstable();
-        // The dead learn nothing.
-        let writer = Arc::downgrade(&self.writer);
+        let mut requests: Vec<_> =
+            ours.map(|key| (now + self.skew.mul_f64(first + SPREAD * rng.random::<f64>()), key)).collect();
+        requests.sort_unstable();
+        // A dropped replica counts as killed and receives no more requests.
+        let requester = Arc::downgrade(&self.requester);
         tokio::spawn(async move {
-            for (at, key) in news {
+            for (at, key) in requests {
                 sleep_until(at).await;
-                let Some(writer) = Weak::upgrade(&writer) else { return };
-                writer.want(key, round);
+                let Some(requester) = Weak::upgrade(&requester) else { return };
+                requester.want(key, round);
             }
         });
     }
 
-    /// Whether this replica's work holds the lease. Those that retry don't lead.
+    /// Returns whether this replica holds the lease. Under [`Strategy::Retry`] the result is always
+    /// `false`.
     pub fn leads(&self) -> bool {
-        match &self.writer.strategy {
-            Means::Lease(guard) => guard.lease().is_leader(),
-            Means::Retry(_) => false,
+        match &self.requester.writer {
+            Writer::Lease(guard) => guard.lease().is_leader(),
+            Writer::Retry(_) => false,
         }
     }
 
-    /// How many times it became leader.
+    /// Returns how many times this replica became leader.
     pub fn wins(&self) -> u64 {
-        match &self.writer.strategy {
-            Means::Lease(guard) => guard.lease().status().epoch,
-            Means::Retry(_) => 0,
+        match &self.requester.writer {
+            Writer::Lease(guard) => guard.lease().status().epoch,
+            Writer::Retry(_) => 0,
         }
     }
 
-    /// Tells of each change of leadership, under [`Strategy::Lease`].
+    /// Returns a receiver of this replica's status; `None` under [`Strategy::Retry`].
     pub fn statuses(&self) -> Option<watch::Receiver<Status>> {
-        match &self.writer.strategy {
-            Means::Lease(guard) => Some(guard.lease().subscribe()),
-            Means::Retry(_) => None,
+        match &self.requester.writer {
+            Writer::Lease(guard) => Some(guard.lease().subscribe()),
+            Writer::Retry(_) => None,
         }
     }
 
-    /// Waits for what is under way, for at most `grace`, so that its notes are complete.
+    /// Waits for the attempts in flight, at most for `grace`, so that every answer is recorded.
+    /// Under [`Strategy::Retry`] it returns immediately.
     pub async fn finish(self, grace: Duration) {
-        if let Means::Lease(guard) = &self.writer.strategy {
+        if let Writer::Lease(guard) = &self.requester.writer {
             guard.lease().shutdown(grace).await;
         }
     }
 }
 
-impl<S: Store> Writer<S> {
+impl<S: Store> Requester<S> {
     fn want(&self, key: usize, round: u64) {
         let round = {
             let mut wanted = self.wanted.lock();
             wanted[key] = wanted[key].max(round);
             wanted[key]
         };
-        match &self.strategy {
-            Means::Lease(guard) => {
+        match &self.writer {
+            Writer::Lease(guard) => {
                 let by = self.index;
                 guard.ensure(&write_log::short_name(key), move |current| {
                     current.map(Value::read).unwrap_or_default().wanted(round, by)
                 });
             }
-            Means::Retry(retrier) => retrier.want(key, round),
+            Writer::Retry(retrier) => retrier.want(key, round),
         }
     }
 }
 
 impl Scenario {
-    /// The settings of a replica's lease.
+    /// Returns the settings of a replica's lease.
     pub(super) fn lease(&self, index: usize) -> LeaseBuilder {
         LeaseBuilder::new(format!("replica-{index}"))
             .term(self.term)
             .concurrency(self.concurrency)
-            .seed(self.seed_of(Dice::Lease(index)))
+            .seed(self.seed_of(SeedStream::Lease(index)))
     }
 }

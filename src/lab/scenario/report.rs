@@ -1,56 +1,72 @@
-//! What a run found.
+//! The result of a run.
 
 use std::{fmt, time::Duration};
 
 use super::settings::Strategy;
 
-/// What a run found.
+/// The result of a run; [`Display`](fmt::Display) prints it as a few lines of text.
+///
+/// ```
+/// use writerlease::{lab::Scenario, store::MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), writerlease::lab::LabError> {
+/// let report = Scenario { keys: 10, rounds: 3, ..Scenario::default() }.run(MemoryStore::new()).await?;
+/// assert_eq!((report.writes_needed, report.updates_lost), (30, 0));
+/// assert!(report.writes_attempted >= report.writes_needed);
+/// println!("{report}\nmedian round: {:?}", report.round_p50());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// How the replicas wrote.
+    /// Strategy of the replicas.
     pub strategy: Strategy,
-    /// How many replicas there were at the start.
+    /// Number of replicas at the start.
     pub replicas: usize,
-    /// How many keys.
+    /// Number of keys.
     pub keys: usize,
-    /// How long each round took, from its start until every key that it wants was right in the store.
+    /// Duration of each round, from its start until the observer saw every requested key up to date
+    /// in the store.
     pub rounds: Vec<Duration>,
-    /// Pairs of a key and a round that wants it: as many writes would do.
+    /// Number of requests, one per round and key: the least number of writes if none is superseded.
     pub writes_needed: u64,
-    /// Writes sent.
+    /// Number of writes sent.
     pub writes_attempted: u64,
-    /// Writes refused as stale.
+    /// Number of writes that the store refused because of a conflict.
     pub writes_refused: u64,
-    /// Writes of those that were refused after the leader was killed.
+    /// Number of refused writes since the leader was killed; 0 if it never was.
     pub refused_after_kill: u64,
-    /// Rounds missing in keys at the end, and writes that were acknowledged and are not in the store.
+    /// Number of requests that the store does not hold at the end, plus that of acknowledged writes
+    /// that are missing in it.
     pub updates_lost: u64,
-    /// How many times leadership was won, the first one not counted.
+    /// Number of times that a replica became leader, except for the first.
     pub leader_changes: u64,
-    /// From the kill of the leader until every key of that round was right.
+    /// Time from the kill of the leader until every key of that round was up to date; `None`
+    /// without a kill.
     pub failover: Option<Duration>,
-    /// How many replicas thought that they led, when all was done.
+    /// Number of replicas that considered themselves leader at the end.
     pub leaders_at_end: usize,
 }
 
 impl Report {
-    /// The median time of a round.
+    /// Returns the median duration of a round; zero without rounds.
     pub fn round_p50(&self) -> Duration {
         self.round_percentile(50)
     }
 
-    /// The time that 99 of 100 rounds did not exceed.
+    /// Returns the 99th percentile of the durations of rounds; zero without rounds.
     pub fn round_p99(&self) -> Duration {
         self.round_percentile(99)
     }
 
-    /// The slowest round; zero if there was none.
+    /// Returns the duration of the slowest round; zero without rounds.
     pub fn slowest_round(&self) -> Duration {
         self.round_percentile(100)
     }
 
-    /// The time that this share of the rounds did not exceed (nearest rank).
+    /// Returns a percentile of the durations by the nearest-rank method.
     fn round_percentile(&self, percent: usize) -> Duration {
         let mut times = self.rounds.clone();
         times.sort_unstable();
@@ -59,7 +75,7 @@ impl Report {
     }
 }
 
-/// One line per figure.
+/// Prints a table of the figures.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

@@ -1,4 +1,4 @@
-//! The strategy that the lease is compared with: every replica writes, and retries on conflict.
+//! The baseline for the lease: every replica writes and retries on conflict.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -13,23 +13,26 @@ use tokio::{sync::Semaphore, time::sleep};
 use super::{value::Value, write_log};
 use crate::store::{Expected, Store, StoreError};
 
-/// A replica that writes as a Kubernetes controller does: client-go's `RetryOnConflict` with its `DefaultRetry`, around it
-/// the work queue's backoff for a key that fails all the same, and one worker at a time per key.
+/// A writer that behaves like a Kubernetes controller.
+///
+/// It uses client-go's `RetryOnConflict` with `DefaultRetry`, the work queue's backoff for a key
+/// whose retries are exhausted, and at most one worker per key.
 pub(super) struct Retrier<S> {
     pub store: S,
     pub prefix: Arc<str>,
     pub replica: usize,
     pub workers: Semaphore,
-    pub dice: Mutex<Xoshiro256PlusPlus>,
-    /// The round that each key in work is wanted at.
+    pub rng: Mutex<Xoshiro256PlusPlus>,
+    /// The requested round of each key that has a worker.
     pub wanted: Mutex<BTreeMap<usize, u64>>,
 }
 
-/// `retry.DefaultRetry`: 5 steps, 10 ms, factor 1, jitter 0.1.
+/// The parameters of `retry.DefaultRetry`: 5 steps, 10 ms, factor 1, jitter 0.1.
 pub(super) const STEPS: u32 = 5;
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
 pub(super) const JITTER: f64 = 0.1;
-/// `workqueue.DefaultTypedControllerRateLimiter`: 5 ms, doubled with each failure, at most 1000 s.
+/// The parameters of `workqueue.DefaultTypedControllerRateLimiter`: 5 ms, doubled with each
+/// failure, at most 1000 s.
 pub(super) const REQUEUE: Duration = Duration::from_millis(5);
 const LONGEST_REQUEUE: Duration = Duration::from_secs(1000);
 
@@ -44,12 +47,12 @@ impl<S: Store> Retrier<S> {
         }
     }
 
-    /// Until the key is as wanted.
+    /// Runs until the key is up to date.
     async fn work(self: Arc<Self>, key: usize) {
         let mut failures = 0;
         loop {
             let round = {
-                // Nobody closes it.
+                // It cannot fail: the semaphore is never closed.
                 let _worker = self.workers.acquire().await;
                 let round = self.wanted.lock()[&key];
                 self.update(key, round).await.then_some(round)
@@ -71,13 +74,13 @@ impl<S: Store> Retrier<S> {
         }
     }
 
-    /// Reads and writes, again after a conflict. Returns whether the key is at `round`.
+    /// Reads and writes the key, again after each conflict. Returns whether the key is at `round`.
     async fn update(&self, key: usize, round: u64) -> bool {
         for step in 1..=STEPS {
             match self.write(key, round).await {
                 Ok(()) => return true,
                 Err(StoreError::Conflict { .. }) if step < STEPS => {
-                    let jitter: f64 = self.dice.lock().random();
+                    let jitter: f64 = self.rng.lock().random();
                     sleep(PAUSE.mul_f64(1.0 + JITTER * jitter)).await;
                 }
                 Err(_) => return false,

@@ -1,22 +1,23 @@
-//! Which keys are right, and how long each round took to be.
+//! Progress of the rounds: the keys that are up to date, and the duration of each round.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The progress of all rounds of a run.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct RoundTracker {
     keys: Vec<Key>,
     rounds: Vec<Round>,
-    /// Rounds before this one are right.
-    settled: usize,
+    /// The number of rounds at the front of the list that are complete.
+    completed: usize,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Key {
-    /// The rounds, counted from 1, that want something of this key.
+    /// The rounds, counted from 1, that request this key.
     wanted: Vec<u64>,
-    /// How many of them the store has seen.
+    /// The number of them that the store holds.
     done: usize,
 }
 
@@ -28,12 +29,13 @@ pub(super) struct Round {
     pub took: Option<Duration>,
 }
 
-impl Board {
+impl RoundTracker {
     pub fn new(keys: usize) -> Self {
-        Self { keys: vec![Key::default(); keys], rounds: Vec::new(), settled: 0 }
+        Self { keys: vec![Key::default(); keys], rounds: Vec::new(), completed: 0 }
     }
 
-    /// The next round starts, and wants these keys, none twice. Returns its number; the first is 1.
+    /// Starts the next round, which requests each of these keys once. Returns its number; the first
+    /// is 1.
     pub fn begin(&mut self, keys: &[usize], now: Instant) -> u64 {
         self.rounds.push(Round { started: now, wanted: keys.len(), wrong: keys.len(), took: None });
         let round = self.rounds.len() as u64;
@@ -43,8 +45,8 @@ impl Board {
         round
     }
 
-    /// A key is at this round now.
-    pub fn saw(&mut self, key: usize, round: u64, now: Instant) {
+    /// Records that a key is at `round` in the store.
+    pub fn observe(&mut self, key: usize, round: u64, now: Instant) {
         let Some(key) = self.keys.get_mut(key) else { return };
         while let Some(&wanted) = key.wanted.get(key.done)
             && wanted <= round
@@ -56,21 +58,21 @@ impl Board {
                 round.took = Some(now - round.started);
             }
         }
-        while self.rounds.get(self.settled).is_some_and(|round| round.wrong == 0) {
-            self.settled += 1;
+        while self.rounds.get(self.completed).is_some_and(|round| round.wrong == 0) {
+            self.completed += 1;
         }
     }
 
-    /// The oldest round that is not right, and its number.
+    /// Returns the oldest incomplete round and its number.
     pub fn oldest(&self) -> Option<(u64, &Round)> {
-        Some((self.settled as u64 + 1, self.rounds.get(self.settled)?))
+        Some((self.completed as u64 + 1, self.rounds.get(self.completed)?))
     }
 
     pub fn round(&self, round: u64) -> Option<&Round> {
         self.rounds.get(usize::try_from(round).ok()?.checked_sub(1)?)
     }
 
-    /// The round that a key is wanted at now; 0 if none.
+    /// Returns the latest round that requested this key; 0 if none did.
     pub fn wanted(&self, key: usize) -> u64 {
         self.keys[key].wanted.last().copied().unwrap_or(0)
     }
@@ -79,17 +81,17 @@ impl Board {
         self.rounds.len()
     }
 
-    /// How long each round took.
+    /// Returns the duration of each complete round.
     pub fn times(&self) -> Vec<Duration> {
         self.rounds.iter().filter_map(|round| round.took).collect()
     }
 
-    /// Pairs of a key and a round that wants it.
+    /// Returns the number of requests, one per round and key.
     pub fn needed(&self) -> u64 {
         self.rounds.iter().map(|round| round.wanted as u64).sum()
     }
 
-    /// How many of the rounds that wanted this key are missing in it, if it is at `round`.
+    /// Returns the number of requests for this key that the store lacks if the key is at `round`.
     pub fn missing(&self, key: usize, round: u64) -> u64 {
         self.keys[key].wanted.iter().filter(|wanted| **wanted > round).count() as u64
     }

@@ -1,4 +1,4 @@
-//! The run of a scenario: starts the rounds, watches the store, kills the leader, counts.
+//! The run of a scenario, which starts the rounds, watches the store, kills the leader and counts.
 
 use std::{pin::pin, time::Duration};
 
@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     fleet::{Fleet, Local},
     report::Report,
-    rounds::Board,
-    settings::{Dice, LabError, Pace, Progress, Scenario},
+    rounds::RoundTracker,
+    settings::{LabError, Pace, Progress, Scenario, SeedStream},
     value::Value,
     write_log,
 };
@@ -20,19 +20,23 @@ use crate::{
 };
 
 impl Scenario {
-    /// Runs the scenario with all replicas in this process, each behind a [`Remote`](crate::lab::Remote) of its own, and
-    /// deletes its keys.
+    /// Runs the scenario with all replicas in this process, each behind its own
+    /// [`RemoteStore`](crate::lab::RemoteStore), and deletes its keys afterwards.
     ///
-    /// A run that is dropped leaves its keys; [`clear`](Self::clear) deletes them.
+    /// # Cancellation
+    ///
+    /// A run that is dropped before its end leaves its keys in the store; [`clear`](Self::clear)
+    /// deletes them.
     ///
     /// # Errors
     ///
-    /// See [`LabError`]. The keys are deleted then, too, as far as the store lets us.
+    /// [`LabError`] names the cause. The run then tries to delete its keys, unless the prefix was
+    /// [in use](LabError::InUse).
     pub async fn run<S: Store + Clone>(&self, store: S) -> Result<Report, LabError> {
         self.run_with_progress(store, |_| {}).await
     }
 
-    /// Like [`run`](Self::run), and tells `progress` of each round that starts.
+    /// Like [`run`](Self::run), and calls `progress` at the start of each round and after the last.
     ///
     /// # Errors
     ///
@@ -47,8 +51,8 @@ impl Scenario {
         self.run_fleet(&store, &mut fleet, progress).await
     }
 
-    /// Like [`run_with_progress`](Self::run_with_progress), for replicas that are wherever `fleet` has them. `store` is
-    /// the one that they write to, for the observer.
+    /// Like [`run_with_progress`](Self::run_with_progress), with the replicas of `fleet`. The
+    /// observer uses `store`, which must be the store that the replicas write to.
     ///
     /// # Errors
     ///
@@ -61,7 +65,7 @@ impl Scenario {
     ) -> Result<Report, LabError> {
         self.check()?;
         let result = Run::new(self, store, fleet, progress).run().await;
-        // What is somebody else's is left alone.
+        // Keys that existed before the run belong to others.
         if !matches!(result, Err(LabError::InUse { .. })) {
             let cleared = self.clear(store).await;
             if result.is_ok() {
@@ -75,7 +79,7 @@ impl Scenario {
     ///
     /// # Errors
     ///
-    /// The store's first error.
+    /// The first error of the store, except for conflicts, which are retried.
     pub async fn clear<S: Store>(&self, store: &S) -> Result<(), LabError> {
         for key in 0..self.keys {
             let name = write_log::name(&self.prefix, key);
@@ -95,7 +99,7 @@ struct Run<'a, S, F, P> {
     store: &'a S,
     fleet: &'a mut F,
     progress: P,
-    board: Board,
+    tracker: RoundTracker,
     rounds: Xoshiro256PlusPlus,
     edits: Xoshiro256PlusPlus,
     kill: Option<Kill>,
@@ -114,9 +118,9 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             store,
             fleet,
             progress,
-            board: Board::new(scenario.keys),
-            rounds: scenario.dice(Dice::Rounds),
-            edits: scenario.dice(Dice::Edits),
+            tracker: RoundTracker::new(scenario.keys),
+            rounds: scenario.rng(SeedStream::Rounds),
+            edits: scenario.rng(SeedStream::Edits),
             kill: None,
         }
     }
@@ -130,7 +134,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
         self.report(leaders_at_end).await
     }
 
-    /// All rounds, until each of them is right.
+    /// Runs all rounds until each is complete.
     async fn play(&mut self) -> Result<(), LabError> {
         let scenario = self.scenario;
         let mut events = pin!(self.store.watch(&scenario.prefix));
@@ -149,7 +153,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
         let mut next_round = Some(clock::now());
         let mut next_edit = self.time_to_edit().map(|wait| clock::now() + wait);
         loop {
-            let oldest = self.board.oldest().map(|(_, round)| round.started);
+            let oldest = self.tracker.oldest().map(|(_, round)| round.started);
             let may_start = oldest.is_none() || scenario.pace == Pace::Steady;
             let round_at = next_round.filter(|_| may_start);
             if oldest.is_none() && next_round.is_none() {
@@ -158,16 +162,17 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             let give_up = oldest.map(|started| started + scenario.bound());
             let wake = [round_at, next_edit, give_up].into_iter().flatten().min();
             tokio::select! {
-                // Time stands still until all that is known is taken in.
+                // Events come first, so that paused time advances only when none is left.
                 biased;
                 event = events.next() => match event {
                     Some(Ok(Event::Put(entry) | Event::InitEntry(entry))) => {
                         if let Some(key) = write_log::number(&scenario.prefix, &entry.key) {
-                            self.board.saw(key, Value::read(&entry.value).round, clock::now());
+                            self.tracker.observe(key, Value::read(&entry.value).round, clock::now());
                             self.kill_leader();
                         }
                     }
-                    // An interruption: either it is mended in time, or the round is given up.
+                    // The watch resumes after an interruption; otherwise the round's deadline ends
+                    // the run.
                     Some(Ok(_) | Err(_)) => {}
                     None => return Err(ended()),
                 },
@@ -175,7 +180,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
                     let now = clock::now();
                     if round_at.is_some_and(|at| at <= now) {
                         self.begin().await?;
-                        next_round = (self.board.started() < scenario.rounds).then(|| now + scenario.gap);
+                        next_round = (self.tracker.started() < scenario.rounds).then(|| now + scenario.gap);
                     }
                     if next_edit.is_some_and(|at| at <= now) {
                         self.edit().await?;
@@ -194,7 +199,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             Some(some) => index::sample(&mut self.rounds, self.scenario.keys, some).into_vec(),
             None => (0..self.scenario.keys).filter(|key| self.scenario.is_wanted(*key)).collect(),
         };
-        let round = self.board.begin(&keys, clock::now());
+        let round = self.tracker.begin(&keys, clock::now());
         (self.progress)(Progress { round: round as usize, rounds: self.scenario.rounds });
         self.fleet.want(round, &keys).await
     }
@@ -203,22 +208,23 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
         let Some(round) = self.scenario.kill_leader_at.filter(|_| self.kill.is_none()) else { return };
         let round = round as u64;
         let half = |round: &super::rounds::Round| 2 * round.wrong <= round.wanted;
-        if self.board.round(round).is_some_and(half) {
-            let (at, refused) = (clock::now(), self.fleet.ledger().refused);
+        if self.tracker.round(round).is_some_and(half) {
+            let (at, refused) = (clock::now(), self.fleet.write_log().refused);
             if self.fleet.kill_leader() {
                 self.kill = Some(Kill { at, round, refused });
             }
         }
     }
 
-    /// Until the next edit, if anybody edits. People don't edit in step, so the edits are a Poisson process.
+    /// Draws the time until the next edit; `None` without edits. Users edit independently of each
+    /// other, hence a Poisson process.
     fn time_to_edit(&mut self) -> Option<Duration> {
         let per_second = self.scenario.edits * self.scenario.keys as f64;
         let draw: f64 = self.edits.random();
         (per_second > 0.0).then(|| Duration::from_secs_f64(-(1.0 - draw).ln() / per_second))
     }
 
-    /// Somebody edits another field of an object, without our network.
+    /// Edits another field of an object, as a user would, without the replicas' network.
     async fn edit(&mut self) -> Result<(), LabError> {
         let key = self.edits.random_range(0..self.scenario.keys);
         let name = write_log::name(&self.scenario.prefix, key);
@@ -231,11 +237,11 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
                 written => break drop(written?),
             }
         }
-        self.fleet.want(self.board.wanted(key), &[key]).await
+        self.fleet.want(self.tracker.wanted(key), &[key]).await
     }
 
     fn stuck(&self, now: Instant) -> LabError {
-        match self.board.oldest() {
+        match self.tracker.oldest() {
             Some((number, round)) => LabError::Stuck {
                 round: number,
                 after: now - round.started,
@@ -246,30 +252,31 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
         }
     }
 
-    /// Reads the store back, and compares it with what was wanted and what was acknowledged.
+    /// Reads all keys back and compares them with the requests and the acknowledged writes.
     async fn report(self, leaders_at_end: usize) -> Result<Report, LabError> {
-        let ledger = self.fleet.ledger();
+        let write_log = self.fleet.write_log();
         let mut updates_lost = 0;
         for key in 0..self.scenario.keys {
             let entry = self.store.get(&write_log::name(&self.scenario.prefix, key)).await?;
             let value = entry.map(|entry| Value::read(&entry.value)).unwrap_or_default();
-            let landed = ledger.landed.get(key).copied().unwrap_or(0);
-            updates_lost += self.board.missing(key, value.round) + landed.saturating_sub(value.writes);
+            let succeeded = write_log.succeeded.get(key).copied().unwrap_or(0);
+            updates_lost += self.tracker.missing(key, value.round) + succeeded.saturating_sub(value.writes);
         }
         let failover = self.kill.as_ref().and_then(|kill| {
-            let round = self.board.round(kill.round)?;
-            // It was killed at the last write of the round: nobody had to take over.
+            let round = self.tracker.round(kill.round)?;
+            // The kill can come after the last write of the round; nothing is left to take over
+            // then.
             Some((round.started + round.took?).saturating_duration_since(kill.at))
         });
         Ok(Report {
             strategy: self.scenario.strategy,
             replicas: self.scenario.replicas,
             keys: self.scenario.keys,
-            rounds: self.board.times(),
-            writes_needed: self.board.needed(),
-            writes_attempted: ledger.attempted,
-            writes_refused: ledger.refused,
-            refused_after_kill: self.kill.as_ref().map_or(0, |kill| ledger.refused - kill.refused),
+            rounds: self.tracker.times(),
+            writes_needed: self.tracker.needed(),
+            writes_attempted: write_log.attempted,
+            writes_refused: write_log.refused,
+            refused_after_kill: self.kill.as_ref().map_or(0, |kill| write_log.refused - kill.refused),
             updates_lost,
             leader_changes: self.fleet.wins().saturating_sub(1),
             failover,
@@ -279,7 +286,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
 }
 
 impl Scenario {
-    /// Whether any replica wants this key.
+    /// Returns whether any replica wants this key.
     fn is_wanted(&self, key: usize) -> bool {
         self.wants.len() < self.replicas || self.wants.iter().any(|range| range.contains(&key))
     }

@@ -1,4 +1,4 @@
-//! What is run.
+//! The settings of a scenario.
 
 use std::{fmt, ops::Range, time::Duration};
 
@@ -6,19 +6,25 @@ use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use crate::{
     engine::config::ConfigError,
-    lab::network::{Network, Remote},
+    lab::network::{Network, RemoteStore},
     status::SpawnError,
     store::{Store, StoreError},
 };
 
-/// Replicas that want the same objects to change, round after round, in one store.
+/// A benchmark in which several replicas update the same objects of one store, round after round.
 ///
-/// Each round wants every key to be at the round's number; the first is 1. Every replica learns of that, and the strategy
-/// decides who writes it. An observer that watches the store itself, without the replicas' network, tells when all keys
-/// are right.
+/// Each round asks every replica to bring all keys to the round's number; the first is 1. The
+/// [strategy](Strategy) decides which replica writes. An observer watches the store directly,
+/// without the replicas' [network](Network), and measures when all keys are up to date.
 ///
-/// Under tokio's paused time, with a [`MemoryStore`](crate::store::MemoryStore), one scenario is one report, to the last
-/// write; its seed is all the randomness there is.
+/// Under tokio's paused time and with a [`MemoryStore`](crate::store::MemoryStore), equal scenarios
+/// give equal reports: the seed determines all randomness.
+///
+/// # Errors
+///
+/// [`check`](Self::check) rejects invalid settings, and so does each run. A run also fails if its
+/// keys exist already, if the store fails for the observer, and if a round is not complete in time;
+/// see [`LabError`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,109 +46,113 @@ use crate::{
 /// # }
 /// ```
 ///
-/// The store of a benchmark is yours: `bencher.to_async(&runtime).iter(async || scenario.run(store.clone()).await.unwrap())`
-/// in criterion, with its feature `async_tokio`. Each run holds an election and lets its replicas learn of a round at
-/// different times within the [`skew`](Self::skew); for the time of the rounds alone, look at [`Report::rounds`].
+/// To benchmark your own store with criterion (feature `async_tokio`), write
+/// `bencher.to_async(&runtime).iter(async || scenario.run(store.clone()).await.unwrap())`. That
+/// measures whole runs, each with an election and the [`skew`](Self::skew) of every round;
+/// [`Report::rounds`] has the durations of the rounds alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
-    /// How the replicas write. Default: [`Strategy::Lease`].
+    /// Strategy of the replicas. Default: [`Strategy::Lease`].
     pub strategy: Strategy,
-    /// How many replicas. Default: 3.
+    /// Number of replicas, at least 1. Default: 3.
     pub replicas: usize,
-    /// How many keys. Default: 100.
+    /// Number of keys, at least 1. Default: 100.
     pub keys: usize,
-    /// How many rounds. Default: 10.
+    /// Number of rounds, at least 1. Default: 10.
     pub rounds: usize,
-    /// Which keys each replica wants; replicas beyond the end of the list want all. Default: empty.
+    /// Keys that each replica wants, by replica. Replicas beyond the end of the list want all keys.
+    /// Default: empty.
     pub wants: Vec<Range<usize>>,
-    /// How many keys, drawn at random, a round wants. Default: `None`, all of them.
+    /// Number of keys, drawn at random, that a round requests. Default: `None`, all keys.
     pub keys_per_round: Option<usize>,
-    /// When the next round starts. Default: [`Pace::WhenRight`].
+    /// Condition for the start of the next round. Default: [`Pace::WhenRight`].
     pub pace: Pace,
-    /// The time between the starts of two rounds; with [`Pace::WhenRight`], the least time. Default: zero.
+    /// Time between the starts of two rounds; under [`Pace::WhenRight`] the minimum. Default: zero.
     pub gap: Duration,
-    /// Each replica learns of a round at a random time within this. Default: 20 ms.
+    /// Time within which each replica receives the request of a round, at random. Default: 20 ms.
     pub skew: Duration,
-    /// How often somebody else edits another field of an object, per object and second. The replicas want the object
-    /// again after each edit, as a controller does. Default: 0.
+    /// Rate at which users edit another field of an object, per object and second. After each edit
+    /// the replicas are asked for the object again, as a controller would be. Default: 0.
     pub edits: f64,
-    /// The leader is killed in this round, counted from 1, once half of the round's keys are right. Default: `None`.
+    /// Round, counted from 1, in which the leader is killed, as soon as half of the round's keys
+    /// are up to date. Default: `None`.
     pub kill_leader_at: Option<usize>,
-    /// Between each replica and the store. Default: no delay.
+    /// Network between each replica and the store. Default: no delay.
     pub network: Network,
-    /// The term of the leases. Default: 60 s.
+    /// Term of the leases. Default: 60 s.
     pub term: Duration,
-    /// How many attempts each replica may have in flight. Default: 16.
+    /// Number of attempts that each replica may have in flight. Default: 16.
     pub concurrency: usize,
-    /// What the keys start with in the store. Nothing may be there before a run, and nothing is afterwards. Default:
-    /// `lab/`.
+    /// Prefix of the keys in the store. No key may have it before a run, and none has it
+    /// afterwards. Default: `lab/`.
     pub prefix: String,
-    /// The seed of all randomness. Default: 0.
+    /// Seed of all randomness. Default: 0.
     pub seed: u64,
 }
 
-/// How replicas write.
+/// A way in which replicas write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// Lease by work: the [`Guard`](crate::Guard) decides.
+    /// Replicas share a lease held by work, through a [`Guard`](crate::Guard).
     #[default]
     Lease,
-    /// Every replica writes and retries on conflict with backoff, as client-go's `RetryOnConflict` does.
+    /// Every replica writes, and retries on conflict with backoff, like client-go's
+    /// `RetryOnConflict`.
     Retry,
 }
 
-/// When rounds start.
+/// A condition for the start of a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
-    /// When the round before is right.
+    /// The round before is complete.
     #[default]
     WhenRight,
-    /// At their time, whether or not the rounds before are right.
+    /// The [gap](Scenario::gap) is over, even if earlier rounds are incomplete.
     Steady,
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The round that has just started, counted from 1; after the last one, their number plus 1.
+    /// Round that has just started, counted from 1; `rounds + 1` after the last.
     pub round: usize,
-    /// How many rounds there are.
+    /// Number of rounds.
     pub rounds: usize,
 }
 
-/// Why a run has no report.
+/// An error that ends a run without a report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabError {
-    /// The scenario cannot be run.
+    /// A setting of the scenario is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Outside of a tokio runtime.
+    /// The lease of a replica could not start, for example outside a tokio runtime.
     #[error(transparent)]
     Spawn(SpawnError),
-    /// The store did not do what the observer asked.
+    /// The store failed for the observer, or while a replica started.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is something under the prefix already.
-    #[error("{key} exists already; a run needs a prefix of its own")]
+    /// A key with the prefix exists already.
+    #[error("key {key} exists already; a run needs a prefix of its own")]
     InUse {
-        /// The key.
+        /// The name of the key.
         key: String,
     },
-    /// A round was not right in time. The bound is generous: two terms and half a minute.
-    #[error("round {round} was not right after {after:?}: {wrong} of {wanted} keys were missing")]
+    /// A round was not complete within two terms and 30 s.
+    #[error("round {round} was incomplete after {after:?}: {wrong} of {wanted} keys were not up to date")]
     Stuck {
-        /// The round.
+        /// The number of the round.
         round: u64,
-        /// How long it was waited for.
+        /// The time since the start of the round.
         after: Duration,
-        /// How many of its keys were not right.
+        /// The number of keys that were not up to date.
         wrong: usize,
-        /// How many keys it wants.
+        /// The number of keys that the round requests.
         wanted: usize,
     },
-    /// The replicas can't go on, for a reason of their own.
+    /// The [`Fleet`](super::Fleet) failed.
     #[error("{0}")]
     Fleet(String),
 }
@@ -171,16 +181,16 @@ impl Default for Scenario {
 }
 
 impl Scenario {
-    /// The connection of replica number `index`, through the scenario's network.
-    pub fn connect<S: Store>(&self, index: usize, store: S) -> Remote<S> {
-        Remote::new(store, self.network.clone(), self.seed_of(Dice::Network(index)))
+    /// Connects replica number `index` to `store` through the scenario's network.
+    pub fn connect<S: Store>(&self, index: usize, store: S) -> RemoteStore<S> {
+        RemoteStore::new(store, self.network.clone(), self.seed_of(SeedStream::Network(index)))
     }
 
-    /// Whether the scenario can be run.
+    /// Checks the settings, as each run does.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the field, its value and the rule.
+    /// [`ConfigError`] names the invalid field, its value and the rule.
     pub fn check(&self) -> Result<(), ConfigError> {
         let at_least_one = |field, value| match value {
             0 => Err(ConfigError::new(field, value, "at least 1")),
@@ -196,18 +206,22 @@ impl Scenario {
             return Err(ConfigError::new(
                 "keys_per_round",
                 keys,
-                format!("from 1 to the keys ({})", self.keys),
+                format!("from 1 to the number of keys ({})", self.keys),
             ));
         }
         if let Some(range) = self.wants.iter().find(|range| range.is_empty() || range.end > self.keys) {
-            return Err(ConfigError::new("wants", range, format!("within the keys (0..{})", self.keys)));
+            return Err(ConfigError::new(
+                "wants",
+                range,
+                format!("a non-empty range within the keys (0..{})", self.keys),
+            ));
         }
         if !self.edits.is_finite() || self.edits < 0.0 {
             return Err(ConfigError::new("edits", self.edits, "a number of at least 0"));
         }
         if let Some(round) = self.kill_leader_at {
             if !(1..=self.rounds).contains(&round) {
-                let rule = format!("from 1 to the rounds ({})", self.rounds);
+                let rule = format!("from 1 to the number of rounds ({})", self.rounds);
                 return Err(ConfigError::new("kill_leader_at", round, rule));
             }
             if self.replicas == 1 {
@@ -217,39 +231,40 @@ impl Scenario {
         Ok(())
     }
 
-    /// After this a round is given up.
+    /// Returns the time after which the run gives up a round.
     pub(super) fn bound(&self) -> Duration {
         self.term.saturating_mul(2).saturating_add(Duration::from_secs(30))
     }
 
-    /// How long the last news takes to reach everybody.
+    /// Returns the time within which the last events reach every replica.
     pub(super) fn settling(&self) -> Duration {
         let Network { read, write, watch, late, late_by } = self.network;
         let latest = if late > 0.0 { late_by * 8 } else { Duration::ZERO };
         self.skew + (read + write + watch) * 20 + latest + Duration::from_millis(100)
     }
 
-    pub(super) fn dice(&self, which: Dice) -> Xoshiro256PlusPlus {
-        Xoshiro256PlusPlus::seed_from_u64(self.seed_of(which))
+    pub(super) fn rng(&self, stream: SeedStream) -> Xoshiro256PlusPlus {
+        Xoshiro256PlusPlus::seed_from_u64(self.seed_of(stream))
     }
 
-    pub(super) fn seed_of(&self, which: Dice) -> u64 {
-        let number = match which {
-            Dice::Rounds => 0,
-            Dice::Edits => 1,
-            Dice::Lease(index) => 2 + 4 * index as u64,
-            Dice::Network(index) => 3 + 4 * index as u64,
-            Dice::Skew(index) => 4 + 4 * index as u64,
-            Dice::Retry(index) => 5 + 4 * index as u64,
+    pub(super) fn seed_of(&self, stream: SeedStream) -> u64 {
+        let number = match stream {
+            SeedStream::Rounds => 0,
+            SeedStream::Edits => 1,
+            SeedStream::Lease(index) => 2 + 4 * index as u64,
+            SeedStream::Network(index) => 3 + 4 * index as u64,
+            SeedStream::Skew(index) => 4 + 4 * index as u64,
+            SeedStream::Retry(index) => 5 + 4 * index as u64,
         };
-        // Neighbouring seeds must not share what they derive. (The multiplier is SplitMix64's.)
+        // The multiplier, that of SplitMix64, keeps the streams of neighbouring seeds apart.
         self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number)
     }
 }
 
-/// What in a run draws at random. Each has a generator of its own, so that one more draw here changes nothing there.
+/// A source of random numbers in a run. Each has its own generator, so that an additional draw from
+/// one leaves the others unchanged.
 #[derive(Clone, Copy)]
-pub(super) enum Dice {
+pub(super) enum SeedStream {
     Rounds,
     Edits,
     Lease(usize),
@@ -258,7 +273,7 @@ pub(super) enum Dice {
     Retry(usize),
 }
 
-/// How long attempts that are under way at the end may take.
+/// The time that attempts in flight at the end of a run may still take.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 impl From<SpawnError> for LabError {

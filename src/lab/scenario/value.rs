@@ -1,10 +1,10 @@
-//! What an object of a scenario holds: text that people can read, and that the check at the end can add up.
+//! The content of a scenario's objects: readable text that the final check can add up.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// The content of one object. The default is that of an object which nobody wrote yet.
+/// The content of one object. The default is that of an object never written.
 ///
 /// ```
 /// use writerlease::lab::Value;
@@ -16,18 +16,18 @@ use bytes::Bytes;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Value {
-    /// The round whose desired state this is; the field that replicas write.
+    /// Round of the desired state that the object holds; the field that replicas write.
     pub round: u64,
-    /// How many writes of replicas made it so.
+    /// Number of writes of replicas so far.
     pub writes: u64,
-    /// The replica that wrote last.
+    /// Number of the replica that wrote last.
     pub by: usize,
-    /// How many times somebody else edited another field.
+    /// Number of edits of another field by users.
     pub edits: u64,
 }
 
 impl Value {
-    /// Reads the text form. What it can't read counts as not written.
+    /// Parses the text form. Fields that cannot be parsed have their default.
     pub fn read(text: &[u8]) -> Self {
         let mut value = Self::default();
         let fields = std::str::from_utf8(text).unwrap_or_default().split(' ');
@@ -44,14 +44,15 @@ impl Value {
         value
     }
 
-    /// What replica `by` writes to bring the object to `round`; `None` if it is there already.
+    /// Returns the content that replica `by` writes to bring the object to `round`; `None` if the
+    /// object has reached `round`.
     pub fn wanted(&self, round: u64, by: usize) -> Option<Bytes> {
-        // What it can't count any more somebody else made up.
+        // Saturating: an object in the store may hold any number.
         let writes = self.writes.saturating_add(1);
         (self.round < round).then(|| Self { round, writes, by, edits: self.edits }.into())
     }
 
-    /// What somebody writes who cares for another field.
+    /// Returns the content after a user's edit of another field.
     pub fn edited(&self) -> Bytes {
         Self { edits: self.edits.saturating_add(1), ..self.clone() }.into()
     }

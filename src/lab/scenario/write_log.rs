@@ -1,4 +1,4 @@
-//! Who wrote what: the writes of the replicas, as they themselves know them.
+//! The log of the replicas' writes, as the replicas themselves know them.
 
 use std::sync::Arc;
 
@@ -7,71 +7,82 @@ use futures_util::Stream;
 
 use crate::store::{Entry, Event, Expected, Fence, Store, StoreError, Version};
 
-/// What a replica notes of one of its writes, in the order in which it learns it.
+/// An event in the life of a replica's write. A write is sent first, then succeeds, is refused, or
+/// fails without an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A write of this key is about to be sent.
+pub enum WriteEvent {
+    /// The replica is about to send a write of this key.
     Sent(usize),
-    /// It was acknowledged.
-    Landed(usize),
-    /// It was refused as stale.
+    /// The store acknowledged a write of this key.
+    Succeeded(usize),
+    /// The store refused a write of this key because of a conflict.
     Refused(usize),
 }
 
-/// The notes of all replicas, added up.
+/// The write events of all replicas, added up.
+///
+/// ```
+/// use writerlease::lab::{WriteEvent, WriteLog};
+///
+/// let mut log = WriteLog::default();
+/// [WriteEvent::Sent(1), WriteEvent::Succeeded(1), WriteEvent::Sent(0), WriteEvent::Refused(0)]
+///     .into_iter()
+///     .for_each(|event| log.record(event));
+/// assert_eq!((log.attempted, log.refused, log.succeeded), (2, 1, vec![0, 1]));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
-    /// Writes sent.
+pub struct WriteLog {
+    /// Number of writes sent.
     pub attempted: u64,
-    /// Writes refused as stale.
+    /// Number of writes refused because of a conflict.
     pub refused: u64,
-    /// Writes acknowledged, by key.
-    pub landed: Vec<u64>,
+    /// Number of writes acknowledged, by key. Keys beyond the end have none.
+    pub succeeded: Vec<u64>,
 }
 
-/// A store whose writes are noted.
+/// A store that records its writes.
 #[derive(Clone)]
-pub(super) struct Noted<S> {
+pub(super) struct RecordingStore<S> {
     pub store: S,
     pub prefix: Arc<str>,
-    pub pen: Pen,
+    pub record: Recorder,
 }
 
-/// Takes a note. It is called before and after each write, on whatever thread that is on.
-pub(super) type Pen = Arc<dyn Fn(Note) + Send + Sync>;
+/// A receiver of write events, called before and after each write on the thread of that write.
+pub(super) type Recorder = Arc<dyn Fn(WriteEvent) + Send + Sync>;
 
-impl Ledger {
-    /// Adds a note.
-    pub fn enter(&mut self, note: Note) {
-        match note {
-            Note::Sent(_) => self.attempted += 1,
-            Note::Refused(_) => self.refused += 1,
-            Note::Landed(key) => {
-                if self.landed.len() <= key {
-                    self.landed.resize(key + 1, 0);
+impl WriteLog {
+    /// Adds an event.
+    pub fn record(&mut self, event: WriteEvent) {
+        match event {
+            WriteEvent::Sent(_) => self.attempted += 1,
+            WriteEvent::Refused(_) => self.refused += 1,
+            WriteEvent::Succeeded(key) => {
+                if self.succeeded.len() <= key {
+                    self.succeeded.resize(key + 1, 0);
                 }
-                self.landed[key] += 1;
+                self.succeeded[key] += 1;
             }
         }
     }
 }
 
-/// The name of a key in the store.
+/// Returns the name of a key in the store.
 pub(super) fn name(prefix: &str, key: usize) -> String {
     format!("{prefix}{}", short_name(key))
 }
 
-/// The same without the prefix, as a guard wants it.
+/// Returns the name of a key without the prefix, as a guard expects it.
 pub(super) fn short_name(key: usize) -> String {
     format!("key-{key:05}")
 }
 
-/// The number of a key, given its [`name`].
+/// Returns the number of a key from its [`name`].
 pub(super) fn number(prefix: &str, name: &str) -> Option<usize> {
     name.strip_prefix(prefix)?.strip_prefix("key-")?.parse().ok()
 }
 
-impl<S: Store> Store for Noted<S> {
+impl<S: Store> Store for RecordingStore<S> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         self.store.get(key).await
     }
@@ -86,12 +97,12 @@ impl<S: Store> Store for Noted<S> {
         let Some(number) = number(&self.prefix, key) else {
             return self.store.put(key, value, expected, fence).await;
         };
-        (self.pen)(Note::Sent(number));
+        (self.record)(WriteEvent::Sent(number));
         let result = self.store.put(key, value, expected, fence).await;
         match result {
-            Ok(_) => (self.pen)(Note::Landed(number)),
-            Err(StoreError::Conflict { .. }) => (self.pen)(Note::Refused(number)),
-            // Nothing is known of it.
+            Ok(_) => (self.record)(WriteEvent::Succeeded(number)),
+            Err(StoreError::Conflict { .. }) => (self.record)(WriteEvent::Refused(number)),
+            // The outcome of the write is unknown.
             Err(_) => {}
         }
         result

@@ -174,35 +174,35 @@ mod memory {
     use parking_lot::Mutex;
     use tokio::time::sleep;
     use writerlease::{
-        lab::{Fault, Ledger, Network, Remote, Replica, Scenario, Value},
+        lab::{Network, NetworkFault, RemoteStore, Replica, Scenario, Value, WriteLog},
         store::{MemoryStore, Store},
     };
 
-    type Remotes = [Remote<MemoryStore>; 3];
+    type Remotes = [RemoteStore<MemoryStore>; 3];
 
     async fn show(fault: impl Fn(&Remotes), heal: impl Fn(&Remotes)) {
         let store = MemoryStore::new();
         let scenario = Scenario { keys: 8, skew: Duration::ZERO, ..Scenario::default() };
         let ms = Duration::from_millis(1);
         let network = || Network { read: ms, write: 2 * ms, watch: ms, ..Network::default() };
-        let remotes = [1, 2, 3].map(|seed| Remote::new(store.clone(), network(), seed));
-        let ledger = Arc::<Mutex<Ledger>>::default();
+        let remotes = [1, 2, 3].map(|seed| RemoteStore::new(store.clone(), network(), seed));
+        let write_log = Arc::<Mutex<WriteLog>>::default();
         let mut replicas = Vec::new();
         for (index, remote) in remotes.iter().enumerate() {
-            let notes = ledger.clone();
-            let pen = move |note| notes.lock().enter(note);
-            replicas.push(Replica::start(&scenario, index, remote.clone(), pen).await.unwrap());
+            let notes = write_log.clone();
+            let recorder = move |note| notes.lock().record(note);
+            replicas.push(Replica::start(&scenario, index, remote.clone(), recorder).await.unwrap());
         }
         let keys: Vec<usize> = (0..scenario.keys).collect();
         let mut attempted = 0;
         for round in 1..=200 {
             match round {
                 50 => {
-                    attempted = ledger.lock().attempted;
+                    attempted = write_log.lock().attempted;
                     fault(&remotes);
                 }
                 100 => {
-                    attempted = ledger.lock().attempted - attempted;
+                    attempted = write_log.lock().attempted - attempted;
                     heal(&remotes);
                 }
                 _ => {}
@@ -218,43 +218,50 @@ mod memory {
         for replica in replicas {
             replica.finish(Duration::from_secs(5)).await;
         }
-        let ledger = ledger.lock().clone();
+        let write_log = write_log.lock().clone();
         let mut writes = 0;
         for key in keys {
             let entry =
                 store.get(&format!("{}key-{key:05}", scenario.prefix)).await.unwrap().expect("written");
             let value = Value::read(&entry.value);
             assert_eq!(value.round, 200);
-            assert!(value.writes >= ledger.landed[key], "{value} of {}", ledger.landed[key]);
+            assert!(value.writes >= write_log.succeeded[key], "{value} of {}", write_log.succeeded[key]);
             writes += value.writes;
         }
-        let landed: u64 = ledger.landed.iter().sum();
-        assert!((landed..=ledger.attempted - ledger.refused).contains(&writes), "{writes}: {ledger:?}");
+        let landed: u64 = write_log.succeeded.iter().sum();
+        assert!(
+            (landed..=write_log.attempted - write_log.refused).contains(&writes),
+            "{writes}: {write_log:?}"
+        );
     }
 
-    fn all(fault: Fault) -> impl Fn(&Remotes) {
-        move |remotes| remotes.iter().for_each(|remote| remote.fail(fault))
+    fn all(fault: NetworkFault) -> impl Fn(&Remotes) {
+        move |remotes| remotes.iter().for_each(|remote| remote.set_fault(fault))
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_store_is_down() {
-        show(all(Fault::Down), all(Fault::None)).await;
+        show(all(NetworkFault::Down), all(NetworkFault::None)).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn everybody_is_cut_off() {
-        show(all(Fault::Dead), all(Fault::None)).await;
+        show(all(NetworkFault::Dead), all(NetworkFault::None)).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_answers_to_landed_writes_are_lost() {
-        show(all(Fault::AnswersLost), all(Fault::None)).await;
+        show(all(NetworkFault::AnswersLost), all(NetworkFault::None)).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_after_the_other_is_dead() {
         for one in 0..3 {
-            show(|remotes| remotes[one].fail(Fault::Dead), |remotes| remotes[one].fail(Fault::None)).await;
+            show(
+                |remotes| remotes[one].set_fault(NetworkFault::Dead),
+                |remotes| remotes[one].set_fault(NetworkFault::None),
+            )
+            .await;
         }
     }
 
@@ -263,9 +270,10 @@ mod memory {
         let slow = |remotes: &Remotes| {
             let half = Duration::from_millis(500);
             let network = Network { read: half, write: half, watch: half, ..Network::default() };
-            remotes.iter().for_each(|remote| remote.slow(network.clone()));
+            remotes.iter().for_each(|remote| remote.set_network(network.clone()));
         };
-        let quick = |remotes: &Remotes| remotes.iter().for_each(|remote| remote.slow(Network::default()));
+        let quick =
+            |remotes: &Remotes| remotes.iter().for_each(|remote| remote.set_network(Network::default()));
         show(slow, quick).await;
     }
 }
