@@ -135,6 +135,8 @@ mod sleep {
 
     use rustix::time::{ClockId, clock_gettime};
 
+    use crate::engine::nanos;
+
     /// How long the machine slept since the first look, as far as anybody noticed.
     static SLEPT: AtomicU64 = AtomicU64::new(0);
 
@@ -179,10 +181,6 @@ mod sleep {
         let time = clock_gettime(ClockId::Boottime);
         // Neither is negative since boot.
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-    }
-
-    fn nanos(time: Duration) -> u64 {
-        time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos())
     }
 
     /// The two clocks are rounded apart, and no suspension is shorter.

@@ -334,14 +334,14 @@ impl Run {
 
     fn starts(&mut self, start: Start<Key, Work>) {
         assert!(self.out.iter().all(|out| out.key != start.key), "two attempts of key {}", start.key);
-        assert_eq!(self.pending.remove(&start.key), Some(start.work), "an attempt of what is not pending");
-        let attempts = self.attempts.entry(start.work).or_default();
+        assert_eq!(self.pending.remove(&start.key), Some(start.job), "an attempt of what is not pending");
+        let attempts = self.attempts.entry(start.job).or_default();
         *attempts += 1;
         assert_eq!(start.number, *attempts);
         assert_eq!(start.epoch, self.engine.epoch());
         assert_eq!(start.deadline, self.now + self.engine.config().attempt_timeout());
         assert!(self.may_work(), "an attempt without a mandate");
-        let Start { id, key, work, deadline, .. } = start;
+        let Start { id, key, job: work, deadline, .. } = start;
         self.out.push(Out { id, key, work, deadline, cleared: false });
         let most = match self.engine.role() {
             Role::Leader if self.engine.is_leader(self.now) => self.engine.window(),
