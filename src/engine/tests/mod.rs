@@ -11,7 +11,7 @@ mod table;
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::*;
-use crate::LeaseBuilder;
+use crate::{LeaseBuilder, Next, Outcome, Verdict};
 
 /// Where a draw is involved, a rule must hold for all of these.
 const SEEDS: std::ops::Range<u64> = 0..200;
@@ -222,11 +222,11 @@ impl World {
     }
 
     fn ends(&mut self, attempt: Running, verdict: impl Into<Verdict>) -> Option<u32> {
-        self.engine.handle_outcome(self.now, attempt.id, verdict.into(), attempt.work)
+        self.engine.handle_outcome(self.now, attempt.id, verdict.into(), attempt.job)
     }
 
     fn panics(&mut self, attempt: Running) -> Option<u32> {
-        self.engine.handle_panic(self.now, attempt.id, attempt.work)
+        self.engine.handle_panic(self.now, attempt.id, attempt.job)
     }
 
     /// Wants a key and writes it as soon as that is allowed; the attempt takes a millisecond.

@@ -289,7 +289,7 @@ impl Run {
     fn starts(&mut self, start: Start<Key, Work>, own: bool) {
         assert!(self.out.iter().all(|out| out.key != start.key), "two attempts of key {}", start.key);
         let (since, work) = self.pending.remove(&start.key).expect("an attempt of pending work");
-        assert_eq!(start.work, work);
+        assert_eq!(start.job, work);
         let attempts = self.attempts.entry(work).or_default();
         *attempts += 1;
         assert_eq!(start.number, *attempts);

@@ -133,7 +133,7 @@ fn a_hung_attempt_frees_its_slot_at_its_deadline_and_bars_its_key_until_it_retur
         world.pass(TERM);
         assert!(world.polls().is_empty(), "its key is barred");
         assert_eq!(world.ends(hung, Outcome::Unchanged), Some(first));
-        assert_eq!(world.sleeps_for_one().work, newer);
+        assert_eq!(world.sleeps_for_one().job, newer);
     }
 }
 
@@ -293,7 +293,7 @@ fn a_panic_concerns_its_key_only() {
             assert_eq!(keys(&running), ["good"]);
             world.ends(running.remove(0), Outcome::Unchanged);
             let again = world.sleeps_for_one();
-            assert_eq!((again.key.as_str(), again.work, again.number), ("bad", bad, 2));
+            assert_eq!((again.key.as_str(), again.job, again.number), ("bad", bad, 2));
             assert_eq!(world.now, panicked + RETRY);
             assert_eq!(world.engine.counters().panics, 1);
         }
@@ -1394,7 +1394,7 @@ fn newer_work_replaces_what_is_pending_and_keeps_its_age_and_its_place() {
     assert_eq!(world.wants("a"), (3, Some(1)));
     assert_eq!(world.engine.len(), 2);
     let first = world.sleeps_for_one();
-    assert_eq!((first.key.as_str(), first.work), ("a", 3));
+    assert_eq!((first.key.as_str(), first.job), ("a", 3));
 
     let mut world = World::long_following(1);
     let since = world.now;
@@ -1428,7 +1428,7 @@ fn newer_work_of_a_key_in_flight_runs_after_it_however_it_ends() {
         assert_eq!(world.ends(attempt, outcome), Some(old), "{outcome:?}");
         let ended = world.now;
         let next = world.sleeps_for_one();
-        assert_eq!((next.work, next.number), (newest, 1));
+        assert_eq!((next.job, next.number), (newest, 1));
         let most = match outcome.outcome {
             Outcome::Conflict => ms(30),
             Outcome::Failed => ms(42),
@@ -1480,7 +1480,7 @@ fn newer_work_after_a_panic_waits_for_the_retry_interval() {
     let panicked = world.now;
     world.pass(secs(1));
     let (newer, _) = world.wants("a");
-    assert_eq!(world.sleeps_for_one().work, newer);
+    assert_eq!(world.sleeps_for_one().job, newer);
     assert_eq!(world.now, panicked + RETRY);
 }
 
@@ -1519,7 +1519,7 @@ fn a_retry_comes_when_it_was_asked_for() {
         assert_eq!(world.ends(attempt, verdict), None);
         let ended = world.now;
         let again = world.sleeps_for_one();
-        assert_eq!((again.work, again.number, world.now - ended), (work, 2, after), "{verdict:?}");
+        assert_eq!((again.job, again.number, world.now - ended), (work, 2, after), "{verdict:?}");
     }
 }
 
@@ -1569,7 +1569,7 @@ fn work_that_came_after_its_key_was_cleared_in_flight_runs() {
         world.evidence("a");
         let (newer, _) = world.wants("a");
         world.ends(attempt, outcome);
-        assert_eq!(world.sleeps_for_one().work, newer);
+        assert_eq!(world.sleeps_for_one().job, newer);
     }
 }
 
