@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let elector = Appointed(name, watch::Sender::new(Leadership::Unknown));
         let lease = WriterLease::builder(name).spawn()?;
         // From now on the lease runs jobs only while its elector leads. Until then they stay pending.
-        lease.follow(&elector);
+        lease.follow(&elector)?;
         let report = report.clone();
         lease.try_work("nightly report", move |attempt| {
             let sent = report.send(format!("{name} ran the job by {:?}", attempt.fence()));

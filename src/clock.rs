@@ -1,9 +1,10 @@
 //! The one place that reads clocks.
 //!
-//! tokio's clock is the one that tests pause, and that its timers go by. On Linux it stands still while the machine is
-//! suspended, and nobody else waits for us meanwhile. So whatever is believed for a time only is measured by tokio's time
-//! *and* what the machine slept: by how much `CLOCK_BOOTTIME` has run ahead since the process first asked. Nothing but
-//! sleep moves the two apart, because the kernel disciplines both alike.
+//! tokio's clock is the one that tests pause and that tokio's timers follow. On Linux it stands still while
+//! the machine is suspended, and the other replicas do not wait meanwhile. Everything that is believed for
+//! a limited time is therefore measured by tokio's time *plus* the time that the machine slept: the time by
+//! which `CLOCK_BOOTTIME` has run ahead since the process first read it. Only sleep moves the two apart,
+//! because the kernel disciplines both alike.
 
 use std::{
     ops::{Add, Sub},
@@ -14,21 +15,23 @@ use tokio::time::{Instant, sleep_until};
 
 /// A point in time on a clock that also runs while the machine is suspended.
 ///
-/// Until when we may believe that we lead ([`Leadership::Leader`](crate::election::Leadership::Leader)), or that an attempt
-/// holds its slot ([`Attempt::deadline`](crate::Attempt::deadline)): others go on while we sleep. tokio's `Instant` is no
-/// measure for that, because on some systems it stops.
+/// It says until when a leader may believe that it leads
+/// ([`Leadership::Leader`](crate::election::Leadership::Leader)), or until when an attempt holds its slot
+/// ([`Attempt::deadline`](crate::Attempt::deadline)). Other replicas go on while this machine sleeps, and
+/// tokio's `Instant` stops on some systems, so it cannot measure these times.
 ///
 /// | system | while the machine is suspended |
 /// |---|---|
-/// | Linux, Android | `CLOCK_BOOTTIME`, read beside tokio's clock, goes on |
-/// | Windows | so does the performance counter, which is what std and tokio read |
-/// | macOS, iOS | **it stands still**: std and tokio read `CLOCK_UPTIME_RAW`, and we nothing else |
+/// | Linux, Android | `CLOCK_BOOTTIME`, which is read beside tokio's clock, continues |
+/// | Windows | the performance counter, which std and tokio read, continues |
+/// | macOS, iOS | **it stands still**: std and tokio read `CLOCK_UPTIME_RAW`, and this crate nothing else |
 /// | others | as std's [`Instant`](std::time::Instant) does, mostly `CLOCK_MONOTONIC` |
 ///
-/// Where it stands still a leader that was suspended believes in its leadership for as much longer; its writes are refused
-/// all the same, by their versions and their [`Fence`](crate::store::Fence). A stopped *process* is no matter: all clocks go
-/// on. What becomes of the clocks of a virtual machine that is stopped from outside is up to its host. Where tests have
-/// paused tokio's time it is that time.
+/// Where it stands still, a leader that was suspended believes in its leadership for longer, by the length
+/// of the suspension. Its writes are refused all the same, by their versions and their
+/// [`Fence`](crate::store::Fence). A stopped *process* makes no difference, because all clocks continue. The
+/// clocks of a virtual machine that is stopped from outside are up to its host. Where a test has paused
+/// tokio's time, this clock is paused too.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,7 +39,7 @@ use tokio::time::{Instant, sleep_until};
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
-/// // For an elector of one's own: what the engine confirms counts from before it was asked.
+/// // For an elector of your own: a leadership counts from before the request that confirmed it.
 /// let until = Moment::now() + Duration::from_secs(10);
 /// assert!(!until.has_passed() && until.remaining() <= Duration::from_secs(10));
 /// until.passed().await;
@@ -45,37 +48,38 @@ use tokio::time::{Instant, sleep_until};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(
-    /// What tokio's clock would show if it had not stopped.
+    /// The time that tokio's clock would show if it had never stopped.
     Instant,
 );
 
 impl Moment {
-    /// This moment.
+    /// Returns the present moment.
     pub fn now() -> Self {
         let (awake, slept) = look();
         Self(awake + slept)
     }
 
-    /// Whether it is over.
+    /// Returns whether this moment is now or in the past.
     pub fn has_passed(self) -> bool {
         Self::now() >= self
     }
 
-    /// The time left until then; zero if it has passed.
+    /// Returns the time left until this moment; zero if it has passed.
     pub fn remaining(self) -> Duration {
         self - Self::now()
     }
 
-    /// Waits until then, on a tokio runtime with timers. After a suspension that it has slept through it returns a second
-    /// late at most. Cancel safe.
+    /// Waits until this moment, on a tokio runtime with timers. After a suspension during the wait it returns
+    /// at most a second late. Cancel safe.
     pub async fn passed(self) {
         while !self.has_passed() {
             sleep_until(self.alarm()).await;
         }
     }
 
-    /// What to set one of tokio's timers to in order to wait for this: it counts only while the machine is awake, so it
-    /// timer_at soon, and then it is time to look again.
+    /// Returns the time to which a timer of tokio must be set in order to wait for this moment. The timer
+    /// counts only while the machine is awake, so it fires early, after [`MAX_SLEEP`] at most, and the caller
+    /// then looks again.
     pub(crate) fn alarm(self) -> Instant {
         let (awake, slept) = look();
         self.0.checked_sub(slept).map_or(awake, |at| at.min(awake + MAX_SLEEP))
@@ -85,7 +89,7 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Self;
 
-    /// That much later; or in a year, if no clock can show it: that is as good as never.
+    /// Returns the moment that much later, or in a year if no clock can show it: as good as never.
     fn add(self, by: Duration) -> Self {
         Self(self.0.checked_add(by).unwrap_or_else(|| self.0 + YEAR))
     }
@@ -94,25 +98,25 @@ impl Add<Duration> for Moment {
 impl Sub for Moment {
     type Output = Duration;
 
-    /// The time from `earlier` to here; zero if `earlier` is later.
+    /// Returns the time from `earlier` to here; zero if `earlier` is later.
     fn sub(self, earlier: Self) -> Duration {
         self.0.saturating_duration_since(earlier.0)
     }
 }
 
-/// tokio's time, for what is measured while the machine is awake, such as how fast news travels.
+/// Returns tokio's time, for times that are measured while the machine is awake, such as the speed of news.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// For how long a timer sleeps at most. It bounds for how long after a suspension what has ended meanwhile is still
-/// published, and costs a look at an idle lease per second.
+/// The longest sleep of a timer. It bounds how long after a suspension an ended lease is still published,
+/// and costs an idle lease one look per second.
 pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// tokio's time, and how long the machine slept before it.
+/// Returns tokio's time, and how long the machine slept before it.
 fn look() -> (Instant, Duration) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let (awake, slept) = sleep::look();
@@ -135,11 +139,13 @@ mod sleep {
 
     use rustix::time::{ClockId, clock_gettime};
 
-    /// How long the machine slept since the first look, as far as anybody noticed.
+    use crate::engine::nanos;
+
+    /// How long the machine slept since the first reading, in nanoseconds, as far as any reading showed.
     static SLEPT: AtomicU64 = AtomicU64::new(0);
 
-    /// Two readings of the same moment, before which no sleep counts. The one of the boot clock may be a little late, so that
-    /// we think that we slept a little less; of some readings the best is taken.
+    /// Two readings of the same moment; sleep before it does not count. The reading of the boot clock may be a
+    /// little late, which makes sleep look a little shorter. The best of some readings is kept.
     static ORIGIN: LazyLock<(u64, Instant)> = LazyLock::new(|| {
         let first = awake();
         let read = |_| {
@@ -151,12 +157,13 @@ mod sleep {
     });
 
     pub fn look() -> (tokio::time::Instant, Duration) {
-        // In this order, here as below: what passes between the two readings makes sleep look shorter, never longer.
+        // The order matters, here as below: time that passes between the two readings makes sleep look
+        // shorter, never longer.
         let booted_before = booted();
         let now = super::now();
         let mut slept = SLEPT.load(Relaxed);
         if gap(booted_before, now.into_std()) > slept + NOTICEABLE {
-            // Or tokio's clock is paused; the machine's is not.
+            // Either the machine slept, or tokio's clock is paused. The machine's own clock decides.
             let booted_before = booted();
             let gap = gap(booted_before, awake());
             slept = SLEPT.fetch_max(gap, Relaxed).max(gap);
@@ -164,7 +171,7 @@ mod sleep {
         (now, Duration::from_nanos(slept))
     }
 
-    /// By how much the boot clock has run ahead.
+    /// Returns by how many nanoseconds the boot clock has run ahead.
     fn gap(booted: u64, awake: Instant) -> u64 {
         let origin = *ORIGIN;
         booted.saturating_sub(origin.0).saturating_sub(nanos(awake.saturating_duration_since(origin.1)))
@@ -177,15 +184,11 @@ mod sleep {
 
     fn booted() -> u64 {
         let time = clock_gettime(ClockId::Boottime);
-        // Neither is negative since boot.
+        // Since boot, neither is negative.
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 
-    fn nanos(time: Duration) -> u64 {
-        time.as_secs() * 1_000_000_000 + u64::from(time.subsec_nanos())
-    }
-
-    /// The two clocks are rounded apart, and no suspension is shorter.
+    /// One millisecond, in nanoseconds. The two clocks are rounded apart, and no suspension is shorter.
     const NOTICEABLE: u64 = 1_000_000;
 
     #[cfg(test)]
@@ -204,15 +207,15 @@ pub(crate) mod tests {
         pub(super) static PRETENDED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
-    /// As if the machine slept now, as far as this thread can tell: no test can suspend it.
+    /// Makes this thread believe that the machine slept now. No test can suspend the machine.
     pub(crate) fn suspend(time: Duration) {
         PRETENDED.set(PRETENDED.get() + time);
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
-    fn a_machine_that_is_awake_never_seems_to_have_slept() {
-        // More threads than cores, so that they are interrupted between the readings, too.
+    fn awake_machine_never_seems_to_have_slept() {
+        // More threads than cores, so that threads are also interrupted between the two readings.
         std::thread::scope(|scope| {
             for thread in 0..8 {
                 scope.spawn(move || {

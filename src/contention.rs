@@ -1,13 +1,13 @@
 //! Two groups that want different values of one key.
 //!
-//! No lease can settle that: each write of the one makes work for the other, for ever. During a rolling upgrade two versions
-//! of a controller are such groups. All that can be done is to notice it, to stop writing the key for a while, and to tell
-//! somebody.
+//! No lease can settle that: each write of one group makes a job for the other, forever. During a rolling
+//! upgrade, two versions of a controller are such groups. The only remedy is to notice the fight, to stop
+//! writing the key for a while, and to report it.
 //!
-//! A key is contended if its value was right, somebody else changed it, it was made right again, and changed again. Work that
-//! changes its mind is none of that: what counts is that the *same* value was lost twice. The idea is that of the contention
-//! tracker beside [openshift/router's `writerlease`]; there, five such keys stop all writes of all keys, and here each one
-//! stops itself.
+//! A key is contended if its value was right, another writer changed it, it was made right again, and it was
+//! changed again. A job that changes its mind makes no fight: only the loss of the *same* value counts. The
+//! idea is that of the contention tracker beside [openshift/router's `writerlease`]. There, five such keys
+//! stop all writes of all keys; here each key stops itself.
 //!
 //! [openshift/router's `writerlease`]: https://github.com/openshift/router/tree/master/pkg/router/writerlease
 
@@ -23,27 +23,28 @@ use dashmap::{DashMap, Entry};
 
 use crate::clock::Moment;
 
-/// Notices keys over whose values two groups fight, each key by itself.
+/// A tracker of keys over whose values two groups fight, each key by itself.
 ///
-/// Every [`Guard`](crate::Guard) has one of its own, with the defaults. By itself it is of use where writes go another way:
-/// tell it with [`lost`](Self::lost) each time that somebody changed what was right, and ask
-/// [`contended_until`](Self::contended_until) before a write.
+/// Every [`Guard`](crate::Guard) has its own, with the defaults. Use one directly where writes do not go
+/// through a guard: call [`lost`](Self::lost) each time that another writer changed a value that was right,
+/// and ask [`contended_until`](Self::contended_until) before each write.
 ///
-/// It remembers only keys that were lost, each until the interval has passed since, and at most so many.
+/// It remembers lost keys only, each until the interval has passed since its loss, and at most
+/// [`capacity`](Self::capacity) of them.
 ///
 /// ```
 /// use writerlease::ContentionTracker;
 ///
-/// // Values are the same whenever they were written.
+/// // The time of a write does not make two values different.
 /// let same = |a: &(&str, u64), b: &(&str, u64)| a.0 == b.0;
 /// let tracker = ContentionTracker::<String, _>::comparing(same);
 ///
-/// assert!(tracker.lost("route", ("admitted", 1)).is_none()); // anybody's mistake
+/// assert!(tracker.lost("route", ("admitted", 1)).is_none()); // may be a mistake
 /// let until = tracker.lost("route", ("admitted", 2)).expect("again within the interval: a fight");
 /// assert_eq!(tracker.contended_until("route", &("admitted", 3)), Some(until));
 ///
 /// assert!(tracker.contended_until("other", &("admitted", 3)).is_none());
-/// assert!(tracker.contended_until("route", &("rejected", 4)).is_none()); // a new want is no fight yet
+/// assert!(tracker.contended_until("route", &("rejected", 4)).is_none()); // a new value is no fight yet
 /// ```
 pub struct ContentionTracker<K, V> {
     records: DashMap<K, Record<V>>,
@@ -58,36 +59,36 @@ pub struct ContentionTracker<K, V> {
 
 type Same<V> = dyn Fn(&V, &V) -> bool + Send + Sync;
 
-/// What a [`ContentionTracker`] has seen so far, for metrics.
+/// Counts since a [`ContentionTracker`] was created, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ContentionCounters {
-    /// Times that somebody changed what was right.
+    /// Times that another writer changed a value that was right.
     pub losses: u64,
     /// Times that a key became contended.
     pub contended: u64,
-    /// Times that a write was asked about, and is better left.
+    /// Times that [`contended_until`](ContentionTracker::contended_until) advised against a write.
     pub held_back: u64,
-    /// Losses that were not remembered, because too many keys were.
+    /// Losses that were not remembered, because the tracker was full.
     pub untracked: u64,
 }
 
 /// A key that was lost.
 struct Record<V> {
-    /// What it was when it was right.
+    /// Its value when it was right.
     right: V,
-    /// Forgotten then.
+    /// When the loss is forgotten.
     expires: Moment,
     contended: bool,
 }
 
-/// For so long a lost key is remembered, and a contended one left alone.
+/// The default interval.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// So many keys are remembered.
+/// The default capacity, in keys.
 const CAPACITY: usize = 10_000;
 
 impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
-    /// A tracker whose values are the same if they are equal.
+    /// Creates a tracker whose values are the same if they are equal.
     pub fn new() -> Self
     where
         V: PartialEq + 'static,
@@ -95,8 +96,9 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         Self::comparing(V::eq)
     }
 
-    /// A tracker whose values are the same if `same` says so; leave out what differs from write to write, such as
-    /// timestamps. Called under a lock: it must be quick, and must not use the tracker.
+    /// Creates a tracker whose values are the same if `same` returns true. Leave out parts that differ from
+    /// write to write, such as timestamps. The tracker calls `same` under a lock: it must be quick, and must
+    /// not use the tracker.
     pub fn comparing(same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
         Self {
             records: DashMap::new(),
@@ -110,23 +112,25 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Two losses of a value within this time are a fight, and a contended key is left alone for as long. Default: 60 s. With
-    /// zero nothing is ever contended.
+    /// Sets the interval. Two losses of a value within it are a fight, and a contended key should be left
+    /// alone for as long. With zero no key is ever contended. Default: 60 s.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// How many keys are remembered at most. If there are more, the fights over the others are not noticed. Default: 10,000.
+    /// Sets how many keys are remembered at most. Fights over further keys go unnoticed. Default: 10,000.
     #[must_use]
     pub fn capacity(mut self, keys: usize) -> Self {
         self.capacity = keys;
         self
     }
 
-    /// The value of a key was `right`, and somebody else changed it. Returns until when the key is contended, if that makes
-    /// it so, or if it is.
+    /// Records that the value of a key was `right` and another writer changed it. Returns until when the key
+    /// is contended, if it is.
+    ///
+    /// A new fight is logged as a warning.
     pub fn lost(&self, key: impl Into<K>, right: V) -> Option<Moment> {
         self.losses.fetch_add(1, Relaxed);
         let now = Moment::now();
@@ -145,9 +149,9 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
                     tracing::warn!(
                         key = ?known.key(),
                         seconds = self.interval.as_secs_f64(),
-                        "contended: the value was right, and somebody else changed it twice; it is left alone for a while. \
-                         Do two controllers, or two versions of one, want different values? Or does the store change \
-                         what is written?",
+                        "contended: another writer changed a right value twice; the key is left alone for a while. Do \
+                         two controllers, or two versions of one, want different values? Or does the store change \
+                         the values that are written?",
                     );
                 }
                 known.insert(Record { right, expires, contended: again });
@@ -164,14 +168,16 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Until when a key is better not written, if it is contended and `wanted` is what was lost. If something else is wanted,
-    /// what was lost is forgotten: that work changes its mind is no fight.
+    /// Returns until when a key should not be written, if it is contended and `wanted` is the value that was
+    /// lost. If another value is wanted, the loss is forgotten, because a job that changes its mind makes no
+    /// fight.
     pub fn contended_until<Q>(&self, key: &Q, wanted: &V) -> Option<Moment>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
         let now = Moment::now();
+        // First a look, which locks less than a removal; most keys were never lost.
         let is_over = |record: &Record<V>| now >= record.expires || !(self.same)(&record.right, wanted);
         let contended = self.records.get(key).map(|record| match is_over(&record) {
             true => None,
@@ -189,7 +195,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Forgets what happened to a key.
+    /// Forgets the losses of a key, for example when it is removed.
     pub fn forget<Q>(&self, key: &Q)
     where
         K: Borrow<Q>,
@@ -198,7 +204,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         self.records.remove(key);
     }
 
-    /// The keys that are contended now.
+    /// Returns the keys that are contended now, in any order.
     pub fn contended(&self) -> Vec<K>
     where
         K: Clone,
@@ -208,7 +214,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         contended.map(|record| record.key().clone()).collect()
     }
 
-    /// What has been seen so far.
+    /// Returns the counts since the tracker was created.
     pub fn counters(&self) -> ContentionCounters {
         ContentionCounters {
             losses: self.losses.load(Relaxed),
@@ -218,7 +224,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Forgets what is over, if there are too many.
+    /// Forgets expired losses if the tracker is full.
     fn make_room(&self, now: Moment) {
         if self.records.len() >= self.capacity {
             self.records.retain(|_, record| now < record.expires);
@@ -253,21 +259,21 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_value_that_is_lost_twice_within_the_interval_is_contended_for_an_interval() {
+    async fn value_lost_twice_is_contended_for_an_interval() {
         let tracker = Tracker::new().interval(10 * SECOND);
         assert_eq!(tracker.lost("key", "ours"), None);
         advance(9 * SECOND).await;
         assert_eq!(tracker.contended_until("key", &"ours"), None);
         let until = tracker.lost("key", "ours").unwrap();
         assert_eq!(until.remaining(), 10 * SECOND);
-        assert_eq!(tracker.lost("key", "ours"), Some(until), "it does not last the longer for it");
+        assert_eq!(tracker.lost("key", "ours"), Some(until), "a further loss does not prolong it");
         assert_eq!(tracker.contended(), ["key"]);
         advance(9 * SECOND).await;
         assert_eq!(tracker.contended_until("key", &"ours"), Some(until));
         advance(SECOND).await;
         assert_eq!(tracker.contended_until("key", &"ours"), None);
         assert_eq!(tracker.contended(), [""; 0]);
-        assert_eq!(tracker.lost("key", "ours"), None, "it begins anew");
+        assert_eq!(tracker.lost("key", "ours"), None, "the count starts anew");
         assert_eq!(
             tracker.counters(),
             ContentionCounters { losses: 4, contended: 1, held_back: 1, untracked: 0 }
@@ -275,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn losses_that_are_an_interval_apart_or_of_different_values_are_no_fight() {
+    async fn losses_far_apart_or_of_different_values_are_no_fight() {
         let tracker = Tracker::new().interval(10 * SECOND);
         for _ in 0..5 {
             assert_eq!(tracker.lost("key", "ours"), None);
@@ -287,18 +293,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_changes_its_mind_may_write() {
+    async fn job_that_changes_its_mind_may_write() {
         let tracker = Tracker::new();
         tracker.lost("key", "true");
         assert_eq!(tracker.contended_until("key", &"false"), None);
-        assert_eq!(tracker.lost("key", "true"), None, "what was lost before is forgotten");
+        assert_eq!(tracker.lost("key", "true"), None, "the earlier loss is forgotten");
         assert!(tracker.lost("key", "true").is_some());
-        assert_eq!(tracker.contended_until("key", &"false"), None, "also if it was contended");
+        assert_eq!(tracker.contended_until("key", &"false"), None, "even if it was contended");
         assert_eq!(tracker.contended_until("key", &"true"), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_key_stands_for_itself() {
+    async fn each_key_is_contended_by_itself() {
         let tracker = Tracker::new();
         for key in ["a", "b", "c", "d", "e", "f"] {
             tracker.lost(key, "ours");
@@ -311,13 +317,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_is_bounded_and_what_is_over_makes_room() {
+    async fn memory_is_bounded_and_expired_losses_make_room() {
         let tracker: ContentionTracker<u32, ()> = ContentionTracker::new().capacity(3);
         for key in 0..10_u32 {
             tracker.lost(key, ());
         }
         assert_eq!((tracker.records.len(), tracker.counters().untracked), (3, 7));
-        assert!(tracker.lost(2_u32, ()).is_some(), "those that are known go on");
+        assert!(tracker.lost(2_u32, ()).is_some(), "known keys are still tracked");
         advance(INTERVAL).await;
         tracker.lost(99_u32, ());
         assert_eq!((tracker.records.len(), tracker.counters().untracked), (1, 7));

@@ -1,10 +1,12 @@
+//! The handle of a lease.
+
 use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
 use crate::{
     clock::Moment,
-    driver::{self, Attempt, BoxedWork, Shared},
+    driver::{self, Attempt, BoxedJob, Shared},
     election::{Elector, Leadership},
     engine::{Engine, Timestamp, config::LeaseBuilder, outcome::Verdict},
     status::{LeaseClosed, Snapshot, SpawnError, Status, WatchState},
@@ -13,8 +15,9 @@ use crate::{
 
 /// A lease that is held by doing the work it protects.
 ///
-/// The handle is cheap to clone. When the last one is dropped, nothing new is started, pending work is dropped, and
-/// attempts in flight run to their end; use [`shutdown`](Self::shutdown) to know what was left.
+/// The handle is cheap to clone. When the last one is dropped, no attempt starts any more, pending jobs
+/// are dropped, and attempts in flight run to their end. [`shutdown`](Self::shutdown) returns the keys that
+/// were left.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -26,15 +29,16 @@ use crate::{
 /// let key: Arc<str> = "default/my-route".into();
 /// lease.try_work(key, |attempt| async move {
 ///     println!("attempt {} at {}", attempt.number(), attempt.key());
-///     Outcome::Written // the write landed
+///     Outcome::Written // the write succeeded
 /// })?;
-/// assert!(lease.wait().await?, "nobody else is about: we lead");
+/// assert!(lease.wait().await?, "no other replica is there: we lead");
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// A work is called once per attempt, so it clones what it needs. This one reads, compares and writes; a watcher tells the
-/// lease when somebody else did what it would have done. (The [`Guard`](crate::Guard) is all of that, ready made.)
+/// A job is called once per attempt, so it clones everything that it needs. The job below reads, compares
+/// and writes. A watcher reports to the lease when another replica wrote what the job would have written.
+/// The [`Guard`](crate::Guard) does all of this, ready made.
 ///
 /// ```
 /// use writerlease::{LeaseClosed, Outcome, Verdict, WriterLease};
@@ -64,7 +68,7 @@ use crate::{
 ///     })
 /// }
 ///
-/// /// The database's change feed told a write that was not ours.
+/// /// Called for each write in the database's change feed that was not ours.
 /// fn changed(lease: &WriterLease<String>, key: &str, value: &str, want: &str) {
 ///     if value == want {
 ///         lease.extend(&key.to_owned());
@@ -80,8 +84,9 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Whoever feeds foreign writes should also tell how long news takes ([`echo`](Self::echo), or
-/// [`echo_hint`](LeaseBuilder::echo_hint) where that is known): all delays are measured in that.
+/// A program that reports foreign writes should also report how long news takes, because all delays are
+/// measured in that: each time with [`echo`](Self::echo), or once with
+/// [`echo_hint`](LeaseBuilder::echo_hint) if it is known.
 pub struct WriterLease<K: Hash + Eq + Clone + Send + Sync + 'static> {
     handle: Arc<Handle<K>>,
 }
@@ -96,113 +101,161 @@ impl LeaseBuilder {
     ///
     /// # Errors
     ///
-    /// [`SpawnError`] if a setting cannot be used, or outside of a runtime. On a runtime without timers the driver dies at
-    /// once: see [`LeaseClosed::DriverDied`].
+    /// [`SpawnError::Config`] if a setting cannot be used, [`SpawnError::NoRuntime`] outside of a runtime. On
+    /// a runtime without timers the driver dies immediately: see [`LeaseClosed::DriverDied`].
+    ///
+    /// ```
+    /// use writerlease::{LeaseBuilder, SpawnError, WriterLease};
+    ///
+    /// let lease: Result<WriterLease<u32>, _> = LeaseBuilder::new("status").spawn();
+    /// assert_eq!(lease.unwrap_err(), SpawnError::NoRuntime);
+    /// ```
     pub fn spawn<K>(self) -> Result<WriterLease<K>, SpawnError>
     where
         K: Hash + Eq + Clone + Send + Sync + 'static,
     {
         let config = self.build()?;
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
-        Ok(WriterLease { handle: Arc::new(Handle { shared: driver::spawn(config, &runtime) }) })
+        Ok(WriterLease { handle: Arc::new(Handle { shared: driver::spawn(config, &runtime()?) }) })
     }
 }
 
 impl WriterLease<Arc<str>> {
-    /// Settings for a lease of this name; [`LeaseBuilder::spawn`] starts it, for keys of any type: that of its first use, or as
-    /// in `let lease: WriterLease<u32> = WriterLease::builder("x").spawn()?`.
+    /// Returns the settings for a lease of this name. [`LeaseBuilder::spawn`] starts it for keys of any type.
+    /// The compiler infers the type from the first use, or reads it in
+    /// `let lease: WriterLease<u32> = WriterLease::builder("x").spawn()?`.
     pub fn builder(name: impl Into<String>) -> LeaseBuilder {
         LeaseBuilder::new(name)
     }
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
-    /// **Try**: queues work for a key; it runs when this process leads, or when it is the key's turn all the same.
+    /// **Try**: queues a job for a key. It runs when this process leads, or when it is the key's turn all the
+    /// same: the [engine](crate::engine) has the rules.
     ///
-    /// At most one work per key is pending: a newer one replaces it, and keeps its place. If an attempt of the key is in
-    /// flight, the new work runs afterwards. The work is called once per attempt and returns an
-    /// [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to do next. It must not block the thread. A work
-    /// that panics is tried again at the retry interval.
+    /// At most one job per key is pending. A newer job replaces it and keeps its place. If an attempt of the
+    /// key is in flight, the new job runs afterwards. The job is called once per attempt and returns an
+    /// [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to do next. It must not block the
+    /// thread. A job that panics runs again after the retry interval.
     ///
     /// # Errors
     ///
-    /// [`LeaseClosed`] if the lease takes no more work; the work is dropped.
-    pub fn try_work<F, T, V>(&self, key: K, mut work: F) -> Result<(), LeaseClosed>
+    /// [`LeaseClosed`] if the lease takes no more jobs; this one is then dropped.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use writerlease::{LeaseClosed, Outcome, WriterLease};
+    ///
+    /// fn refresh(lease: &WriterLease<u32>) -> Result<(), LeaseClosed> {
+    ///     lease.try_work(7, |attempt| async move {
+    ///         println!("writes key {}", attempt.key());
+    ///         Outcome::Written.retry_after(Duration::from_secs(30)) // and again in 30 s
+    ///     })
+    /// }
+    /// ```
+    pub fn try_work<F, T, V>(&self, key: K, mut job: F) -> Result<(), LeaseClosed>
     where
         F: FnMut(Attempt<K>) -> T + Send + 'static,
         T: Future<Output = V> + Send + 'static,
         V: Into<Verdict>,
     {
-        let work: BoxedWork<K> = Box::new(move |attempt| {
-            let attempt = work(attempt);
-            Box::pin(async move { attempt.await.into() })
+        let job: BoxedJob<K> = Box::new(move |attempt| {
+            let run = job(attempt);
+            Box::pin(async move { run.await.into() })
         });
-        self.handle.shared.try_work(key, work)
+        self.handle.shared.try_work(key, job)
     }
 
-    /// **Extend**: somebody else's write did what our work for this key would have done. Their lease is extended, and our
-    /// pending work for the key is dropped.
+    /// **Extend**: records that another replica's write did what our job for this key would have done. Their
+    /// lease is extended, and our pending job for the key is dropped.
     ///
-    /// Call it only after looking at the value: an event about an older state must not clear newer work. On a lease that
-    /// has ended this does nothing.
+    /// Call it only after looking at the value, because an event about an older state must not clear a
+    /// newer job. On a lease that has ended this does nothing.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// /// Called for each write that was not ours.
+    /// fn changed(lease: &WriterLease<String>, key: &String, value: &str, want: &str) {
+    ///     if value == want {
+    ///         lease.extend(key);
+    ///     }
+    /// }
+    /// ```
     pub fn extend(&self, key: &K) {
         self.extend_at(key, None);
     }
 
-    /// Like [`extend`](Self::extend), for a store that orders all its writes: `revision` is the position of the write that was
-    /// seen. Evidence from before the write that made us leader clears the key and moves nothing else.
+    /// Like [`extend`](Self::extend), for a store that orders all its writes. `revision` is the position of the
+    /// write in that order, such as etcd's revision. Evidence from before the write that made us leader
+    /// clears the key and changes nothing else.
     pub fn extend_at(&self, key: &K, revision: Option<u64>) {
         self.send(|engine, now| engine.handle_extend(now, key, revision));
     }
 
-    /// One of our group wrote something else: its lease is extended, and our own work still stands. It makes no difference
-    /// which key it wrote.
+    /// Records another write of our group: the writer's lease is extended, and our pending jobs stay. The key
+    /// that was written does not matter.
     pub fn observe(&self) {
         self.send(|engine, now| engine.handle_observe(now, None));
     }
 
-    /// **Remove**: the key is no longer ours to do; its pending work is dropped. An attempt in flight goes on, but is not
+    /// **Remove**: gives a key up and drops its pending job. An attempt in flight continues, but is not
     /// repeated.
     pub fn remove(&self, key: &K) {
         self.send(|engine, now| engine.handle_remove(now, key));
     }
 
-    /// Ends the lease, whoever holds it: we don't lead until our next success, and the next attempt needs no delay.
+    /// Ends the lease, whoever holds it. We do not lead until our next success, and the next attempt needs no
+    /// delay. On a lease that [follows](Self::follow) an election this does nothing.
     pub fn expire(&self) {
         self.send(|engine, now| engine.handle_expire(now));
     }
 
-    /// Tells how long a write of ours took to come back through a watch, from the start of the write. Delays are measured
-    /// in these. The guard does it by itself.
+    /// Reports how long a write of ours took, from its start until it came back through a watch. All delays
+    /// are measured in this time. A [`Guard`](crate::Guard) reports it by itself.
     pub fn echo(&self, echo: Duration) {
         self.send(|engine, now| engine.handle_echo(now, echo));
     }
 
-    /// For whoever feeds foreign writes without a guard: tells in the [`Status`] whether they are observed at present.
+    /// Returns a reporter for a program that reports foreign writes without a guard. The reporter sets
+    /// [`Status::watch`], which says whether these writes are observed at present.
+    ///
+    /// ```
+    /// use writerlease::{WatchState, WriterLease};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease: WriterLease<u32> = WriterLease::builder("status").spawn()?;
+    /// let reporter = lease.watch_reporter();
+    /// assert_eq!(lease.status().watch, Some(WatchState::Starting));
+    /// reporter.set(WatchState::Live);
+    /// assert_eq!(lease.status().watch, Some(WatchState::Live));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch_reporter(&self) -> WatchReporter<K> {
         WatchReporter::new(self.handle.shared.clone())
     }
 
-    /// Lets an election decide: from now on works run only while the elector leads, and with its [fence](Attempt::fence). The
-    /// election alone says who leads and until when; what works and others write moves no lease. Attempts that are out when
-    /// the leadership ends are [told](Attempt::cancelled).
+    /// Lets an election decide. From now on jobs run only while the elector leads, and attempts carry its
+    /// [fence](Attempt::fence). The election alone says who leads and until when: neither our writes nor
+    /// those of others move the lease. When the leadership ends, the attempts in flight are
+    /// [cancelled](Attempt::cancelled).
     ///
-    /// What is tried elsewhere stays pending until somebody does it, or the election is won there: who awaits that may
-    /// wait for long.
+    /// A job that is tried while another replica is elected stays pending until that replica does it, or
+    /// until this one is elected. A caller that awaits it may wait long.
     ///
-    /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be one that can check it:
-    /// the engine of the election. An elector that has ended leaves a lease that runs nothing; another call follows
-    /// another elector instead. The lease doesn't keep the elector alive.
+    /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be able to check it:
+    /// the store must be on the same server as the election. When the elector ends, the lease runs nothing.
+    /// Another call follows another elector instead. The lease does not keep the elector alive.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// Outside of a tokio runtime.
+    /// [`SpawnError::NoRuntime`] outside of a tokio runtime; the lease then decides as before.
     ///
     /// ```
     /// # use writerlease::{Outcome, WriterLease, election::Elector};
     /// # async fn f(elector: impl Elector) -> Result<(), Box<dyn std::error::Error>> {
     /// let lease: WriterLease<u32> = WriterLease::builder("leader-only").spawn()?;
-    /// lease.follow(&elector);
+    /// lease.follow(&elector)?;
     /// lease.try_work(7, |attempt| async move {
     ///     println!("{} leads, by {:?}", attempt.key(), attempt.fence());
     ///     Outcome::Written
@@ -210,27 +263,34 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn follow(&self, elector: &impl Elector) {
-        self.follow_leadership(elector, true);
+    pub fn follow(&self, elector: &impl Elector) -> Result<(), SpawnError> {
+        self.follow_leadership(elector, true)
     }
 
-    /// The same without fences, for works whose store is not the engine of the election. A leader that was paused may then
-    /// write after its successor: use it only where writes are compared with what was read.
-    pub fn follow_unfenced(&self, elector: &impl Elector) {
-        self.follow_leadership(elector, false);
+    /// Like [`follow`](Self::follow), but without fences, for jobs whose store is not the server of the
+    /// election. A leader that was paused may then write after its successor. Use it only where writes are
+    /// compared with the value that was read.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::NoRuntime`] outside of a tokio runtime.
+    pub fn follow_unfenced(&self, elector: &impl Elector) -> Result<(), SpawnError> {
+        self.follow_leadership(elector, false)
     }
 
-    fn follow_leadership(&self, elector: &impl Elector, fenced: bool) {
+    fn follow_leadership(&self, elector: &impl Elector, fenced: bool) -> Result<(), SpawnError> {
+        let runtime = runtime()?;
         let mut leadership = elector.leadership();
-        // At once, so that nothing runs unelected that is tried after this call. A lease that has ended needs no leader.
+        // The present state is applied before this returns, so that no job that is tried after this call
+        // runs unelected. A lease that has ended needs no leader.
         let now = leadership.borrow_and_update().clone();
         let _ = self.handle.shared.handle_election(led(&now, fenced));
         let shared = Arc::downgrade(&self.handle.shared);
-        let follower = tokio::spawn(async move {
+        let follower = runtime.spawn(async move {
             loop {
                 let changed = leadership.changed().await;
                 let Some(shared) = shared.upgrade() else { return };
-                // An elector that is gone leads no more.
+                // An elector that was dropped no longer leads.
                 let next = match changed {
                     Ok(()) => leadership.borrow_and_update().clone(),
                     Err(_) => Leadership::Unknown,
@@ -241,19 +301,20 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
             }
         });
         self.handle.shared.set_follower(follower.abort_handle());
+        Ok(())
     }
 
-    /// Until the first echo: a round trip to the store took this long.
+    /// Reports how long a round trip to the store took; ignored after the first echo.
     pub(crate) fn echo_hint(&self, round_trip: Duration) {
         self.send(|engine, now| engine.handle_echo_hint(now, round_trip));
     }
 
-    /// **Wait**: until the first work is finished, by us or by somebody else, or there was nothing to write, or it was given
-    /// up; returns whether we lead then. Cancel safe.
+    /// **Wait**: waits until the first job is finished: by us, by another replica, because there was nothing
+    /// to write, or because it was given up. Returns whether we lead then. Cancel safe.
     ///
     /// # Errors
     ///
-    /// [`LeaseClosed`] once the lease takes no more work.
+    /// [`LeaseClosed`] once the lease takes no more jobs.
     pub async fn wait(&self) -> Result<bool, LeaseClosed> {
         let mut statuses = self.subscribe();
         let status = statuses.wait_for(|status| status.decided || status.closed.is_some()).await;
@@ -264,11 +325,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Like [`wait`](Self::wait), for at most `timeout`; `None` if nothing was decided in time. Cancel safe.
+    /// Like [`wait`](Self::wait), for at most `timeout`. Returns `None` if nothing was decided in time. Cancel
+    /// safe.
     ///
     /// # Errors
     ///
-    /// [`LeaseClosed`] once the lease takes no more work.
+    /// [`LeaseClosed`] once the lease takes no more jobs.
     pub async fn wait_timeout(&self, timeout: Duration) -> Result<Option<bool>, LeaseClosed> {
         match tokio::time::timeout(timeout, self.wait()).await {
             Ok(decided) => decided.map(Some),
@@ -276,39 +338,67 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Whether our work holds the lease at this moment. An idle lease is nobody's: a term after the last write this is
-    /// false, until there is work again. The term goes on while the machine is suspended, where that [can be
-    /// known](crate::Moment).
+    /// Returns whether our work holds the lease at this moment. An idle lease belongs to nobody: a term after
+    /// the last write this is false, until the next job succeeds. The term continues while the machine is
+    /// suspended, where [the clock shows that](crate::Moment).
+    ///
+    /// It is a hint, and no lock: another replica may write at the same moment. The store's comparison of
+    /// versions, or a [`Fence`], refuses the later of two writes.
     pub fn is_leader(&self) -> bool {
         self.handle.shared.is_leader()
     }
 
-    /// How many keys have work pending that no attempt is out with.
+    /// Returns how many keys have a pending job, attempts in flight not counted.
     pub fn len(&self) -> usize {
         self.handle.shared.lock().engine.len()
     }
 
-    /// Whether no work is pending.
+    /// Returns whether no job is pending. Attempts may still be in flight.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// An event for the engine. To a lease that has ended it means nothing.
-    fn send<R>(&self, event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R) {
+    /// Applies an event to the engine. A lease that has ended ignores it.
+    fn send<R>(&self, event: impl FnOnce(&mut Engine<K, BoxedJob<K>>, Timestamp) -> R) {
         let _ = self.handle.shared.handle(event);
     }
 
-    /// The status, as the last subscriber was told it.
+    /// Returns the status that was published last.
     pub fn status(&self) -> Status {
         *self.subscribe().borrow()
     }
 
-    /// A channel that tells each change of the status. After the last one, [`Status::ended`] is set.
+    /// Returns a channel that receives each change of the status. The last status has
+    /// [`Status::closed`] set.
+    ///
+    /// ```
+    /// use writerlease::WriterLease;
+    ///
+    /// async fn log_roles(lease: WriterLease<u32>) {
+    ///     let mut statuses = lease.subscribe();
+    ///     drop(lease); // the channel does not keep the lease alive, and the handle would
+    ///     while statuses.changed().await.is_ok() {
+    ///         let status = *statuses.borrow_and_update();
+    ///         println!("{:?}, epoch {}", status.role, status.epoch);
+    ///         if status.closed.is_some() {
+    ///             return;
+    ///         }
+    ///     }
+    /// }
+    /// ```
     pub fn subscribe(&self) -> watch::Receiver<Status> {
         self.handle.shared.subscribe()
     }
 
-    /// A look inside.
+    /// Returns a snapshot of the lease's state, for logs and metrics.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// fn log(lease: &WriterLease<u32>) {
+    ///     let snapshot = lease.snapshot();
+    ///     println!("{} pending, {} refused so far", snapshot.pending, snapshot.counters.conflicts);
+    /// }
+    /// ```
     pub fn snapshot(&self) -> Snapshot {
         let state = self.handle.shared.lock();
         Snapshot {
@@ -323,29 +413,43 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Takes no more work, starts no more attempts, waits for those in flight for at most `grace`, then cancels the rest,
-    /// and returns the keys whose work was not finished: those pending, oldest first, and those whose attempts were still
-    /// out.
+    /// Stops the lease: takes no more jobs, starts no more attempts, waits for those in flight for at most
+    /// `grace`, and cancels the rest. Returns the keys whose jobs were not finished: first those that were
+    /// pending, oldest first, then those whose attempts were still in flight.
     ///
-    /// A cancelled attempt is told so and left to itself; a write that was sent is never cut off. A call that is dropped
-    /// before it returns has stopped the lease all the same; another call then returns the keys.
+    /// A cancelled attempt [learns of it](Attempt::cancelled) and is left to itself; a write that was sent is
+    /// never cut off. A call that is dropped early stops the lease all the same, and another call then
+    /// returns the keys.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use writerlease::{Outcome, WriterLease};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease = WriterLease::builder("status").spawn()?;
+    /// lease.try_work("key", |_| async { Outcome::Written })?;
+    /// assert_eq!(lease.shutdown(Duration::from_secs(5)).await, ["key"]); // it had not started yet
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn shutdown(&self, grace: Duration) -> Vec<K> {
         let shared = &self.handle.shared;
         let mut statuses = self.subscribe();
-        let mut ended = async || drop(statuses.wait_for(|status| status.closed.is_some()).await);
+        let mut closed = async || drop(statuses.wait_for(|status| status.closed.is_some()).await);
         shared.drain();
-        if tokio::time::timeout(grace, ended()).await.is_err() {
+        if tokio::time::timeout(grace, closed()).await.is_err() {
             shared.abandon();
-            ended().await;
+            closed().await;
         }
-        let (works, out) = {
+        let (jobs, in_flight) = {
             let mut state = shared.lock();
-            let works = state.engine.drain();
-            (works, state.engine.keys_in_flight().cloned().collect::<Vec<K>>())
+            let jobs = state.engine.drain();
+            (jobs, state.engine.keys_in_flight().cloned().collect::<Vec<K>>())
         };
-        // The works themselves are dropped here, outside of the lock.
-        let mut keys: Vec<K> = works.into_iter().map(|(key, _)| key).collect();
-        for key in out {
+        // The jobs themselves are users' closures, so they are dropped here, outside of the lock.
+        let mut keys: Vec<K> = jobs.into_iter().map(|(key, _)| key).collect();
+        for key in in_flight {
             if !keys.contains(&key) {
                 keys.push(key);
             }
@@ -372,8 +476,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Handle<K> {
     }
 }
 
-/// Tells a lease the state of one feed, for [`Status::watch`](crate::Status::watch); the [`Guard`](crate::Guard) has its own.
-/// Dropping it takes the feed back.
+/// A reporter of the state of one watch, for [`Status::watch`](crate::Status::watch). A
+/// [`Guard`](crate::Guard) has its own. Dropping the reporter removes the watch from the status.
 pub struct WatchReporter<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     id: u64,
@@ -385,7 +489,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WatchReporter<K> {
         Self { shared, id }
     }
 
-    /// The feed is in this state now.
+    /// Reports the present state of the watch.
     pub fn set(&self, watch: WatchState) {
         self.shared.set_watch(self.id, Some(watch));
     }
@@ -403,7 +507,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> fmt::Debug for WatchReporter<
     }
 }
 
-/// Until when `leadership` lets this process lead, and the fence of its attempts if they are to carry one.
+fn runtime() -> Result<tokio::runtime::Handle, SpawnError> {
+    tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)
+}
+
+/// Returns until when `leadership` lets this process lead, and the fence of its attempts if `fenced`.
 fn led(leadership: &Leadership, fenced: bool) -> Option<(Moment, Option<Fence>)> {
     match leadership {
         Leadership::Leader { fence, until } => Some((*until, fenced.then(|| fence.clone()))),

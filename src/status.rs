@@ -6,57 +6,74 @@ use tokio::time::Instant;
 
 use crate::engine::{Counters, Role, config::ConfigError};
 
-/// The part of a lease's state that others wait for; see [`WriterLease::subscribe`].
+/// The part of a lease's state that others wait for.
+///
+/// [`WriterLease::status`](crate::WriterLease::status) returns it, and
+/// [`WriterLease::subscribe`](crate::WriterLease::subscribe) sends each change of it.
+///
+/// ```
+/// use writerlease::{Status, WatchState};
+///
+/// /// Whether a replica should be reported as ready.
+/// fn is_ready(status: &Status) -> bool {
+///     status.closed.is_none() && matches!(status.watch, None | Some(WatchState::Live))
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// What this process is in the contest for the lease.
+    /// The position of this process in the contest for the lease.
     pub role: Role,
-    /// Whether its work holds the lease. An idle lease is nobody's: this turns false a term after the last write, or within
-    /// a second of a suspension that outlasted the term; [`WriterLease::is_leader`] knows that at once.
+    /// Whether its work holds the lease. An idle lease belongs to nobody: this turns false a term after the
+    /// last write, or within a second of a suspension that outlasted the term.
+    /// [`WriterLease::is_leader`](crate::WriterLease::is_leader) knows that immediately.
     pub is_leader: bool,
     /// How many times this process became leader.
     pub epoch: u64,
-    /// Whether some work was finished yet, by anybody.
+    /// Whether some job was finished yet, by any replica.
     pub decided: bool,
-    /// Whether the writes of others are observed: the state of the watch that is worst off, if several guards share the lease,
-    /// and none if nobody told of a watch. A lease whose watch is not live goes on working, blindly.
+    /// Whether the writes of others are observed. If several guards share the lease, this is the state of the
+    /// watch that is worst off; `None` if no watch was reported. A lease whose watch is not live goes on
+    /// working, blindly.
     pub watch: Option<WatchState>,
-    /// Set once the lease takes no more work, and why. The last status of all has it set.
+    /// Why the lease takes no more jobs, once that is so. The last status has it set.
     pub closed: Option<LeaseClosed>,
     pub(crate) role_generation: u64,
 }
 
-/// A look into a lease, for logs, metrics and debugging.
+/// A detailed look at a lease, for logs, metrics and debugging.
+///
+/// [`WriterLease::snapshot`](crate::WriterLease::snapshot) takes it under one lock, so its fields are of
+/// one moment.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Keys with work pending that no attempt is out with.
+    /// How many keys have a pending job, attempts in flight not counted.
     pub pending: usize,
-    /// Attempts that are out.
+    /// How many attempts are in flight, those past their deadline included.
     pub in_flight: usize,
-    /// How many attempts may be out at once while we lead.
+    /// How many attempts may be in flight at the same time while this process leads.
     pub window: usize,
-    /// How many times in a row we backed off.
+    /// How many times in a row this process backed off behind another writer.
     pub losses: u32,
-    /// How long the lease lasts, whoever holds it.
+    /// How long the lease still lasts, whoever holds it.
     pub lease_remaining: Duration,
-    /// How long a pending key waits before we stop trusting the leader to do it.
+    /// How long a pending key waits before this process stops trusting the leader to write it.
     pub patience: Duration,
-    /// How long our own writes take to come back through the watch.
+    /// How long this process's own writes take to come back through the watch, smoothed.
     pub echo: Duration,
-    /// What has happened so far.
+    /// The counts since the lease was spawned.
     pub counters: Counters,
 }
 
-/// Whether foreign writes are observed.
+/// The state of a watch: whether foreign writes are observed.
 ///
-/// A lease whose watch is not live goes on working: it is merely blind, and learns of the writes of others when its own are
-/// refused.
+/// A lease whose watch is not live goes on working. It is merely blind, and learns of the writes of others
+/// when its own are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WatchState {
-    /// They are observed as they happen.
+    /// Foreign writes are observed as they happen.
     Live,
     /// The first listing is not complete yet.
     Starting,
@@ -65,33 +82,33 @@ pub enum WatchState {
         /// When it was interrupted.
         since: Instant,
     },
-    /// The watch is over for good.
+    /// The watch has ended and will not be resumed.
     Ended {
         /// When it ended.
         since: Instant,
     },
 }
 
-/// Why a lease could not be started.
+/// The reason for which a lease, a guard or the following of an election could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// A setting cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Not within a tokio runtime.
-    #[error("there is no tokio runtime here to run on")]
+    /// The call was made outside of a tokio runtime.
+    #[error("the call was made outside of a tokio runtime")]
     NoRuntime,
 }
 
-/// The lease takes no more work: it was shut down, or its driver died with the runtime.
+/// The reason for which a lease takes no more jobs: it was shut down, or its driver died with the runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseClosed {
     /// [`shutdown`](crate::WriterLease::shutdown) was called, or the last handle was dropped.
     #[error("the lease was shut down")]
     ShutDown,
-    /// The driver's task is gone: its runtime was shut down, or has no timers.
-    #[error("the lease's driver died")]
+    /// The driver's task was dropped: its runtime was shut down, or has no timers.
+    #[error("the lease's driver died with its runtime")]
     DriverDied,
 }
 
@@ -103,13 +120,15 @@ pub(crate) struct WatchStates {
 }
 
 impl WatchStates {
-    pub fn add(&mut self) -> u64 {
+    /// Adds a watch. Returns its identifier.
+    pub(crate) fn add(&mut self) -> u64 {
         self.next += 1;
         self.states.push((self.next, WatchState::Starting));
         self.next
     }
 
-    pub fn set(&mut self, id: u64, watch: Option<WatchState>) {
+    /// Sets the state of a watch; `None` removes it.
+    pub(crate) fn set(&mut self, id: u64, watch: Option<WatchState>) {
         self.states.retain_mut(|(known, state)| {
             if *known != id {
                 return true;
@@ -118,8 +137,8 @@ impl WatchStates {
         });
     }
 
-    /// The state of the watch that is worst off, for longest.
-    pub fn worst(&self) -> Option<WatchState> {
+    /// Returns the state of the watch that is worst off; of equals, the one that has been so for longest.
+    pub(crate) fn worst(&self) -> Option<WatchState> {
         let badness = |watch: &WatchState| match *watch {
             WatchState::Live => (0, None),
             WatchState::Starting => (1, None),
@@ -136,7 +155,7 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn a_lease_is_as_blind_as_its_blindest_feed() {
+    fn lease_is_as_blind_as_its_blindest_watch() {
         let mut watches = WatchStates::default();
         assert_eq!(watches.worst(), None);
         let (first, second) = (watches.add(), watches.add());

@@ -22,7 +22,7 @@ use crate::{options::Options, reigns};
 
 pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, store: S) {
     let lease = WriterLease::builder(&options.name).spawn().expect("valid settings");
-    lease.follow(&elector);
+    lease.follow(&elector).expect("a runtime");
     let guard = Guard::new(store.clone(), lease.clone(), options.prefix.clone()).expect("a runtime");
     let written = Arc::<Mutex<Option<Version>>>::default();
     let key: Arc<str> = format!("{}writes/{}", options.prefix, options.name).into();

@@ -10,17 +10,18 @@ use crate::{
     store::Fence,
 };
 
-/// One run of a work: what it may want to know about itself.
+/// One run of a job: its key, its number and its time.
 ///
-/// Long preparation should watch [`cancelled`](Attempt::cancelled) and stop before it is stale. A write that was sent
-/// is better awaited to its end: to drop it only makes it unknown whether it landed.
+/// A job whose preparation takes long should watch [`cancelled`](Attempt::cancelled) and stop before its
+/// result is stale. Once it has sent a write, it should await the answer: a write that is dropped may
+/// still succeed, and then nobody knows.
 ///
 /// ```
 /// use writerlease::{Attempt, Outcome};
 /// # async fn prepare() -> Vec<u8> { Vec::new() }
 /// # async fn write(_: &str, _: Vec<u8>) {}
 ///
-/// async fn work(attempt: Attempt<String>) -> Outcome {
+/// async fn job(attempt: Attempt<String>) -> Outcome {
 ///     let value = tokio::select! {
 ///         value = prepare() => value,
 ///         () = attempt.cancelled() => return Outcome::Conflict, // too late: prepare again, from the start
@@ -40,7 +41,7 @@ pub struct Attempt<K> {
 }
 
 impl<K> Attempt<K> {
-    pub(crate) fn new(
+    pub(super) fn new(
         key: K,
         number: u32,
         epoch: u64,
@@ -51,38 +52,60 @@ impl<K> Attempt<K> {
         Self { key, number, epoch, deadline, role_token, fence }
     }
 
-    /// The key whose work this is.
+    /// Returns the key that the job is for.
     pub fn key(&self) -> &K {
         &self.key
     }
 
-    /// Counts the attempts of this work, from 1.
+    /// Returns the number of this attempt of the job, from 1.
+    ///
+    /// ```
+    /// use writerlease::{Attempt, Outcome, Verdict};
+    ///
+    /// /// Gives up after the third attempt, as `limit_retries(2, ..)` does.
+    /// fn verdict(attempt: &Attempt<String>, outcome: Outcome) -> Verdict {
+    ///     if attempt.number() < 3 { outcome.into() } else { outcome.done() }
+    /// }
+    /// ```
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// How many times this process had become leader when the attempt started.
+    /// Returns how many times this process had become leader when the attempt started. An epoch names one
+    /// leadership of this process; it says nothing about other processes.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
-    /// When the attempt stops holding its slot.
+    /// Returns when the attempt stops holding its slot: its start plus the
+    /// [`attempt_timeout`](crate::LeaseBuilder::attempt_timeout). The key stays blocked until the attempt
+    /// returns.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use writerlease::{Attempt, Outcome};
+    /// # async fn request(_timeout: Duration) -> Outcome { Outcome::Written }
+    /// async fn job(attempt: Attempt<String>) -> Outcome {
+    ///     request(attempt.deadline().remaining()).await
+    /// }
+    /// ```
     pub fn deadline(&self) -> Moment {
         self.deadline
     }
 
-    /// What its writes should carry, if the lease [follows](crate::WriterLease::follow) an election.
+    /// Returns the fence that the attempt's writes should carry, if the lease
+    /// [follows](crate::WriterLease::follow) an election.
     pub fn fence(&self) -> Option<&Fence> {
         self.fence.as_deref()
     }
 
-    /// Whether the role in which the attempt started was lost, or the deadline has passed.
+    /// Returns whether the attempt should stop: the role in which it started was lost, its deadline has
+    /// passed, or the lease was shut down and its grace is over.
     pub fn is_cancelled(&self) -> bool {
         self.role_token.is_cancelled() || self.deadline.has_passed()
     }
 
-    /// Waits until the role in which the attempt started is lost, the deadline passes, or the lease is shut down and
-    /// its grace is over. Cancel safe.
+    /// Waits until the attempt should stop, as in [`is_cancelled`](Self::is_cancelled). Cancel safe.
     pub async fn cancelled(&self) {
         tokio::select! {
             () = self.role_token.cancelled() => {}
@@ -102,7 +125,7 @@ impl<K: fmt::Debug> fmt::Debug for Attempt<K> {
     }
 }
 
-/// Wraps a work so that it is given up after `retries` retries: `retries + 1` attempts in all.
+/// Wraps a job so that it is given up after `retries` retries: `retries + 1` attempts in all.
 ///
 /// ```
 /// use writerlease::{Outcome, limit_retries};
@@ -113,7 +136,7 @@ impl<K: fmt::Debug> fmt::Debug for Attempt<K> {
 /// ```
 pub fn limit_retries<K, F, T, V>(
     retries: u32,
-    mut work: F,
+    mut job: F,
 ) -> impl FnMut(Attempt<K>) -> std::pin::Pin<Box<dyn Future<Output = Verdict> + Send>> + Send
 where
     F: FnMut(Attempt<K>) -> T + Send,
@@ -122,7 +145,7 @@ where
 {
     move |attempt| {
         let last = attempt.number() > retries;
-        let run = work(attempt);
+        let run = job(attempt);
         Box::pin(async move {
             let verdict = run.await.into();
             if last { Verdict { next: Next::Done, ..verdict } } else { verdict }

@@ -1,13 +1,14 @@
-//! The one tokio task that moves a lease: it reads the [`clock`](crate::clock), sleeps, runs attempts and feeds their outcomes back.
+//! The one tokio task that drives a lease: it reads the [`clock`](crate::clock), sleeps, runs attempts and
+//! feeds their outcomes back.
 //!
 //! ```text
-//!    handles (any thread) ──lock──> State { engine, ... } <──lock── driver ──first poll──> done at once (most writes to a
-//!          │                                                           │                   cache or a channel are)
+//!    handles (any thread) ──lock──> State { engine, ... } <──lock── driver ──first poll──> finished immediately (most
+//!          │                                                           │                   writes to a cache or channel)
 //!          └──────────── wake, if the deadline moved nearer ──────────>└──still pending──> a task of its own
 //! ```
 //!
-//! An attempt is polled once in place; only one that is not ready then costs a task. Works therefore must not block the
-//! thread, as nowhere in tokio.
+//! An attempt is polled once in place, and only one that is not ready then costs a task. Jobs must
+//! therefore not block the thread, as everywhere in tokio.
 
 mod attempt;
 mod shared;
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::attempt::{Attempt, limit_retries};
 use self::shared::Phase;
-pub(crate) use self::shared::{BoxedWork, Shared};
+pub(crate) use self::shared::{BoxedJob, Shared};
 use crate::{
     clock::MAX_SLEEP,
     engine::{AttemptId, Start, Timestamp, config::LeaseConfig, outcome::Verdict},
@@ -39,7 +40,7 @@ use crate::{
     store::Fence,
 };
 
-/// How many attempts are taken under one lock.
+/// How many attempts the driver takes under one lock.
 const BATCH: usize = 64;
 
 /// How many times the driver looks at the engine before it lets other tasks run.
@@ -55,27 +56,28 @@ where
     shared
 }
 
-/// The task.
 struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     tasks: JoinSet<Finished<K>>,
-    /// Attempts to start, and the token of the role_token that they belong to.
-    ready: Vec<Start<K, BoxedWork<K>>>,
+    /// Attempts to start, and the role's token and the fence that they carry.
+    ready: Vec<Start<K, BoxedJob<K>>>,
     role_token: Arc<CancellationToken>,
     fence: Option<Arc<Fence>>,
     finished: Vec<Finished<K>>,
-    /// Works that are not needed any more: dropped outside of the lock, because they are the user's.
-    finished_jobs: Vec<BoxedWork<K>>,
-    /// When the timer timer_at; never, if it is not set.
+    /// Jobs that are no longer needed. They are users' closures, so they are dropped outside of the lock.
+    finished_jobs: Vec<BoxedJob<K>>,
+    /// When the timer fires; [`Timestamp::MAX`] if it is not set.
     timer_at: Timestamp,
-    ended: LeaseClosed,
+    closed: LeaseClosed,
 }
 
-/// What the driver does next.
+/// The next step of the driver.
 enum Next {
+    /// Start the attempts that are ready.
     Run,
-    /// Until the timer timer_at, which may be to be set.
+    /// Sleep, after setting the timer to this time if there is one.
     Sleep(Option<Timestamp>),
+    /// Wait for the attempts in flight.
     Drain,
     Stop,
 }
@@ -91,21 +93,22 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             finished: Vec::with_capacity(BATCH),
             finished_jobs: Vec::with_capacity(BATCH),
             timer_at: Timestamp::MAX,
-            ended: LeaseClosed::DriverDied,
+            closed: LeaseClosed::DriverDied,
         }
     }
 
-    /// The task. Everything that may need the driver wakes it, and each time it looks at everything.
+    /// Runs the task. Every event that may need the driver wakes it, and each time it looks at everything.
     async fn run(mut self) {
         let mut timer = pin!(sleep(MAX_SLEEP));
         poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
-        // A write that was sent is never cut off: that would only turn a landed write into an unknown one.
+        // A write that was sent is never cut off: it may succeed all the same, and then nobody would know.
         self.tasks.detach_all();
-        self.ended = LeaseClosed::ShutDown;
+        self.closed = LeaseClosed::ShutDown;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        // Once per wake. Attempts that end at once count from here, too; that is the pessimistic side of their lease.
+        // One clock reading per wake. An attempt that completes immediately is dated slightly early, which
+        // shortens its lease: the safe direction.
         let now = self.shared.now();
         for _ in 0..POLLS_PER_WAKE {
             let next = self.visit_engine(now, cx.waker());
@@ -113,14 +116,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             match next {
                 Next::Run => {
                     self.start_attempts(cx);
-                    // Also while there is always something to run: an attempt that has ended must not wait for a pause.
+                    // Tasks are polled here too: a finished attempt must not wait until nothing is left to
+                    // start.
                     let _ = self.poll_tasks(cx);
                 }
                 Next::Sleep(set) => {
                     if let Some(until) = set {
                         timer.as_mut().reset(self.shared.moment(until).alarm());
                     }
-                    // It knows whom to wake already, unless it was set.
+                    // A timer that was not set anew still knows the waker.
                     if set.is_some() && timer.as_mut().poll(cx).is_ready() {
                         self.timer_at = Timestamp::MAX;
                     } else if self.poll_tasks(cx).is_pending() {
@@ -131,66 +135,69 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 Next::Stop => return Poll::Ready(()),
             }
         }
-        // A stream of works that are ready at once must not keep the other tasks of the runtime waiting.
+        // A stream of jobs that finish immediately must not keep the runtime's other tasks waiting.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// Takes in the attempts that have ended on tasks of their own; ready if there were any.
+    /// Collects the attempts that have finished on tasks of their own; ready if there are any.
     fn poll_tasks(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.tasks.is_empty()
             && let Poll::Ready(Some(joined)) = self.tasks.poll_join_next(cx)
         {
-            // Panics were caught, and nobody aborts them.
+            // No join fails: panics are caught inside, and nobody aborts these tasks.
             self.finished.extend(joined.ok());
         }
         if self.finished.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// One visit to the engine: outcomes in, attempts out.
+    /// Visits the engine under one lock: feeds outcomes in, takes attempts out, and decides the next step.
     fn visit_engine(&mut self, now: Timestamp, waker: &Waker) -> Next {
         let shared = &*self.shared;
         let mut guard = shared.lock();
         let state = &mut *guard;
+        // A task keeps its waker as a rule, and a clone costs more than the comparison.
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
-        for Finished { id, work, result } in self.finished.drain(..) {
-            let finished_jobs = match result {
+        for Finished { id, job, result } in self.finished.drain(..) {
+            let job = match result {
                 Ok(verdict) => {
                     tracing::trace!(
                         lease = %shared.name, attempt = ?id, outcome = ?verdict.outcome, next = ?verdict.next,
-                        "an attempt ended",
+                        "an attempt finished",
                     );
-                    state.engine.handle_outcome(now, id, verdict, work)
+                    state.engine.handle_outcome(now, id, verdict, job)
                 }
                 Err(panic) => {
                     tracing::error!(
                         lease = %shared.name, attempt = ?id, panic = message(&*panic),
-                        "a work panicked; it is tried again at the retry interval",
+                        "a job panicked; it runs again after the retry interval",
                     );
-                    state.engine.handle_panic(now, id, work)
+                    state.engine.handle_panic(now, id, job)
                 }
             };
-            self.finished_jobs.extend(finished_jobs);
+            self.finished_jobs.extend(job);
         }
         let lost = shared.publish(state, now);
         let next = match state.phase {
             Phase::Running => {
+                // The batch is bounded so that handles on other threads do not wait long for the lock.
                 while self.ready.len() < BATCH
                     && let Some(start) = state.engine.poll_attempt(now)
                 {
                     tracing::trace!(
                         lease = %shared.name, attempt = ?start.id, number = start.number, epoch = start.epoch,
-                        "an attempt ready",
+                        "an attempt starts",
                     );
                     self.ready.push(start);
                 }
                 if self.ready.is_empty() {
                     let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
-                    // Set the timer only if it would ring too late: at each write the lease ends later, and it is cheaper
-                    // to wake once too often per term than to set it each time. After a suspension it has not rung yet, though
-                    // its time has come.
+                    // The timer is set only if it would fire too late. Each write moves the end of the lease,
+                    // and it is cheaper to wake once too often per term than to set the timer each time.
+                    // After a suspension the timer has not fired yet although its time has come, so it is
+                    // set anew.
                     if self.timer_at <= now {
                         self.timer_at = Timestamp::MAX;
                     }
@@ -199,7 +206,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     state.wake_at = self.timer_at;
                     Next::Sleep(set)
                 } else {
+                    // The driver is awake: it looks at the engine again after these attempts.
                     state.wake_at = Timestamp::ZERO;
+                    // Attempts carry the token of the role in which they start, so it is read under the
+                    // same lock.
                     self.role_token.clone_from(&state.role_token);
                     self.fence.clone_from(&state.fence);
                     Next::Run
@@ -210,6 +220,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             Phase::Abandoned | Phase::Closed(_) => Next::Stop,
         };
         drop(guard);
+        // A cancellation wakes tasks of users, so it comes after the lock is released.
         if let Some(lost) = lost {
             lost.cancel();
         }
@@ -221,7 +232,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             let deadline = self.shared.moment(start.deadline);
             let (role_token, fence) = (self.role_token.clone(), self.fence.clone());
             let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, role_token, fence);
-            match Running::start(start.id, start.work, attempt) {
+            match Running::start(start.id, start.job, attempt) {
                 Err(finished) => self.finished.push(finished),
                 Ok(mut running) => match Pin::new(&mut running).poll(cx) {
                     Poll::Ready(finished) => self.finished.push(finished),
@@ -233,33 +244,33 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
-    /// However the task ends, also with its runtime, those who wait for it learn it.
+    /// Publishes the end however it comes, also when the runtime drops the task.
     fn drop(&mut self) {
-        if self.ended == LeaseClosed::DriverDied {
-            tracing::warn!(lease = %self.shared.name, "the driver's task is gone; the lease does no more work");
+        if self.closed == LeaseClosed::DriverDied {
+            tracing::warn!(lease = %self.shared.name, "the driver's task was dropped; the lease runs no more jobs");
         }
-        self.shared.end(self.ended);
+        self.shared.close(self.closed);
     }
 }
 
-/// An attempt on its way; owns its work, which comes back with the outcome.
+/// An attempt in flight. It owns its job, which comes back with the outcome.
 struct Running<K> {
     id: AttemptId,
-    work: Option<BoxedWork<K>>,
+    job: Option<BoxedJob<K>>,
     future: BoxFuture<'static, Verdict>,
 }
 
 struct Finished<K> {
     id: AttemptId,
-    work: BoxedWork<K>,
+    job: BoxedJob<K>,
     result: Result<Verdict, Box<dyn Any + Send>>,
 }
 
 impl<K> Running<K> {
-    fn start(id: AttemptId, mut work: BoxedWork<K>, attempt: Attempt<K>) -> Result<Self, Finished<K>> {
-        match catch_unwind(AssertUnwindSafe(|| work(attempt))) {
-            Ok(future) => Ok(Self { id, work: Some(work), future }),
-            Err(panic) => Err(Finished { id, work, result: Err(panic) }),
+    fn start(id: AttemptId, mut job: BoxedJob<K>, attempt: Attempt<K>) -> Result<Self, Finished<K>> {
+        match catch_unwind(AssertUnwindSafe(|| job(attempt))) {
+            Ok(future) => Ok(Self { id, job: Some(job), future }),
+            Err(panic) => Err(Finished { id, job, result: Err(panic) }),
         }
     }
 }
@@ -273,14 +284,15 @@ impl<K> Future for Running<K> {
             Ok(Poll::Ready(verdict)) => Ok(verdict),
             Err(panic) => Err(panic),
         };
-        let work = self.work.take().expect("polled after it was ready");
-        Poll::Ready(Finished { id: self.id, work, result })
+        let job = self.job.take().expect("a future is not polled after it is ready");
+        Poll::Ready(Finished { id: self.id, job, result })
     }
 }
 
+/// Returns the message of a panic, if it is a text.
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(not a text)")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
 }
 
 #[cfg(test)]

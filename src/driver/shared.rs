@@ -1,4 +1,4 @@
-//! What the handles and the driver share, behind one lock.
+//! The part of a lease that its handles and its driver share, behind one lock.
 
 use std::{hash::Hash, sync::Arc, task::Waker, time::Duration};
 
@@ -15,29 +15,30 @@ use crate::{
     store::Fence,
 };
 
-/// A work as the queue holds it.
-pub(crate) type BoxedWork<K> = Box<dyn FnMut(Attempt<K>) -> BoxFuture<'static, Verdict> + Send>;
+/// A job as the queue holds it.
+pub(crate) type BoxedJob<K> = Box<dyn FnMut(Attempt<K>) -> BoxFuture<'static, Verdict> + Send>;
 
-/// What the handles and the driver share.
 pub(crate) struct Shared<K> {
-    pub name: String,
+    pub(super) name: String,
+    /// The origin of the engine's timestamps.
     origin: Moment,
     state: Mutex<State<K>>,
     status: watch::Sender<Status>,
 }
 
 pub(crate) struct State<K> {
-    pub engine: Engine<K, BoxedWork<K>>,
+    pub(crate) engine: Engine<K, BoxedJob<K>>,
     /// Fires when the current role is lost.
-    pub role_token: Arc<CancellationToken>,
-    /// The driver looks again at this time by itself; zero while it is awake.
-    pub wake_at: Timestamp,
-    /// Wakes the driver. Called under the lock: it is the runtime's, and no code of users.
-    pub waker: Option<Waker>,
-    pub published: Status,
+    pub(super) role_token: Arc<CancellationToken>,
+    /// When the driver looks at the engine again by itself; zero while it is awake.
+    pub(super) wake_at: Timestamp,
+    /// Wakes the driver. It may be called under the lock, because it is code of the runtime, not of users.
+    pub(super) waker: Option<Waker>,
+    published: Status,
     watches: WatchStates,
-    /// What attempts carry; and the task that follows the election.
-    pub fence: Option<Arc<Fence>>,
+    /// The fence that attempts carry.
+    pub(super) fence: Option<Arc<Fence>>,
+    /// The task that follows an election.
     follower: Option<AbortHandle>,
     pub(super) phase: Phase,
 }
@@ -45,16 +46,16 @@ pub(crate) struct State<K> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Phase {
     Running,
-    /// No new attempts; those in flight may end.
+    /// No attempt starts any more; those in flight may finish.
     Draining,
-    /// The driver doesn't wait for attempts any more.
+    /// The driver no longer waits for attempts.
     Abandoned,
-    /// The driver is gone.
+    /// The driver has ended.
     Closed(LeaseClosed),
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
-    pub fn new(config: LeaseConfig) -> Self {
+    pub(super) fn new(config: LeaseConfig) -> Self {
         let status = Status::default();
         Self {
             name: config.name.clone(),
@@ -74,89 +75,86 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
-    pub fn subscribe(&self) -> watch::Receiver<Status> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
 
-    /// All that threads share is behind this lock, so here is where their order can make a difference.
-    pub fn lock(&self) -> MutexGuard<'_, State<K>> {
+    /// Locks the state. Threads share nothing else, so only here does their order make a difference.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State<K>> {
         #[cfg(test)]
         super::tests::switch();
         self.state.lock()
     }
 
-    pub fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.timestamp(Moment::now())
     }
 
-    pub fn timestamp(&self, at: Moment) -> Timestamp {
+    fn timestamp(&self, at: Moment) -> Timestamp {
         Timestamp::ZERO + (at - self.origin)
     }
 
-    pub fn moment(&self, at: Timestamp) -> Moment {
+    pub(super) fn moment(&self, at: Timestamp) -> Moment {
         self.origin + (at - Timestamp::ZERO)
     }
 
-    /// Queues work. What it replaced is dropped outside of the lock: it is a user's closure.
-    pub fn try_work(&self, key: K, work: BoxedWork<K>) -> Result<(), LeaseClosed> {
+    /// Queues a job. The job that it replaces is a user's closure, so it is dropped outside of the lock.
+    pub(crate) fn try_work(&self, key: K, job: BoxedJob<K>) -> Result<(), LeaseClosed> {
         let mut state = self.lock();
-        if let Some(ended) = state.closed() {
-            return Err(ended);
+        if let Some(closed) = state.closed() {
+            return Err(closed);
         }
-        let mut asked = None;
-        let now = || *asked.insert(self.now());
-        let replaced = state.engine.handle_try_at(now, key, work);
-        // Whatever may run earlier by this needed the time.
-        if let Some(now) = asked {
-            state.wake_if_needed(now);
-        }
+        let now = self.now();
+        let replaced = state.engine.handle_try(now, key, job);
+        // A new job changes neither the role nor the status, so there is nothing to publish.
+        state.wake_if_needed(now);
         drop(state);
         drop(replaced);
         Ok(())
     }
 
-    /// Lets `event` change the engine, and does what follows from the change: tells subscribers, cancels attempts whose
-    /// role was lost, and wakes the driver if it would sleep too long.
+    /// Applies an event to the engine and does what follows: publishes the status, cancels the attempts of
+    /// a lost role, and wakes the driver if it would sleep too long.
     ///
-    /// What `event` returns is dropped by the caller, outside of the lock: it may be a user's closure.
-    pub fn handle<R>(
+    /// The caller drops the event's result outside of the lock, because it may be a user's closure.
+    pub(crate) fn handle<R>(
         &self,
-        event: impl FnOnce(&mut Engine<K, BoxedWork<K>>, Timestamp) -> R,
+        event: impl FnOnce(&mut Engine<K, BoxedJob<K>>, Timestamp) -> R,
     ) -> Result<R, LeaseClosed> {
         let mut state = self.lock();
-        if let Some(ended) = state.closed() {
-            return Err(ended);
+        if let Some(closed) = state.closed() {
+            return Err(closed);
         }
-        // Read under the lock, so that the engine sees time in order.
+        // The clock is read under the lock, so that the engine sees times in order.
         let now = self.now();
         let result = event(&mut state.engine, now);
         let lost = self.publish(&mut state, now);
         state.wake_if_needed(now);
         drop(state);
+        // A cancellation wakes tasks of users, so it comes after the lock is released.
         if let Some(lost) = lost {
             lost.cancel();
         }
         Ok(result)
     }
 
-    /// Whether our work holds the lease right now.
-    pub fn is_leader(&self) -> bool {
+    pub(crate) fn is_leader(&self) -> bool {
         let state = self.lock();
         !matches!(state.phase, Phase::Closed(_)) && state.engine.is_leader(self.now())
     }
 
-    /// How long the lease still lasts, whoever holds it.
-    pub fn lease_remaining(&self, state: &State<K>) -> Duration {
+    /// Returns how long the lease still lasts, whoever holds it.
+    pub(crate) fn lease_remaining(&self, state: &State<K>) -> Duration {
         state.engine.lease_end() - self.now()
     }
 
-    /// No new attempts from now on; the driver ends when those in flight have.
-    pub fn drain(&self) {
+    /// Stops new attempts. The driver ends when those in flight have finished.
+    pub(crate) fn drain(&self) {
         self.enter(Phase::Draining);
     }
 
-    /// The driver ends now; attempts in flight are told to stop and left to themselves.
-    pub fn abandon(&self) {
+    /// Ends the driver now. Attempts in flight are cancelled and left to themselves.
+    pub(crate) fn abandon(&self) {
         self.enter(Phase::Abandoned);
     }
 
@@ -169,11 +167,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.wake();
     }
 
-    /// Tells subscribers what changed. Returns the token to cancel if a role was lost.
-    pub fn publish(&self, state: &mut State<K>, now: Timestamp) -> Option<Arc<CancellationToken>> {
+    /// Publishes the status if it changed. Returns the token to cancel if a role was lost.
+    pub(super) fn publish(&self, state: &mut State<K>, now: Timestamp) -> Option<Arc<CancellationToken>> {
         let before = state.published;
         let role_generation = state.engine.role_generation();
         let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
+        // This runs with every event, and most change nothing here.
         if (role_generation, is_leader, decided) == (before.role_generation, before.is_leader, before.decided)
         {
             return None;
@@ -189,26 +188,27 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             lease = %self.name,
             role = ?status.role,
             epoch = status.epoch,
-            tick = state.engine.losses(),
+            losses = state.engine.losses(),
             lease_ms = (state.engine.lease_end() - now).as_millis() as u64,
             "the role changed",
         );
         (status.role == Role::Follower).then(|| std::mem::take(&mut state.role_token))
     }
 
-    /// Until when an election made this replica leader, and the fence of attempts; `None` if it did not.
-    pub fn handle_election(&self, led: Option<(Moment, Option<Fence>)>) -> Result<(), LeaseClosed> {
+    /// Applies the result of an election: until when it made this replica leader, and the fence of its
+    /// attempts; `None` if it did not.
+    pub(crate) fn handle_election(&self, led: Option<(Moment, Option<Fence>)>) -> Result<(), LeaseClosed> {
         let Some((until, fence)) = led else {
             return self.handle(|engine, now| engine.handle_not_elected(now));
         };
-        // Before any attempt runs that needs it.
+        // The fence comes before the event, so that no attempt of this leadership starts without it.
         self.lock().fence = fence.map(Arc::new);
         let until = self.timestamp(until);
         self.handle(|engine, now| engine.handle_elected(now, until))
     }
 
-    /// The task that follows an election, in the place of any other.
-    pub fn set_follower(&self, follower: AbortHandle) {
+    /// Keeps the task that follows an election; it replaces and aborts the one before.
+    pub(crate) fn set_follower(&self, follower: AbortHandle) {
         let mut state = self.lock();
         let before = match state.phase {
             Phase::Closed(_) => Some(follower),
@@ -220,14 +220,16 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
-    pub fn add_watch(&self) -> u64 {
+    /// Adds a watch to the status. Returns its identifier.
+    pub(crate) fn add_watch(&self) -> u64 {
         let mut state = self.lock();
         let id = state.watches.add();
         self.publish_watch(&mut state);
         id
     }
 
-    pub fn set_watch(&self, id: u64, watch: Option<WatchState>) {
+    /// Sets the state of a watch; `None` removes it.
+    pub(crate) fn set_watch(&self, id: u64, watch: Option<WatchState>) {
         let mut state = self.lock();
         state.watches.set(id, watch);
         self.publish_watch(&mut state);
@@ -241,11 +243,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
-    /// The driver's last words.
-    pub fn end(&self, ended: LeaseClosed) {
+    /// Records that the driver has ended, and publishes the last status.
+    pub(super) fn close(&self, closed: LeaseClosed) {
         let mut state = self.lock();
-        state.phase = Phase::Closed(ended);
-        state.published = Status { is_leader: false, closed: Some(ended), ..state.published };
+        state.phase = Phase::Closed(closed);
+        state.published = Status { is_leader: false, closed: Some(closed), ..state.published };
         let role_token = state.role_token.clone();
         let follower = state.follower.take();
         self.status.send_replace(state.published);
@@ -258,7 +260,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 }
 
 impl<K: Hash + Eq + Clone> State<K> {
-    /// Wakes the driver if it would sleep too long; or sleeps too long already, because the machine was suspended.
+    /// Wakes the driver if it would sleep too long, or if it slept too long already because the machine
+    /// was suspended.
     fn wake_if_needed(&mut self, now: Timestamp) {
         let too_late = |timeout| timeout < self.wake_at || self.wake_at <= now;
         if self.wake_at != Timestamp::ZERO && self.engine.poll_timeout().is_some_and(too_late) {
@@ -273,12 +276,12 @@ impl<K: Hash + Eq + Clone> State<K> {
         }
     }
 
-    /// Why no more work is taken, if so.
+    /// Returns why the lease takes no more jobs, if it takes none.
     fn closed(&self) -> Option<LeaseClosed> {
         match self.phase {
             Phase::Running => None,
             Phase::Draining | Phase::Abandoned => Some(LeaseClosed::ShutDown),
-            Phase::Closed(ended) => Some(ended),
+            Phase::Closed(closed) => Some(closed),
         }
     }
 }

@@ -1,18 +1,21 @@
-//! The keys that a follower writes although somebody else leads, and for how long.
+//! The keys that a follower writes although another replica leads, and for how long.
 //!
-//! Such a key was overdue: others were seen at later work and passed it over. Who they are can't be seen from here. If it is
-//! a leader that doesn't want the key, it is ours for good. But it may be another follower with overdue keys of its own: each
-//! takes the other's writes for the leader's, and for good there would be none. So a key is lent. When the adoption ends, we let
-//! go of it, and wait for longer than anybody else would. If somebody else wanted it all the time, they take it over; and who
-//! has such keys already is the first to, so that they gather in ever fewer hands. Once the last of these let go, nobody writes
-//! any more, and somebody competes for the lease. If the key is overdue for us again, it is lent for twice as long. That a key
-//! which only we want has to wait becomes ever rarer, and no split lasts.
+//! Such a key was overdue: other replicas were seen to serve younger requests and to skip this key. We cannot
+//! see who they are. If the writer is a leader that does not want the key, we should write it for good. But
+//! it may be another follower with adopted keys of its own. Each would take the other's writes for the
+//! leader's, and the group would never have a leader again. So an adoption expires. We then drop the key, and
+//! wait for it longer than any other replica would. If another replica wanted the key all the time, it takes
+//! it over. A replica with adopted keys is the first to do so, so that they gather in ever fewer hands. Once
+//! the last of these drops its keys, no replica writes any more, and one competes for the lease. If the key
+//! is overdue for us again, we adopt it for twice as long. A key that only we want then waits ever more
+//! rarely, and no split lasts.
 //!
-//! When a adoption ends, all shorter ones do, too: it is our silence that tells the others. Longer ones go on, so that new keys do
-//! not hold up the ones that were found to be ours long ago. For the same reason whoever sees somebody take over a key lets go
-//! of its own, if they have been that for half of their time: so the last hands let go together. A key that was taken over
-//! looks like one that a leader did late. Half of the time, because some leaders are often late, and our keys must not wait
-//! each time.
+//! When an adoption expires, all shorter ones expire with it: other replicas notice that we stopped only if
+//! we stop everywhere. Longer ones continue, so that a newly adopted key does not disturb keys adopted long
+//! ago. A replica that sees another take over a key also drops its own adoptions that are past half their
+//! time, so that the last holders let go together. A key that was taken over looks like one that a leader
+//! wrote late. Half of the time must have passed because some leaders are often late, and our keys must not
+//! wait each time.
 
 use std::{hash::Hash, time::Duration};
 
@@ -23,51 +26,51 @@ use super::time::Timestamp;
 #[derive(Debug)]
 pub(super) struct Adopted<K> {
     adoptions: HashMap<K, Adoption>,
-    /// How many of them run.
+    /// How many adoptions run.
     running: usize,
-    /// When the adoptions end, by how many times they had ended before.
+    /// When the adoptions expire, by how many times they had expired before.
     ends: Vec<Option<Span>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Adoption {
-    /// How many times it had ended before.
+    /// How many times it had expired before.
     ended: usize,
-    /// It has not ended again.
+    /// It has not expired again.
     runs: bool,
 }
 
-/// When the adoptions of a length end.
+/// When the adoptions of one length expire.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     half: Timestamp,
     end: Timestamp,
 }
 
-/// A adoption that has doubled this many times is for good.
+/// An adoption doubles at most this many times.
 const DOUBLINGS: usize = 31;
 
 impl<K: Hash + Eq> Adopted<K> {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { adoptions: HashMap::new(), running: 0, ends: Vec::new() }
     }
 
-    pub fn contains(&self, key: &K) -> bool {
+    pub(super) fn contains(&self, key: &K) -> bool {
         !self.adoptions.is_empty() && self.adoptions.get(key).is_some_and(|adoption| adoption.runs)
     }
 
-    pub fn is_any_active(&self) -> bool {
+    pub(super) fn is_any_active(&self) -> bool {
         self.running > 0
     }
 
-    /// It was ours until the adoption ended.
-    pub fn was_adopted(&self, key: &K) -> bool {
+    /// Returns whether the key was adopted until its adoption expired.
+    pub(super) fn was_adopted(&self, key: &K) -> bool {
         self.adoptions.get(key).is_some_and(|adoption| !adoption.runs)
     }
 
-    /// The key is ours for `first`, and for twice as long each time that nobody else did it in between; or for what is left
-    /// of a adoption of that length that runs already.
-    pub fn adopt(&mut self, now: Timestamp, key: K, first: Duration) {
+    /// Adopts a key for `first`, and for twice as long each time that its adoption expired and no other replica
+    /// wrote it in between. If an adoption of that length runs already, the key gets what is left of it.
+    pub(super) fn adopt(&mut self, now: Timestamp, key: K, first: Duration) {
         let adoption = self.adoptions.entry(key).or_insert(Adoption { ended: 0, runs: false });
         self.running += usize::from(!adoption.runs);
         adoption.runs = true;
@@ -79,8 +82,8 @@ impl<K: Hash + Eq> Adopted<K> {
         self.ends[ended].get_or_insert_with(|| Span { half: now + length / 2, end: now + length });
     }
 
-    /// Somebody else does it.
-    pub fn forget(&mut self, key: &K) {
+    /// Ends an adoption because another replica writes the key.
+    pub(super) fn forget(&mut self, key: &K) {
         if !self.adoptions.is_empty()
             && let Some(adoption) = self.adoptions.remove(key)
         {
@@ -88,13 +91,13 @@ impl<K: Hash + Eq> Adopted<K> {
         }
     }
 
-    /// Ends the adoptions that are due; returns whether any was.
-    pub fn end_due(&mut self, now: Timestamp) -> bool {
+    /// Ends the adoptions that have expired. Returns whether there were any.
+    pub(super) fn end_due(&mut self, now: Timestamp) -> bool {
         self.end_where(|span| span.end <= now)
     }
 
-    /// Ends the adoptions that have lasted for at least half of their time; returns whether any was.
-    pub fn end_early(&mut self, now: Timestamp) -> bool {
+    /// Ends the adoptions that are past half their time. Returns whether there were any.
+    pub(super) fn end_early(&mut self, now: Timestamp) -> bool {
         self.end_where(|span| span.half <= now)
     }
 
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loan_that_nobody_else_claims_doubles() {
+    fn adoption_of_unclaimed_key_doubles() {
         let mut own = Adopted::new();
         let mut now = at(0);
         for length in [1, 2, 4, 8, 16] {
@@ -141,11 +144,11 @@ mod tests {
         own.forget(&"key");
         own.adopt(now, "key", FIRST);
         assert!(own.is_any_active());
-        assert!(own.end_due(now + FIRST), "somebody else did it, and it starts anew");
+        assert!(own.end_due(now + FIRST), "another replica wrote it, so the length starts anew");
     }
 
     #[test]
-    fn new_keys_end_no_longer_loan_and_the_end_of_a_longer_one_ends_theirs() {
+    fn adoption_ends_shorter_ones_with_it() {
         let mut own = Adopted::new();
         own.adopt(at(0), "old", FIRST);
         own.end_due(at(1));
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_lent_for_ever_longer_never_overflows() {
+    fn endless_adoptions_never_overflow() {
         let mut own = Adopted::new();
         let mut now = at(0);
         for _ in 0..100 {

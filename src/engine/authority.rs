@@ -1,28 +1,28 @@
-//! Who decides when this replica may write: the work, or an election that is held elsewhere.
+//! The authority that decides when this replica may write: the work itself, or an election that is held
+//! elsewhere.
 
 use super::{step::Step, time::Timestamp};
 
-/// What an election says; nothing, as long as the engine follows none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Authority {
-    /// The work decides: rules 1 to 10.
+    /// The engine follows no election: rules 1 to 10 decide.
     #[default]
-    Free,
-    /// We work until then, and nobody else does.
+    ByWork,
+    /// We are elected until then, and nobody else is.
     Elected { until: Timestamp },
-    /// Somebody else works, or nobody does.
+    /// Another replica is elected, or none is.
     NotElected,
 }
 
 impl Authority {
-    pub fn is_by_work(self) -> bool {
-        matches!(self, Self::Free)
+    pub(super) fn is_by_work(self) -> bool {
+        matches!(self, Self::ByWork)
     }
 
-    /// What may happen at most, whatever there is to do.
-    pub fn blocks(self, now: Timestamp) -> Option<Step> {
+    /// Returns the step that the election imposes, if it forbids attempts.
+    pub(super) fn blocks(self, now: Timestamp) -> Option<Step> {
         match self {
-            Self::Free => None,
+            Self::ByWork => None,
             Self::Elected { until } if now < until => None,
             Self::Elected { .. } | Self::NotElected => Some(Step::Idle),
         }

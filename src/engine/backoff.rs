@@ -1,4 +1,4 @@
-//! Every delay that the engine draws, and the draws themselves.
+//! The backoff, and the random draws behind every delay of the engine.
 
 use std::time::Duration;
 
@@ -6,35 +6,36 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::config::LeaseConfig;
 
-/// A seeded generator: the same seed gives the same run. The algorithm is named so that a seed means the same in every
-/// release and on every machine.
+/// A seeded generator: the same seed gives the same run. The algorithm is named, so that a seed means the
+/// same in every release and on every machine.
 #[derive(Clone, Debug)]
 pub(super) struct Rng(Xoshiro256PlusPlus);
 
 impl Rng {
-    pub fn seeded(seed: u64) -> Self {
+    pub(super) fn seeded(seed: u64) -> Self {
         Self(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
-    /// Uniform in [0, 1).
-    pub fn uniform(&mut self) -> f64 {
+    /// Draws uniformly from [0, 1).
+    pub(super) fn uniform(&mut self) -> f64 {
         self.0.random()
     }
 
-    /// Truncated exponential in [0, 1): few early, most late, so that among many who draw, the first one is well ahead
-    /// of the second whatever their number (Nonnenmacher and Biersack, "Scalable Feedback for Large Groups", 1999).
-    pub fn truncated_exponential(&mut self) -> f64 {
-        /// Steepness: 10 keeps the expected number of draws within one echo of the first near one for groups of up to
-        /// e^10 when the draws are spread over 16 echoes.
+    /// Draws from [0, 1) by a truncated exponential: few early, most late. Among any number of replicas that
+    /// draw, the first is then well ahead of the second (Nonnenmacher and Biersack, "Scalable Feedback for
+    /// Large Groups", 1999).
+    pub(super) fn truncated_exponential(&mut self) -> f64 {
+        /// Steepness. When the draws are spread over 16 echoes, 10 keeps the expected number of draws within
+        /// one echo of the first near one, for groups of up to e^10.
         const LAMBDA: f64 = 10.0;
         (self.uniform() * LAMBDA.exp_m1()).ln_1p() / LAMBDA
     }
 }
 
-/// The exponential backoff of those who compete for the lease.
+/// The exponential backoff of a replica that competes for the lease.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
-    /// In seconds, like the cap.
+    /// In seconds, like `cap`.
     base: f64,
     factor: f64,
     steps: u32,
@@ -43,7 +44,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub fn new(config: &LeaseConfig) -> Self {
+    pub(super) fn new(config: &LeaseConfig) -> Self {
         Self {
             base: config.backoff_base.as_secs_f64(),
             factor: config.backoff_factor,
@@ -53,21 +54,22 @@ impl Backoff {
         }
     }
 
-    /// In seconds; at least `floor`.
+    /// Returns the base in seconds; at least `floor`.
     fn base(&self, floor: Duration) -> f64 {
         self.base.max(floor.as_secs_f64())
     }
 
-    /// How long to wait after the `losses`-th loss in a row: base x factor^losses, each factor jittered, capped; past
-    /// `steps` it is the cap. Then up to a tenth more, so that the capped ones don't come back in step either.
-    /// `floor` raises the base where news travels slowly.
-    pub fn delay(&self, losses: u32, floor: Duration, rng: &mut Rng) -> Duration {
+    /// Returns how long to wait after this many losses in a row: base x factor^losses, with each factor
+    /// jittered, capped at the term. Past `steps` losses it is the term. Up to a tenth is added, so that
+    /// replicas whose delay is capped do not return in step. `floor` raises the base where news travels
+    /// slowly.
+    pub(super) fn delay(&self, losses: u32, floor: Duration, rng: &mut Rng) -> Duration {
         if losses > self.steps {
             return seconds(self.cap * (1.0 + 0.1 * rng.uniform()));
         }
         let mut delay = self.base(floor);
         if losses == 0 {
-            // No factor to jitter yet, and this is where the most wake at once.
+            // There is no factor to jitter yet, and most replicas wake together at this step.
             return self.jittered(delay, self.cap, rng);
         }
         for _ in 0..losses {
@@ -80,30 +82,43 @@ impl Backoff {
         seconds(delay * (1.0 + 0.1 * rng.uniform()))
     }
 
-    /// How long one key waits after its `setbacks`-th refusal in a row: doubling up to `cap`, jittered; and the cap by a tenth
-    /// more, or a rival that writes the key again and again might come first each time.
-    pub fn after_refusal(&self, setbacks: u32, floor: Duration, cap: Duration, rng: &mut Rng) -> Duration {
+    /// Returns how long one key waits after this many refusals in a row: doubling up to `cap`, jittered. The cap
+    /// is jittered by a tenth, because a rival that rewrites the key periodically could otherwise come first
+    /// each time.
+    pub(super) fn after_refusal(
+        &self,
+        setbacks: u32,
+        floor: Duration,
+        cap: Duration,
+        rng: &mut Rng,
+    ) -> Duration {
         let doubled = self.base(floor) * 2_f64.powi(setbacks.saturating_sub(1).min(30) as i32);
         self.jittered(doubled, cap.as_secs_f64(), rng)
     }
 
-    /// What is jittered beyond the cap is the cap, and up to a tenth more.
+    /// Returns `delay` with jitter; beyond the cap, the cap with up to a tenth more.
     fn jittered(&self, delay: f64, cap: f64, rng: &mut Rng) -> Duration {
         let place = rng.uniform();
         seconds((delay * (1.0 + self.jitter * place)).min(cap * (1.0 + 0.1 * place)))
     }
 
-    /// How long everything pauses after the `streak`-th failure in a row: exponential up to `cap`, and up to a tenth
-    /// more.
-    pub fn after_failure(&self, streak: u32, floor: Duration, cap: Duration, rng: &mut Rng) -> Duration {
+    /// Returns how long all attempts pause after this many failures in a row: exponential up to `cap`, with up
+    /// to a tenth more.
+    pub(super) fn after_failure(
+        &self,
+        streak: u32,
+        floor: Duration,
+        cap: Duration,
+        rng: &mut Rng,
+    ) -> Duration {
         let grown = self.base(floor) * self.factor.powi(streak.saturating_sub(1).min(30) as i32);
         seconds(grown.min(cap.as_secs_f64()) * (1.0 + 0.1 * rng.uniform()))
     }
 }
 
-/// Seconds to a duration, rounded to nanoseconds; what 64 bits can't hold becomes the most that they can.
+/// Returns seconds as a duration, rounded to nanoseconds and saturated at 64 bits of them.
 pub(super) fn seconds(s: f64) -> Duration {
-    // `as` saturates; `Duration::try_from_secs_f64` is exact, and too slow for the hot path.
+    // `as` saturates. `Duration::try_from_secs_f64` is exact, but too slow for the hot path.
     Duration::from_nanos((s * 1e9 + 0.5) as u64)
 }
 
@@ -115,14 +130,14 @@ mod tests {
         Backoff { base: 0.02, factor: 4.0, steps: 5, jitter: 0.5, cap: 60.0 }
     }
 
-    /// All delays that 1,000 seeds draw for one losses.
+    /// Returns the shortest and the longest delay that 1,000 seeds draw after this many losses.
     fn draws(backoff: &Backoff, losses: u32) -> (Duration, Duration) {
         let all = (0..1000).map(|seed| backoff.delay(losses, Duration::ZERO, &mut Rng::seeded(seed)));
         all.fold((Duration::MAX, Duration::ZERO), |(low, high), d| (low.min(d), high.max(d)))
     }
 
     #[test]
-    fn each_step_grows_by_the_factor_and_its_jitter_alone() {
+    fn each_step_grows_by_jittered_factor() {
         let backoff = go_defaults();
         let (low, high) = draws(&backoff, 0);
         assert!(low >= Duration::from_millis(20) && high <= Duration::from_millis(30), "{low:?} {high:?}");
@@ -133,26 +148,26 @@ mod tests {
     }
 
     #[test]
-    fn past_the_steps_the_delay_is_the_term_and_up_to_a_tenth_more() {
+    fn past_the_steps_delay_is_the_jittered_term() {
         let (low, high) = draws(&go_defaults(), 6);
         assert!(low >= Duration::from_secs(60) && high <= Duration::from_secs(66), "{low:?} {high:?}");
         assert!(high - low > Duration::from_secs(4), "the cap is jittered too");
     }
 
     #[test]
-    fn the_first_step_is_jittered_too() {
+    fn first_step_is_jittered_too() {
         let (low, high) = draws(&go_defaults(), 0);
         assert!(high - low > Duration::from_millis(8), "{low:?} {high:?}");
     }
 
     #[test]
-    fn a_slow_network_raises_the_base() {
+    fn slow_network_raises_the_base() {
         let delay = go_defaults().delay(0, Duration::from_millis(200), &mut Rng::seeded(1));
         assert!(delay >= Duration::from_millis(200));
     }
 
     #[test]
-    fn the_extremes_of_the_settings_stay_finite() {
+    fn extreme_settings_stay_finite() {
         let wild = Backoff { base: 1.0, factor: 1e300, steps: u32::MAX, jitter: 1.0, cap: 5.0 };
         for losses in [0, 1, 7, 1_000_000, u32::MAX] {
             assert!(wild.delay(losses, Duration::ZERO, &mut Rng::seeded(2)) <= Duration::from_millis(5_500));
@@ -162,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_and_failures_back_off_up_to_their_caps() {
+    fn refusals_and_failures_back_off_to_their_caps() {
         let backoff = go_defaults();
         let cap = Duration::from_secs(3);
         let mut rng = Rng::seeded(4);
@@ -175,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn few_draws_are_early_and_most_are_late() {
+    fn few_draws_are_early_most_are_late() {
         let mut rng = Rng::seeded(5);
         let draws: Vec<f64> = (0..10_000).map(|_| rng.truncated_exponential()).collect();
         assert!(draws.iter().all(|x| (0.0..1.0).contains(x)));

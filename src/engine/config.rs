@@ -1,3 +1,5 @@
+//! The settings of a lease.
+
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
@@ -6,7 +8,7 @@ use std::{
 
 use super::tuning::Tuning;
 
-/// The settings of a lease. What is not set has the default that its setter states.
+/// A builder of the settings of a lease. Each setter states its default.
 ///
 /// ```
 /// # fn main() -> Result<(), writerlease::ConfigError> {
@@ -26,7 +28,7 @@ pub struct LeaseBuilder {
     seed: Option<u64>,
 }
 
-/// Checked settings.
+/// The checked settings of a lease.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LeaseConfig {
     pub(crate) name: String,
@@ -50,7 +52,7 @@ pub(crate) enum PatienceMode {
     Fixed,
 }
 
-/// A setting that cannot be used: which one, its value, and the rule that it breaks.
+/// An error that names a setting that cannot be used, its value, and the rule that it breaks.
 ///
 /// ```
 /// use std::time::Duration;
@@ -67,11 +69,11 @@ pub struct ConfigError {
     rule: String,
 }
 
-/// How long an attempt may hold its slot, unless the term is shorter.
+/// The default of `attempt_timeout`, unless the term is shorter.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl LeaseBuilder {
-    /// Settings with their defaults, for a lease of this name. The name is for logs and metrics only.
+    /// Returns the default settings, for a lease of this name. The name is for logs and metrics only.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             config: LeaseConfig {
@@ -94,78 +96,84 @@ impl LeaseBuilder {
         }
     }
 
-    /// How long a successful write holds the lease, and the cap of the backoff, which is drawn out by up to a tenth so that
-    /// followers don't all wake at once. Default: 60 s.
+    /// How long a successful write holds the lease. Also caps the backoff, plus up to 10 % jitter so that
+    /// followers do not wake together. Default: 60 s.
     pub fn term(mut self, term: Duration) -> Self {
         self.config.term = term;
         self
     }
 
-    /// When a work that asked for it, or panicked, is tried again; and the longest pause of an outage. Default: 3 s.
+    /// Delay before a job that panicked or asked for a retry runs again. Also the longest pause between
+    /// attempts while the store is down, plus up to 10 % jitter. Default: 3 s.
     pub fn retry_interval(mut self, interval: Duration) -> Self {
         self.config.retry_interval = interval;
         self
     }
 
-    /// How many attempts may be in flight at once when we lead. Default: 16.
+    /// How many attempts may be in flight at the same time while this process leads. Default: 16.
     pub fn concurrency(mut self, attempts: usize) -> Self {
         self.config.concurrency = attempts;
         self
     }
 
-    /// How long an attempt holds its slot, and so how long a hung work can delay other keys; past it the attempt is told to
-    /// stop preparing, and only its own key waits for it. At most the term. Default: 10 s, or the term if that is shorter.
+    /// How long an attempt holds its slot, and so how long a hung job can delay other keys. Past it the attempt
+    /// is cancelled, so that it can stop preparing its write, and only its own key waits for it. At most the
+    /// term. Default: 10 s, or the term if that is shorter.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
     }
 
-    /// The backoff before the first jitter: at least two echoes are used. Default: 20 ms.
+    /// The backoff after the first loss, before jitter. Two echoes are used instead if they are longer.
+    /// Default: 20 ms.
     pub fn backoff_base(mut self, base: Duration) -> Self {
         self.config.backoff_base = base;
         self
     }
 
-    /// By how much the backoff grows with each loss in a row; at least 1. Default: 4.
+    /// The factor by which the backoff grows with each loss in a row; at least 1. Default: 4.
     pub fn backoff_factor(mut self, factor: f64) -> Self {
         self.config.backoff_factor = factor;
         self
     }
 
-    /// After how many losses in a row the backoff is the term (and up to a tenth more). Default: 5.
+    /// The number of losses in a row after which the backoff is the term, plus up to 10 % jitter.
+    /// Default: 5.
     pub fn backoff_steps(mut self, steps: u32) -> Self {
         self.config.backoff_steps = steps;
         self
     }
 
-    /// By how much each step of the backoff is drawn out at most, as a share of it; from 0 to 1. Default: 0.5.
+    /// The most by which each step of the backoff is lengthened at random, as a share of it; from 0 to 1.
+    /// Default: 0.5.
     pub fn jitter(mut self, share: f64) -> Self {
         self.config.jitter = share;
         self
     }
 
-    /// The least time that a follower waits for the leader to do a key, however fast the leader usually is. Patience never
-    /// exceeds the term. Default: 500 ms.
+    /// The least time that a follower waits for the leader to write a key, however fast the leader usually is.
+    /// Patience never exceeds the term. Default: 500 ms.
     pub fn min_patience(mut self, min: Duration) -> Self {
         self.config.patience = PatienceMode::Adaptive { min };
         self
     }
 
-    /// Followers wait for the whole term instead of learning how long the leader needs: the behaviour of the Go package.
+    /// Makes followers wait for the whole term, instead of learning how long the leader needs. This is what
+    /// the Go package does.
     pub fn fixed_patience(mut self) -> Self {
         self.config.patience = PatienceMode::Fixed;
         self
     }
 
-    /// How long our own write takes to come back through the watch, until that is measured. Set it where the store is
-    /// far: the delay before the first election is drawn over 16 of these. Default: 6 ms.
+    /// How long a write of this process takes to come back through the watch, until that is measured. Set it
+    /// where the store is far: the delay before the first election is drawn over 16 of these. Default: 6 ms.
     pub fn echo_hint(mut self, hint: Duration) -> Self {
         self.config.echo_hint = hint;
         self
     }
 
-    /// Seeds all randomness, so that a run repeats. Replicas must not share a seed: their delays would be the same.
-    /// Default: drawn at random.
+    /// Seeds all randomness, so that a run can be repeated. Replicas must not share a seed, because their delays
+    /// would be the same. Default: drawn at random.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
@@ -175,7 +183,7 @@ impl LeaseBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first setting that cannot be used, its value and the rule.
+    /// [`ConfigError`] names the first setting that cannot be used, its value and the rule that it breaks.
     pub fn build(self) -> Result<LeaseConfig, ConfigError> {
         let mut config = self.config;
         positive("term", config.term)?;
@@ -204,32 +212,32 @@ impl LeaseBuilder {
 }
 
 impl LeaseConfig {
-    /// The name of the lease, for logs and metrics.
+    /// Returns the name of the lease, for logs and metrics.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How long a successful write holds the lease.
+    /// Returns how long a successful write holds the lease.
     pub fn term(&self) -> Duration {
         self.term
     }
 
-    /// When a work that asked for it, or panicked, is tried again; and the longest pause of an outage.
+    /// Returns the delay before a job that panicked or asked for a retry runs again.
     pub fn retry_interval(&self) -> Duration {
         self.retry_interval
     }
 
-    /// How long an attempt holds its slot.
+    /// Returns how long an attempt holds its slot.
     pub fn attempt_timeout(&self) -> Duration {
         self.attempt_timeout
     }
 
-    /// How many attempts may be in flight at once.
+    /// Returns how many attempts may be in flight at the same time.
     pub fn concurrency(&self) -> usize {
         self.concurrency
     }
 
-    /// The seed of all randomness.
+    /// Returns the seed of all randomness.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -240,17 +248,17 @@ impl ConfigError {
         Self { field, value: format!("{value:?}"), rule: rule.into() }
     }
 
-    /// The name of the setting.
+    /// Returns the name of the setting.
     pub fn field(&self) -> &'static str {
         self.field
     }
 
-    /// The value that was given.
+    /// Returns the value that was given.
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// What the value must be.
+    /// Returns the rule that the value breaks, to be read after "must be".
     pub fn rule(&self) -> &str {
         &self.rule
     }
@@ -277,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_those_of_the_go_package_in_production() {
+    fn defaults_are_those_of_the_go_package() {
         let config = LeaseBuilder::new("x").build().unwrap();
         assert_eq!(config.term, Duration::from_secs(60));
         assert_eq!(config.retry_interval, Duration::from_secs(3));
@@ -286,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_cannot_be_used_is_named_with_its_value_and_the_rule() {
+    fn error_names_setting_value_and_rule() {
         let ms = Duration::from_millis;
         let x = || LeaseBuilder::new("x");
         let cases = [
@@ -314,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn a_short_term_shortens_what_depends_on_it() {
+    fn short_term_shortens_the_attempt_timeout() {
         let config = LeaseBuilder::new("x").term(Duration::from_millis(100)).build().unwrap();
         assert_eq!(config.attempt_timeout, Duration::from_millis(100));
     }
 
     #[test]
-    fn absurdly_long_settings_are_taken() {
+    fn absurdly_long_settings_are_accepted() {
         let config = LeaseBuilder::new("x").term(Duration::MAX).retry_interval(Duration::MAX).build();
         assert!(config.is_ok());
     }

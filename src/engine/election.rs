@@ -1,15 +1,18 @@
-//! An election that is held elsewhere decides who works, for an engine that follows one.
+//! Events of an election that is held elsewhere, for an engine that follows one.
 
 use std::hash::Hash;
 
-use super::{Engine, Timestamp, authority::Authority};
+use super::{Engine, authority::Authority, time::Timestamp};
 
-impl<K: Hash + Eq + Clone, W> Engine<K, W> {
-    /// An election made us leader until then, or prolonged that. From the first such call on, or the first of
-    /// [`handle_not_elected`](Self::handle_not_elected), the election alone decides: works run only while we are elected, as
-    /// many at once as the window allows, and what they or others write moves no lease.
+impl<K: Hash + Eq + Clone, J> Engine<K, J> {
+    /// Takes in that an election made us leader until `until`, or prolonged our leadership.
+    ///
+    /// From the first call of this or of [`handle_not_elected`](Self::handle_not_elected) on, the election
+    /// alone decides. Attempts run only while we are elected, as many at the same time as the window
+    /// allows. Neither our writes nor those of others move the lease.
     pub fn handle_elected(&mut self, now: Timestamp, until: Timestamp) {
         let now = self.advance(now);
+        // News of an election may arrive after the leadership that it announces has ended.
         if until <= now {
             return self.handle_not_elected(now);
         }
@@ -20,7 +23,7 @@ impl<K: Hash + Eq + Clone, W> Engine<K, W> {
         }
     }
 
-    /// The election made somebody else leader, or nobody, or it can't be known.
+    /// Takes in that the election made another replica leader, or none, or that its result is unknown.
     pub fn handle_not_elected(&mut self, now: Timestamp) {
         let now = self.advance(now);
         self.authority = Authority::NotElected;

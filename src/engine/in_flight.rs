@@ -1,13 +1,11 @@
-//! The attempts that are out.
+//! The attempts in flight.
 //!
-//! Attempts start in order and all get the same time, so their deadlines are in order too: the next one is always at the
-//! front. An attempt past its deadline no longer counts, so that a hung write never blocks a replica, but it is
-//! remembered until it returns, because its key stays barred until then.
+//! Attempts start in order and all get the same time, so their deadlines are in order too: the attempt
+//! with the lowest serial has the next deadline. An attempt past its deadline no longer counts, so that a
+//! hung write never blocks a replica. It is remembered until it returns, because its key stays blocked
+//! until then.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{queue::Slot, time::Timestamp};
 
@@ -15,145 +13,101 @@ use super::{queue::Slot, time::Timestamp};
 pub(super) struct InFlight {
     timeout: Duration,
     next_serial: u64,
-    /// Serial of the front of `current`.
-    first: u64,
-    current: VecDeque<Option<Flight>>,
-    late: HashMap<u64, Flight>,
-    counted: Counted,
+    /// By serial, and so by deadline.
+    current: BTreeMap<u64, Flight>,
+    /// Past their deadline, by serial.
+    late: BTreeMap<u64, Flight>,
+    /// How many of `current` are of adopted keys.
+    own: usize,
 }
 
-/// Attempts within their deadline.
+/// The numbers of attempts within their deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counted {
-    pub all: usize,
-    /// Those of keys that are ours whoever leads.
-    pub own: usize,
+    pub(super) all: usize,
+    /// Those of adopted keys.
+    pub(super) own: usize,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
-    pub slot: Slot,
-    pub started: Timestamp,
-    /// The role_generation (count of changes of role) in which it began.
-    pub role_generation: u64,
-    pub kind: Kind,
-    pub since: Timestamp,
-    pub tries: u32,
-    pub setbacks: u16,
-    /// Its key was cleared while it was out: it is not to be tried again.
-    pub cleared: bool,
+    pub(super) slot: Slot,
+    pub(super) started: Timestamp,
+    /// The count of changes of role when it started.
+    pub(super) role_generation: u64,
+    pub(super) kind: Kind,
+    /// Its key was cleared while it was in flight: it must not be repeated.
+    pub(super) cleared: bool,
 }
 
-/// Why an attempt was allowed.
+/// The reason for which an attempt was allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// We hold the lease.
     Lead,
-    /// We compete for the lease. `suspicion`: while somebody else holds it.
+    /// We compete for the lease; as a suspicion while another replica holds it.
     Probe { suspicion: bool },
-    /// A single key that the leader doesn't do, out of patience.
+    /// A single key that the leader skips.
     Overdue,
-    /// A key of our own.
+    /// A key that we have adopted.
     Adopted,
 }
 
 impl InFlight {
-    pub fn new(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            next_serial: 0,
-            first: 0,
-            current: VecDeque::new(),
-            late: HashMap::new(),
-            counted: Counted::default(),
-        }
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { timeout, next_serial: 0, current: BTreeMap::new(), late: BTreeMap::new(), own: 0 }
     }
 
-    pub fn counted(&self) -> Counted {
-        self.counted
+    pub(super) fn counted(&self) -> Counted {
+        Counted { all: self.current.len(), own: self.own }
     }
 
-    /// All that are out, those past their deadline included.
-    pub fn out(&self) -> usize {
-        self.counted.all + self.late.len()
+    /// Returns the number of all attempts in flight, those past their deadline included.
+    pub(super) fn out(&self) -> usize {
+        self.current.len() + self.late.len()
     }
 
-    pub fn next_serial(&self) -> u64 {
+    pub(super) fn next_serial(&self) -> u64 {
         self.next_serial
     }
 
-    pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.current.front().map(|front| {
-            let flight = front.as_ref().expect("the front is never empty");
-            flight.started + self.timeout
-        })
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.current.first_key_value().map(|(_, flight)| flight.started + self.timeout)
     }
 
-    pub fn insert(&mut self, flight: Flight) -> (u64, Timestamp) {
+    /// Adds an attempt. Returns its serial and its deadline.
+    pub(super) fn insert(&mut self, flight: Flight) -> (u64, Timestamp) {
         let serial = self.next_serial;
         let deadline = flight.started + self.timeout;
         self.next_serial += 1;
-        self.count(&flight, true);
-        self.current.push_back(Some(flight));
+        self.own += usize::from(flight.kind == Kind::Adopted);
+        self.current.insert(serial, flight);
         (serial, deadline)
     }
 
-    pub fn remove(&mut self, serial: u64) -> Option<Flight> {
-        let Some(place) = serial.checked_sub(self.first).and_then(|i| self.current.get_mut(i as usize))
-        else {
-            return self.late.remove(&serial);
-        };
-        let flight = place.take()?;
-        self.count(&flight, false);
-        self.trim();
+    pub(super) fn remove(&mut self, serial: u64) -> Option<Flight> {
+        let Some(flight) = self.current.remove(&serial) else { return self.late.remove(&serial) };
+        self.own -= usize::from(flight.kind == Kind::Adopted);
         Some(flight)
     }
 
-    /// The attempt of a key that is out; O(attempts out).
-    pub fn of_slot(&mut self, slot: Slot) -> Option<&mut Flight> {
-        let current = self.current.iter_mut().flatten();
-        current.chain(self.late.values_mut()).find(|flight| flight.slot == slot)
+    /// Returns the attempt of a key in flight, in O(attempts in flight).
+    pub(super) fn of_slot(&mut self, slot: Slot) -> Option<&mut Flight> {
+        self.current.values_mut().chain(self.late.values_mut()).find(|flight| flight.slot == slot)
     }
 
-    /// The slots of all that are out.
-    pub fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.current.iter().flatten().chain(self.late.values()).map(|flight| flight.slot)
+    /// Returns the slots of all attempts in flight.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.current.values().chain(self.late.values()).map(|flight| flight.slot)
     }
 
     /// Stops counting the attempts that are past their deadline.
-    pub fn expire(&mut self, now: Timestamp) {
-        while let Some(deadline) = self.next_deadline()
-            && deadline <= now
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        while self.next_deadline().is_some_and(|deadline| deadline <= now)
+            && let Some((serial, flight)) = self.current.pop_first()
         {
-            let serial = self.first;
-            if let Some(Some(flight)) = self.current.pop_front() {
-                self.first += 1;
-                self.count(&flight, false);
-                self.late.insert(serial, flight);
-            }
-            self.trim();
-        }
-    }
-
-    /// Keeps the front in use.
-    fn trim(&mut self) {
-        while let Some(None) = self.current.front() {
-            self.current.pop_front();
-            self.first += 1;
-        }
-        if self.current.is_empty() {
-            self.first = self.next_serial;
-        }
-    }
-
-    fn count(&mut self, flight: &Flight, up: bool) {
-        let own = usize::from(flight.kind == Kind::Adopted);
-        if up {
-            self.counted.all += 1;
-            self.counted.own += own;
-        } else {
-            self.counted.all -= 1;
-            self.counted.own -= own;
+            self.own -= usize::from(flight.kind == Kind::Adopted);
+            self.late.insert(serial, flight);
         }
     }
 }
@@ -168,15 +122,12 @@ mod tests {
             started: Timestamp::from_nanos(started),
             role_generation: 0,
             kind,
-            since: Timestamp::ZERO,
-            tries: 1,
-            setbacks: 0,
             cleared: false,
         }
     }
 
     #[test]
-    fn attempts_land_in_any_order() {
+    fn attempts_finish_in_any_order() {
         let mut in_flight = InFlight::new(Duration::from_nanos(100));
         let serials: Vec<u64> = (0..5).map(|i| in_flight.insert(flight(i, Kind::Lead)).0).collect();
         for i in [2, 0, 4, 1, 3] {
@@ -187,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_past_its_deadline_frees_its_place_and_still_lands() {
+    fn late_attempt_frees_its_slot_and_still_finishes() {
         let mut in_flight = InFlight::new(Duration::from_nanos(100));
         let (hung, deadline) = in_flight.insert(flight(0, Kind::Adopted));
         in_flight.insert(flight(50, Kind::Lead));
@@ -201,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn hung_attempts_hold_no_memory_but_their_own() {
+    fn hung_attempts_hold_only_their_own_memory() {
         let mut in_flight = InFlight::new(Duration::from_nanos(100));
         in_flight.insert(flight(0, Kind::Lead));
         in_flight.expire(Timestamp::from_nanos(100));

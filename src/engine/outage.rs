@@ -1,4 +1,4 @@
-//! While the store is down nobody writes: everything pauses, then one attempt finds out whether it is back.
+//! Outages of the store: all attempts pause, then one tests whether the store is back.
 
 use std::time::Duration;
 
@@ -10,38 +10,38 @@ pub(super) struct Outage {
     began: Timestamp,
     until: Timestamp,
     last_answer: Timestamp,
-    /// When the last one was over.
+    /// When the last outage was over.
     ended: Timestamp,
 }
 
 impl Outage {
-    /// When the next attempt may start.
-    pub fn until(&self) -> Timestamp {
+    /// Returns when the next attempt may start.
+    pub(super) fn until(&self) -> Timestamp {
         self.until
     }
 
-    /// The last thing we know is that the store is down: one attempt at a time.
-    pub fn lasts(&self) -> bool {
+    /// Returns whether the store is down, by our last news. One attempt runs at a time then.
+    pub(super) fn lasts(&self) -> bool {
         self.streak > 0
     }
 
-    /// Whether the store has been down, for us, at any time since then.
-    pub fn was_since(&self, since: Timestamp) -> bool {
+    /// Returns whether the store was down, for us, at any time since `since`.
+    pub(super) fn was_since(&self, since: Timestamp) -> bool {
         self.lasts() || since < self.ended
     }
 
-    /// The store answered an attempt, whatever it said.
-    pub fn answered(&mut self, now: Timestamp) {
+    /// Records that the store answered an attempt, whatever the answer.
+    pub(super) fn answered(&mut self, now: Timestamp) {
         let ended = if self.lasts() { now } else { self.ended };
         *self = Self { last_answer: now, ended, ..Self::default() };
     }
 
-    /// An attempt that began at `started` learnt nothing. Returns whether that is news; if so, `pause` tells how long to
-    /// wait after so many failures in a row.
+    /// Records that an attempt that started at `started` learnt nothing. Returns whether this is news; if so,
+    /// all attempts pause for `pause(streak)`, with the number of failures in a row.
     ///
-    /// It is none if the store answered since the attempt began, or if the attempt belongs to a burst that we paused for
-    /// already.
-    pub fn failed(
+    /// It is old news if the store answered since the attempt started, or if the attempt belongs to a burst
+    /// for which we pause already.
+    pub(super) fn failed(
         &mut self,
         now: Timestamp,
         started: Timestamp,
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_it_and_makes_older_failures_old_news() {
+    fn answer_ends_outage_and_makes_failures_old_news() {
         let mut outage = Outage::default();
         outage.failed(at(5), at(0), ten_times);
         outage.answered(at(7));

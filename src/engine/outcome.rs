@@ -1,48 +1,50 @@
-//! What a work is and what its attempts teach.
+//! The words in which an attempt reports its result.
 
 use std::time::Duration;
 
-/// What one attempt taught us. The words are those of the lease: see the table in [`engine`](crate::engine).
+/// The result of one attempt. The table in [`engine`](crate::engine) has the effect of each.
 ///
-/// | what a work found | outcome |
+/// | finding of the job | outcome |
 /// |---|---|
-/// | it wrote, and the store took it | `Written` |
-/// | it was as wanted already, and nothing tells who made it so | `Unchanged` |
-/// | it was as wanted already, and a competitor made it so | `WrittenByOther` |
+/// | it wrote, and the write succeeded | `Written` |
+/// | the value was right already, and nothing shows who made it so | `Unchanged` |
+/// | the value was right already, and a competitor made it so | `WrittenByOther` |
 /// | the compare-and-write was refused | `Conflict` |
 /// | the store did not answer, or not in time | `Failed` |
-/// | the store will never take it: give up this key alone | `Unchanged`, and tell somebody |
+/// | the store will never accept the write: give up this key alone | `Unchanged`, after reporting the error |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Outcome {
-    /// Our write landed: it renews our lease.
+    /// Our write succeeded: it renews our lease.
     Written,
-    /// The work found that somebody else is the writer: their lease.
+    /// The job found that another replica is the writer: the lease is theirs.
     WrittenByOther,
-    /// The write was refused because the object had changed, whoever changed it. Says nothing about the lease; the key is
-    /// tried again after a short backoff of its own.
+    /// The write was refused because the object had changed, whoever changed it. This says nothing about the
+    /// lease. The key is tried again after a short backoff of its own.
     Conflict,
     /// There was nothing to write.
     Unchanged,
-    /// Nothing was learnt: the store was unreachable, it denied the request, or the answer was lost. All attempts pause
-    /// for a moment that grows up to the retry interval.
+    /// The attempt learnt nothing: the store was unreachable, it denied the request, or the answer was lost. All
+    /// attempts pause, for a time that grows up to the retry interval.
     Failed,
 }
 
-/// What becomes of the work after an attempt.
+/// The future of a job after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Next {
-    /// It is finished and leaves the queue.
+    /// The job is finished and leaves the queue.
     Done,
-    /// It is tried again: after a refusal or a failure as soon as the backoff allows, otherwise after the retry interval.
+    /// The job is tried again: after a refusal or a failure when its backoff ends, otherwise after the retry
+    /// interval.
     Retry,
-    /// It is tried again after this time.
+    /// The job is tried again after this time.
     RetryAfter(Duration),
 }
 
-/// An [`Outcome`] and what to do [`Next`]; what an attempt returns.
+/// The answer of an attempt: its [`Outcome`], and what to do [`Next`].
 ///
-/// An outcome alone is a verdict, too: a refusal or a failure is tried again, everything else is done.
+/// An outcome alone is a verdict, too. A refusal or a failure is then tried again; any other outcome
+/// finishes the job.
 ///
 /// ```
 /// use std::time::Duration;
@@ -51,41 +53,42 @@ pub enum Next {
 /// assert_eq!(Verdict::from(Outcome::Written).next, Next::Done);
 /// assert_eq!(Verdict::from(Outcome::Conflict).next, Next::Retry);
 ///
-/// // The write landed, and the object must be looked at again in a second.
+/// // The write succeeded, and the object must be checked again in a second.
 /// let verdict = Outcome::Written.retry_after(Duration::from_secs(1));
 /// assert_eq!(verdict.next, Next::RetryAfter(Duration::from_secs(1)));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub struct Verdict {
-    /// What the attempt taught us.
+    /// The result of the attempt.
     pub outcome: Outcome,
-    /// What becomes of the work.
+    /// The future of the job.
     pub next: Next,
-    /// For [`Outcome::Written`] on a store that orders its writes: the position of the write in that order. Evidence that
-    /// is older than the write that made us leader is none.
+    /// For [`Outcome::Written`] on a store that orders its writes: the position of the write in that order.
+    /// Evidence from before the write that made us leader is ignored.
     pub revision: Option<u64>,
 }
 
 impl Outcome {
-    /// The work is finished, whatever the outcome.
+    /// Returns a verdict that finishes the job, whatever the outcome.
     pub fn done(self) -> Verdict {
         Verdict { outcome: self, next: Next::Done, revision: None }
     }
 
-    /// The work is to be tried again.
+    /// Returns a verdict that tries the job again, with the delay of [`Next::Retry`].
     pub fn retry(self) -> Verdict {
         Verdict { outcome: self, next: Next::Retry, revision: None }
     }
 
-    /// The work is to be tried again after `delay`.
+    /// Returns a verdict that tries the job again after `delay`. After [`Outcome::Failed`] it waits at least as
+    /// long as the pause of the outage.
     pub fn retry_after(self, delay: Duration) -> Verdict {
         Verdict { outcome: self, next: Next::RetryAfter(delay), revision: None }
     }
 }
 
 impl Verdict {
-    /// Adds the position of the write in the store's order of writes.
+    /// Returns the verdict with the position of the write in the store's order of writes.
     pub fn at_revision(self, revision: Option<u64>) -> Self {
         Self { revision, ..self }
     }

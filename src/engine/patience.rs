@@ -1,7 +1,8 @@
-//! How long a pending key waits before we stop trusting the leader to do it.
+//! How long a pending key waits before we stop trusting the leader to write it.
 //!
-//! Learnt like TCP's retransmission timeout (Jacobson 1988; RFC 6298): a smoothed time from wanting a write to seeing
-//! that the leader made it, plus four times its mean deviation; doubled when a suspicion was refuted.
+//! Patience is learnt like TCP's retransmission timeout (Jacobson 1988; RFC 6298). It is a smoothed time,
+//! from the request for a write until the leader is seen to have made it, plus four times its mean
+//! deviation. A refuted suspicion doubles it.
 
 use std::time::Duration;
 
@@ -12,21 +13,21 @@ use super::config::{LeaseConfig, PatienceMode};
 pub(super) struct Patience {
     mode: PatienceMode,
     term: Duration,
-    /// Before the first sample, in seconds.
+    /// Patience before the first sample, in seconds.
     initial: f64,
-    /// How far apart the replicas are, in seconds.
+    /// The range over which the patience of the replicas is spread, in seconds.
     spread: f64,
-    /// Smoothed sample and mean deviation, in seconds.
+    /// The smoothed sample and its mean deviation, in seconds.
     learnt: Option<(f64, f64)>,
     doublings: u32,
-    /// Where in the spread this replica stands: small for the few that suspect early.
+    /// The place of this replica in the spread: low for the few that suspect early.
     place: f64,
-    /// What follows from all of the above; asked for at every event, so it is kept.
+    /// The patience that follows from all of the above. It is kept because every event needs it.
     now: Duration,
 }
 
 impl Patience {
-    pub fn new(config: &LeaseConfig, rng: &mut Rng) -> Self {
+    pub(super) fn new(config: &LeaseConfig, rng: &mut Rng) -> Self {
         let mut new = Self {
             mode: config.patience,
             term: config.term,
@@ -41,35 +42,37 @@ impl Patience {
         new
     }
 
-    /// The patience in force; never above the term.
-    pub fn current(&self) -> Duration {
+    /// Returns the patience in force, which is never above the term.
+    pub(super) fn current(&self) -> Duration {
         self.now
     }
 
-    /// Whether some replica in our place would have lost patience before that.
-    pub fn is_late(&self, sample: Duration) -> bool {
+    /// Returns whether some replica, at another place in the spread, would have lost patience by then.
+    pub(super) fn is_late(&self, sample: Duration) -> bool {
         sample >= self.unspread()
     }
 
-    /// How long to wait if anybody else is to go first: hardly anybody who learnt about the same waits for longer.
-    pub fn yielding(&self) -> Duration {
+    /// Returns how long to wait so that every other replica goes first: hardly any that has learnt about the
+    /// same waits longer.
+    pub(super) fn yielding(&self) -> Duration {
         (self.unspread() * 5 / 4).saturating_add(seconds(self.spread)).min(self.term)
     }
 
-    /// That of the first to suspect.
-    pub fn unspread(&self) -> Duration {
+    /// Returns the patience without the spread: that of the first replica to suspect.
+    pub(super) fn unspread(&self) -> Duration {
         self.now.saturating_sub(seconds(self.spread * self.place))
     }
 
-    /// Where this replica stands among its group, in [0, 1): few low, most high.
-    pub fn place(&self) -> f64 {
+    /// Returns the place of this replica in its group, in [0, 1): few are low, most are high.
+    pub(super) fn place(&self) -> f64 {
         self.place
     }
 
-    /// The leader did a key that we wanted `sample` ago and never attempted ourselves (Karn's rule: an attempt of our own
-    /// says nothing about the leader).
-    pub fn sample(&mut self, sample: Duration) {
-        // More than patience can become would only take the longer to unlearn: a machine that slept saw a long wait.
+    /// Learns that the leader wrote a key `sample` after we wanted it. The key must not have been attempted by
+    /// us: after an attempt of our own, the time says nothing about the leader (Karn's rule).
+    pub(super) fn sample(&mut self, sample: Duration) {
+        // A machine that slept saw a long wait. A sample above the term cannot raise patience further, but
+        // would take longer to unlearn.
         let x = sample.min(self.term).as_secs_f64();
         self.learnt = Some(match self.learnt {
             None => (x, x / 2.0),
@@ -79,9 +82,9 @@ impl Patience {
         self.update();
     }
 
-    /// We suspected the leader and were refused: it lives. Wait twice as long next time, and from another place, so that
-    /// two who suspected at once don't do so again.
-    pub fn refuted(&mut self, rng: &mut Rng) {
+    /// Learns that a suspicion was refuted: the leader is alive. The next suspicion waits twice as long, and
+    /// from another place, so that two replicas that suspected at the same time do not do so again.
+    pub(super) fn refuted(&mut self, rng: &mut Rng) {
         self.doublings = (self.doublings + 1).min(32);
         self.place = rng.truncated_exponential();
         self.update();
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_is_one_second_before_the_first_sample_and_spread_over_two() {
+    fn first_patience_is_1s_spread_over_2s() {
         for seed in 0..100 {
             let (patience, _) = adaptive(seed);
             assert_eq!(patience.unspread(), seconds(1.0));
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_set_it_as_rfc_6298_sets_the_retransmission_timeout() {
+    fn samples_count_as_in_rfc_6298() {
         let (mut patience, _) = adaptive(1);
         patience.sample(Duration::from_secs(2));
         assert_eq!(patience.unspread().as_millis(), 2_000 + 4 * 1_000);
@@ -132,26 +135,26 @@ mod tests {
     }
 
     #[test]
-    fn fast_leaders_never_bring_it_below_the_minimum() {
+    fn fast_leaders_never_lower_patience_below_minimum() {
         let (mut patience, _) = adaptive(2);
         (0..100).for_each(|_| patience.sample(Duration::from_millis(1)));
         assert_eq!(patience.unspread(), MIN);
     }
 
     #[test]
-    fn slow_leaders_and_refuted_suspicions_never_bring_it_above_the_term() {
+    fn patience_never_exceeds_the_term() {
         let (mut patience, mut rng) = adaptive(3);
         (0..100).for_each(|_| patience.refuted(&mut rng));
         assert_eq!(patience.current(), TERM);
         patience.sample(Duration::from_secs(10_000));
         assert_eq!(patience.current(), TERM);
-        // And what was far above it is soon unlearnt.
+        // A sample far above the term is soon unlearnt.
         (0..40).for_each(|_| patience.sample(Duration::from_millis(10)));
         assert!(patience.current() < TERM / 10, "{patience:?}");
     }
 
     #[test]
-    fn a_refuted_suspicion_doubles_it_and_a_sample_resets_the_doubling() {
+    fn refuted_suspicion_doubles_and_sample_resets() {
         let (mut patience, mut rng) = adaptive(4);
         patience.sample(Duration::from_secs(1));
         patience.refuted(&mut rng);
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refuted_suspicion_moves_the_replica_to_another_place() {
+    fn refuted_suspicion_moves_the_replica_elsewhere() {
         let (mut patience, mut rng) = adaptive(5);
         let place = patience.place();
         patience.refuted(&mut rng);
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn fixed_patience_is_the_term_whatever_happens() {
+    fn fixed_patience_is_always_the_term() {
         let mut rng = Rng::seeded(6);
         let config =
             LeaseBuilder::new("test").term(TERM).fixed_patience().build().expect("settings are valid");

@@ -1,21 +1,21 @@
-//! The keyed work queue: which keys have work pending, since when, and which of them may be taken next.
+//! The keyed queue of jobs: which keys have a job pending, since when, and which of them may start next.
 //!
-//! At most one piece of work per key is pending, and at most one attempt of a key is out. Every operation on the hot path
-//! (push, oldest, start, finish, clear) is O(1) whatever is pending; the rarer ones (a key that waits for its retry, a
-//! key that this replica has made its own) are O(log n).
+//! At most one job per key is pending, and at most one attempt of a key is in flight. Every operation on
+//! the hot path (push, oldest, start, finish, clear) takes O(1), however much is pending. The rarer ones
+//! (a key that waits for its retry, a key that this replica has adopted) take O(log n).
 //!
-//! A key with work is in exactly one place:
+//! A key with a job is in exactly one place:
 //!
 //! ```text
-//!   push ──> Fresh ──start──> Running ──finish──> gone (or Fresh, if newer work came meanwhile)
-//!              (FIFO list)       │
-//!                                └─requeue──> Waiting ──due──> Again   (sorted by age)
-//!                                          (sorted by time)
+//!   push ──> Fresh ──start──> Running ──finish──> gone (or Again, if a newer job came meanwhile)
+//!          (a FIFO list)         │
+//!                                └─requeue──> Waiting ──due──> Again
+//!                                          (by due time)    (by age)
 //! ```
 //!
-//! Fresh keys are in order of arrival because time only grows; keys that come back are sorted in by their age. So the
-//! oldest ready key is always at one of two heads. A key of our own (`Adopted`) goes to a third one, because a
-//! follower may take it when it may take no other.
+//! Fresh keys are in order of arrival because time only grows; keys that come back are sorted by their
+//! age. So the oldest ready key is always at one of two heads. An adopted key goes to a third place,
+//! `Adopted`, because a follower may write it when it may write no other.
 
 use std::{
     collections::BTreeSet,
@@ -27,34 +27,34 @@ use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
 use super::{adopted::Adopted, time::Timestamp};
 
-/// Index of a slot. Four bytes, because there may be millions.
+/// An index of a slot. Four bytes, because there may be millions.
 pub(super) type Slot = u32;
 
 const NONE: Slot = Slot::MAX;
 
 #[derive(Debug)]
-pub(super) struct Queue<K, W> {
+pub(super) struct Queue<K, J> {
     hasher: DefaultHashBuilder,
-    /// Finds a key's slot; holds indices only, so that a key is stored once.
+    /// Finds a key's slot. It holds indices only, so that a key is stored once.
     index: HashTable<Slot>,
-    slots: Vec<Option<Node<K, W>>>,
+    slots: Vec<Option<Node<K, J>>>,
     free: Vec<Slot>,
     fresh_head: Slot,
     fresh_tail: Slot,
     again: BTreeSet<(Timestamp, Slot)>,
     adopted_ready: BTreeSet<(Timestamp, Slot)>,
     waiting: BTreeSet<(Timestamp, Slot)>,
-    own: Adopted<K>,
+    adopted: Adopted<K>,
     pending: usize,
 }
 
 /// 64 bytes for a key and a payload of two words each.
 #[derive(Debug)]
-struct Node<K, W> {
+struct Node<K, J> {
     key: K,
-    /// `None` only while an attempt is out and no newer work came.
-    work: Option<W>,
-    /// When the first unfulfilled work of this key was handed in.
+    /// `None` only while an attempt is in flight and no newer job came.
+    job: Option<J>,
+    /// When the first unfulfilled job of this key was handed in.
     since: Timestamp,
     place: Place,
     tries: u32,
@@ -64,52 +64,52 @@ struct Node<K, W> {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
-    Fresh { prev: Slot, next: Slot },
+    Fresh {
+        prev: Slot,
+        next: Slot,
+    },
     Again,
     Adopted,
     Waiting(Timestamp),
-    Running,
+    /// The age and the tries of the job in flight. A newer job of the key has its own in the node.
+    Running {
+        since: Timestamp,
+        tries: u32,
+    },
 }
 
-/// What is known of a key's work when its attempt starts.
-#[derive(Debug)]
-pub(super) struct Taken<W> {
-    pub work: W,
-    pub since: Timestamp,
-    pub tries: u32,
-    pub setbacks: u16,
-}
-
-/// What a key brings back from an attempt whose work is to be tried again.
+/// The terms on which a job is tried again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Back {
-    /// Since when the work was wanted; `None` if the attempt fulfilled it, so that what is wanted is wanted anew.
-    pub since: Option<Timestamp>,
-    pub tries: u32,
-    pub setbacks: u16,
+pub(super) struct Requeue {
+    /// When.
+    pub(super) at: Timestamp,
+    /// The attempt fulfilled the request, so that a repetition is a new request with a new age.
+    pub(super) fulfilled: bool,
+    /// How many refusals and failures in a row the key has had.
+    pub(super) setbacks: u16,
 }
 
 /// A ready key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ready {
-    pub since: Timestamp,
-    pub slot: Slot,
+    pub(super) since: Timestamp,
+    pub(super) slot: Slot,
 }
 
-/// What clearing a key found.
+/// The state of a key when it was cleared.
 #[derive(Debug)]
-pub(super) struct Cleared<W> {
-    pub work: Option<W>,
-    /// Since when the work was pending.
-    pub since: Option<Timestamp>,
+pub(super) struct Cleared<J> {
+    pub(super) job: Option<J>,
+    /// Since when the job was pending.
+    pub(super) since: Option<Timestamp>,
     /// This replica attempted it.
-    pub attempted: bool,
-    /// An attempt of the key is out.
-    pub running: Option<Slot>,
+    pub(super) attempted: bool,
+    /// The key's slot, if an attempt of it is in flight.
+    pub(super) running: Option<Slot>,
 }
 
-impl<K: Hash + Eq + Clone, W> Queue<K, W> {
-    pub fn new() -> Self {
+impl<K: Hash + Eq + Clone, J> Queue<K, J> {
+    pub(super) fn new() -> Self {
         Self {
             hasher: DefaultHashBuilder::default(),
             index: HashTable::new(),
@@ -120,19 +120,18 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
             again: BTreeSet::new(),
             adopted_ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
-            own: Adopted::new(),
+            adopted: Adopted::new(),
             pending: 0,
         }
     }
 
-    /// How many keys have work that no attempt is out with.
-    pub fn len(&self) -> usize {
+    /// Returns how many keys have a pending job, attempts in flight not counted.
+    pub(super) fn len(&self) -> usize {
         self.pending
     }
 
-    /// Adds work, in place of work of the same key that is still pending, which is returned. `now` is asked for only if
-    /// that has to be known.
-    pub fn push(&mut self, now: impl FnOnce() -> Timestamp, key: K, work: W) -> Option<W> {
+    /// Adds a job. It replaces a job of the same key that is still pending, which is returned.
+    pub(super) fn push(&mut self, now: Timestamp, key: K, job: J) -> Option<J> {
         let hash = self.hasher.hash_one(&key);
         let slots = &self.slots;
         match self.index.entry(
@@ -142,17 +141,18 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         ) {
             Entry::Occupied(found) => {
                 let slot = *found.get();
-                self.replace(now, slot, work)
+                self.replace(now, slot, job)
             }
             Entry::Vacant(vacant) => {
-                let own = self.own.contains(&key);
+                let adopted = self.adopted.contains(&key);
                 let slot = self.free.pop().unwrap_or(self.slots.len() as Slot);
                 vacant.insert(slot);
                 let node = Node {
                     key,
-                    work: Some(work),
-                    since: now(),
-                    place: Place::Running,
+                    job: Some(job),
+                    since: now,
+                    // Until it is linked into a place below.
+                    place: Place::Again,
                     tries: 0,
                     setbacks: 0,
                     attempted: false,
@@ -163,7 +163,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
                     self.slots[slot as usize] = Some(node);
                 }
                 self.pending += 1;
-                if own {
+                if adopted {
                     self.enter_adopted(slot)
                 } else {
                     self.append_fresh(slot)
@@ -173,22 +173,21 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    fn replace(&mut self, now: impl FnOnce() -> Timestamp, slot: Slot, work: W) -> Option<W> {
+    fn replace(&mut self, now: Timestamp, slot: Slot, job: J) -> Option<J> {
         let node = self.node_mut(slot);
-        let old = node.work.replace(work);
+        let old = node.job.replace(job);
         node.tries = 0;
-        let (place, setbacks) = (node.place, node.setbacks);
-        match place {
-            Place::Running if old.is_none() => {
-                node.since = now();
+        match node.place {
+            Place::Running { .. } if old.is_none() => {
+                node.since = now;
                 self.pending += 1;
             }
-            // It waited because its own work asked to; newer work doesn't. After a setback the store asked.
-            Place::Waiting(at) if setbacks == 0 => {
+            // A delay that the old job asked for does not bind the new one; a backoff after a refusal or
+            // failure does.
+            Place::Waiting(at) if node.setbacks == 0 => {
+                // A request for later has become a request for now.
+                node.since = node.since.min(now);
                 self.waiting.remove(&(at, slot));
-                // What was to be wanted later is wanted now.
-                let node = self.node_mut(slot);
-                node.since = node.since.min(now());
                 self.enter_ready(slot);
             }
             _ => {}
@@ -196,17 +195,17 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         old
     }
 
-    /// The oldest key that may be taken now by somebody who may take any.
-    pub fn oldest(&self) -> Option<Ready> {
+    /// Returns the oldest ready key, adopted or not.
+    pub(super) fn oldest(&self) -> Option<Ready> {
         let oldest = self.oldest_common();
         match self.oldest_adopted() {
             None => oldest,
-            Some(own) => Some(oldest.map_or(own, |other| other.min(own))),
+            Some(adopted) => Some(oldest.map_or(adopted, |other| other.min(adopted))),
         }
     }
 
-    /// The oldest ready key that is not one of our own.
-    pub fn oldest_common(&self) -> Option<Ready> {
+    /// Returns the oldest ready key that is not adopted.
+    pub(super) fn oldest_common(&self) -> Option<Ready> {
         let fresh = (self.fresh_head != NONE)
             .then(|| Ready { since: self.node(self.fresh_head).since, slot: self.fresh_head });
         if self.again.is_empty() {
@@ -219,18 +218,18 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    /// The oldest ready key that we have made our own.
-    pub fn oldest_adopted(&self) -> Option<Ready> {
+    /// Returns the oldest ready key that is adopted.
+    pub(super) fn oldest_adopted(&self) -> Option<Ready> {
         self.adopted_ready.first().map(|&(since, slot)| Ready { since, slot })
     }
 
-    /// When the next waiting key becomes ready.
-    pub fn next_due(&self) -> Option<Timestamp> {
+    /// Returns when the next waiting key becomes ready.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.waiting.first().map(|&(at, _)| at)
     }
 
-    /// Makes the keys ready whose wait is over.
-    pub fn release_due(&mut self, now: Timestamp) {
+    /// Makes those keys ready whose wait is over.
+    pub(super) fn release_due(&mut self, now: Timestamp) {
         while let Some(&(at, slot)) = self.waiting.first()
             && at <= now
         {
@@ -239,27 +238,27 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    /// Takes the work of a ready key for an attempt.
-    pub fn start(&mut self, slot: Slot) -> (K, Taken<W>) {
+    /// Takes the job of a ready key for an attempt. Returns the key, the job and the attempt's number.
+    pub(super) fn start(&mut self, slot: Slot) -> (K, J, u32) {
         self.leave(slot);
         self.pending -= 1;
         let node = self.node_mut(slot);
-        node.place = Place::Running;
-        node.tries = node.tries.saturating_add(1);
+        let tries = node.tries.saturating_add(1);
+        node.place = Place::Running { since: node.since, tries };
         node.attempted = true;
-        let taken = Taken {
-            work: node.work.take().expect("a ready key has work"),
-            since: node.since,
-            tries: node.tries,
-            setbacks: node.setbacks,
-        };
-        (node.key.clone(), taken)
+        let job = node.job.take().expect("a ready key has a job");
+        (node.key.clone(), job, tries)
     }
 
-    /// The attempt is over and its work is done. Newer work, if any came meanwhile, is ready from now on.
-    pub fn finish(&mut self, slot: Slot) {
+    /// Returns how many refusals and failures in a row the key has had.
+    pub(super) fn setbacks(&self, slot: Slot) -> u16 {
+        self.node(slot).setbacks
+    }
+
+    /// Ends an attempt whose job is done. A newer job, if one came meanwhile, is ready from now on.
+    pub(super) fn finish(&mut self, slot: Slot) {
         let node = self.node_mut(slot);
-        if node.work.is_some() {
+        if node.job.is_some() {
             node.setbacks = 0;
             node.attempted = false;
             self.enter_ready(slot);
@@ -268,87 +267,91 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    /// The attempt is over and its work is to be tried again at `at`. Newer work takes its place, with its age; it waits
-    /// after a setback only. Returns the work that is not needed any more.
-    pub fn requeue(&mut self, slot: Slot, work: W, at: Timestamp, back: Back) -> Option<W> {
+    /// Ends an attempt whose job is tried again. A newer job takes its place and its age, and waits only
+    /// after a setback. Returns the job that is no longer needed.
+    pub(super) fn requeue(&mut self, slot: Slot, job: J, again: Requeue) -> Option<J> {
         let node = self.node_mut(slot);
-        node.setbacks = back.setbacks;
-        let superseded = if node.work.is_some() {
-            node.since = back.since.unwrap_or(node.since);
-            Some(work)
+        let Place::Running { since, tries } = node.place else { unreachable!("the key is in flight") };
+        node.setbacks = again.setbacks;
+        let superseded = if node.job.is_some() {
+            if !again.fulfilled {
+                node.since = since;
+            }
+            Some(job)
         } else {
-            node.since = back.since.unwrap_or(at);
-            node.work = Some(work);
-            node.tries = back.tries;
+            // A fulfilled request is repeated on purpose: its age starts when it is due.
+            node.since = if again.fulfilled { again.at } else { since };
+            node.job = Some(job);
+            node.tries = tries;
             self.pending += 1;
             None
         };
-        if superseded.is_some() && back.setbacks == 0 {
+        if superseded.is_some() && again.setbacks == 0 {
             self.enter_ready(slot);
         } else {
-            self.node_mut(slot).place = Place::Waiting(at);
-            self.waiting.insert((at, slot));
+            self.node_mut(slot).place = Place::Waiting(again.at);
+            self.waiting.insert((again.at, slot));
         }
         superseded
     }
 
-    /// Removes what is pending for `key`. An attempt that is out goes on.
-    pub fn clear(&mut self, key: &K) -> Cleared<W> {
+    /// Removes the pending job of `key`. An attempt in flight continues.
+    pub(super) fn clear(&mut self, key: &K) -> Cleared<J> {
         let hash = self.hasher.hash_one(key);
         let slots = &self.slots;
         let Ok(found) = self
             .index
             .find_entry(hash, |&slot| slots[slot as usize].as_ref().is_some_and(|node| node.key == *key))
         else {
-            return Cleared { work: None, since: None, attempted: false, running: None };
+            return Cleared { job: None, since: None, attempted: false, running: None };
         };
         let slot = *found.get();
         let node = self.slots[slot as usize].as_mut().expect("the index names live slots");
-        let work = node.work.take();
-        if work.is_some() {
+        let job = node.job.take();
+        if job.is_some() {
             self.pending -= 1;
         }
         let (since, attempted) = (Some(node.since), node.attempted);
-        if node.place == Place::Running {
-            return Cleared { work, since, attempted, running: Some(slot) };
+        if matches!(node.place, Place::Running { .. }) {
+            return Cleared { job, since, attempted, running: Some(slot) };
         }
         found.remove();
         self.leave(slot);
         self.slots[slot as usize] = None;
         self.free.push(slot);
-        Cleared { work, since, attempted, running: None }
+        Cleared { job, since, attempted, running: None }
     }
 
-    /// From now on this key is ours to write, also as a follower; the first time for as long as `first`.
-    pub fn adopt(&mut self, now: Timestamp, key: K, first: Duration) {
-        self.own.adopt(now, key, first);
+    /// Adopts a key: we write it also as a follower, the first time for as long as `first`.
+    pub(super) fn adopt(&mut self, now: Timestamp, key: K, first: Duration) {
+        self.adopted.adopt(now, key, first);
     }
 
-    /// Whether any key is ours.
-    pub fn holds_adopted(&self) -> bool {
-        self.own.is_any_active()
+    /// Returns whether any key is adopted.
+    pub(super) fn holds_adopted(&self) -> bool {
+        self.adopted.is_any_active()
     }
 
-    /// Somebody else does this key after all.
-    pub fn unadopt(&mut self, key: &K) {
-        self.own.forget(key);
+    /// Ends an adoption because another replica writes the key after all.
+    pub(super) fn unadopt(&mut self, key: &K) {
+        self.adopted.forget(key);
     }
 
-    /// Whether it was ours until the adoption ended.
-    pub fn was_adopted(&self, slot: Slot) -> bool {
-        self.own.was_adopted(self.key(slot))
+    /// Returns whether the key was adopted until its adoption expired.
+    pub(super) fn was_adopted(&self, slot: Slot) -> bool {
+        self.adopted.was_adopted(self.key(slot))
     }
 
-    /// Keys whose adoption is over are no longer ours.
-    pub fn end_adoptions(&mut self, now: Timestamp) {
-        if self.own.end_due(now) {
+    /// Ends the adoptions that have expired.
+    pub(super) fn end_adoptions(&mut self, now: Timestamp) {
+        if self.adopted.end_due(now) {
             self.release_adopted();
         }
     }
 
-    /// Keys whose adoption has lasted for at least half of its time are no longer ours.
-    pub fn end_adoptions_early(&mut self, now: Timestamp) {
-        if self.own.end_early(now) {
+    /// Ends the adoptions that are past half their time.
+    pub(super) fn end_adoptions_early(&mut self, now: Timestamp) {
+        if self.adopted.end_early(now) {
             self.release_adopted();
         }
     }
@@ -359,34 +362,34 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         }
     }
 
-    pub fn key(&self, slot: Slot) -> &K {
+    pub(super) fn key(&self, slot: Slot) -> &K {
         &self.node(slot).key
     }
 
-    /// Takes everything that is pending, oldest first; attempts that are out stay.
-    pub fn drain(&mut self) -> Vec<(K, W)> {
+    /// Takes all pending jobs, oldest first. Attempts in flight stay.
+    pub(super) fn drain(&mut self) -> Vec<(K, J)> {
         let mut taken = Vec::with_capacity(self.pending);
         let mut slots: Vec<(Timestamp, Slot)> = (0..self.slots.len() as Slot)
             .filter_map(|slot| {
                 let node = self.slots[slot as usize].as_ref()?;
-                node.work.is_some().then_some((node.since, slot))
+                node.job.is_some().then_some((node.since, slot))
             })
             .collect();
         slots.sort_unstable();
         for (_, slot) in slots {
             let key = self.key(slot).clone();
-            if let Some(work) = self.clear(&key).work {
-                taken.push((key, work));
+            if let Some(job) = self.clear(&key).job {
+                taken.push((key, job));
             }
         }
         taken
     }
 
-    fn node(&self, slot: Slot) -> &Node<K, W> {
+    fn node(&self, slot: Slot) -> &Node<K, J> {
         self.slots[slot as usize].as_ref().expect("a slot in use")
     }
 
-    fn node_mut(&mut self, slot: Slot) -> &mut Node<K, W> {
+    fn node_mut(&mut self, slot: Slot) -> &mut Node<K, J> {
         self.slots[slot as usize].as_mut().expect("a slot in use")
     }
 
@@ -401,7 +404,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
 
     fn enter_ready(&mut self, slot: Slot) {
         let node = self.node(slot);
-        if self.own.contains(&node.key) {
+        if self.adopted.contains(&node.key) {
             return self.enter_adopted(slot);
         }
         let since = node.since;
@@ -422,7 +425,7 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
         self.fresh_tail = slot;
     }
 
-    /// Takes a slot out of the place where it is.
+    /// Unlinks a slot from its place.
     fn leave(&mut self, slot: Slot) {
         let node = self.node(slot);
         let since = node.since;
@@ -434,11 +437,11 @@ impl<K: Hash + Eq + Clone, W> Queue<K, W> {
             Place::Again => drop(self.again.remove(&(since, slot))),
             Place::Adopted => drop(self.adopted_ready.remove(&(since, slot))),
             Place::Waiting(at) => drop(self.waiting.remove(&(at, slot))),
-            Place::Running => {}
+            Place::Running { .. } => {}
         }
     }
 
-    /// Makes `next` the successor of `slot` in the list of fresh keys.
+    /// Makes `to` the successor of `slot` in the list of fresh keys; of its head if `slot` is `NONE`.
     fn set_next(&mut self, slot: Slot, to: Slot) {
         if slot == NONE {
             self.fresh_head = to;
@@ -464,13 +467,19 @@ mod tests {
         Timestamp::from_nanos(nanos)
     }
 
-    fn take(queue: &mut Queue<&'static str, u32>) -> Option<(&'static str, Taken<u32>)> {
-        let oldest = queue.oldest()?;
-        Some(queue.start(oldest.slot))
+    /// Starts the oldest ready key. Returns its age beside what `start` returns.
+    fn take(queue: &mut Queue<&'static str, u32>) -> Option<(&'static str, u32, u32, Timestamp)> {
+        let Ready { since, slot } = queue.oldest()?;
+        let (key, job, number) = queue.start(slot);
+        Some((key, job, number, since))
+    }
+
+    fn unfulfilled(at: Timestamp, setbacks: u16) -> Requeue {
+        Requeue { at, fulfilled: false, setbacks }
     }
 
     #[test]
-    fn a_pending_key_costs_sixty_four_bytes_beside_its_index_entry() {
+    fn pending_key_costs_64_bytes_beside_its_index() {
         assert!(size_of::<Option<Node<std::sync::Arc<str>, Box<dyn Fn()>>>>() <= 64);
     }
 
@@ -478,37 +487,31 @@ mod tests {
     fn keys_come_out_in_order_of_arrival() {
         let mut queue = Queue::new();
         for (i, key) in ["a", "b", "c", "d"].into_iter().enumerate() {
-            queue.push(|| at(i as u64), key, 0);
+            queue.push(at(i as u64), key, 0);
         }
         queue.clear(&"b");
-        let order: Vec<&str> = std::iter::from_fn(|| take(&mut queue).map(|(key, _)| key)).collect();
+        let order: Vec<&str> = std::iter::from_fn(|| take(&mut queue).map(|(key, ..)| key)).collect();
         assert_eq!(order, ["a", "c", "d"]);
     }
 
     #[test]
-    fn newer_work_takes_the_place_and_the_age_of_the_older() {
+    fn newer_job_takes_place_and_age_of_older() {
         let mut queue = Queue::new();
-        queue.push(|| at(1), "a", 1);
-        queue.push(|| at(2), "b", 2);
-        assert_eq!(queue.push(|| at(3), "a", 3), Some(1));
+        queue.push(at(1), "a", 1);
+        queue.push(at(2), "b", 2);
+        assert_eq!(queue.push(at(3), "a", 3), Some(1));
         assert_eq!(queue.len(), 2);
-        let (key, taken) = take(&mut queue).unwrap();
-        assert_eq!((key, taken.work, taken.since), ("a", 3, at(1)));
+        assert_eq!(take(&mut queue), Some(("a", 3, 1, at(1))));
     }
 
     #[test]
-    fn a_key_that_comes_back_keeps_its_age() {
+    fn key_that_is_requeued_keeps_its_age() {
         let mut queue = Queue::new();
-        queue.push(|| at(1), "a", 1);
+        queue.push(at(1), "a", 1);
         let a = queue.oldest().unwrap().slot;
-        let (_, taken) = queue.start(a);
-        queue.push(|| at(2), "b", 2);
-        queue.requeue(
-            a,
-            taken.work,
-            at(10),
-            Back { since: Some(taken.since), tries: taken.tries, setbacks: 1 },
-        );
+        let (_, job, _) = queue.start(a);
+        queue.push(at(2), "b", 2);
+        queue.requeue(a, job, unfulfilled(at(10), 1));
         assert_eq!(queue.key(queue.oldest().unwrap().slot), &"b");
         assert_eq!(queue.next_due(), Some(at(10)));
         queue.release_due(at(10));
@@ -516,51 +519,59 @@ mod tests {
     }
 
     #[test]
-    fn newer_work_does_not_shorten_the_wait_after_a_setback_but_ends_a_voluntary_one() {
+    fn newer_job_ends_a_voluntary_wait_only() {
         for (setbacks, ready) in [(1, false), (0, true)] {
             let mut queue = Queue::new();
-            queue.push(|| at(1), "a", 1);
+            queue.push(at(1), "a", 1);
             let a = queue.oldest().unwrap().slot;
-            let (_, taken) = queue.start(a);
-            queue.requeue(
-                a,
-                taken.work,
-                at(10),
-                Back { since: Some(taken.since), tries: taken.tries, setbacks },
-            );
-            queue.push(|| at(2), "a", 2);
+            let (_, job, _) = queue.start(a);
+            queue.requeue(a, job, unfulfilled(at(10), setbacks));
+            queue.push(at(2), "a", 2);
             assert_eq!(queue.oldest().is_some(), ready);
         }
     }
 
     #[test]
-    fn work_handed_in_while_its_key_is_out_waits_for_it() {
+    fn newer_job_waits_for_the_attempt_in_flight() {
         let mut queue = Queue::new();
-        queue.push(|| at(1), "a", 1);
-        let (_, _) = take(&mut queue).unwrap();
-        queue.push(|| at(5), "a", 2);
+        queue.push(at(1), "a", 1);
+        take(&mut queue).unwrap();
+        queue.push(at(5), "a", 2);
         assert_eq!(queue.oldest(), None);
         queue.finish(0);
-        let (_, taken) = take(&mut queue).unwrap();
-        assert_eq!((taken.work, taken.since, taken.tries), (2, at(5), 1));
+        assert_eq!(take(&mut queue), Some(("a", 2, 1, at(5))));
     }
 
     #[test]
-    fn own_keys_are_apart_and_still_the_oldest_of_all() {
+    fn job_in_flight_keeps_its_own_age_and_number() {
+        for (fulfilled, since) in [(false, at(1)), (true, at(10))] {
+            let mut queue = Queue::new();
+            queue.push(at(1), "a", 1);
+            let (_, job, _, _) = take(&mut queue).unwrap();
+            queue.push(at(5), "a", 2);
+            queue.clear(&"a");
+            queue.requeue(0, job, Requeue { at: at(10), fulfilled, setbacks: 0 });
+            queue.release_due(at(10));
+            assert_eq!(take(&mut queue), Some(("a", 1, 2, since)));
+        }
+    }
+
+    #[test]
+    fn adopted_keys_are_apart_but_count_as_oldest() {
         let mut queue = Queue::new();
         let adoption = Duration::from_nanos(10);
         queue.adopt(at(0), "mine", adoption);
-        queue.push(|| at(1), "mine", 1);
-        queue.push(|| at(2), "other", 2);
+        queue.push(at(1), "mine", 1);
+        queue.push(at(2), "other", 2);
         assert_eq!(queue.oldest_adopted().unwrap().since, at(1));
         assert_eq!(queue.oldest_common().unwrap().since, at(2));
         assert_eq!(queue.oldest().unwrap().since, at(1));
         queue.unadopt(&"mine");
         queue.clear(&"mine");
-        queue.push(|| at(3), "mine", 1);
+        queue.push(at(3), "mine", 1);
         assert_eq!(queue.oldest_adopted(), None);
         queue.adopt(at(4), "lent", adoption);
-        queue.push(|| at(5), "lent", 3);
+        queue.push(at(5), "lent", 3);
         queue.end_adoptions(at(9));
         assert_eq!(queue.oldest_adopted().unwrap().since, at(5));
         queue.end_adoptions(at(10));
@@ -570,14 +581,14 @@ mod tests {
     }
 
     #[test]
-    fn draining_hands_back_all_that_is_pending_oldest_first() {
+    fn drain_returns_pending_jobs_oldest_first() {
         let mut queue = Queue::new();
         for (i, key) in ["out", "again", "fresh"].into_iter().enumerate() {
-            queue.push(|| at(i as u64), key, i as u32);
+            queue.push(at(i as u64), key, i as u32);
         }
         take(&mut queue);
-        let (_, taken) = take(&mut queue).unwrap();
-        queue.requeue(1, taken.work, at(99), Back { since: Some(taken.since), tries: 1, setbacks: 1 });
+        let (_, job, ..) = take(&mut queue).unwrap();
+        queue.requeue(1, job, unfulfilled(at(99), 1));
         assert_eq!(queue.drain(), [("again", 1), ("fresh", 2)]);
         assert_eq!(queue.len(), 0);
         queue.finish(0);
@@ -585,10 +596,10 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again() {
+    fn slots_are_reused() {
         let mut queue = Queue::new();
         for i in 0..1000_u64 {
-            queue.push(|| at(i), i, ());
+            queue.push(at(i), i, ());
             queue.clear(&i);
         }
         assert_eq!(queue.slots.len(), 1);

@@ -1,10 +1,11 @@
 use super::{in_flight::Kind, queue::Ready, time::Timestamp};
 
-/// What may happen next.
+/// The next thing that may happen.
 pub(super) enum Step {
+    /// This attempt may start now.
     Run(Ready, Kind),
-    /// Not before then.
+    /// Nothing before this time.
     Wait(Timestamp),
-    /// Not before something else happens.
+    /// Nothing before the next event.
     Idle,
 }

@@ -1,35 +1,35 @@
-//! How many attempts a leader may have in flight: slow start and congestion avoidance, as in TCP (RFC 5681), for
-//! writers. Competing writers are the congestion.
+//! The window: how many attempts a leader may have in flight. It follows TCP's slow start and congestion
+//! avoidance (RFC 5681), for writers: competing writers are the congestion.
 
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     size: usize,
     limit: usize,
     growth: usize,
-    /// Attempts with a lower serial belong to the burst that the window was halved for already.
+    /// Attempts with a lower serial belong to the burst for which the window was halved last.
     halved_before: u64,
 }
 
 impl Window {
-    pub fn new(limit: usize, growth: usize) -> Self {
+    pub(super) fn new(limit: usize, growth: usize) -> Self {
         Self { size: 1, limit, growth, halved_before: 0 }
     }
 
-    pub fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.size
     }
 
-    pub fn grow(&mut self) {
+    pub(super) fn grow(&mut self) {
         self.size = self.size.saturating_add(self.growth).min(self.limit);
     }
 
-    pub fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.size = 1;
     }
 
-    /// Halves on the refusal of attempt `serial`, once per burst: attempts that began before `next_serial` was given out
-    /// tell of the same congestion.
-    pub fn halve(&mut self, serial: u64, next_serial: u64) {
+    /// Halves on the refusal of attempt `serial`, once per burst. Attempts that started before `next_serial` was
+    /// given out met the same congestion.
+    pub(super) fn halve(&mut self, serial: u64, next_serial: u64) {
         if serial >= self.halved_before {
             self.size = (self.size / 2).max(1);
             self.halved_before = next_serial;
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_window_grows_by_one_up_to_the_limit() {
+    fn window_grows_by_one_up_to_the_limit() {
         let mut window = Window::new(4, 1);
         let sizes: Vec<usize> = (0..6)
             .map(|_| {
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_conflicts_halves_the_window_once() {
+    fn burst_of_conflicts_halves_the_window_once() {
         let mut window = Window::new(16, 1);
         (0..16).for_each(|_| window.grow());
         for serial in 100..116 {
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_never_falls_below_one() {
+    fn window_never_falls_below_one() {
         let mut window = Window::new(16, 1);
         for serial in 0..10 {
             window.halve(serial, serial + 1);

@@ -84,7 +84,7 @@ fn counting(lease: &WriterLease<u32>, key: u32, outcome: Outcome) -> Arc<AtomicU
 async fn works_run_only_while_the_election_is_won() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
-    lease.follow(&elector);
+    lease.follow(&elector).expect("a runtime");
     let runs = counting(&lease, 1, Outcome::Written);
     sleep(Duration::from_secs(3600)).await;
     assert_eq!((runs.load(SeqCst), lease.status().role), (0, Role::Follower));
@@ -117,7 +117,7 @@ async fn works_run_only_while_the_election_is_won() {
 async fn neither_our_works_nor_those_of_others_move_the_lease() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
-    lease.follow(&elector);
+    lease.follow(&elector).expect("a runtime");
     elector.leads(1, 10);
     settle().await;
     let epoch = lease.status().epoch;
@@ -146,7 +146,7 @@ async fn neither_our_works_nor_those_of_others_move_the_lease() {
 async fn an_attempt_has_the_fence_of_its_reign_and_is_told_when_that_is_over() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
-    lease.follow(&elector);
+    lease.follow(&elector).expect("a runtime");
     elector.leads(7, 10);
     let (sender, mut seen) = mpsc::unbounded_channel();
     let work = move |attempt: writerlease::Attempt<u32>| {
@@ -170,7 +170,7 @@ async fn an_attempt_has_the_fence_of_its_reign_and_is_told_when_that_is_over() {
 async fn without_fences_it_follows_all_the_same() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
-    lease.follow_unfenced(&elector);
+    lease.follow_unfenced(&elector).expect("a runtime");
     elector.leads(7, 10);
     let (sender, mut seen) = mpsc::unbounded_channel();
     let work = move |attempt: writerlease::Attempt<u32>| {
@@ -185,7 +185,7 @@ async fn without_fences_it_follows_all_the_same() {
 async fn an_elector_that_is_gone_leads_no_more_and_another_may_take_its_place() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
-    lease.follow(&elector);
+    lease.follow(&elector).expect("a runtime");
     elector.leads(1, 1000);
     settle().await;
     assert!(lease.is_leader());
@@ -193,8 +193,8 @@ async fn an_elector_that_is_gone_leads_no_more_and_another_may_take_its_place() 
     settle().await;
     assert!(!lease.is_leader());
     let (first, second) = (Said::new(), Said::new());
-    lease.follow(&first);
-    lease.follow(&second);
+    lease.follow(&first).expect("a runtime");
+    lease.follow(&second).expect("a runtime");
     first.leads(2, 10);
     settle().await;
     assert!(!lease.is_leader(), "only the last one counts");
@@ -208,7 +208,7 @@ async fn nothing_is_left_of_a_lease_that_followed() {
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
-    lease.follow(&elector);
+    lease.follow(&elector).expect("a runtime");
     settle().await;
     drop(lease);
     settle().await;
@@ -221,7 +221,7 @@ async fn of_two_guards_the_elected_one_writes_and_the_other_sees_it_done() {
     let electors = [Said::new(), Said::new()];
     let guards = electors.each_ref().map(|elector| {
         let lease = WriterLease::builder("test").spawn().expect("valid");
-        lease.follow(elector);
+        lease.follow(elector).expect("a runtime");
         Guard::new(store.clone(), lease, "").expect("a runtime")
     });
     for round in 1..=4_u64 {
@@ -244,7 +244,7 @@ async fn a_leader_that_believes_in_itself_for_too_long_writes_nothing() {
     let (old, new) = (Said::new(), Said::new());
     let guard = |elector: &Said| {
         let lease = WriterLease::builder("test").spawn().expect("valid");
-        lease.follow(elector);
+        lease.follow(elector).expect("a runtime");
         Guard::new(store.clone(), lease, "").expect("a runtime")
     };
     let (stale, fresh) = (guard(&old), guard(&new));

@@ -208,7 +208,7 @@ async fn a_lease_that_follows_an_election_runs_nothing_after_the_leadership_was_
     let elector =
         Said(watch::Sender::new(Leadership::Leader { fence: Fence::new("test", "election", 1), until }));
     let lease = lease();
-    lease.follow(&elector);
+    lease.follow(&elector).expect("a runtime");
     assert_eq!(run(&lease, "key").await, Duration::ZERO);
     assert!(lease.is_leader() && elector.is_leader() && elector.fence().is_some());
     suspend(10 * SECOND);

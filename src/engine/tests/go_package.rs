@@ -68,7 +68,7 @@ fn newer_work_of_a_running_key_runs_afterwards() {
         assert!(world.polls().is_empty(), "never two attempts of one key");
         assert_eq!(world.ends(first, Outcome::Written), Some(1));
         let second = world.one();
-        assert_eq!((second.key.as_str(), second.work, second.number), ("test", 2, 1));
+        assert_eq!((second.key.as_str(), second.job, second.number), ("test", 2, 1));
         assert_eq!(world.ends(second, Outcome::Written), Some(2));
         assert!(world.engine.is_empty() && world.engine.in_flight() == 0);
     }

@@ -20,4 +20,7 @@ mod world;
 
 #[cfg(test)]
 use self::{model::Standing, world::*};
-use super::*;
+use super::{
+    outcome::{Next, Outcome, Verdict},
+    *,
+};

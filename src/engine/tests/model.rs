@@ -303,7 +303,7 @@ impl Run {
     fn start(&mut self, start: Start<Key, Job>) {
         assert!(self.out.iter().all(|out| out.key != start.key), "two attempts of key {}", start.key);
         let (since, job) = self.pending.remove(&start.key).expect("an attempt of a pending job");
-        assert_eq!(start.work, job);
+        assert_eq!(start.job, job);
         let attempts = self.attempts.entry(job).or_default();
         *attempts += 1;
         assert_eq!(start.number, *attempts);

@@ -275,7 +275,7 @@ fn conflict_in_election_delays_its_key_only() {
         assert_eq!(b.key, "b", "the other key need not wait");
         world.ends(b, Outcome::Unchanged);
         let a = world.sleeps_for_one();
-        assert_eq!((a.key.as_str(), a.number, a.work), ("a", 2, 1));
+        assert_eq!((a.key.as_str(), a.number, a.job), ("a", 2, 1));
         assert!((ms(20)..=ms(30)).contains(&(world.now - refused)), "{:?}", world.now - refused);
     }
 }

@@ -189,11 +189,11 @@ impl World {
     }
 
     pub(super) fn ends(&mut self, attempt: Running, verdict: impl Into<Verdict>) -> Option<u32> {
-        self.engine.handle_outcome(self.now, attempt.id, verdict.into(), attempt.work)
+        self.engine.handle_outcome(self.now, attempt.id, verdict.into(), attempt.job)
     }
 
     pub(super) fn panics(&mut self, attempt: Running) -> Option<u32> {
-        self.engine.handle_panic(self.now, attempt.id, attempt.work)
+        self.engine.handle_panic(self.now, attempt.id, attempt.job)
     }
 
     /// Requests a key and writes it as soon as that is allowed. The attempt takes a millisecond.

@@ -93,7 +93,7 @@ impl Contender {
         match self {
             Self::Lease(engine) => {
                 let start = engine.poll_attempt(now)?;
-                Some(Start { id: Some(start.id), key: start.key, work: start.work })
+                Some(Start { id: Some(start.id), key: start.key, work: start.job })
             }
             Self::Go(go) => go.starts(now),
             Self::Retry(retrier) => retrier.starts(now),

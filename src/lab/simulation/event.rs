@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::replica::{Begin, Change, Value};
-use crate::engine::outcome::Outcome;
+use crate::engine::{nanos, outcome::Outcome};
 
 /// What is to happen. The events of one moment come in the order in which they were caused.
 #[derive(Default)]
@@ -54,11 +54,6 @@ impl Agenda {
         self.free.push(place);
         Some((Duration::from_nanos(at), self.events[place]))
     }
-}
-
-/// Cheaper than `as_nanos`, which has more bits than there are years.
-pub(super) fn nanos(time: Duration) -> u64 {
-    time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -8,11 +8,10 @@ use std::{
 use super::{
     Member,
     contender::{Contender, Start},
-    event::nanos,
     witness::{Standing, Witness},
 };
 use crate::engine::{
-    Timestamp,
+    Timestamp, nanos,
     outcome::{Outcome, Verdict},
 };
 

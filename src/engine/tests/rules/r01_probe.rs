@@ -126,7 +126,7 @@ fn hung_attempt_frees_slot_but_bars_key() {
         world.pass(TERM);
         assert!(world.polls().is_empty(), "its key is barred");
         assert_eq!(world.ends(hung, Outcome::Unchanged), Some(first));
-        assert_eq!(world.sleeps_for_one().work, newer);
+        assert_eq!(world.sleeps_for_one().job, newer);
     }
 }
 

@@ -141,7 +141,7 @@ fn panic_concerns_its_key_only() {
             assert_eq!(keys(&running), ["good"]);
             world.ends(running.remove(0), Outcome::Unchanged);
             let again = world.sleeps_for_one();
-            assert_eq!((again.key.as_str(), again.work, again.number), ("bad", bad, 2));
+            assert_eq!((again.key.as_str(), again.job, again.number), ("bad", bad, 2));
             assert_eq!(world.now, panicked + RETRY);
             assert_eq!(world.engine.counters().panics, 1);
         }

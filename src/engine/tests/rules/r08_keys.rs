@@ -10,7 +10,7 @@ fn newer_work_keeps_the_older_age_and_place() {
     assert_eq!(world.wants("a"), (3, Some(1)));
     assert_eq!(world.engine.len(), 2);
     let first = world.sleeps_for_one();
-    assert_eq!((first.key.as_str(), first.work), ("a", 3));
+    assert_eq!((first.key.as_str(), first.job), ("a", 3));
 
     let mut world = World::long_following(1);
     let since = world.now;
@@ -44,7 +44,7 @@ fn newer_work_runs_after_the_attempt_in_flight() {
         assert_eq!(world.ends(attempt, outcome), Some(old), "{outcome:?}");
         let ended = world.now;
         let next = world.sleeps_for_one();
-        assert_eq!((next.work, next.number), (newest, 1));
+        assert_eq!((next.job, next.number), (newest, 1));
         let most = match outcome.outcome {
             Outcome::Conflict => ms(30),
             Outcome::Failed => ms(42),
@@ -96,7 +96,7 @@ fn newer_work_after_panic_waits_the_retry_interval() {
     let panicked = world.now;
     world.pass(secs(1));
     let (newer, _) = world.wants("a");
-    assert_eq!(world.sleeps_for_one().work, newer);
+    assert_eq!(world.sleeps_for_one().job, newer);
     assert_eq!(world.now, panicked + RETRY);
 }
 
@@ -135,7 +135,7 @@ fn retry_comes_when_it_was_asked_for() {
         assert_eq!(world.ends(attempt, verdict), None);
         let ended = world.now;
         let again = world.sleeps_for_one();
-        assert_eq!((again.work, again.number, world.now - ended), (work, 2, after), "{verdict:?}");
+        assert_eq!((again.job, again.number, world.now - ended), (work, 2, after), "{verdict:?}");
     }
 }
 
@@ -185,7 +185,7 @@ fn work_after_clearing_in_flight_still_runs() {
         world.evidence("a");
         let (newer, _) = world.wants("a");
         world.ends(attempt, outcome);
-        assert_eq!(world.sleeps_for_one().work, newer);
+        assert_eq!(world.sleeps_for_one().job, newer);
     }
 }
 

@@ -1,0 +1,31 @@
+//! Counts of what an engine has done.
+
+/// Counts since the engine was created, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Attempts that started.
+    pub attempts: u64,
+    /// Attempts whose write succeeded.
+    pub written: u64,
+    /// Attempts whose write the store refused as stale.
+    pub conflicts: u64,
+    /// Attempts that learnt nothing.
+    pub failures: u64,
+    /// Attempts that found nothing to write.
+    pub unchanged: u64,
+    /// Attempts that found another writer.
+    pub written_by_others: u64,
+    /// Attempts that panicked.
+    pub panics: u64,
+    /// Times that this process became leader.
+    pub won: u64,
+    /// Times that this process became a follower.
+    pub lost: u64,
+    /// Writes of other replicas that did our jobs.
+    pub evidence: u64,
+    /// Probes that started because the leader seemed dead.
+    pub suspicions: u64,
+    /// Attempts of single keys that the leader skips.
+    pub overdue: u64,
+}

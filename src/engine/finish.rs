@@ -1,0 +1,174 @@
+//! The end of an attempt: its effect on the role and the lease, and the future of its job.
+
+use std::{hash::Hash, time::Duration};
+
+use super::{
+    Engine,
+    attempt::AttemptId,
+    contest::Role,
+    in_flight::{Flight, Kind},
+    outcome::{Next, Outcome, Verdict},
+    queue::Requeue,
+    time::Timestamp,
+};
+
+impl<K: Hash + Eq + Clone, J> Engine<K, J> {
+    /// Takes in how an attempt ended. Returns the job if it is no longer needed: it was done, a newer one
+    /// replaced it, or its key was cleared meanwhile.
+    pub fn handle_outcome(&mut self, now: Timestamp, id: AttemptId, verdict: Verdict, job: J) -> Option<J> {
+        let now = self.advance(now);
+        self.in_flight.expire(now);
+        let Some(flight) = self.in_flight.remove(id.0) else { return Some(job) };
+        // An attempt from before the last change of role reports a situation that is over (rule 4).
+        let current = flight.role_generation == self.contest.role_generation();
+        if verdict.outcome != Outcome::Failed {
+            self.outage.answered(now);
+        }
+        let mut setbacks = 0;
+        let mut backoff = self.config.retry_interval;
+        match verdict.outcome {
+            Outcome::Written => {
+                self.counters.written += 1;
+                self.write_succeeded(now, &flight, verdict.revision, current);
+            }
+            Outcome::WrittenByOther => {
+                self.counters.written_by_others += 1;
+                // Another replica does write this key, so we need not.
+                let key = self.queue.key(flight.slot).clone();
+                self.queue.unadopt(&key);
+                if current && self.authority.is_by_work() {
+                    self.lose(now, false);
+                }
+            }
+            Outcome::Conflict => {
+                self.counters.conflicts += 1;
+                setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
+                backoff = self.backoff.after_refusal(
+                    u32::from(setbacks),
+                    self.slowest_news(),
+                    self.config.retry_interval,
+                    &mut self.rng,
+                );
+                if current {
+                    self.refused(now, id, &flight);
+                }
+            }
+            Outcome::Failed => {
+                self.counters.failures += 1;
+                setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
+                backoff = self.failed(now, &flight, setbacks, current);
+            }
+            Outcome::Unchanged => self.counters.unchanged += 1,
+        }
+        let delay = match verdict.next {
+            _ if flight.cleared => None,
+            Next::Done => None,
+            Next::Retry => Some(backoff),
+            // The job cannot know how long the pause of an outage lasts.
+            Next::RetryAfter(delay) if verdict.outcome == Outcome::Failed => {
+                Some(delay.max(self.others_first(now)))
+            }
+            Next::RetryAfter(delay) => {
+                // The job chose to wait, so a newer one need not.
+                setbacks = 0;
+                Some(delay)
+            }
+        };
+        // A request that was fulfilled and is repeated is a new one, with a new age.
+        let fulfilled = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged);
+        let again = delay.map(|delay| Requeue { at: now + delay, fulfilled, setbacks });
+        self.finish(&flight, job, again)
+    }
+
+    /// Takes in that an attempt panicked. Only its key is concerned, which is tried again after the retry
+    /// interval. Returns the job if it is no longer needed.
+    pub fn handle_panic(&mut self, now: Timestamp, id: AttemptId, job: J) -> Option<J> {
+        let now = self.advance(now);
+        self.in_flight.expire(now);
+        let Some(flight) = self.in_flight.remove(id.0) else { return Some(job) };
+        self.counters.panics += 1;
+        let setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
+        let at = now + self.config.retry_interval;
+        let again = (!flight.cleared).then_some(Requeue { at, fulfilled: false, setbacks });
+        self.finish(&flight, job, again)
+    }
+
+    fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
+        if matches!(flight.kind, Kind::Overdue | Kind::Adopted) {
+            // The leader is alive and skips this key, unless we learnt otherwise while the attempt was in
+            // flight. Role and lease stay. A key that was adopted when its attempt started is not adopted
+            // again: its adoption may have ended meanwhile, and the write is no news about the leader.
+            if flight.kind == Kind::Overdue && !flight.cleared {
+                let key = self.queue.key(flight.slot).clone();
+                let adoption = self.patience.current().saturating_mul(self.config.tuning.adoption_patiences);
+                self.queue.adopt(now, key, adoption);
+            }
+            return;
+        }
+        if !self.authority.is_by_work() {
+            // The election says how long we lead; a write only shows that the store keeps up.
+            self.decided = true;
+            if current {
+                self.window.grow();
+            }
+            return;
+        }
+        let term = self.config.term;
+        // An attempt that took longer than the term extends nothing: its lease is over already (rule 9).
+        if !current || flight.started + term <= now {
+            return;
+        }
+        if self.contest.win(flight.started, term, revision) {
+            self.window.close();
+            self.counters.won += 1;
+            self.decided = true;
+        } else {
+            self.window.grow();
+        }
+    }
+
+    fn refused(&mut self, now: Timestamp, id: AttemptId, flight: &Flight) {
+        match flight.kind {
+            Kind::Lead => self.window.halve(id.0, self.in_flight.next_serial()),
+            // The object changed since we read it: the suspected leader is alive.
+            Kind::Probe { suspicion: true } => {
+                self.patience.refuted(&mut self.rng);
+                self.contest.sign_of_life(now, self.patience.current());
+            }
+            Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Adopted => {}
+        }
+    }
+
+    /// Pauses all attempts, unless the failure is old news. Returns how long the key itself waits.
+    fn failed(&mut self, now: Timestamp, flight: &Flight, setbacks: u16, current: bool) -> Duration {
+        let (floor, cap) = (self.slowest_news(), self.config.retry_interval);
+        let (backoff, rng) = (&self.backoff, &mut self.rng);
+        let news = current
+            && self
+                .outage
+                .failed(now, flight.started, |streak| backoff.after_failure(streak, floor, cap, rng));
+        if news && self.contest.role() == Role::Leader {
+            self.window.close();
+        }
+        let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.rng);
+        own.max(self.others_first(now))
+    }
+
+    /// Returns a delay that lets the other keys go first when the pause of an outage ends. A key that
+    /// always fails must not be the one that tests, again and again, whether the store is back.
+    fn others_first(&self, now: Timestamp) -> Duration {
+        (self.outage.until() - now).saturating_add(self.config.backoff_base)
+    }
+
+    /// Takes the attempt's key out of flight. Without `again` its job is done.
+    fn finish(&mut self, flight: &Flight, job: J, again: Option<Requeue>) -> Option<J> {
+        match again {
+            Some(again) => self.queue.requeue(flight.slot, job, again),
+            None => {
+                self.decided = true;
+                self.queue.finish(flight.slot);
+                Some(job)
+            }
+        }
+    }
+}
