@@ -28,7 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const KEY: &str = "guarded/key";
 
 /// Waits until the state of the guard's watch, as the lease reports it, satisfies `state`.
-async fn feed<S: Store>(guard: &Guard<S>, state: impl Fn(&WatchState) -> bool) {
+async fn wait_for_watch<S: Store>(guard: &Guard<S>, state: impl Fn(&WatchState) -> bool) {
     let mut statuses = guard.lease().subscribe();
     statuses.wait_for(|status| status.watch.as_ref().is_some_and(&state)).await.unwrap();
     assert_eq!(guard.lease().status().watch, Some(guard.watch_state()));
@@ -44,7 +44,7 @@ impl Replica {
     async fn new(store: &MemoryStore, network: Network) -> Self {
         let remote = RemoteStore::new(store.clone(), network, 1);
         let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
-        feed(&guard, |feed| *feed == WatchState::Live).await;
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
         Self { remote, guard }
     }
 
@@ -492,7 +492,7 @@ async fn late_event_clears_no_newer_job() {
     put(&store, KEY, "other").await;
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(2).await;
-    put(&store, KEY, "yet another").await; // conflicts with our write: the job is pending when the events arrive
+    put(&store, KEY, "yet another").await; // a conflict keeps the job pending
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "value");
     assert_eq!(replica.counters().evidence, led.evidence);
@@ -508,7 +508,7 @@ async fn late_event_from_before_a_deletion_clears_nothing() {
     store.delete(KEY, &past, None).await.unwrap();
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(1).await; // its read found no object
-    put(&store, KEY, "other").await; // conflicts with our write: the job is pending when the events arrive
+    put(&store, KEY, "other").await; // a conflict keeps the job pending
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!((replica.counters().evidence, replica.remote.counts().refused), (0, 1));
     assert_eq!(text(&store, KEY).await, "value");
@@ -543,7 +543,7 @@ async fn listing_clears_done_jobs_without_evidence() {
     let open = replica.guard.ensure("open", want("value"));
     put(&store, KEY, "value").await;
     for _ in 0..2000 {
-        put(&store, "guarded/noise", "x").await; // exceeds the watch's buffer and forces a new listing
+        put(&store, "guarded/noise", "x").await; // overflow forces a new listing
     }
     sleep(10 * MS).await;
     assert!(matches!(end(done).await, EnsureOutcome::Satisfied));
@@ -618,17 +618,17 @@ async fn watch_state_reports_interruption_and_end() {
     sleep(SECOND).await;
     let cut = tokio::time::Instant::now();
     events.send(Err(StoreError::Unavailable { reason: "cut".into(), source: None })).unwrap();
-    feed(&guard, |feed| matches!(feed, WatchState::Resuming { .. })).await;
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Resuming { .. })).await;
     sleep(SECOND).await;
     assert_eq!(guard.watch_state(), WatchState::Resuming { since: cut });
     assert!(matches!(notices.recv().await.unwrap(), Notice::WatchInterrupted { .. }));
     // Writes continue without a watch.
     assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Written(_)));
     events.send(Ok(Event::Resumed)).unwrap();
-    feed(&guard, |feed| *feed == WatchState::Live).await;
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
     assert!(matches!(notices.recv().await.unwrap(), Notice::WatchRestored));
     drop(events);
-    feed(&guard, |feed| matches!(feed, WatchState::Ended { .. })).await;
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Ended { .. })).await;
     assert!(matches!(notices.recv().await.unwrap(), Notice::WatchEnded));
     assert!(matches!(end(guard.ensure("key", want("more"))).await, EnsureOutcome::Written(_)));
     let lease = guard.lease().clone();
@@ -830,7 +830,7 @@ async fn one_of_several_replicas_writes_for_all() {
     for seed in 0..5 {
         let remote = RemoteStore::new(store.clone(), network.clone(), seed);
         let guard = Guard::new(remote.clone(), lease(seed), "guarded/").unwrap();
-        feed(&guard, |feed| *feed == WatchState::Live).await;
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
         replicas.push(Replica { remote, guard });
     }
     for round in ["one", "two", "three"] {
@@ -876,7 +876,7 @@ async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
     script.send(Ok(Event::InitDone)).unwrap();
     let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
-    feed(&guard, |feed| *feed == WatchState::Live).await;
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
     (guard, script)
 }
 
@@ -917,7 +917,7 @@ impl Store for Scripted {
     }
 
     async fn delete(&self, key: &str, _: &Version, _: Option<&Fence>) -> Result<(), StoreError> {
-        panic!("nobody deletes {key}")
+        panic!("{key} is never deleted")
     }
 
     fn watch(&self, _: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
