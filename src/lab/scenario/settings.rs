@@ -45,7 +45,7 @@ use crate::{
 /// To benchmark your own store with criterion (feature `async_tokio`), write
 /// `bencher.to_async(&runtime).iter(async || scenario.run(store.clone()).await.unwrap())`. That
 /// measures whole runs, each with an election and the [`skew`](Self::skew) of every round;
-/// [`Report::rounds`] has the durations of the rounds alone.
+/// [`Report::rounds`](super::Report::rounds) has the durations of the rounds alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     /// Strategy of the replicas. Default: [`Strategy::Lease`].
