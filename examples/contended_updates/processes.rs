@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! parent ── "want ROUND KEY..." ──> stdin of each child; a child exits when stdin closes
-//!        <── "ready", "sent KEY", "succeeded KEY", "refused KEY", "leads 0|1 WINS", "error REASON" ── stdout
+//!        <── "ready", "sent KEY", "succeeded KEY", "refused KEY", ── stdout
+//!            "leads 0|1 WINS", "error REASON"
 //! ```
 //!
 //! A child flushes each line before it continues, so that the parent knows all writes of a killed

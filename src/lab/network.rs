@@ -43,7 +43,8 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
-/// let network = Network { write: Duration::from_millis(2), watch: Duration::from_millis(4), ..Network::default() };
+/// let (write, watch) = (Duration::from_millis(2), Duration::from_millis(4));
+/// let network = Network { write, watch, ..Network::default() };
 /// let remote = RemoteStore::new(MemoryStore::new(), network, 1);
 /// remote.put("key", "value".into(), writerlease::store::Expected::Absent, None).await.unwrap();
 /// assert_eq!(remote.counts().succeeded, 1);

@@ -1,4 +1,5 @@
-//! Two groups that want different values of the same keys stop writing these, and go on with all others.
+//! Two groups that want different values of the same keys stop writing these, and go on with all
+//! others.
 #![allow(clippy::disallowed_methods, reason = "tests look at the clock that they pause")]
 
 use std::{
@@ -27,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 
 type Tracker = ContentionTracker<Arc<str>, Bytes>;
 
-/// A replica of a controller: whenever one of its objects changes, and each second, it ensures what it wants.
+/// A replica of a controller, which ensures its values again and again.
 struct Controller {
     guard: Guard<RemoteStore<MemoryStore>>,
     remote: RemoteStore<MemoryStore>,
@@ -43,7 +44,7 @@ impl Controller {
         Self { guard, remote, tasks: JoinSet::new() }
     }
 
-    /// Wants `value` of these keys; where an ending is contended, only once that is over.
+    /// Ensures `value` for these keys, every 100 ms and after each contention has passed.
     fn wants(&mut self, keys: &[&str], value: &'static str) {
         for key in keys {
             let (guard, key) = (self.guard.clone(), (*key).to_owned());
@@ -63,11 +64,11 @@ impl Controller {
     }
 }
 
-/// How often a key of the store was written.
+/// Returns a counter of the writes of a key.
 async fn writes(store: &MemoryStore, key: &str) -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     let mut events = std::pin::pin!(store.watch(key));
-    // The listing is over before this returns, so nothing is missed.
+    // The listing ends before this returns, so the counter misses no write.
     while !matches!(events.next().await, Some(Ok(Event::InitDone))) {}
     let (counted, store, key) = (count.clone(), store.clone(), key.to_owned());
     tokio::spawn(async move {
@@ -84,7 +85,7 @@ async fn value(store: &MemoryStore, key: &str) -> Option<Bytes> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_groups_write_a_contended_key_a_few_times_per_interval_and_all_other_keys_as_ever() {
+async fn contended_key_is_written_rarely_and_others_immediately() {
     let store = MemoryStore::new();
     let fought = writes(&store, "objects/fought").await;
     let tracker = || Tracker::new().interval(INTERVAL);
@@ -96,22 +97,24 @@ async fn two_groups_write_a_contended_key_a_few_times_per_interval_and_all_other
     let before = fought.load(SeqCst);
     let innocent = Instant::now();
     for round in ["old 1", "old 2", "old 3"] {
-        // Somebody's edit leaves the innocent key wrong, and it is set right at once.
+        // A user's edit of an uncontended key is corrected immediately.
         let entry = store.get("objects/theirs").await.unwrap().unwrap();
         store.put(&entry.key, round[4..].into(), Expected::Version(entry.version), None).await.unwrap();
         while value(&store, "objects/theirs").await.as_deref() != Some(b"old") {
             sleep(MS).await;
         }
-        // Further apart than a fight.
+        // Losses further apart than the interval are no contention.
         sleep(INTERVAL + SECOND).await;
     }
     assert!(innocent.elapsed() < 3 * (INTERVAL + 3 * SECOND), "{:?}", innocent.elapsed());
     let later = fought.load(SeqCst);
-    // Each group writes it, once more after the first loss, and so does each that takes over before its own second loss.
+    // Each group writes once, once more after the first loss, and again for each replica that takes
+    // over before its own second loss.
     assert!((2..=12).contains(&before), "{before}");
-    assert!(later > before, "after the interval they try again");
+    assert!(later > before, "both groups try again after the interval");
     assert!(later - before <= 4 * 12, "{later} - {before}");
-    let counters: Vec<_> = old.iter().chain(&new).map(|one| one.guard.contention().counters()).collect();
+    let counters: Vec<_> =
+        old.iter().chain(&new).map(|controller| controller.guard.contention().counters()).collect();
     println!("{before} writes, then {} in three intervals: {counters:?}", later - before);
     assert!(counters.iter().any(|counters| counters.contended > 0));
     assert!(counters.iter().all(|counters| counters.untracked == 0));
@@ -120,7 +123,7 @@ async fn two_groups_write_a_contended_key_a_few_times_per_interval_and_all_other
 }
 
 #[tokio::test(start_paused = true)]
-async fn once_the_other_group_is_gone_the_key_is_right_after_the_interval() {
+async fn contended_key_recovers_after_the_rivals_leave() {
     let store = MemoryStore::new();
     let tracker = || Tracker::new().interval(INTERVAL);
     let mut old = Controller::new(&store, 1, tracker());
@@ -128,14 +131,14 @@ async fn once_the_other_group_is_gone_the_key_is_right_after_the_interval() {
     let mut notices = new.guard.notices();
     old.wants(&["fought"], "old");
     new.wants(&["fought"], "new");
-    let told = loop {
+    let until = loop {
         if let Notice::Contended { key, until } = notices.recv().await.unwrap() {
             assert_eq!(&*key, "objects/fought");
             break until;
         }
     };
-    assert!(told.remaining() <= INTERVAL);
-    // The upgrade is done.
+    assert!(until.remaining() <= INTERVAL);
+    // The upgrade has replaced the old group.
     drop(old);
     sleep(INTERVAL + 5 * SECOND).await;
     assert_eq!(value(&store, "objects/fought").await.as_deref(), Some(&b"new"[..]));
@@ -143,7 +146,7 @@ async fn once_the_other_group_is_gone_the_key_is_right_after_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_lost_once_is_set_right_at_once_and_a_new_want_is_written_though_the_old_one_is_contended() {
+async fn first_loss_and_new_values_are_written_immediately() {
     let store = MemoryStore::new();
     let controller = Controller::new(&store, 1, Tracker::new());
     let want = |value: &'static str| {
@@ -156,20 +159,20 @@ async fn what_is_lost_once_is_set_right_at_once_and_a_new_want_is_written_though
     };
     assert!(matches!(want("ours").await, EnsureOutcome::Written(_)));
     spoil().await;
-    assert!(matches!(want("ours").await, EnsureOutcome::Written(_)), "anybody's mistake");
+    assert!(matches!(want("ours").await, EnsureOutcome::Written(_)), "one loss can be a user's mistake");
     spoil().await;
-    let EnsureOutcome::Contended { until } = want("ours").await else { panic!("a fight") };
+    let EnsureOutcome::Contended { until } = want("ours").await else { panic!("not contended") };
     assert!(until.remaining() > Duration::from_secs(50));
     assert!(matches!(want("something else").await, EnsureOutcome::Written(_)));
     assert!(
         matches!(want("ours").await, EnsureOutcome::Written(_)),
-        "whoever changes its mind does not fight"
+        "a change of the desired value resets the losses"
     );
     assert_eq!(controller.guard.contention().counters().contended, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_goes_to_and_fro_is_no_fight_for_those_who_only_watch() {
+async fn alternating_values_are_no_contention_for_observers() {
     let store = MemoryStore::new();
     let controllers: Vec<_> = (1..=3).map(|seed| Controller::new(&store, seed, Tracker::new())).collect();
     for round in 0..20 {
@@ -187,7 +190,7 @@ async fn work_that_goes_to_and_fro_is_no_fight_for_those_who_only_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_is_deleted_and_created_again_is_another_one() {
+async fn recreated_object_starts_without_losses() {
     let store = MemoryStore::new();
     let controller = Controller::new(&store, 1, Tracker::new());
     for _ in 0..5 {
@@ -199,9 +202,9 @@ async fn an_object_that_is_deleted_and_created_again_is_another_one() {
     }
 }
 
-/// Also where all of it is seen before the answer to our write has come.
+/// The watch reports both changes before the answer to our write arrives.
 #[tokio::test(start_paused = true)]
-async fn an_object_that_is_made_anew_while_we_wait_for_an_answer_is_not_the_one_that_somebody_changed() {
+async fn object_recreated_before_the_answer_counts_no_loss() {
     for (made_anew, losses) in [(true, 0), (false, 1)] {
         let store = MemoryStore::new();
         let controller = Controller::new(&store, 1, Tracker::new());
@@ -226,7 +229,7 @@ async fn an_object_that_is_made_anew_while_we_wait_for_an_answer_is_not_the_one_
         }
         store.put("objects/key", "theirs".into(), expected, None).await.unwrap();
         sleep(MS).await;
-        assert!(!first.is_finished(), "the answer is on its way");
+        assert!(!first.is_finished(), "the answer has not arrived");
         assert!(matches!(first.await.unwrap(), EnsureOutcome::Written(_)));
         assert!(matches!(ensure().await, EnsureOutcome::Written(_)));
         assert_eq!(controller.guard.contention().counters().losses, losses);
@@ -234,9 +237,9 @@ async fn an_object_that_is_made_anew_while_we_wait_for_an_answer_is_not_the_one_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_comparison_of_ones_own_leaves_out_what_differs_from_write_to_write() {
+async fn custom_comparison_ignores_differences_between_writes() {
     let store = MemoryStore::new();
-    // All up to the blank.
+    // The part before the blank.
     let name = |value: &Bytes| value.split(|byte| *byte == b' ').next().unwrap_or_default().to_vec();
     let tracker = Tracker::comparing(move |a, b| name(a) == name(b));
     let controller = Controller::new(&store, 1, tracker);

@@ -1,4 +1,5 @@
-//! A lease that follows an election: works run only where it is won, and their writes carry the fence.
+//! A lease that follows an election: jobs run only while it is won, and their writes carry the
+//! fence.
 #![allow(clippy::disallowed_methods, reason = "the time is paused")]
 
 use std::{
@@ -20,7 +21,7 @@ use writerlease::{
     store::{Expected, Fence, MemoryStore, Store},
 };
 
-/// An elector that says what it is told to.
+/// An elector whose state the test sets.
 struct Said(watch::Sender<Leadership>);
 
 impl Said {
@@ -63,7 +64,7 @@ fn fence(token: u64) -> Fence {
     Fence::new("test", "election", token)
 }
 
-/// Lets all tasks do what they can do now.
+/// Lets all ready tasks run.
 async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }
@@ -76,12 +77,12 @@ fn counting(lease: &WriterLease<u32>, key: u32, outcome: Outcome) -> Arc<AtomicU
             count.fetch_add(1, SeqCst);
             async move { outcome }
         })
-        .expect("it takes work");
+        .expect("the lease accepts jobs");
     runs
 }
 
 #[tokio::test(start_paused = true)]
-async fn works_run_only_while_the_election_is_won() {
+async fn jobs_run_only_while_elected() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector).expect("a runtime");
@@ -94,7 +95,7 @@ async fn works_run_only_while_the_election_is_won() {
     assert_eq!(runs.load(SeqCst), 1);
     assert!(lease.is_leader());
 
-    // Renewed, and then not any more.
+    // One renewal, then none.
     sleep(Duration::from_secs(8)).await;
     elector.leads(1, 10);
     sleep(Duration::from_secs(9)).await;
@@ -114,7 +115,7 @@ async fn works_run_only_while_the_election_is_won() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn neither_our_works_nor_those_of_others_move_the_lease() {
+async fn writes_neither_extend_nor_end_an_elected_lease() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector).expect("a runtime");
@@ -130,20 +131,20 @@ async fn neither_our_works_nor_those_of_others_move_the_lease() {
     lease.expire();
     settle().await;
     assert!(lease.is_leader());
-    assert!(lease.snapshot().lease_remaining <= Duration::from_secs(10), "no work prolongs it");
+    assert!(lease.snapshot().lease_remaining <= Duration::from_secs(10), "writes do not prolong it");
     sleep(Duration::from_secs(10)).await;
     assert!(!lease.is_leader());
     assert_eq!(lease.status().epoch, epoch);
-    // What others do still does our work.
+    // A foreign write still clears our job.
     let runs = counting(&lease, 6, Outcome::Written);
     lease.extend(&6);
     elector.leads(2, 10);
     settle().await;
-    assert_eq!((runs.load(SeqCst), lease.len()), (0, 1), "only the refused one is still there");
+    assert_eq!((runs.load(SeqCst), lease.len()), (0, 1), "only the job with the conflict remains");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_has_the_fence_of_its_reign_and_is_told_when_that_is_over() {
+async fn attempt_carries_its_fence_and_is_cancelled_afterwards() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector).expect("a runtime");
@@ -157,17 +158,17 @@ async fn an_attempt_has_the_fence_of_its_reign_and_is_told_when_that_is_over() {
             Outcome::Failed
         }
     };
-    lease.try_work(1, work).expect("it takes work");
+    lease.try_work(1, work).expect("the lease accepts jobs");
     assert_eq!(seen.recv().await, Some(Some(fence(7))));
     elector.resign().await.expect("it can");
     settle().await;
-    assert_eq!(lease.snapshot().in_flight, 0, "it was told");
+    assert_eq!(lease.snapshot().in_flight, 0, "it was cancelled");
     elector.leads(8, 1000);
-    assert_eq!(seen.recv().await, Some(Some(fence(8))), "it is tried again by the next reign");
+    assert_eq!(seen.recv().await, Some(Some(fence(8))), "the next leadership retries it");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_fences_it_follows_all_the_same() {
+async fn unfenced_lease_follows_without_a_fence() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow_unfenced(&elector).expect("a runtime");
@@ -177,12 +178,12 @@ async fn without_fences_it_follows_all_the_same() {
         sender.send(attempt.fence().cloned()).expect("the test waits");
         async { Outcome::Written }
     };
-    lease.try_work(1, work).expect("it takes work");
+    lease.try_work(1, work).expect("the lease accepts jobs");
     assert_eq!(seen.recv().await, Some(None));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_elector_that_is_gone_leads_no_more_and_another_may_take_its_place() {
+async fn dropped_elector_ends_leadership_and_can_be_replaced() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector).expect("a runtime");
@@ -197,14 +198,14 @@ async fn an_elector_that_is_gone_leads_no_more_and_another_may_take_its_place() 
     lease.follow(&second).expect("a runtime");
     first.leads(2, 10);
     settle().await;
-    assert!(!lease.is_leader(), "only the last one counts");
+    assert!(!lease.is_leader(), "the lease follows only the last elector");
     second.leads(2, 10);
     settle().await;
     assert!(lease.is_leader());
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_left_of_a_lease_that_followed() {
+async fn dropped_following_lease_leaves_no_task() {
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
@@ -216,7 +217,7 @@ async fn nothing_is_left_of_a_lease_that_followed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_guards_the_elected_one_writes_and_the_other_sees_it_done() {
+async fn elected_guard_writes_and_the_other_observes() {
     let store = MemoryStore::new();
     let electors = [Said::new(), Said::new()];
     let guards = electors.each_ref().map(|elector| {
@@ -239,7 +240,7 @@ async fn of_two_guards_the_elected_one_writes_and_the_other_sees_it_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_believes_in_itself_for_too_long_writes_nothing() {
+async fn fence_refuses_every_write_of_a_stale_leader() {
     let store = MemoryStore::new();
     let (old, new) = (Said::new(), Said::new());
     let guard = |elector: &Said| {
@@ -257,9 +258,9 @@ async fn a_leader_that_believes_in_itself_for_too_long_writes_nothing() {
     assert_eq!(store.get("key").await.unwrap().unwrap().value, "1");
     assert!(
         stale.lease().snapshot().counters.written_by_others >= 2,
-        "it was refused, and tried now and then"
+        "refused, and retried from time to time"
     );
-    // It was the fence, not the version.
+    // The same write with the current fence succeeds, so the version was not the reason.
     let version = store.get("key").await.unwrap().unwrap().version;
     let written = store.put("key", "3".into(), Expected::Version(version), Some(&fence(2))).await;
     assert!(written.is_ok());

@@ -1,4 +1,5 @@
-//! The guard's promises, under paused time, over the in-memory store behind a network that the tests control.
+//! The guard's promises, under paused time, over the in-memory store behind a network that the
+//! tests control.
 #![allow(clippy::disallowed_methods, reason = "tests look at the clock that they pause")]
 
 use std::{
@@ -26,14 +27,14 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const KEY: &str = "guarded/key";
 
-/// Waits until the guard's feed is in such a state, as the lease's status tells it.
-async fn feed<S: Store>(guard: &Guard<S>, state: impl Fn(&WatchState) -> bool) {
+/// Waits until the state of the guard's watch, as the lease reports it, satisfies `state`.
+async fn wait_for_watch<S: Store>(guard: &Guard<S>, state: impl Fn(&WatchState) -> bool) {
     let mut statuses = guard.lease().subscribe();
     statuses.wait_for(|status| status.watch.as_ref().is_some_and(&state)).await.unwrap();
     assert_eq!(guard.lease().status().watch, Some(guard.watch_state()));
 }
 
-/// One process that guards keys of a store.
+/// A process that guards keys of a store.
 struct Replica<S: Store = RemoteStore<MemoryStore>> {
     remote: RemoteStore<MemoryStore>,
     guard: Guard<S>,
@@ -43,7 +44,7 @@ impl Replica {
     async fn new(store: &MemoryStore, network: Network) -> Self {
         let remote = RemoteStore::new(store.clone(), network, 1);
         let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
-        feed(&guard, |feed| *feed == WatchState::Live).await;
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
         Self { remote, guard }
     }
 
@@ -51,7 +52,7 @@ impl Replica {
         self.guard.lease().snapshot().counters
     }
 
-    /// Makes the replica a follower that has other things to wait for.
+    /// Makes the replica a follower by foreign writes of another key.
     async fn follow(&self) {
         for _ in 0..8 {
             self.guard.lease().extend(&"elsewhere".into());
@@ -59,7 +60,7 @@ impl Replica {
         assert_eq!(self.guard.lease().status().role, Role::Follower);
     }
 
-    /// Waits until so many writes were sent.
+    /// Waits until the replica has sent this number of writes.
     async fn has_sent(&self, writes: u64) {
         while self.remote.counts().attempted < writes {
             sleep(MS).await;
@@ -78,12 +79,12 @@ fn lease(seed: u64) -> WriterLease<Arc<str>> {
     WriterLease::builder("test").seed(seed).spawn().unwrap()
 }
 
-/// Wants exactly this value.
+/// Requests exactly this value.
 fn want(value: &'static str) -> impl Fn(Option<&[u8]>) -> Option<&'static str> + Send + Sync + 'static {
     move |current| (current != Some(value.as_bytes())).then_some(value)
 }
 
-/// Wants the text to hold this word, whatever else it holds.
+/// Requests a text that contains this word.
 fn want_word(word: &'static str) -> impl Fn(Option<&[u8]>) -> Option<String> + Send + Sync + 'static {
     move |current| {
         let text = String::from_utf8(current.unwrap_or_default().to_vec()).unwrap();
@@ -91,7 +92,7 @@ fn want_word(word: &'static str) -> impl Fn(Option<&[u8]>) -> Option<String> + S
     }
 }
 
-/// Writes as somebody else would, through no replica.
+/// Writes directly to the store, as another process would.
 async fn put(store: &MemoryStore, key: &str, value: &'static str) -> Version {
     let expected = match store.get(key).await.unwrap() {
         Some(entry) => Expected::Version(entry.version),
@@ -105,12 +106,12 @@ async fn text(store: &MemoryStore, key: &str) -> String {
     String::from_utf8(entry.value.to_vec()).unwrap()
 }
 
-/// The ending, within a time that says that nothing hangs.
+/// Returns the outcome, and panics after a time that only a hanging call exceeds.
 async fn end(ensured: Ensure) -> EnsureOutcome {
     timeout(300 * SECOND, ensured).await.expect("it ends")
 }
 
-// --- the table: what comes of a put ---
+// --- outcomes of a put ---
 
 #[tokio::test(start_paused = true)]
 async fn a_written_value_makes_us_leader() {
@@ -124,7 +125,7 @@ async fn a_written_value_makes_us_leader() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_write_is_refused_and_the_retry_reads_again() {
+async fn refused_write_is_retried_after_a_new_read() {
     let store = MemoryStore::new();
     let network = Network { write: 100 * MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
@@ -140,9 +141,9 @@ async fn a_stale_write_is_refused_and_the_retry_reads_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_did_since_we_saw_it_wrong_is_evidence_also_when_only_the_retry_sees_it() {
+async fn retry_that_finds_a_peers_write_counts_evidence() {
     let store = MemoryStore::new();
-    // The watch is so slow that only reading can tell.
+    // The watch is slower than the test, so only a read sees the write.
     let network = Network { write: 100 * MS, watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     let ensured = replica.guard.ensure("key", want("value"));
@@ -155,12 +156,12 @@ async fn what_another_did_since_we_saw_it_wrong_is_evidence_also_when_only_the_r
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_that_finds_it_wrong_counts_as_having_seen_it_wrong() {
+async fn read_of_unsatisfied_object_counts_as_observation() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
     let network = Network { write: 100 * MS, watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
-    put(&store, KEY, "other").await; // the watch doesn't tell
+    put(&store, KEY, "other").await; // its event is still on the way
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(1).await;
     put(&store, KEY, "value").await;
@@ -169,7 +170,7 @@ async fn a_read_that_finds_it_wrong_counts_as_having_seen_it_wrong() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn finding_nothing_to_write_at_first_sight_moves_nothing() {
+async fn satisfied_object_at_first_read_changes_no_role() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
     let replica = Replica::new(&store, Network::default()).await;
@@ -180,7 +181,7 @@ async fn finding_nothing_to_write_at_first_sight_moves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_right_before_the_watch_has_told_anything_is_no_evidence() {
+async fn satisfied_object_before_first_event_is_no_evidence() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
     let (_silent, events) = mpsc::unbounded_channel();
@@ -191,10 +192,10 @@ async fn what_is_right_before_the_watch_has_told_anything_is_no_evidence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_right_when_we_saw_it_last_and_still_is_when_we_read_it_is_no_evidence() {
+async fn object_satisfied_since_last_event_is_no_evidence() {
     let store = MemoryStore::new();
     put(&store, KEY, "ours").await;
-    // The watch is so slow that only reading can tell.
+    // The watch is slower than the test, so only a read sees the write.
     let network = Network { watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     put(&store, KEY, "ours, edited").await;
@@ -204,7 +205,7 @@ async fn what_was_right_when_we_saw_it_last_and_still_is_when_we_read_it_is_no_e
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_must_exist_is_not_created() {
+async fn ensure_existing_never_creates_the_object() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     let ensured = replica.guard.ensure_existing("key", |_| Some("value"));
@@ -219,7 +220,7 @@ async fn an_object_that_must_exist_is_not_created() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_deletes_an_object_that_we_are_about_to_write_does_not_do_our_work() {
+async fn deletion_before_our_write_is_no_evidence() {
     let store = MemoryStore::new();
     let network = Network { write: 100 * MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
@@ -235,7 +236,7 @@ async fn whoever_deletes_an_object_that_we_are_about_to_write_does_not_do_our_wo
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_the_store_is_down_the_work_stays_and_resumes_seconds_after_it_is_back() {
+async fn job_resumes_seconds_after_a_store_outage() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.lead().await;
@@ -243,8 +244,8 @@ async fn while_the_store_is_down_the_work_stays_and_resumes_seconds_after_it_is_
     let ensured = replica.guard.ensure("key", want("value"));
     sleep(30 * SECOND).await;
     let attempts = replica.counters().attempts;
-    assert!((5..40).contains(&attempts), "it tries, and doesn't hot-loop: {attempts}");
-    assert!(replica.guard.lease().is_leader(), "an outage is nobody's success");
+    assert!((5..40).contains(&attempts), "number of attempts in 30 s: {attempts}");
+    assert!(replica.guard.lease().is_leader(), "an outage changes no role");
     replica.remote.set_fault(NetworkFault::None);
     let back = Instant::now();
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
@@ -252,7 +253,7 @@ async fn while_the_store_is_down_the_work_stays_and_resumes_seconds_after_it_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_write_is_told_and_somebody_who_may_takes_over() {
+async fn permitted_replica_takes_over_from_a_denied_one() {
     let store = MemoryStore::new();
     let denied = Replica::new(&store, Network::default()).await;
     let allowed = Replica::new(&store, Network::default()).await;
@@ -275,12 +276,12 @@ async fn a_denied_write_is_told_and_somebody_who_may_takes_over() {
     assert!(matches!(end(theirs).await, EnsureOutcome::Written(_)));
     sleep(30 * SECOND).await;
     let counters = denied.counters();
-    assert_eq!((counters.failures, counters.attempts), (1, 2), "nobody retries what is denied");
+    assert_eq!((counters.failures, counters.attempts), (1, 2), "a denied write is not retried");
     assert!(denied.guard.lease().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_store_can_never_take_is_told_and_given_up() {
+async fn unstorable_value_is_reported_and_given_up() {
     let (guard, _events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();
     let long = end(guard.ensure("key", want("a value that is longer than this store takes"))).await;
@@ -293,10 +294,10 @@ async fn what_the_store_can_never_take_is_told_and_given_up() {
     assert!(matches!(end(guard.ensure("key", want("fine"))).await, EnsureOutcome::Written(_)));
 }
 
-// --- the feed: what the writes of others mean ---
+// --- the watch: effects of foreign writes ---
 
 #[tokio::test(start_paused = true)]
-async fn a_foreign_write_that_does_our_work_is_evidence() {
+async fn foreign_write_of_our_value_is_evidence() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
@@ -311,7 +312,7 @@ async fn a_foreign_write_that_does_our_work_is_evidence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edit_that_keeps_the_object_right_clears_the_work_and_nothing_else() {
+async fn satisfying_edit_clears_the_job_without_evidence() {
     let store = MemoryStore::new();
     put(&store, KEY, "ours").await;
     let replica = Replica::new(&store, Network::default()).await;
@@ -325,7 +326,7 @@ async fn an_edit_that_keeps_the_object_right_clears_the_work_and_nothing_else() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edit_that_leaves_the_object_wrong_leaves_the_work() {
+async fn unsatisfying_edit_keeps_the_job() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
@@ -338,12 +339,15 @@ async fn an_edit_that_leaves_the_object_wrong_leaves_the_work() {
     assert_eq!(replica.counters().evidence, before);
     assert_eq!(replica.guard.lease().len(), 1);
     assert!((&mut ensured).now_or_never().is_none());
-    assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)), "patience ends, the write happens");
+    assert!(
+        matches!(end(ensured).await, EnsureOutcome::Written(_)),
+        "the follower writes once its patience ends"
+    );
     assert_eq!(text(&store, KEY).await, "theirs ours");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_foreign_write_that_does_what_we_wanted_first_is_evidence_and_our_newer_want_is_a_new_one() {
+async fn foreign_write_of_superseded_value_is_evidence() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
@@ -358,21 +362,24 @@ async fn a_foreign_write_that_does_what_we_wanted_first_is_evidence_and_our_newe
     assert_eq!((replica.counters().evidence, replica.guard.lease().len()), (before + 1, 1));
     let since = Instant::now();
     assert!(matches!(end(second).await, EnsureOutcome::Written(_)));
-    assert!(Instant::now() - since >= Duration::from_millis(500), "its patience began anew");
-    put(&store, KEY, "first").await; // nobody wanted that any more
+    assert!(
+        Instant::now() - since >= Duration::from_millis(500),
+        "the patience of the newer request starts afresh"
+    );
+    put(&store, KEY, "first").await; // no request is pending
     sleep(MS).await;
     assert_eq!(replica.counters().evidence, before + 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_we_did_ourselves_is_no_evidence_when_another_does_it_again() {
+async fn peer_repeating_our_write_is_no_evidence() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network { write: SECOND, ..Network::default() }).await;
     let first = replica.guard.ensure("key", want("first"));
     replica.has_sent(1).await;
     let second = replica.guard.ensure("key", want("second"));
     assert!(matches!(end(first).await, EnsureOutcome::Superseded));
-    replica.has_sent(2).await; // the first has landed, the second is on its way
+    replica.has_sent(2).await; // the first write has succeeded, the second is in flight
     put(&store, KEY, "first").await;
     assert!(matches!(end(second).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "second");
@@ -381,7 +388,7 @@ async fn what_we_did_ourselves_is_no_evidence_when_another_does_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_that_leaves_the_object_wrong_leaves_the_work() {
+async fn unsatisfying_deletion_keeps_the_job() {
     let store = MemoryStore::new();
     let version = put(&store, KEY, "value").await;
     let replica = Replica::new(&store, Network::default()).await;
@@ -395,7 +402,7 @@ async fn a_deletion_that_leaves_the_object_wrong_leaves_the_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_overtakes_its_answer_is_known_as_our_own() {
+async fn event_before_its_answer_is_our_own() {
     let store = MemoryStore::new();
     let network = Network { write: SECOND, watch: MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
@@ -404,12 +411,12 @@ async fn an_event_that_overtakes_its_answer_is_known_as_our_own() {
     let snapshot = replica.guard.lease().snapshot();
     assert_eq!((snapshot.counters.evidence, snapshot.counters.lost), (0, 0));
     assert!(replica.guard.lease().is_leader());
-    assert!(snapshot.echo >= 250 * MS, "measured to the event's arrival: {:?}", snapshot.echo);
+    assert!(snapshot.echo >= 250 * MS, "measured until the event arrives: {:?}", snapshot.echo);
     assert!(snapshot.echo <= 10 * SECOND, "{:?}", snapshot.echo);
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_own_events_measure_the_echo_and_are_no_evidence() {
+async fn own_events_measure_the_echo_only() {
     let store = MemoryStore::new();
     let network = Network { watch: 200 * MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
@@ -423,7 +430,7 @@ async fn our_own_events_measure_the_echo_and_are_no_evidence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_answer_was_lost_is_known_when_its_event_comes() {
+async fn event_confirms_a_write_without_answer() {
     let store = MemoryStore::new();
     let network = Network { watch: 10 * MS, ..Network::default() };
     let replica = Replica::new(&store, network).await;
@@ -431,15 +438,15 @@ async fn a_write_whose_answer_was_lost_is_known_when_its_event_comes() {
     replica.remote.set_fault(NetworkFault::AnswersLost);
     let ensured = replica.guard.ensure("key", want("value"));
     sleep(2 * MS).await;
-    replica.remote.set_fault(NetworkFault::Down); // the retry can't read
-    let version = store.get(KEY).await.unwrap().expect("the write landed").version;
+    replica.remote.set_fault(NetworkFault::Down); // the retry fails to read
+    let version = store.get(KEY).await.unwrap().expect("the write succeeded").version;
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(written) if written == version));
     assert_eq!((replica.counters().evidence, replica.counters().failures), (0, 1));
     assert!(replica.guard.lease().is_leader() && replica.guard.lease().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_answer_was_lost_is_known_when_the_retry_reads_it() {
+async fn retry_confirms_a_write_without_answer() {
     let store = MemoryStore::new();
     let network = Network { watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
@@ -448,13 +455,13 @@ async fn a_write_whose_answer_was_lost_is_known_when_the_retry_reads_it() {
     let ensured = replica.guard.ensure("key", want("value"));
     sleep(2 * MS).await;
     replica.remote.set_fault(NetworkFault::None);
-    let version = store.get(KEY).await.unwrap().expect("the write landed").version;
+    let version = store.get(KEY).await.unwrap().expect("the write succeeded").version;
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(written) if written == version));
     assert_eq!((replica.counters().evidence, replica.remote.counts().attempted), (0, 2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no_later_ones() {
+async fn lost_answer_claims_no_later_equal_write() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network { watch: 10 * MS, ..Network::default() }).await;
     replica.lead().await;
@@ -462,11 +469,11 @@ async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no
     replica.remote.set_network(Network { write: 100 * MS, watch: 10 * MS, ..Network::default() });
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(2).await;
-    replica.remote.set_fault(NetworkFault::Down); // on the way: it does not land
+    replica.remote.set_fault(NetworkFault::Down); // before the write in flight takes effect
     while replica.counters().failures == 0 {
         sleep(MS).await;
     }
-    put(&store, KEY, "other").await; // our write can't land any more
+    put(&store, KEY, "other").await; // conflicts with our write
     sleep(SECOND).await;
     put(&store, KEY, "value").await;
     assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
@@ -474,41 +481,41 @@ async fn after_a_lost_answer_the_same_bytes_of_another_are_taken_for_ours_but_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_event_about_an_older_state_clears_no_newer_work() {
+async fn late_event_clears_no_newer_job() {
     let store = MemoryStore::new();
     let network = Network { write: 4 * SECOND, watch: 3 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
     replica.lead().await;
-    sleep(100 * SECOND).await; // the echo is back
+    sleep(100 * SECOND).await; // until the echo returns
     let led = replica.counters();
-    put(&store, KEY, "value").await; // as we will want it, but not for long
+    put(&store, KEY, "value").await; // equals the later request, until the next write
     put(&store, KEY, "other").await;
     let ensured = replica.guard.ensure("key", want("value"));
     replica.has_sent(2).await;
-    put(&store, KEY, "yet another").await; // refuses our write, so that the work is pending when the events come
+    put(&store, KEY, "yet another").await; // a conflict keeps the job pending
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "value");
     assert_eq!(replica.counters().evidence, led.evidence);
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_read_that_found_no_object_a_late_event_of_its_past_clears_no_newer_work() {
+async fn late_event_from_before_a_deletion_clears_nothing() {
     let store = MemoryStore::new();
     put(&store, KEY, "old").await;
     let network = Network { write: 30 * SECOND, watch: 3 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
-    let past = put(&store, KEY, "value").await; // as we will want it
+    let past = put(&store, KEY, "value").await; // equals the later request
     store.delete(KEY, &past, None).await.unwrap();
     let ensured = replica.guard.ensure("key", want("value"));
-    replica.has_sent(1).await; // it read that there is no object
-    put(&store, KEY, "other").await; // refuses our write, so that the work is pending when the events are looked at
+    replica.has_sent(1).await; // its read found no object
+    put(&store, KEY, "other").await; // a conflict keeps the job pending
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(_)));
     assert_eq!((replica.counters().evidence, replica.remote.counts().refused), (0, 1));
     assert_eq!(text(&store, KEY).await, "value");
 }
 
 #[tokio::test(start_paused = true)]
-async fn evidence_from_before_the_write_that_made_us_leader_clears_the_work_and_deposes_nobody() {
+async fn evidence_from_before_leadership_deposes_no_leader() {
     let store = MemoryStore::new();
     let slow = |write| Network { write, watch: 4 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, slow(100 * MS)).await;
@@ -517,7 +524,7 @@ async fn evidence_from_before_the_write_that_made_us_leader_clears_the_work_and_
     let last = replica.guard.ensure("last", want("value"));
     put(&store, "guarded/last", "value").await;
     assert!(matches!(end(first).await, EnsureOutcome::Written(_)));
-    // The leader's one slot is taken until the news comes.
+    // A slow write occupies the leader's only slot until the event arrives.
     replica.remote.set_network(slow(1000 * SECOND));
     let reads = replica.remote.counts().reads;
     assert!(matches!(end(last).await, EnsureOutcome::ByOther));
@@ -527,7 +534,7 @@ async fn evidence_from_before_the_write_that_made_us_leader_clears_the_work_and_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listing_clears_work_that_is_done_and_is_no_evidence() {
+async fn listing_clears_done_jobs_without_evidence() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
@@ -536,7 +543,7 @@ async fn a_listing_clears_work_that_is_done_and_is_no_evidence() {
     let open = replica.guard.ensure("open", want("value"));
     put(&store, KEY, "value").await;
     for _ in 0..2000 {
-        put(&store, "guarded/noise", "x").await; // more than the watch can hold: it has to list again
+        put(&store, "guarded/noise", "x").await; // overflow forces a new listing
     }
     sleep(10 * MS).await;
     assert!(matches!(end(done).await, EnsureOutcome::Satisfied));
@@ -546,7 +553,7 @@ async fn a_listing_clears_work_that_is_done_and_is_no_evidence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listing_tells_what_was_deleted_meanwhile() {
+async fn listing_reveals_missed_deletions() {
     let (guard, events) = scripted(MemoryStore::new()).await;
     follow(&guard);
     let entry = Entry { key: KEY.into(), value: "value".into(), version: Version::ordered(1) };
@@ -560,24 +567,27 @@ async fn a_listing_tells_what_was_deleted_meanwhile() {
     let ensured = guard.ensure("key", want("value"));
     let entry = Entry { key: KEY.into(), value: "value".into(), version: Version::ordered(9) };
     events.send(Ok(Event::Put(entry))).unwrap();
-    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther), "it was wrong: the key did not exist");
+    assert!(
+        matches!(end(ensured).await, EnsureOutcome::ByOther),
+        "the listing showed that the key did not exist"
+    );
     assert_eq!(guard.lease().snapshot().counters.evidence, before + 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_order_a_watch_that_lags_behind_our_own_read_clears_nothing() {
+async fn unordered_watch_behind_our_write_clears_nothing() {
     let store = MemoryStore::new();
     let (guard, events) = scripted(store.clone()).await;
     let event = |value: &'static str, version: &'static str| {
         Ok(Event::Put(Entry { key: KEY.into(), value: value.into(), version: Version::opaque(version) }))
     };
-    // Our own write is ahead of the watch.
+    // The watch has not delivered our own write yet.
     assert!(matches!(end(guard.ensure("key", want("ours"))).await, EnsureOutcome::Written(_)));
     follow(&guard);
     let mut ensured = guard.ensure("key", want("value"));
     events.send(event("value", "before ours")).unwrap();
     sleep(10 * MS).await;
-    assert!((&mut ensured).now_or_never().is_none(), "it may be old");
+    assert!((&mut ensured).now_or_never().is_none(), "the event may be older than our write");
     let ours = store.get(KEY).await.unwrap().unwrap();
     let back = Entry { version: Version::opaque(format!("{:?}", ours.version)), ..ours };
     events.send(Ok(Event::Put(back))).unwrap();
@@ -586,11 +596,11 @@ async fn without_an_order_a_watch_that_lags_behind_our_own_read_clears_nothing()
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_order_nothing_is_cleared_by_a_watch_that_lags_behind_what_we_read() {
+async fn unordered_watch_behind_our_read_clears_nothing() {
     let store = MemoryStore::new();
     put(&store, KEY, "now").await;
     let (guard, events) = scripted(store.clone()).await;
-    // The listing did not hold it; we read what the watch has yet to tell.
+    // The listing lacked the object, so our read is ahead of the watch.
     assert!(matches!(end(guard.ensure("key", want("now"))).await, EnsureOutcome::ByOther));
     follow(&guard);
     let mut ensured = guard.ensure("key", want("value"));
@@ -602,35 +612,35 @@ async fn without_an_order_nothing_is_cleared_by_a_watch_that_lags_behind_what_we
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_feed_says_whether_it_sees_anything() {
+async fn watch_state_reports_interruption_and_end() {
     let (guard, events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();
     sleep(SECOND).await;
     let cut = tokio::time::Instant::now();
     events.send(Err(StoreError::Unavailable { reason: "cut".into(), source: None })).unwrap();
-    feed(&guard, |feed| matches!(feed, WatchState::Resuming { .. })).await;
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Resuming { .. })).await;
     sleep(SECOND).await;
     assert_eq!(guard.watch_state(), WatchState::Resuming { since: cut });
     assert!(matches!(notices.recv().await.unwrap(), Notice::WatchInterrupted { .. }));
-    // Blind, but at work.
+    // Writes continue without a watch.
     assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Written(_)));
     events.send(Ok(Event::Resumed)).unwrap();
-    feed(&guard, |feed| *feed == WatchState::Live).await;
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
     assert!(matches!(notices.recv().await.unwrap(), Notice::WatchRestored));
     drop(events);
-    feed(&guard, |feed| matches!(feed, WatchState::Ended { .. })).await;
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Ended { .. })).await;
     assert!(matches!(notices.recv().await.unwrap(), Notice::WatchEnded));
     assert!(matches!(end(guard.ensure("key", want("more"))).await, EnsureOutcome::Written(_)));
     let lease = guard.lease().clone();
     drop(guard);
     let mut statuses = lease.subscribe();
-    statuses.wait_for(|status| status.watch.is_none()).await.expect("with the guard its feed is gone");
+    statuses.wait_for(|status| status.watch.is_none()).await.expect("the guard and its watch have ended");
 }
 
 // --- parts ---
 
 #[tokio::test(start_paused = true)]
-async fn two_parts_of_one_object_pending_at_once_are_one_write() {
+async fn pending_parts_of_an_object_share_one_write() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
@@ -642,7 +652,7 @@ async fn two_parts_of_one_object_pending_at_once_are_one_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_comes_while_another_is_written_is_written_next() {
+async fn part_added_during_a_write_is_written_next() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network { write: SECOND, ..Network::default() }).await;
     let ready = replica.guard.ensure_part("key", "ready", want_word("ready"));
@@ -655,7 +665,7 @@ async fn a_part_that_comes_while_another_is_written_is_written_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lost() {
+async fn part_added_during_a_retry_is_written() {
     let store = MemoryStore::new();
     let network = Network { read: SECOND, write: SECOND, watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
@@ -663,7 +673,7 @@ async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lo
     replica.has_sent(1).await;
     put(&store, KEY, "ready").await;
     while replica.remote.counts().reads < 2 {
-        sleep(MS).await; // the retry is reading
+        sleep(MS).await; // until the retry reads
     }
     let admitted = replica.guard.ensure_part("key", "admitted", want_word("admitted"));
     assert!(matches!(end(ready).await, EnsureOutcome::ByOther));
@@ -672,7 +682,7 @@ async fn a_part_that_comes_while_another_finds_its_work_done_by_others_is_not_lo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_that_is_right_already_ends_as_satisfied_though_another_is_written() {
+async fn satisfied_part_ends_as_satisfied_beside_a_write() {
     let store = MemoryStore::new();
     put(&store, KEY, "ready").await;
     let replica = Replica::new(&store, Network::default()).await;
@@ -683,7 +693,7 @@ async fn a_part_that_is_right_already_ends_as_satisfied_though_another_is_writte
 }
 
 #[tokio::test(start_paused = true)]
-async fn parts_that_cancel_each_other_out_write_nothing() {
+async fn opposite_parts_write_nothing() {
     let store = MemoryStore::new();
     put(&store, KEY, "off").await;
     let replica = Replica::new(&store, Network::default()).await;
@@ -697,7 +707,7 @@ async fn parts_that_cancel_each_other_out_write_nothing() {
 // --- handles ---
 
 #[tokio::test(start_paused = true)]
-async fn a_newer_call_takes_the_place_of_an_older_one() {
+async fn newer_call_supersedes_an_older_one() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     let older = replica.guard.ensure("key", want("older"));
@@ -719,7 +729,7 @@ async fn a_removed_key_is_not_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_may_be_dropped() {
+async fn dropped_handle_leaves_the_job_running() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     drop(replica.guard.ensure("key", want("value")));
@@ -728,7 +738,7 @@ async fn a_handle_may_be_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_shutdown_every_handle_says_so() {
+async fn every_handle_reports_shutdown() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
@@ -741,7 +751,7 @@ async fn after_shutdown_every_handle_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_guard_lets_go_of_the_lease_and_of_those_who_wait() {
+async fn dropped_guard_releases_lease_and_waiters() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
@@ -753,7 +763,7 @@ async fn a_dropped_guard_lets_go_of_the_lease_and_of_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_panics_is_asked_again_and_takes_nothing_else_down() {
+async fn panicking_closure_is_retried_and_stops_nothing_else() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
     let asked = Arc::new(AtomicUsize::new(0));
@@ -765,14 +775,14 @@ async fn a_closure_that_panics_is_asked_again_and_takes_nothing_else_down() {
         want("value")(current)
     });
     let good = replica.guard.ensure("good", want("value"));
-    put(&store, KEY, "looked at by the feed, too").await;
+    put(&store, KEY, "also evaluated by the watch").await;
     assert!(matches!(end(good).await, EnsureOutcome::Written(_)));
     assert!(matches!(end(bad).await, EnsureOutcome::Written(_)));
     assert_eq!(text(&store, KEY).await, "value");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_may_call_the_guard_also_when_it_is_dropped() {
+async fn closure_may_call_the_guard_even_when_dropped() {
     struct Caller(Guard<RemoteStore<MemoryStore>>);
     impl Drop for Caller {
         fn drop(&mut self) {
@@ -813,14 +823,14 @@ async fn only_keys_under_the_prefix_are_touched() {
 // --- several replicas ---
 
 #[tokio::test(start_paused = true)]
-async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it_done() {
+async fn one_of_several_replicas_writes_for_all() {
     let store = MemoryStore::new();
     let network = Network { read: MS, write: 2 * MS, watch: 2 * MS, ..Network::default() };
     let mut replicas = Vec::new();
     for seed in 0..5 {
         let remote = RemoteStore::new(store.clone(), network.clone(), seed);
         let guard = Guard::new(remote.clone(), lease(seed), "guarded/").unwrap();
-        feed(&guard, |feed| *feed == WatchState::Live).await;
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
         replicas.push(Replica { remote, guard });
     }
     for round in ["one", "two", "three"] {
@@ -849,7 +859,7 @@ async fn of_several_replicas_that_want_the_same_one_writes_and_the_others_see_it
     assert_eq!(leaders, 1);
 }
 
-// --- a store whose watch says what the test says ---
+// --- a store whose events the test supplies ---
 
 struct Scripted {
     store: MemoryStore,
@@ -858,14 +868,15 @@ struct Scripted {
 
 type Script = mpsc::UnboundedSender<Result<Event, StoreError>>;
 
-/// A guard over a store that takes at most 16 bytes, has no order and tells only what the test sends.
+/// Returns a guard over a store with unordered versions, values of at most 16 bytes and the test's
+/// events.
 async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
     let (script, events) = mpsc::unbounded_channel();
     script.send(Ok(Event::Init)).unwrap();
     script.send(Ok(Event::InitDone)).unwrap();
     let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
-    feed(&guard, |feed| *feed == WatchState::Live).await;
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
     (guard, script)
 }
 
@@ -906,7 +917,7 @@ impl Store for Scripted {
     }
 
     async fn delete(&self, key: &str, _: &Version, _: Option<&Fence>) -> Result<(), StoreError> {
-        panic!("nobody deletes {key}")
+        panic!("{key} is never deleted")
     }
 
     fn watch(&self, _: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {

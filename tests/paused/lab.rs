@@ -1,4 +1,4 @@
-//! What a scenario promises to whoever runs one, in paused time.
+//! The guarantees of scenarios, under paused time.
 
 use std::{ops::Range, time::Duration};
 
@@ -28,7 +28,7 @@ async fn entries(store: &impl Store) -> Vec<Entry> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_counts_what_was_needed_and_leaves_nothing_behind() {
+async fn run_counts_writes_and_deletes_its_keys() {
     for strategy in [Strategy::Lease, Strategy::Retry] {
         let store = MemoryStore::new();
         let mut rounds = Vec::new();
@@ -50,14 +50,14 @@ async fn a_run_counts_what_was_needed_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replicas_that_retry_at_once_refuse_each_other() {
+async fn replicas_that_retry_conflict_with_each_other() {
     let scenario = Scenario { strategy: Strategy::Retry, skew: Duration::ZERO, ..small() };
     let report = scenario.run(MemoryStore::new()).await.unwrap();
     assert!(report.writes_refused >= report.writes_needed / 2, "{report}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_leader_dies_in_the_middle_of_its_round() {
+async fn killed_leader_is_replaced_within_its_round() {
     for strategy in [Strategy::Lease, Strategy::Retry] {
         let scenario = Scenario { strategy, kill_leader_at: Some(3), ..small() };
         let report = scenario.run(MemoryStore::new()).await.unwrap();
@@ -66,22 +66,22 @@ async fn the_leader_dies_in_the_middle_of_its_round() {
         assert_eq!(report.updates_lost, 0);
         if strategy == Strategy::Lease {
             assert!(report.leader_changes >= 1 && report.leaders_at_end == 1, "{report}");
-            assert!(failover > ms(400), "nobody takes over without patience: {failover:?}");
+            assert!(failover > ms(400), "no follower takes over before its patience ends: {failover:?}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_keys_that_a_replica_wants_are_its_to_write() {
+async fn replicas_write_only_the_keys_they_want() {
     let wants: Vec<Range<usize>> = vec![0..5, 5..10];
     let scenario = Scenario { replicas: 2, wants, ..small() };
     let report = scenario.run(MemoryStore::new()).await.unwrap();
     assert_eq!((report.writes_attempted, report.writes_refused), (40, 0));
-    assert_eq!(report.leaders_at_end, 2, "each leads its own");
+    assert_eq!(report.leaders_at_end, 2, "each replica leads for its own keys");
 }
 
 #[tokio::test(start_paused = true)]
-async fn steady_rounds_start_at_their_time_and_want_some_keys() {
+async fn steady_rounds_start_on_time_with_some_keys() {
     let scenario = Scenario { pace: Pace::Steady, gap: ms(100), keys_per_round: Some(3), ..small() };
     let early = tokio::time::timeout(ms(300), scenario.run(MemoryStore::new())).await;
     assert!(early.is_err(), "the last round starts after 300 ms");
@@ -90,7 +90,7 @@ async fn steady_rounds_start_at_their_time_and_want_some_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_somebody_else_has_there_is_left_alone() {
+async fn keys_of_others_are_left_alone() {
     let store = MemoryStore::new();
     store.put("lab/theirs", "value".into(), Expected::Absent, None).await.unwrap();
     let error = small().run(store.clone()).await.unwrap_err();
@@ -99,22 +99,22 @@ async fn a_key_that_somebody_else_has_there_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_round_that_is_never_right_is_given_up() {
+async fn incomplete_round_ends_the_run() {
     let scenario = Scenario { term: ms(1000), ..small() };
     let error = scenario.run(Forgetful(MemoryStore::new(), None)).await.unwrap_err();
     assert_eq!(error.to_string(), "round 1 was incomplete after 32s: 1 of 10 keys were not up to date");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_store_loses_is_counted() {
+async fn updates_lost_by_the_store_are_counted() {
     let scenario = Scenario { rounds: 3, ..small() };
     let report = scenario.run(Forgetful(MemoryStore::new(), Some(3))).await.unwrap();
-    // At the end the key is as if the last round had not been, although its write was acknowledged.
+    // The key lacks the last round, and with it an acknowledged write.
     assert_eq!(report.updates_lost, 2, "{report}");
 }
 
 #[test]
-fn what_cannot_be_run_names_the_field() {
+fn invalid_scenario_names_the_field() {
     let check = |change: fn(&mut Scenario)| {
         let mut scenario = Scenario::default();
         change(&mut scenario);
@@ -144,7 +144,8 @@ fn what_cannot_be_run_names_the_field() {
     }
 }
 
-/// Acknowledges writes of one key that it doesn't make: all, or those of one round, of which only the watch tells.
+/// A store that acknowledges but loses writes of one key: all of them, or those of one round, which
+/// the watch reports all the same.
 #[derive(Clone)]
 struct Forgetful(MemoryStore, Option<u64>);
 

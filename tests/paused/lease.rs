@@ -1,4 +1,4 @@
-//! The handle and its driver, under paused time.
+//! The lease's handle and driver, under paused time.
 #![cfg(feature = "tokio")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the clock that they pause")]
 
@@ -32,13 +32,13 @@ fn lease() -> Lease {
     builder().spawn().unwrap()
 }
 
-/// Makes `lease` the leader, by a first write.
+/// Makes `lease` the leader by a first write.
 async fn lead(lease: &Lease) {
     lease.try_work("first", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.wait().await, Ok(true));
 }
 
-/// Grows the window to `size` by as many writes.
+/// Grows the window to `size` by successful writes.
 async fn open_window(lease: &Lease, size: usize) {
     lead(lease).await;
     while lease.snapshot().window < size {
@@ -46,7 +46,7 @@ async fn open_window(lease: &Lease, size: usize) {
     }
 }
 
-/// Runs one work to its end.
+/// Runs one job until it finishes.
 async fn run(lease: &Lease, key: &'static str, outcome: Outcome) {
     let (done, ended) = oneshot::channel::<()>();
     let mut done = Some(done);
@@ -63,7 +63,7 @@ async fn run(lease: &Lease, key: &'static str, outcome: Outcome) {
     tokio::task::yield_now().await;
 }
 
-/// A work that says when it starts and ends when it is told to.
+/// Returns a job that reports its start and finishes with the outcome that the test sends.
 fn held(
     started: mpsc::UnboundedSender<Attempt<&'static str>>,
 ) -> (impl FnMut(Attempt<&'static str>) -> Held + Send + 'static, mpsc::UnboundedSender<Outcome>) {
@@ -139,7 +139,7 @@ async fn work_added_under_a_key_while_it_runs_is_run_afterwards() {
     lease.try_work("key", first).unwrap();
     starts.recv().await.unwrap();
     lease.try_work("key", second).unwrap();
-    assert!(timeout(SECOND, starts.recv()).await.is_err(), "never two attempts of one key at once");
+    assert!(timeout(SECOND, starts.recv()).await.is_err(), "one attempt per key at a time");
     end_first.send(Outcome::Written).unwrap();
     assert_eq!(starts.recv().await.unwrap().number(), 1);
     end_second.send(Outcome::Written).unwrap();
@@ -192,7 +192,7 @@ async fn many_tries_of_a_pending_key_are_one_attempt_of_the_newest_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_newest_of_the_works_handed_in_while_the_key_is_in_flight_runs() {
+async fn newest_job_added_during_an_attempt_runs() {
     let lease = lease();
     let (started, mut starts) = mpsc::unbounded_channel();
     let (first, end) = held(started);
@@ -214,7 +214,7 @@ async fn the_newest_of_the_works_handed_in_while_the_key_is_in_flight_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_work_holds_up_no_other_key() {
+async fn slow_job_delays_no_other_key() {
     let lease = lease();
     open_window(&lease, 4).await;
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -231,11 +231,11 @@ async fn a_slow_work_holds_up_no_other_key() {
             })
             .unwrap();
     }
-    lease.extend(&"elsewhere"); // nor a foreign write
+    lease.extend(&"elsewhere"); // a foreign write leaves the slow attempt running
     assert_eq!(lease.status().role, Role::Follower);
     sleep(SECOND).await;
     assert_eq!(lease.snapshot().in_flight, 1);
-    sleep(10 * SECOND).await; // past its deadline the slow one doesn't count any more
+    sleep(10 * SECOND).await; // after its deadline the slow attempt no longer fills the window
     assert_eq!(done.load(SeqCst), 5);
     end.send(Outcome::Unchanged).unwrap();
     sleep(SECOND).await;
@@ -243,7 +243,7 @@ async fn a_slow_work_holds_up_no_other_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_works_that_are_ready_at_once_does_not_hold_up_the_end_of_a_slow_one() {
+async fn ready_jobs_do_not_delay_a_finished_attempt() {
     const LONG: usize = 100_000;
     let lease = lease();
     open_window(&lease, 4).await;
@@ -251,7 +251,7 @@ async fn a_stream_of_works_that_are_ready_at_once_does_not_hold_up_the_end_of_a_
     let (slow, end) = held(started);
     lease.try_work("slow", slow).unwrap();
     starts.recv().await.unwrap();
-    /// Each work hands in the next one, until the slow one has ended.
+    /// Adds a job that adds the next one, until the slow job has finished.
     fn next(lease: &Lease, count: Arc<AtomicUsize>) {
         let inner = lease.clone();
         let key = if count.load(SeqCst).is_multiple_of(2) { "even" } else { "odd" };
@@ -269,7 +269,7 @@ async fn a_stream_of_works_that_are_ready_at_once_does_not_hold_up_the_end_of_a_
     end.send(Outcome::Unchanged).unwrap();
     sleep(SECOND).await;
     assert_eq!(lease.snapshot().counters.unchanged, 1);
-    assert!(count.load(SeqCst) < LONG, "it ended only when the stream did");
+    assert!(count.load(SeqCst) < LONG, "it finished before the stream of jobs");
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,7 +295,7 @@ async fn a_leader_runs_as_many_at_once_as_its_window_allows() {
 async fn a_removed_key_is_not_attempted() {
     let lease = lease();
     lead(&lease).await;
-    lease.extend(&"other"); // a follower: work waits
+    lease.extend(&"other"); // a follower, so that jobs wait
     lease.try_work("key", |_| async { Outcome::Written }).unwrap();
     lease.remove(&"key");
     assert!(lease.is_empty());
@@ -319,7 +319,7 @@ async fn retries_can_be_limited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_work_may_call_its_own_lease() {
+async fn job_may_call_its_own_lease() {
     let lease = lease();
     let inner = lease.clone();
     let (done, ended) = oneshot::channel();
@@ -349,7 +349,7 @@ async fn a_work_may_call_its_own_lease() {
 // --- panics ---
 
 #[tokio::test(start_paused = true)]
-async fn a_panicking_work_is_tried_again_at_the_retry_interval_and_takes_nothing_else_down() {
+async fn panicking_job_is_retried_and_stops_nothing_else() {
     let lease = lease();
     open_window(&lease, 2).await;
     let calls = Arc::new(Mutex::new(Vec::new()));
@@ -366,7 +366,7 @@ async fn a_panicking_work_is_tried_again_at_the_retry_interval_and_takes_nothing
                 }
                 sleep(Duration::from_millis(1)).await;
                 if attempt.number() == 3 {
-                    panic!("on a task of its own");
+                    panic!("in its own task");
                 }
                 Outcome::Written
             }
@@ -374,7 +374,7 @@ async fn a_panicking_work_is_tried_again_at_the_retry_interval_and_takes_nothing
         .unwrap();
     let start = Instant::now();
     run(&lease, "good", Outcome::Written).await;
-    assert_eq!(Instant::now(), start, "the other key did not wait");
+    assert_eq!(Instant::now(), start, "the other key ran immediately");
     sleep(4 * RETRY).await;
     let calls = calls.lock().unwrap();
     assert_eq!(calls.len(), 4);
@@ -387,7 +387,7 @@ async fn a_panicking_work_is_tried_again_at_the_retry_interval_and_takes_nothing
 // --- cancellation ---
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_is_cancelled_when_its_role_is_lost_and_not_before() {
+async fn losing_the_role_cancels_the_attempt() {
     let lease = lease();
     lead(&lease).await;
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -403,7 +403,7 @@ async fn an_attempt_is_cancelled_when_its_role_is_lost_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_is_cancelled_when_its_deadline_passes() {
+async fn passed_deadline_cancels_the_attempt() {
     let lease: Lease = builder().attempt_timeout(5 * SECOND).spawn().unwrap();
     lead(&lease).await;
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -420,7 +420,7 @@ async fn an_attempt_is_cancelled_when_its_deadline_passes() {
 // --- the lease over time ---
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_lease_is_nobodys_after_the_term() {
+async fn idle_lease_expires_after_the_term() {
     let lease = lease();
     let mut statuses = lease.subscribe();
     lead(&lease).await;
@@ -480,7 +480,7 @@ async fn wait_resolves_also_when_there_was_nothing_to_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_resolves_when_somebody_else_did_the_first_work() {
+async fn wait_resolves_after_a_foreign_write() {
     let lease = lease();
     lease.extend(&"key");
     assert_eq!(lease.wait().await, Ok(false));
@@ -491,7 +491,7 @@ async fn wait_timeout_says_when_nothing_was_decided_in_time() {
     let lease = lease();
     assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None));
     lease.try_work("key", |_| async { Outcome::Conflict }).unwrap();
-    assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None), "a refusal decides nothing");
+    assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None), "a conflict leaves the role undecided");
     lease.try_work("key", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(Some(true)));
 }
@@ -512,16 +512,16 @@ async fn wait_fails_once_the_lease_is_shut_down() {
 // --- the end ---
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_hands_back_what_was_pending() {
+async fn shutdown_returns_pending_keys() {
     let lease = lease();
     lead(&lease).await;
-    lease.extend(&"other"); // a follower: work waits
+    lease.extend(&"other"); // a follower, so that jobs wait
     for key in ["a", "b", "c"] {
         lease.try_work(key, |_| async { Outcome::Written }).unwrap();
     }
     let start = Instant::now();
     assert_eq!(lease.shutdown(SECOND).await, ["a", "b", "c"]);
-    assert_eq!(Instant::now(), start, "nothing was in flight: nothing to wait for");
+    assert_eq!(Instant::now(), start, "no attempt was in flight, so shutdown returns immediately");
     assert_eq!(lease.status().closed, Some(LeaseClosed::ShutDown));
     assert!(!lease.is_leader());
     assert_eq!(lease.try_work("d", |_| async { Outcome::Written }), Err(LeaseClosed::ShutDown));
@@ -549,7 +549,7 @@ async fn shutdown_waits_for_attempts_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_grace_an_attempt_is_told_to_stop_and_its_key_is_handed_back() {
+async fn grace_period_ends_with_cancellation_and_returned_keys() {
     let lease = lease();
     lead(&lease).await;
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -560,7 +560,7 @@ async fn after_the_grace_an_attempt_is_told_to_stop_and_its_key_is_handed_back()
     assert_eq!(lease.shutdown(2 * SECOND).await, ["hung"]);
     assert!(Instant::now() - start < 3 * SECOND);
     assert!(attempt.is_cancelled());
-    // It was not cut off.
+    // The future still runs: cancellation is a signal only.
     end.send(Outcome::Written).expect("the attempt is still there");
 }
 
@@ -574,7 +574,7 @@ async fn shutdown_twice_is_harmless() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_that_is_not_awaited_stops_the_lease_all_the_same() {
+async fn dropped_shutdown_still_stops_the_lease() {
     let lease = lease();
     lead(&lease).await;
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -588,7 +588,7 @@ async fn a_shutdown_that_is_not_awaited_stops_the_lease_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_lease_starts_nothing_more_and_lets_go_of_everything() {
+async fn dropped_lease_starts_nothing_and_frees_jobs() {
     let lease = lease();
     lead(&lease).await;
     let mut statuses = lease.subscribe();
@@ -604,7 +604,7 @@ async fn a_dropped_lease_starts_nothing_more_and_lets_go_of_everything() {
     let other_handle = lease.clone();
     drop(lease);
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(statuses.borrow().closed, None, "another handle is left");
+    assert_eq!(statuses.borrow().closed, None, "another handle remains");
     drop(other_handle);
     statuses.wait_for(|status| status.closed == Some(LeaseClosed::ShutDown)).await.unwrap();
     assert!(statuses.changed().await.is_err(), "the channel is closed");
@@ -612,7 +612,7 @@ async fn a_dropped_lease_starts_nothing_more_and_lets_go_of_everything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_in_flight_outlives_its_dropped_lease() {
+async fn attempt_in_flight_outlives_its_dropped_lease() {
     let lease = lease();
     let (started, mut starts) = mpsc::unbounded_channel();
     let (work, end) = held(started);
@@ -646,7 +646,7 @@ fn a_lease_needs_a_runtime_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_bad_setting_is_named() {
+async fn invalid_setting_is_named_in_the_error() {
     let error = builder().term(Duration::ZERO).spawn::<&str>().err().unwrap();
     assert_eq!(error.to_string(), "term is 0ns, but must be longer than zero");
 }

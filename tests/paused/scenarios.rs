@@ -1,5 +1,6 @@
-//! The figures that the lease promises, measured with the real engine, guard and lease over the in-memory store, in
-//! paused time. `cargo test --release --test paused scenarios:: -- --nocapture` prints them.
+//! The promised figures of the lease, measured with the real engine, guard and lease over the
+//! in-memory store, under paused time. To print them, run
+//! `cargo test --release --test paused -- scenarios:: --nocapture`.
 
 use std::time::Duration;
 
@@ -14,29 +15,29 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A store two milliseconds away, whose news take four.
+/// A network with requests of 2 ms and events of 4 ms.
 fn near() -> Network {
     Network { read: ms(2), write: ms(2), watch: ms(4), ..Network::default() }
 }
 
-/// The same, with 1 % of the news half a second late, out of order.
-fn near_with_late_news() -> Network {
+/// The same network with 1 % of the events half a second late and out of order.
+fn near_with_late_events() -> Network {
     Network { late: 0.01, late_by: ms(500), ..near() }
 }
 
-/// Replicas that have settled when the leader is killed, and go on afterwards.
+/// A scenario whose leader is killed in the tenth of twelve rounds.
 fn failover(replicas: usize) -> Scenario {
     Scenario {
         replicas,
         rounds: 12,
         gap: ms(500),
         kill_leader_at: Some(10),
-        network: near_with_late_news(),
+        network: near_with_late_events(),
         ..Scenario::default()
     }
 }
 
-/// Each run has a runtime of its own: nothing is left over from the one before.
+/// Runs the scenario in a new runtime, so that no task of an earlier run remains.
 fn run(scenario: Scenario) -> Report {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
@@ -50,14 +51,14 @@ fn with_seeds(scenario: &Scenario) -> Vec<Report> {
     (1..=SEEDS).map(|seed| run(Scenario { seed, ..scenario.clone() })).collect()
 }
 
-/// The figures of all runs, sorted.
+/// Returns a figure of all runs, sorted.
 fn sorted<T: Ord>(reports: &[Report], figure: impl Fn(&Report) -> T) -> Vec<T> {
     let mut figures: Vec<T> = reports.iter().map(figure).collect();
     figures.sort_unstable();
     figures
 }
 
-/// The upper one of the two in the middle.
+/// Returns the upper median.
 fn median<T: Copy>(sorted: &[T]) -> T {
     sorted[sorted.len() / 2]
 }
@@ -67,7 +68,7 @@ fn worst<T: Copy>(sorted: &[T]) -> T {
 }
 
 #[test]
-fn a_run_is_repeatable_to_the_last_write() {
+fn equal_seeds_give_equal_reports() {
     let strategies = [Strategy::Lease, Strategy::Retry];
     for strategy in strategies {
         let scenario =
@@ -81,7 +82,7 @@ fn a_run_is_repeatable_to_the_last_write() {
 }
 
 #[test]
-fn a_round_takes_a_few_round_trips() {
+fn round_takes_a_few_round_trips() {
     let report = run(Scenario {
         rounds: 20,
         skew: Duration::ZERO,
@@ -91,7 +92,7 @@ fn a_round_takes_a_few_round_trips() {
         ..Scenario::default()
     });
     println!(
-        "100 keys, 3 replicas, 2 ms a write: median round {:?}, slowest {:?}",
+        "100 keys, 3 replicas, 2 ms per write: median round {:?}, slowest {:?}",
         report.round_p50(),
         report.slowest_round()
     );
@@ -99,7 +100,7 @@ fn a_round_takes_a_few_round_trips() {
 }
 
 #[test]
-fn a_slow_store_or_a_long_queue_deposes_no_leader() {
+fn slow_store_or_long_queue_deposes_no_leader() {
     for (write, keys) in [(ms(20), 200), (ms(50), 200), (ms(100), 200), (ms(10), 2000)] {
         let network = Network { read: write / 2, write, watch: write / 2, ..Network::default() };
         let scenario = Scenario { keys, network, ..Scenario::default() };
@@ -107,26 +108,26 @@ fn a_slow_store_or_a_long_queue_deposes_no_leader() {
             let alone = run(Scenario { replicas: 1, seed, ..scenario.clone() });
             let report = run(Scenario { seed, ..scenario.clone() });
             println!(
-                "{keys} keys, {write:?} a write: round of one replica {:?}, of three {:?}; refused {}, leader changes {}",
+                "{keys} keys, {write:?} per write: round of one replica {:?}, of three {:?}; refused {}, leader changes {}",
                 alone.round_p50(),
                 report.round_p50(),
                 report.writes_refused,
                 report.leader_changes
             );
             assert!(report.round_p50() <= alone.round_p50().mul_f64(1.1), "{report}");
-            // At the start two may lead until they see each other.
+            // At the start two replicas can lead until they see each other's writes.
             assert!(report.leader_changes <= 3 && report.writes_refused <= 3, "{report}");
         }
     }
 }
 
 #[test]
-fn fifty_replicas_start_without_a_fight() {
+fn fifty_replicas_start_with_few_refusals() {
     let reports = with_seeds(&Scenario { replicas: 50, rounds: 1, network: near(), ..Scenario::default() });
     let refused = sorted(&reports, |report| report.writes_refused);
     let times = sorted(&reports, |report| report.slowest_round());
     println!(
-        "start-up of 50 replicas: refused {refused:?}; all right after {:?}, worst {:?}",
+        "start-up of 50 replicas: refused {refused:?}; up to date after {:?}, worst {:?}",
         median(&times),
         worst(&times)
     );
@@ -149,13 +150,13 @@ fn fifty_replicas_end_up_with_one_leader() {
 }
 
 #[test]
-fn a_dead_leader_is_replaced_within_seconds_not_within_a_term() {
+fn dead_leader_is_replaced_within_seconds() {
     for replicas in [3, 50] {
         let reports = with_seeds(&failover(replicas));
         let refused = sorted(&reports, |report| report.refused_after_kill);
         let times = sorted(&reports, |report| report.failover.expect("the leader was killed"));
         println!(
-            "leader of {replicas} dies: all right after {:?}, worst {:?}; refused {refused:?}",
+            "leader of {replicas} dies: up to date after {:?}, worst {:?}; refused {refused:?}",
             median(&times),
             worst(&times)
         );
@@ -166,7 +167,7 @@ fn a_dead_leader_is_replaced_within_seconds_not_within_a_term() {
 }
 
 #[test]
-fn edits_by_others_hold_nothing_up() {
+fn edits_by_others_delay_no_write() {
     for seed in [1, 2] {
         let report = run(Scenario {
             keys: 200,
@@ -190,7 +191,7 @@ fn edits_by_others_hold_nothing_up() {
 }
 
 #[test]
-fn replicas_that_want_overlapping_keys_do_not_starve_each_other() {
+fn overlapping_keys_starve_no_replica() {
     for gap in [ms(400), ms(3000)] {
         for seed in [1, 2, 3] {
             let report = run(Scenario {

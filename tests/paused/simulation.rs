@@ -1,4 +1,4 @@
-//! The promises of the engine, under whatever a seed draws.
+//! The promises of the engine, in plans drawn from seeds.
 
 use std::{
     ops::Range,
@@ -9,18 +9,19 @@ use std::{
 
 use writerlease::lab::simulation::{Fault, FaultKind, Lap, Plan, Tally};
 
-/// 2000 seeds, or without optimization 50; in the environment `SEEDS` says how many, and `FIRST` from which on.
+/// Returns 2000 seeds, or 50 without optimization. The environment variables `SEEDS` and `FIRST`
+/// set their number and the first one.
 fn seeds() -> Range<u64> {
     let number = |name, unless_set: u64| {
         let set = std::env::var(name).ok();
-        set.map_or(unless_set, |number| number.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+        set.map_or(unless_set, |number| number.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
     };
     let first = number("FIRST", 0);
     first..first + number("SEEDS", if cfg!(debug_assertions) { 50 } else { 2000 })
 }
 
 #[test]
-fn all_promises_hold_whatever_a_seed_draws() {
+fn all_promises_hold_for_drawn_plans() {
     let (seeds, next) = (seeds(), AtomicU64::new(0));
     let run = || {
         let mut total = Tally::default();
@@ -33,7 +34,7 @@ fn all_promises_hold_whatever_a_seed_draws() {
             match plan.run() {
                 Ok(tally) => total = total + tally,
                 Err(violation) => {
-                    // At once, because to shrink it may take long.
+                    // Printed before the shrinking, which can take long.
                     println!("seed {seed}: {violation}");
                     panic!("seed {seed}: {violation}\nshrunk: {:#?}", plan.shrink())
                 }
@@ -55,7 +56,7 @@ fn all_promises_hold_whatever_a_seed_draws() {
 }
 
 #[test]
-fn one_seed_is_one_run() {
+fn equal_seeds_give_equal_runs() {
     for seed in 0..if cfg!(debug_assertions) { 10 } else { 50 } {
         let plan = Plan::drawn(seed);
         assert_eq!(plan, Plan::drawn(seed));
@@ -64,12 +65,12 @@ fn one_seed_is_one_run() {
 }
 
 #[test]
-fn a_plan_that_breaks_no_promise_is_not_shrunk() {
+fn plan_without_violation_is_not_shrunk() {
     let plan = Plan::drawn(1);
     assert_eq!(plan.shrink(), plan);
 }
 
-/// Sizes of groups; large ones take too long without optimization.
+/// Returns group sizes; large groups take too long without optimization.
 fn sizes() -> &'static [usize] {
     if cfg!(debug_assertions) { &[2, 10, 50] } else { &[1, 2, 3, 10, 50, 200, 500] }
 }
@@ -79,19 +80,19 @@ fn median<T: Ord + Copy>(mut all: Vec<T>) -> T {
     all[all.len() / 2]
 }
 
-/// After how long the first write of these rounds landed.
+/// Returns the time until the first successful write of these rounds.
 fn first_write(laps: &[Lap]) -> Duration {
     let first = laps.iter().find_map(|lap| Some(lap.began + lap.first_write?));
-    first.expect("somebody writes") - laps[0].began
+    first.expect("a replica writes") - laps[0].began
 }
 
 fn refused_until_right(laps: &[Lap]) -> u64 {
-    let right = laps.iter().position(|lap| lap.right.is_some()).expect("all is right in the end");
+    let right = laps.iter().position(|lap| lap.right.is_some()).expect("a round completes");
     laps[..=right].iter().map(|lap| lap.refused).sum()
 }
 
 #[test]
-fn a_start_takes_at_most_32_echoes_and_one_refused_write_whatever_the_group_and_the_latency() {
+fn start_takes_32_echoes_and_one_refused_write() {
     for latency in [2, 10, 50, 100].map(Duration::from_millis) {
         for &replicas in sizes() {
             let refused = (0..11).map(|seed| {
@@ -107,13 +108,13 @@ fn a_start_takes_at_most_32_echoes_and_one_refused_write_whatever_the_group_and_
 }
 
 #[test]
-fn a_dead_leader_is_replaced_in_three_seconds_and_two_refused_writes_whatever_the_group_and_the_latency() {
+fn dead_leader_is_replaced_in_three_seconds() {
     for latency in [2, 10, 50, 100].map(Duration::from_millis) {
         for &replicas in sizes().iter().filter(|replicas| **replicas > 1) {
             let runs = (0..11).map(|seed| {
                 let mut plan = Plan::steady(seed, replicas, 20, 25);
                 plan.latency = latency;
-                // As the twelfth round begins, before anybody has heard of it.
+                // At the start of the twelfth round, before any replica receives its requests.
                 let dies = plan.cadence * 12 + latency / 4;
                 plan.faults.push(Fault::new(FaultKind::CrashLeader, dies, Duration::MAX));
                 let (_, laps) = plan.laps().unwrap();

@@ -136,7 +136,10 @@ fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).laps()?;
     for lap in laps {
-        println!("all right after {:?}, {} writes landed, {} refused", lap.right, lap.landed, lap.refused);
+        println!(
+            "up to date after {:?}, {} writes succeeded, {} refused",
+            lap.right, lap.landed, lap.refused
+        );
     }
     println!("{:?} simulated in {:?}", tally.time, began.elapsed());
     Ok(())

@@ -11,7 +11,8 @@ use super::settings::Strategy;
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), writerlease::lab::LabError> {
-/// let report = Scenario { keys: 10, rounds: 3, ..Scenario::default() }.run(MemoryStore::new()).await?;
+/// let scenario = Scenario { keys: 10, rounds: 3, ..Scenario::default() };
+/// let report = scenario.run(MemoryStore::new()).await?;
 /// assert_eq!((report.writes_needed, report.updates_lost), (30, 0));
 /// assert!(report.writes_attempted >= report.writes_needed);
 /// println!("{report}\nmedian round: {:?}", report.round_p50());

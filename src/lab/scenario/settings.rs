@@ -32,13 +32,9 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), writerlease::lab::LabError> {
-/// let scenario = Scenario {
-///     replicas: 5,
-///     keys: 20,
-///     rounds: 4,
-///     network: Network { write: Duration::from_millis(2), watch: Duration::from_millis(4), ..Network::default() },
-///     ..Scenario::default()
-/// };
+/// let (write, watch) = (Duration::from_millis(2), Duration::from_millis(4));
+/// let network = Network { write, watch, ..Network::default() };
+/// let scenario = Scenario { replicas: 5, keys: 20, rounds: 4, network, ..Scenario::default() };
 /// let report = scenario.run(MemoryStore::new()).await?;
 /// assert_eq!((report.writes_needed, report.updates_lost), (80, 0));
 /// println!("{report}");
@@ -49,7 +45,7 @@ use crate::{
 /// To benchmark your own store with criterion (feature `async_tokio`), write
 /// `bencher.to_async(&runtime).iter(async || scenario.run(store.clone()).await.unwrap())`. That
 /// measures whole runs, each with an election and the [`skew`](Self::skew) of every round;
-/// [`Report::rounds`] has the durations of the rounds alone.
+/// [`Report::rounds`](super::Report::rounds) has the durations of the rounds alone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scenario {
     /// Strategy of the replicas. Default: [`Strategy::Lease`].
