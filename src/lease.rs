@@ -15,9 +15,9 @@ use crate::{
 
 /// A lease that is held by doing the work it protects.
 ///
-/// The handle is cheap to clone. When the last one is dropped, no attempt starts any more, pending jobs
-/// are dropped, and attempts in flight run to their end. [`shutdown`](Self::shutdown) returns the keys that
-/// were left.
+/// The handle is cheap to clone. When the last one is dropped, no attempt starts any more, pending
+/// jobs are dropped, and attempts in flight run to their end. [`shutdown`](Self::shutdown) returns
+/// the keys that were left.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -36,9 +36,9 @@ use crate::{
 /// # }
 /// ```
 ///
-/// A job is called once per attempt, so it clones everything that it needs. The job below reads, compares
-/// and writes. A watcher reports to the lease when another replica wrote what the job would have written.
-/// The [`Guard`](crate::Guard) does all of this, ready made.
+/// A job is called once per attempt, so it clones everything that it needs. The job below reads,
+/// compares and writes. A watcher reports to the lease when another replica wrote what the job
+/// would have written. The [`Guard`](crate::Guard) does all of this, ready made.
 ///
 /// ```
 /// use writerlease::{LeaseClosed, Outcome, Verdict, WriterLease};
@@ -84,8 +84,8 @@ use crate::{
 /// # }
 /// ```
 ///
-/// A program that reports foreign writes should also report how long news takes, because all delays are
-/// measured in that: each time with [`echo`](Self::echo), or once with
+/// A program that reports foreign writes should also report how long news takes, because all delays
+/// are measured in that: each time with [`echo`](Self::echo), or once with
 /// [`echo_hint`](LeaseBuilder::echo_hint) if it is known.
 pub struct WriterLease<K: Hash + Eq + Clone + Send + Sync + 'static> {
     handle: Arc<Handle<K>>,
@@ -97,12 +97,14 @@ struct Handle<K: Hash + Eq + Clone + Send + Sync + 'static> {
 }
 
 impl LeaseBuilder {
-    /// Checks the settings and starts a lease on the current tokio runtime, which must have timers enabled.
+    /// Checks the settings and starts a lease on the current tokio runtime, which must have timers
+    /// enabled.
     ///
     /// # Errors
     ///
-    /// [`SpawnError::Config`] if a setting cannot be used, [`SpawnError::NoRuntime`] outside of a runtime. On
-    /// a runtime without timers the driver dies immediately: see [`LeaseClosed::DriverDied`].
+    /// [`SpawnError::Config`] if a setting cannot be used, [`SpawnError::NoRuntime`] outside of a
+    /// runtime. On a runtime without timers the driver dies immediately: see
+    /// [`LeaseClosed::DriverDied`].
     ///
     /// ```
     /// use writerlease::{LeaseBuilder, SpawnError, WriterLease};
@@ -120,22 +122,23 @@ impl LeaseBuilder {
 }
 
 impl WriterLease<Arc<str>> {
-    /// Returns the settings for a lease of this name. [`LeaseBuilder::spawn`] starts it for keys of any type.
-    /// The compiler infers the type from the first use, or reads it in
-    /// `let lease: WriterLease<u32> = WriterLease::builder("x").spawn()?`.
+    /// Returns the settings for a lease of this name. [`LeaseBuilder::spawn`] starts it for keys of
+    /// any type. The compiler infers the type from the first use, or reads it in `let lease:
+    /// WriterLease<u32> = WriterLease::builder("x").spawn()?`.
     pub fn builder(name: impl Into<String>) -> LeaseBuilder {
         LeaseBuilder::new(name)
     }
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
-    /// **Try**: queues a job for a key. It runs when this process leads, or when it is the key's turn all the
-    /// same: the [engine](crate::engine) has the rules.
+    /// **Try**: queues a job for a key. It runs when this process leads, or when it is the key's
+    /// turn all the same: the [engine](crate::engine) has the rules.
     ///
-    /// At most one job per key is pending. A newer job replaces it and keeps its place. If an attempt of the
-    /// key is in flight, the new job runs afterwards. The job is called once per attempt and returns an
-    /// [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to do next. It must not block the
-    /// thread. A job that panics runs again after the retry interval.
+    /// At most one job per key is pending. A newer job replaces it and keeps its place. If an
+    /// attempt of the key is in flight, the new job runs afterwards. The job is called once per
+    /// attempt and returns an [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to
+    /// do next. It must not block the thread. A job that panics runs again after the retry
+    /// interval.
     ///
     /// # Errors
     ///
@@ -165,11 +168,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.handle.shared.try_work(key, job)
     }
 
-    /// **Extend**: records that another replica's write did what our job for this key would have done. Their
-    /// lease is extended, and our pending job for the key is dropped.
+    /// **Extend**: records that another replica's write did what our job for this key would have
+    /// done. Their lease is extended, and our pending job for the key is dropped.
     ///
-    /// Call it only after looking at the value, because an event about an older state must not clear a
-    /// newer job. On a lease that has ended this does nothing.
+    /// Call it only after looking at the value, because an event about an older state must not
+    /// clear a newer job. On a lease that has ended this does nothing.
     ///
     /// ```
     /// # use writerlease::WriterLease;
@@ -184,39 +187,40 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.extend_at(key, None);
     }
 
-    /// Like [`extend`](Self::extend), for a store that orders all its writes. `revision` is the position of the
-    /// write in that order, such as etcd's revision. Evidence from before the write that made us leader
-    /// clears the key and changes nothing else.
+    /// Like [`extend`](Self::extend), for a store that orders all its writes. `revision` is the
+    /// position of the write in that order, such as etcd's revision. Evidence from before the write
+    /// that made us leader clears the key and changes nothing else.
     pub fn extend_at(&self, key: &K, revision: Option<u64>) {
         self.send(|engine, now| engine.handle_extend(now, key, revision));
     }
 
-    /// Records another write of our group: the writer's lease is extended, and our pending jobs stay. The key
-    /// that was written does not matter.
+    /// Records another write of our group: the writer's lease is extended, and our pending jobs
+    /// stay. The key that was written does not matter.
     pub fn observe(&self) {
         self.send(|engine, now| engine.handle_observe(now, None));
     }
 
-    /// **Remove**: gives a key up and drops its pending job. An attempt in flight continues, but is not
-    /// repeated.
+    /// **Remove**: gives a key up and drops its pending job. An attempt in flight continues, but is
+    /// not repeated.
     pub fn remove(&self, key: &K) {
         self.send(|engine, now| engine.handle_remove(now, key));
     }
 
-    /// Ends the lease, whoever holds it. We do not lead until our next success, and the next attempt needs no
-    /// delay. On a lease that [follows](Self::follow) an election this does nothing.
+    /// Ends the lease, whoever holds it. We do not lead until our next success, and the next
+    /// attempt needs no delay. On a lease that [follows](Self::follow) an election this does
+    /// nothing.
     pub fn expire(&self) {
         self.send(|engine, now| engine.handle_expire(now));
     }
 
-    /// Reports how long a write of ours took, from its start until it came back through a watch. All delays
-    /// are measured in this time. A [`Guard`](crate::Guard) reports it by itself.
+    /// Reports how long a write of ours took, from its start until it came back through a watch.
+    /// All delays are measured in this time. A [`Guard`](crate::Guard) reports it by itself.
     pub fn echo(&self, echo: Duration) {
         self.send(|engine, now| engine.handle_echo(now, echo));
     }
 
-    /// Returns a reporter for a program that reports foreign writes without a guard. The reporter sets
-    /// [`Status::watch`], which says whether these writes are observed at present.
+    /// Returns a reporter for a program that reports foreign writes without a guard. The reporter
+    /// sets [`Status::watch`], which says whether these writes are observed at present.
     ///
     /// ```
     /// use writerlease::{WatchState, WriterLease};
@@ -235,17 +239,18 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         WatchReporter::new(self.handle.shared.clone())
     }
 
-    /// Lets an election decide. From now on jobs run only while the elector leads, and attempts carry its
-    /// [fence](Attempt::fence). The election alone says who leads and until when: neither our writes nor
-    /// those of others move the lease. When the leadership ends, the attempts in flight are
-    /// [cancelled](Attempt::cancelled).
+    /// Lets an election decide. From now on jobs run only while the elector leads, and attempts
+    /// carry its [fence](Attempt::fence). The election alone says who leads and until when: neither
+    /// our writes nor those of others move the lease. When the leadership ends, the attempts in
+    /// flight are [cancelled](Attempt::cancelled).
     ///
-    /// A job that is tried while another replica is elected stays pending until that replica does it, or
-    /// until this one is elected. A caller that awaits it may wait long.
+    /// A job that is tried while another replica is elected stays pending until that replica does
+    /// it, or until this one is elected. A caller that awaits it may wait long.
     ///
-    /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be able to check it:
-    /// the store must be on the same server as the election. When the elector ends, the lease runs nothing.
-    /// Another call follows another elector instead. The lease does not keep the elector alive.
+    /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be able to
+    /// check it: the store must be on the same server as the election. When the elector ends, the
+    /// lease runs nothing. Another call follows another elector instead. The lease does not keep
+    /// the elector alive.
     ///
     /// # Errors
     ///
@@ -267,9 +272,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.follow_leadership(elector, true)
     }
 
-    /// Like [`follow`](Self::follow), but without fences, for jobs whose store is not the server of the
-    /// election. A leader that was paused may then write after its successor. Use it only where writes are
-    /// compared with the value that was read.
+    /// Like [`follow`](Self::follow), but without fences, for jobs whose store is not the server of
+    /// the election. A leader that was paused may then write after its successor. Use it only where
+    /// writes are compared with the value that was read.
     ///
     /// # Errors
     ///
@@ -281,8 +286,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     fn follow_leadership(&self, elector: &impl Elector, fenced: bool) -> Result<(), SpawnError> {
         let runtime = runtime()?;
         let mut leadership = elector.leadership();
-        // The present state is applied before this returns, so that no job that is tried after this call
-        // runs unelected. A lease that has ended needs no leader.
+        // The present state is applied before this returns, so that no job that is tried after this
+        // call runs unelected. A lease that has ended needs no leader.
         let now = leadership.borrow_and_update().clone();
         let _ = self.handle.shared.handle_election(led(&now, fenced));
         let shared = Arc::downgrade(&self.handle.shared);
@@ -309,8 +314,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.send(|engine, now| engine.handle_echo_hint(now, round_trip));
     }
 
-    /// **Wait**: waits until the first job is finished: by us, by another replica, because there was nothing
-    /// to write, or because it was given up. Returns whether we lead then. Cancel safe.
+    /// **Wait**: waits until the first job is finished: by us, by another replica, because there
+    /// was nothing to write, or because it was given up. Returns whether we lead then. Cancel safe.
     ///
     /// # Errors
     ///
@@ -325,8 +330,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Like [`wait`](Self::wait), for at most `timeout`. Returns `None` if nothing was decided in time. Cancel
-    /// safe.
+    /// Like [`wait`](Self::wait), for at most `timeout`. Returns `None` if nothing was decided in
+    /// time. Cancel safe.
     ///
     /// # Errors
     ///
@@ -338,12 +343,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Returns whether our work holds the lease at this moment. An idle lease belongs to nobody: a term after
-    /// the last write this is false, until the next job succeeds. The term continues while the machine is
-    /// suspended, where [the clock shows that](crate::Moment).
+    /// Returns whether our work holds the lease at this moment. An idle lease belongs to nobody: a
+    /// term after the last write this is false, until the next job succeeds. The term continues
+    /// while the machine is suspended, where [the clock shows that](crate::Moment).
     ///
-    /// It is a hint, and no lock: another replica may write at the same moment. The store's comparison of
-    /// versions, or a [`Fence`], refuses the later of two writes.
+    /// It is a hint, and no lock: another replica may write at the same moment. The store's
+    /// comparison of versions, or a [`Fence`], refuses the later of two writes.
     pub fn is_leader(&self) -> bool {
         self.handle.shared.is_leader()
     }
@@ -413,13 +418,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Stops the lease: takes no more jobs, starts no more attempts, waits for those in flight for at most
-    /// `grace`, and cancels the rest. Returns the keys whose jobs were not finished: first those that were
-    /// pending, oldest first, then those whose attempts were still in flight.
+    /// Stops the lease: takes no more jobs, starts no more attempts, waits for those in flight for
+    /// at most `grace`, and cancels the rest. Returns the keys whose jobs were not finished: first
+    /// those that were pending, oldest first, then those whose attempts were still in flight.
     ///
-    /// A cancelled attempt [learns of it](Attempt::cancelled) and is left to itself; a write that was sent is
-    /// never cut off. A call that is dropped early stops the lease all the same, and another call then
-    /// returns the keys.
+    /// A cancelled attempt [learns of it](Attempt::cancelled) and is left to itself; a write that
+    /// was sent is never cut off. A call that is dropped early stops the lease all the same, and
+    /// another call then returns the keys.
     ///
     /// ```
     /// use std::time::Duration;
@@ -511,7 +516,8 @@ fn runtime() -> Result<tokio::runtime::Handle, SpawnError> {
     tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)
 }
 
-/// Returns until when `leadership` lets this process lead, and the fence of its attempts if `fenced`.
+/// Returns until when `leadership` lets this process lead, and the fence of its attempts if
+/// `fenced`.
 fn led(leadership: &Leadership, fenced: bool) -> Option<(Moment, Option<Fence>)> {
     match leadership {
         Leadership::Leader { fence, until } => Some((*until, fenced.then(|| fence.clone()))),
