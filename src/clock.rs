@@ -159,7 +159,7 @@ mod sleep {
         (booted, first)
     });
 
-    pub fn look() -> (tokio::time::Instant, Duration) {
+    pub(super) fn look() -> (tokio::time::Instant, Duration) {
         // The order matters, here as below: time that passes between the two readings makes sleep
         // look shorter, never longer.
         let booted_before = booted();
@@ -197,7 +197,7 @@ mod sleep {
     const NOTICEABLE: u64 = 1_000_000;
 
     #[cfg(test)]
-    pub fn slept() -> Duration {
+    pub(super) fn slept() -> Duration {
         look().1
     }
 }

@@ -114,6 +114,14 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
 
     /// Sets the interval. Two losses of a value within it are a fight, and a contended key should
     /// be left alone for as long. With zero no key is ever contended. Default: 60 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use writerlease::ContentionTracker;
+    ///
+    /// let tracker = ContentionTracker::<String, String>::new().interval(Duration::from_secs(300)).capacity(1_000);
+    /// assert!(tracker.contended().is_empty());
+    /// ```
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;

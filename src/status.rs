@@ -28,7 +28,7 @@ pub struct Status {
     /// false a term after the last write, or within a second of a suspension that outlasted the
     /// term. [`WriterLease::is_leader`](crate::WriterLease::is_leader) knows that immediately.
     pub is_leader: bool,
-    /// How many times this process became leader.
+    /// Times that this process became leader.
     pub epoch: u64,
     /// True once some job was finished, by any replica.
     pub decided: bool,
@@ -48,25 +48,25 @@ pub struct Status {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// How many keys have a pending job, attempts in flight not counted.
+    /// Keys with a pending job, attempts in flight not counted.
     pub pending: usize,
-    /// How many attempts are in flight, those past their deadline included.
+    /// Attempts in flight, those past their deadline included.
     pub in_flight: usize,
-    /// How many attempts may be in flight at the same time while this process leads.
+    /// Attempts that may be in flight at the same time while this process leads.
     pub window: usize,
-    /// How many times in a row this process backed off behind another writer.
+    /// Times in a row that this process backed off behind another writer.
     pub losses: u32,
-    /// How long the lease still lasts, whoever holds it.
+    /// The time left of the lease, whoever holds it.
     pub lease_remaining: Duration,
-    /// How long a pending key waits before this process stops trusting the leader to write it.
+    /// The time that a pending key waits before this process stops trusting the leader to write it.
     pub patience: Duration,
-    /// How long this process's own writes take to come back through the watch, smoothed.
+    /// The time that this process's own writes take to come back through the watch, smoothed.
     pub echo: Duration,
     /// The counts since the lease was spawned.
     pub counters: Counters,
 }
 
-/// The state of a watch: whether foreign writes are observed.
+/// The state of a watch of foreign writes.
 ///
 /// A lease whose watch is not live goes on working. It is merely blind, and learns of the writes of
 /// others when its own are refused.
