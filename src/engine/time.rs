@@ -1,3 +1,5 @@
+//! Time as the engine counts it.
+
 use std::{
     ops::{Add, Sub},
     time::Duration,

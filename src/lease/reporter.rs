@@ -1,3 +1,5 @@
+//! Reports about a watch that is not a guard's.
+
 use std::{fmt, hash::Hash, sync::Arc};
 
 use crate::{driver::Shared, status::WatchState};
