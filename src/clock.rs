@@ -1,10 +1,10 @@
 //! The one place that reads clocks.
 //!
-//! tokio's clock is the one that tests pause and that tokio's timers follow. On Linux it stands still while
-//! the machine is suspended, and the other replicas do not wait meanwhile. Everything that is believed for
-//! a limited time is therefore measured by tokio's time *plus* the time that the machine slept: the time by
-//! which `CLOCK_BOOTTIME` has run ahead since the process first read it. Only sleep moves the two apart,
-//! because the kernel disciplines both alike.
+//! tokio's clock is the one that tests pause and that tokio's timers follow. On Linux it stands
+//! still while the machine is suspended, and the other replicas do not wait meanwhile. Everything
+//! that is believed for a limited time is therefore measured by tokio's time *plus* the time that
+//! the machine slept: the time by which `CLOCK_BOOTTIME` has run ahead since the process first read
+//! it. Only sleep moves the two apart, because the kernel disciplines both alike.
 
 use std::{
     ops::{Add, Sub},
@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep_until};
 /// A point in time on a clock that also runs while the machine is suspended.
 ///
 /// It says until when a leader may believe that it leads
-/// ([`Leadership::Leader`](crate::election::Leadership::Leader)), or until when an attempt holds its slot
-/// ([`Attempt::deadline`](crate::Attempt::deadline)). Other replicas go on while this machine sleeps, and
-/// tokio's `Instant` stops on some systems, so it cannot measure these times.
+/// ([`Leadership::Leader`](crate::election::Leadership::Leader)), or until when an attempt holds
+/// its slot ([`Attempt::deadline`](crate::Attempt::deadline)). Other replicas go on while this
+/// machine sleeps, and tokio's `Instant` stops on some systems, so it cannot measure these times.
 ///
 /// | system | while the machine is suspended |
 /// |---|---|
@@ -27,11 +27,11 @@ use tokio::time::{Instant, sleep_until};
 /// | macOS, iOS | **it stands still**: std and tokio read `CLOCK_UPTIME_RAW`, and this crate nothing else |
 /// | others | as std's [`Instant`](std::time::Instant) does, mostly `CLOCK_MONOTONIC` |
 ///
-/// Where it stands still, a leader that was suspended believes in its leadership for longer, by the length
-/// of the suspension. Its writes are refused all the same, by their versions and their
-/// [`Fence`](crate::store::Fence). A stopped *process* makes no difference, because all clocks continue. The
-/// clocks of a virtual machine that is stopped from outside are up to its host. Where a test has paused
-/// tokio's time, this clock is paused too.
+/// Where it stands still, a leader that was suspended believes in its leadership for longer, by the
+/// length of the suspension. Its writes are refused all the same, by their versions and their
+/// [`Fence`](crate::store::Fence). A stopped *process* makes no difference, because all clocks
+/// continue. The clocks of a virtual machine that is stopped from outside are up to its host. Where
+/// a test has paused tokio's time, this clock is paused too.
 ///
 /// ```
 /// use std::time::Duration;
@@ -69,17 +69,17 @@ impl Moment {
         self - Self::now()
     }
 
-    /// Waits until this moment, on a tokio runtime with timers. After a suspension during the wait it returns
-    /// at most a second late. Cancel safe.
+    /// Waits until this moment, on a tokio runtime with timers. After a suspension during the wait
+    /// it returns at most a second late. Cancel safe.
     pub async fn passed(self) {
         while !self.has_passed() {
             sleep_until(self.alarm()).await;
         }
     }
 
-    /// Returns the time to which a timer of tokio must be set in order to wait for this moment. The timer
-    /// counts only while the machine is awake, so it fires early, after [`MAX_SLEEP`] at most, and the caller
-    /// then looks again.
+    /// Returns the time to which a timer of tokio must be set in order to wait for this moment. The
+    /// timer counts only while the machine is awake, so it fires early, after [`MAX_SLEEP`] at
+    /// most, and the caller then looks again.
     pub(crate) fn alarm(self) -> Instant {
         let (awake, slept) = look();
         self.0.checked_sub(slept).map_or(awake, |at| at.min(awake + MAX_SLEEP))
@@ -104,14 +104,15 @@ impl Sub for Moment {
     }
 }
 
-/// Returns tokio's time, for times that are measured while the machine is awake, such as the speed of news.
+/// Returns tokio's time, for times that are measured while the machine is awake, such as the speed
+/// of news.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// The longest sleep of a timer. It bounds how long after a suspension an ended lease is still published,
-/// and costs an idle lease one look per second.
+/// The longest sleep of a timer. It bounds how long after a suspension an ended lease is still
+/// published, and costs an idle lease one look per second.
 pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -141,11 +142,13 @@ mod sleep {
 
     use crate::engine::nanos;
 
-    /// How long the machine slept since the first reading, in nanoseconds, as far as any reading showed.
+    /// How long the machine slept since the first reading, in nanoseconds, as far as any reading
+    /// showed.
     static SLEPT: AtomicU64 = AtomicU64::new(0);
 
-    /// Two readings of the same moment; sleep before it does not count. The reading of the boot clock may be a
-    /// little late, which makes sleep look a little shorter. The best of some readings is kept.
+    /// Two readings of the same moment; sleep before it does not count. The reading of the boot
+    /// clock may be a little late, which makes sleep look a little shorter. The best of some
+    /// readings is kept.
     static ORIGIN: LazyLock<(u64, Instant)> = LazyLock::new(|| {
         let first = awake();
         let read = |_| {
@@ -156,14 +159,15 @@ mod sleep {
         (booted, first)
     });
 
-    pub fn look() -> (tokio::time::Instant, Duration) {
-        // The order matters, here as below: time that passes between the two readings makes sleep look
-        // shorter, never longer.
+    pub(super) fn look() -> (tokio::time::Instant, Duration) {
+        // The order matters, here as below: time that passes between the two readings makes sleep
+        // look shorter, never longer.
         let booted_before = booted();
         let now = super::now();
         let mut slept = SLEPT.load(Relaxed);
         if gap(booted_before, now.into_std()) > slept + NOTICEABLE {
-            // Either the machine slept, or tokio's clock is paused. The machine's own clock decides.
+            // Either the machine slept, or tokio's clock is paused. The machine's own clock
+            // decides.
             let booted_before = booted();
             let gap = gap(booted_before, awake());
             slept = SLEPT.fetch_max(gap, Relaxed).max(gap);
@@ -188,11 +192,12 @@ mod sleep {
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 
-    /// One millisecond, in nanoseconds. The two clocks are rounded apart, and no suspension is shorter.
+    /// One millisecond, in nanoseconds. The two clocks are rounded apart, and no suspension is
+    /// shorter.
     const NOTICEABLE: u64 = 1_000_000;
 
     #[cfg(test)]
-    pub fn slept() -> Duration {
+    pub(super) fn slept() -> Duration {
         look().1
     }
 }

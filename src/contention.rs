@@ -1,13 +1,13 @@
 //! Two groups that want different values of one key.
 //!
-//! No lease can settle that: each write of one group makes a job for the other, forever. During a rolling
-//! upgrade, two versions of a controller are such groups. The only remedy is to notice the fight, to stop
-//! writing the key for a while, and to report it.
+//! No lease can settle that: each write of one group makes a job for the other, forever. During a
+//! rolling upgrade, two versions of a controller are such groups. The only remedy is to notice the
+//! fight, to stop writing the key for a while, and to report it.
 //!
-//! A key is contended if its value was right, another writer changed it, it was made right again, and it was
-//! changed again. A job that changes its mind makes no fight: only the loss of the *same* value counts. The
-//! idea is that of the contention tracker beside [openshift/router's `writerlease`]. There, five such keys
-//! stop all writes of all keys; here each key stops itself.
+//! A key is contended if its value was right, another writer changed it, it was made right again,
+//! and it was changed again. A job that changes its mind makes no fight: only the loss of the
+//! *same* value counts. The idea is that of the contention tracker beside [openshift/router's
+//! `writerlease`]. There, five such keys stop all writes of all keys; here each key stops itself.
 //!
 //! [openshift/router's `writerlease`]: https://github.com/openshift/router/tree/master/pkg/router/writerlease
 
@@ -25,9 +25,9 @@ use crate::clock::Moment;
 
 /// A tracker of keys over whose values two groups fight, each key by itself.
 ///
-/// Every [`Guard`](crate::Guard) has its own, with the defaults. Use one directly where writes do not go
-/// through a guard: call [`lost`](Self::lost) each time that another writer changed a value that was right,
-/// and ask [`contended_until`](Self::contended_until) before each write.
+/// Every [`Guard`](crate::Guard) has its own, with the defaults. Use one directly where writes do
+/// not go through a guard: call [`lost`](Self::lost) each time that another writer changed a value
+/// that was right, and ask [`contended_until`](Self::contended_until) before each write.
 ///
 /// It remembers lost keys only, each until the interval has passed since its loss, and at most
 /// [`capacity`](Self::capacity) of them.
@@ -96,9 +96,9 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         Self::comparing(V::eq)
     }
 
-    /// Creates a tracker whose values are the same if `same` returns true. Leave out parts that differ from
-    /// write to write, such as timestamps. The tracker calls `same` under a lock: it must be quick, and must
-    /// not use the tracker.
+    /// Creates a tracker whose values are the same if `same` returns true. Leave out parts that
+    /// differ from write to write, such as timestamps. The tracker calls `same` under a lock: it
+    /// must be quick, and must not use the tracker.
     pub fn comparing(same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
         Self {
             records: DashMap::new(),
@@ -112,23 +112,32 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Sets the interval. Two losses of a value within it are a fight, and a contended key should be left
-    /// alone for as long. With zero no key is ever contended. Default: 60 s.
+    /// Sets the interval. Two losses of a value within it are a fight, and a contended key should
+    /// be left alone for as long. With zero no key is ever contended. Default: 60 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use writerlease::ContentionTracker;
+    ///
+    /// let tracker = ContentionTracker::<String, String>::new().interval(Duration::from_secs(300)).capacity(1_000);
+    /// assert!(tracker.contended().is_empty());
+    /// ```
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Sets how many keys are remembered at most. Fights over further keys go unnoticed. Default: 10,000.
+    /// Sets how many keys are remembered at most. Fights over further keys go unnoticed. Default:
+    /// 10,000.
     #[must_use]
     pub fn capacity(mut self, keys: usize) -> Self {
         self.capacity = keys;
         self
     }
 
-    /// Records that the value of a key was `right` and another writer changed it. Returns until when the key
-    /// is contended, if it is.
+    /// Records that the value of a key was `right` and another writer changed it. Returns until
+    /// when the key is contended, if it is.
     ///
     /// A new fight is logged as a warning.
     pub fn lost(&self, key: impl Into<K>, right: V) -> Option<Moment> {
@@ -168,9 +177,9 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Returns until when a key should not be written, if it is contended and `wanted` is the value that was
-    /// lost. If another value is wanted, the loss is forgotten, because a job that changes its mind makes no
-    /// fight.
+    /// Returns until when a key should not be written, if it is contended and `wanted` is the value
+    /// that was lost. If another value is wanted, the loss is forgotten, because a job that changes
+    /// its mind makes no fight.
     pub fn contended_until<Q>(&self, key: &Q, wanted: &V) -> Option<Moment>
     where
         K: Borrow<Q>,

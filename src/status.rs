@@ -14,7 +14,7 @@ use crate::engine::{Counters, Role, config::ConfigError};
 /// ```
 /// use writerlease::{Status, WatchState};
 ///
-/// /// Whether a replica should be reported as ready.
+/// /// Returns whether a replica should be reported as ready.
 /// fn is_ready(status: &Status) -> bool {
 ///     status.closed.is_none() && matches!(status.watch, None | Some(WatchState::Live))
 /// }
@@ -24,17 +24,17 @@ use crate::engine::{Counters, Role, config::ConfigError};
 pub struct Status {
     /// The position of this process in the contest for the lease.
     pub role: Role,
-    /// Whether its work holds the lease. An idle lease belongs to nobody: this turns false a term after the
-    /// last write, or within a second of a suspension that outlasted the term.
-    /// [`WriterLease::is_leader`](crate::WriterLease::is_leader) knows that immediately.
+    /// True while this process's work holds the lease. An idle lease belongs to nobody: this turns
+    /// false a term after the last write, or within a second of a suspension that outlasted the
+    /// term. [`WriterLease::is_leader`](crate::WriterLease::is_leader) knows that immediately.
     pub is_leader: bool,
-    /// How many times this process became leader.
+    /// Times that this process became leader.
     pub epoch: u64,
-    /// Whether some job was finished yet, by any replica.
+    /// True once some job was finished, by any replica.
     pub decided: bool,
-    /// Whether the writes of others are observed. If several guards share the lease, this is the state of the
-    /// watch that is worst off; `None` if no watch was reported. A lease whose watch is not live goes on
-    /// working, blindly.
+    /// The state of the watch: are the writes of others observed? If several guards share the
+    /// lease, this is the watch that is worst off; `None` if no watch was reported. A lease whose
+    /// watch is not live goes on working, blindly.
     pub watch: Option<WatchState>,
     /// Why the lease takes no more jobs, once that is so. The last status has it set.
     pub closed: Option<LeaseClosed>,
@@ -43,33 +43,33 @@ pub struct Status {
 
 /// A detailed look at a lease, for logs, metrics and debugging.
 ///
-/// [`WriterLease::snapshot`](crate::WriterLease::snapshot) takes it under one lock, so its fields are of
-/// one moment.
+/// [`WriterLease::snapshot`](crate::WriterLease::snapshot) takes it under one lock, so its fields
+/// are of one moment.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// How many keys have a pending job, attempts in flight not counted.
+    /// Keys with a pending job, attempts in flight not counted.
     pub pending: usize,
-    /// How many attempts are in flight, those past their deadline included.
+    /// Attempts in flight, those past their deadline included.
     pub in_flight: usize,
-    /// How many attempts may be in flight at the same time while this process leads.
+    /// Attempts that may be in flight at the same time while this process leads.
     pub window: usize,
-    /// How many times in a row this process backed off behind another writer.
+    /// Times in a row that this process backed off behind another writer.
     pub losses: u32,
-    /// How long the lease still lasts, whoever holds it.
+    /// The time left of the lease, whoever holds it.
     pub lease_remaining: Duration,
-    /// How long a pending key waits before this process stops trusting the leader to write it.
+    /// The time that a pending key waits before this process stops trusting the leader to write it.
     pub patience: Duration,
-    /// How long this process's own writes take to come back through the watch, smoothed.
+    /// The time that this process's own writes take to come back through the watch, smoothed.
     pub echo: Duration,
     /// The counts since the lease was spawned.
     pub counters: Counters,
 }
 
-/// The state of a watch: whether foreign writes are observed.
+/// The state of a watch of foreign writes.
 ///
-/// A lease whose watch is not live goes on working. It is merely blind, and learns of the writes of others
-/// when its own are refused.
+/// A lease whose watch is not live goes on working. It is merely blind, and learns of the writes of
+/// others when its own are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WatchState {
@@ -101,7 +101,8 @@ pub enum SpawnError {
     NoRuntime,
 }
 
-/// The reason for which a lease takes no more jobs: it was shut down, or its driver died with the runtime.
+/// The reason for which a lease takes no more jobs: it was shut down, or its driver died with the
+/// runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseClosed {
     /// [`shutdown`](crate::WriterLease::shutdown) was called, or the last handle was dropped.
@@ -137,7 +138,8 @@ impl WatchStates {
         });
     }
 
-    /// Returns the state of the watch that is worst off; of equals, the one that has been so for longest.
+    /// Returns the state of the watch that is worst off; of equals, the one that has been so for
+    /// longest.
     pub(crate) fn worst(&self) -> Option<WatchState> {
         let badness = |watch: &WatchState| match *watch {
             WatchState::Live => (0, None),

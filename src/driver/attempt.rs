@@ -12,9 +12,9 @@ use crate::{
 
 /// One run of a job: its key, its number and its time.
 ///
-/// A job whose preparation takes long should watch [`cancelled`](Attempt::cancelled) and stop before its
-/// result is stale. Once it has sent a write, it should await the answer: a write that is dropped may
-/// still succeed, and then nobody knows.
+/// A job whose preparation takes long should watch [`cancelled`](Attempt::cancelled) and stop
+/// before its result is stale. Once it has sent a write, it should await the answer: a write that
+/// is dropped may still succeed, and then nobody knows.
 ///
 /// ```
 /// use writerlease::{Attempt, Outcome};
@@ -71,15 +71,15 @@ impl<K> Attempt<K> {
         self.number
     }
 
-    /// Returns how many times this process had become leader when the attempt started. An epoch names one
-    /// leadership of this process; it says nothing about other processes.
+    /// Returns how many times this process had become leader when the attempt started. An epoch
+    /// names one leadership of this process; it says nothing about other processes.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
 
     /// Returns when the attempt stops holding its slot: its start plus the
-    /// [`attempt_timeout`](crate::LeaseBuilder::attempt_timeout). The key stays blocked until the attempt
-    /// returns.
+    /// [`attempt_timeout`](crate::LeaseBuilder::attempt_timeout). The key stays blocked until the
+    /// attempt returns.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -99,13 +99,14 @@ impl<K> Attempt<K> {
         self.fence.as_deref()
     }
 
-    /// Returns whether the attempt should stop: the role in which it started was lost, its deadline has
-    /// passed, or the lease was shut down and its grace is over.
+    /// Returns whether the attempt should stop: the role in which it started was lost, its deadline
+    /// has passed, or the lease was shut down and its grace is over.
     pub fn is_cancelled(&self) -> bool {
         self.role_token.is_cancelled() || self.deadline.has_passed()
     }
 
-    /// Waits until the attempt should stop, as in [`is_cancelled`](Self::is_cancelled). Cancel safe.
+    /// Waits until the attempt should stop, as in [`is_cancelled`](Self::is_cancelled). Cancel
+    /// safe.
     pub async fn cancelled(&self) {
         tokio::select! {
             () = self.role_token.cancelled() => {}

@@ -1,5 +1,5 @@
-//! The one tokio task that drives a lease: it reads the [`clock`](crate::clock), sleeps, runs attempts and
-//! feeds their outcomes back.
+//! The one tokio task that drives a lease: it reads the [`clock`](crate::clock), sleeps, runs
+//! attempts and feeds their outcomes back.
 //!
 //! ```text
 //!    handles (any thread) ──lock──> State { engine, ... } <──lock── driver ──first poll──> finished immediately (most
@@ -64,7 +64,8 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     role_token: Arc<CancellationToken>,
     fence: Option<Arc<Fence>>,
     finished: Vec<Finished<K>>,
-    /// Jobs that are no longer needed. They are users' closures, so they are dropped outside of the lock.
+    /// Jobs that are no longer needed. They are users' closures, so they are dropped outside of the
+    /// lock.
     finished_jobs: Vec<BoxedJob<K>>,
     /// When the timer fires; [`Timestamp::MAX`] if it is not set.
     timer_at: Timestamp,
@@ -97,18 +98,20 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         }
     }
 
-    /// Runs the task. Every event that may need the driver wakes it, and each time it looks at everything.
+    /// Runs the task. Every event that may need the driver wakes it, and each time it looks at
+    /// everything.
     async fn run(mut self) {
         let mut timer = pin!(sleep(MAX_SLEEP));
         poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
-        // A write that was sent is never cut off: it may succeed all the same, and then nobody would know.
+        // A write that was sent is never cut off: it may succeed all the same, and then nobody
+        // would know.
         self.tasks.detach_all();
         self.closed = LeaseClosed::ShutDown;
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-        // One clock reading per wake. An attempt that completes immediately is dated slightly early, which
-        // shortens its lease: the safe direction.
+        // One clock reading per wake. An attempt that completes immediately is dated slightly
+        // early, which shortens its lease: the safe direction.
         let now = self.shared.now();
         for _ in 0..POLLS_PER_WAKE {
             let next = self.visit_engine(now, cx.waker());
@@ -116,8 +119,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             match next {
                 Next::Run => {
                     self.start_attempts(cx);
-                    // Tasks are polled here too: a finished attempt must not wait until nothing is left to
-                    // start.
+                    // Tasks are polled here too: a finished attempt must not wait until nothing is
+                    // left to start.
                     let _ = self.poll_tasks(cx);
                 }
                 Next::Sleep(set) => {
@@ -151,7 +154,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         if self.finished.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// Visits the engine under one lock: feeds outcomes in, takes attempts out, and decides the next step.
+    /// Visits the engine under one lock: feeds outcomes in, takes attempts out, and decides the
+    /// next step.
     fn visit_engine(&mut self, now: Timestamp, waker: &Waker) -> Next {
         let shared = &*self.shared;
         let mut guard = shared.lock();
@@ -182,7 +186,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         let lost = shared.publish(state, now);
         let next = match state.phase {
             Phase::Running => {
-                // The batch is bounded so that handles on other threads do not wait long for the lock.
+                // The batch is bounded so that handles on other threads do not wait long for the
+                // lock.
                 while self.ready.len() < BATCH
                     && let Some(start) = state.engine.poll_attempt(now)
                 {
@@ -194,10 +199,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 }
                 if self.ready.is_empty() {
                     let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
-                    // The timer is set only if it would fire too late. Each write moves the end of the lease,
-                    // and it is cheaper to wake once too often per term than to set the timer each time.
-                    // After a suspension the timer has not fired yet although its time has come, so it is
-                    // set anew.
+                    // The timer is set only if it would fire too late. Each write moves the end of
+                    // the lease, and it is cheaper to wake once too often per term than to set the
+                    // timer each time. After a suspension the timer has not fired yet although its
+                    // time has come, so it is set anew.
                     if self.timer_at <= now {
                         self.timer_at = Timestamp::MAX;
                     }
@@ -208,8 +213,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 } else {
                     // The driver is awake: it looks at the engine again after these attempts.
                     state.wake_at = Timestamp::ZERO;
-                    // Attempts carry the token of the role in which they start, so it is read under the
-                    // same lock.
+                    // Attempts carry the token of the role in which they start, so it is read under
+                    // the same lock.
                     self.role_token.clone_from(&state.role_token);
                     self.fence.clone_from(&state.fence);
                     Next::Run

@@ -32,7 +32,8 @@ pub(crate) struct State<K> {
     pub(super) role_token: Arc<CancellationToken>,
     /// When the driver looks at the engine again by itself; zero while it is awake.
     pub(super) wake_at: Timestamp,
-    /// Wakes the driver. It may be called under the lock, because it is code of the runtime, not of users.
+    /// Wakes the driver. It may be called under the lock, because it is code of the runtime, not of
+    /// users.
     pub(super) waker: Option<Waker>,
     published: Status,
     watches: WatchStates,
@@ -79,7 +80,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.status.subscribe()
     }
 
-    /// Locks the state. Threads share nothing else, so only here does their order make a difference.
+    /// Locks the state. Threads share nothing else, so only here does their order make a
+    /// difference.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State<K>> {
         #[cfg(test)]
         super::tests::switch();
@@ -98,7 +100,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.origin + (at - Timestamp::ZERO)
     }
 
-    /// Queues a job. The job that it replaces is a user's closure, so it is dropped outside of the lock.
+    /// Queues a job. The job that it replaces is a user's closure, so it is dropped outside of the
+    /// lock.
     pub(crate) fn try_work(&self, key: K, job: BoxedJob<K>) -> Result<(), LeaseClosed> {
         let mut state = self.lock();
         if let Some(closed) = state.closed() {
@@ -113,8 +116,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         Ok(())
     }
 
-    /// Applies an event to the engine and does what follows: publishes the status, cancels the attempts of
-    /// a lost role, and wakes the driver if it would sleep too long.
+    /// Applies an event to the engine and does what follows: publishes the status, cancels the
+    /// attempts of a lost role, and wakes the driver if it would sleep too long.
     ///
     /// The caller drops the event's result outside of the lock, because it may be a user's closure.
     pub(crate) fn handle<R>(
@@ -195,13 +198,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         (status.role == Role::Follower).then(|| std::mem::take(&mut state.role_token))
     }
 
-    /// Applies the result of an election: until when it made this replica leader, and the fence of its
-    /// attempts; `None` if it did not.
+    /// Applies the result of an election: until when it made this replica leader, and the fence of
+    /// its attempts; `None` if it did not.
     pub(crate) fn handle_election(&self, led: Option<(Moment, Option<Fence>)>) -> Result<(), LeaseClosed> {
         let Some((until, fence)) = led else {
             return self.handle(|engine, now| engine.handle_not_elected(now));
         };
-        // The fence comes before the event, so that no attempt of this leadership starts without it.
+        // The fence comes before the event, so that no attempt of this leadership starts without
+        // it.
         self.lock().fence = fence.map(Arc::new);
         let until = self.timestamp(until);
         self.handle(|engine, now| engine.handle_elected(now, until))
@@ -260,8 +264,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
 }
 
 impl<K: Hash + Eq + Clone> State<K> {
-    /// Wakes the driver if it would sleep too long, or if it slept too long already because the machine
-    /// was suspended.
+    /// Wakes the driver if it would sleep too long, or if it slept too long already because the
+    /// machine was suspended.
     fn wake_if_needed(&mut self, now: Timestamp) {
         let too_late = |timeout| timeout < self.wake_at || self.wake_at <= now;
         if self.wake_at != Timestamp::ZERO && self.engine.poll_timeout().is_some_and(too_late) {

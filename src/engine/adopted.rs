@@ -1,21 +1,22 @@
 //! The keys that a follower writes although another replica leads, and for how long.
 //!
-//! Such a key was overdue: other replicas were seen to serve younger requests and to skip this key. We cannot
-//! see who they are. If the writer is a leader that does not want the key, we should write it for good. But
-//! it may be another follower with adopted keys of its own. Each would take the other's writes for the
-//! leader's, and the group would never have a leader again. So an adoption expires. We then drop the key, and
-//! wait for it longer than any other replica would. If another replica wanted the key all the time, it takes
-//! it over. A replica with adopted keys is the first to do so, so that they gather in ever fewer hands. Once
-//! the last of these drops its keys, no replica writes any more, and one competes for the lease. If the key
-//! is overdue for us again, we adopt it for twice as long. A key that only we want then waits ever more
-//! rarely, and no split lasts.
+//! Such a key was overdue: other replicas were seen to serve younger requests and to skip this key.
+//! We cannot see who they are. If the writer is a leader that does not want the key, we should
+//! write it for good. But it may be another follower with adopted keys of its own. Each would take
+//! the other's writes for the leader's, and the group would never have a leader again. So an
+//! adoption expires. We then drop the key, and wait for it longer than any other replica would. If
+//! another replica wanted the key all the time, it takes it over. A replica with adopted keys is
+//! the first to do so, so that they gather in ever fewer hands. Once the last of these drops its
+//! keys, no replica writes any more, and one competes for the lease. If the key is overdue for us
+//! again, we adopt it for twice as long. A key that only we want then waits ever more rarely, and
+//! no split lasts.
 //!
-//! When an adoption expires, all shorter ones expire with it: other replicas notice that we stopped only if
-//! we stop everywhere. Longer ones continue, so that a newly adopted key does not disturb keys adopted long
-//! ago. A replica that sees another take over a key also drops its own adoptions that are past half their
-//! time, so that the last holders let go together. A key that was taken over looks like one that a leader
-//! wrote late. Half of the time must have passed because some leaders are often late, and our keys must not
-//! wait each time.
+//! When an adoption expires, all shorter ones expire with it: other replicas notice that we stopped
+//! only if we stop everywhere. Longer ones continue, so that a newly adopted key does not disturb
+//! keys adopted long ago. A replica that sees another take over a key also drops its own adoptions
+//! that are past half their time, so that the last holders let go together. A key that was taken
+//! over looks like one that a leader wrote late. Half of the time must have passed because some
+//! leaders are often late, and our keys must not wait each time.
 
 use std::{hash::Hash, time::Duration};
 
@@ -68,8 +69,9 @@ impl<K: Hash + Eq> Adopted<K> {
         self.adoptions.get(key).is_some_and(|adoption| !adoption.runs)
     }
 
-    /// Adopts a key for `first`, and for twice as long each time that its adoption expired and no other replica
-    /// wrote it in between. If an adoption of that length runs already, the key gets what is left of it.
+    /// Adopts a key for `first`, and for twice as long each time that its adoption expired and no
+    /// other replica wrote it in between. If an adoption of that length runs already, the key gets
+    /// what is left of it.
     pub(super) fn adopt(&mut self, now: Timestamp, key: K, first: Duration) {
         let adoption = self.adoptions.entry(key).or_insert(Adoption { ended: 0, runs: false });
         self.running += usize::from(!adoption.runs);

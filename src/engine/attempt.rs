@@ -22,7 +22,7 @@ pub struct Start<K, J> {
     pub job: J,
     /// The number of this attempt of the job, from 1.
     pub number: u32,
-    /// How many times this process had become leader when the attempt started.
+    /// Times that this process had become leader when the attempt started.
     pub epoch: u64,
     /// When the attempt stops holding its slot.
     pub deadline: Timestamp,

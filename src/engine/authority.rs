@@ -1,5 +1,5 @@
-//! The authority that decides when this replica may write: the work itself, or an election that is held
-//! elsewhere.
+//! The authority that decides when this replica may write: the work itself, or an election that is
+//! held elsewhere.
 
 use super::{step::Step, time::Timestamp};
 

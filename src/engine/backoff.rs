@@ -6,8 +6,8 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::config::LeaseConfig;
 
-/// A seeded generator: the same seed gives the same run. The algorithm is named, so that a seed means the
-/// same in every release and on every machine.
+/// A seeded generator: the same seed gives the same run. The algorithm is named, so that a seed
+/// means the same in every release and on every machine.
 #[derive(Clone, Debug)]
 pub(super) struct Rng(Xoshiro256PlusPlus);
 
@@ -21,12 +21,12 @@ impl Rng {
         self.0.random()
     }
 
-    /// Draws from [0, 1) by a truncated exponential: few early, most late. Among any number of replicas that
-    /// draw, the first is then well ahead of the second (Nonnenmacher and Biersack, "Scalable Feedback for
-    /// Large Groups", 1999).
+    /// Draws from [0, 1) by a truncated exponential: few early, most late. Among any number of
+    /// replicas that draw, the first is then well ahead of the second (Nonnenmacher and Biersack,
+    /// "Scalable Feedback for Large Groups", 1999).
     pub(super) fn truncated_exponential(&mut self) -> f64 {
-        /// Steepness. When the draws are spread over 16 echoes, 10 keeps the expected number of draws within
-        /// one echo of the first near one, for groups of up to e^10.
+        /// Steepness. When the draws are spread over 16 echoes, 10 keeps the expected number of
+        /// draws within one echo of the first near one, for groups of up to e^10.
         const LAMBDA: f64 = 10.0;
         (self.uniform() * LAMBDA.exp_m1()).ln_1p() / LAMBDA
     }
@@ -59,10 +59,10 @@ impl Backoff {
         self.base.max(floor.as_secs_f64())
     }
 
-    /// Returns how long to wait after this many losses in a row: base x factor^losses, with each factor
-    /// jittered, capped at the term. Past `steps` losses it is the term. Up to a tenth is added, so that
-    /// replicas whose delay is capped do not return in step. `floor` raises the base where news travels
-    /// slowly.
+    /// Returns how long to wait after this many losses in a row: base x factor^losses, with each
+    /// factor jittered, capped at the term. Past `steps` losses it is the term. Up to a tenth is
+    /// added, so that replicas whose delay is capped do not return in step. `floor` raises the base
+    /// where news travels slowly.
     pub(super) fn delay(&self, losses: u32, floor: Duration, rng: &mut Rng) -> Duration {
         if losses > self.steps {
             return seconds(self.cap * (1.0 + 0.1 * rng.uniform()));
@@ -82,9 +82,9 @@ impl Backoff {
         seconds(delay * (1.0 + 0.1 * rng.uniform()))
     }
 
-    /// Returns how long one key waits after this many refusals in a row: doubling up to `cap`, jittered. The cap
-    /// is jittered by a tenth, because a rival that rewrites the key periodically could otherwise come first
-    /// each time.
+    /// Returns how long one key waits after this many refusals in a row: doubling up to `cap`,
+    /// jittered. The cap is jittered by a tenth, because a rival that rewrites the key periodically
+    /// could otherwise come first each time.
     pub(super) fn after_refusal(
         &self,
         setbacks: u32,
@@ -102,8 +102,8 @@ impl Backoff {
         seconds((delay * (1.0 + self.jitter * place)).min(cap * (1.0 + 0.1 * place)))
     }
 
-    /// Returns how long all attempts pause after this many failures in a row: exponential up to `cap`, with up
-    /// to a tenth more.
+    /// Returns how long all attempts pause after this many failures in a row: exponential up to
+    /// `cap`, with up to a tenth more.
     pub(super) fn after_failure(
         &self,
         streak: u32,

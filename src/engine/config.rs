@@ -73,7 +73,8 @@ pub struct ConfigError {
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl LeaseBuilder {
-    /// Returns the default settings, for a lease of this name. The name is for logs and metrics only.
+    /// Returns the default settings, for a lease of this name. The name is for logs and metrics
+    /// only.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             config: LeaseConfig {
@@ -96,84 +97,87 @@ impl LeaseBuilder {
         }
     }
 
-    /// How long a successful write holds the lease. Also caps the backoff, plus up to 10 % jitter so that
-    /// followers do not wake together. Default: 60 s.
+    /// Sets how long a successful write holds the lease. Also caps the backoff, plus up to 10 %
+    /// jitter so that followers do not wake together. Default: 60 s.
     pub fn term(mut self, term: Duration) -> Self {
         self.config.term = term;
         self
     }
 
-    /// Delay before a job that panicked or asked for a retry runs again. Also the longest pause between
-    /// attempts while the store is down, plus up to 10 % jitter. Default: 3 s.
+    /// Sets the delay before a job that panicked or asked for a retry runs again. Also the longest
+    /// pause between attempts while the store is down, plus up to 10 % jitter. Default: 3 s.
     pub fn retry_interval(mut self, interval: Duration) -> Self {
         self.config.retry_interval = interval;
         self
     }
 
-    /// How many attempts may be in flight at the same time while this process leads. Default: 16.
+    /// Sets how many attempts may be in flight at the same time while this process leads. The
+    /// window opens up to this number, as TCP's does (RFC 5681). Default: 16.
     pub fn concurrency(mut self, attempts: usize) -> Self {
         self.config.concurrency = attempts;
         self
     }
 
-    /// How long an attempt holds its slot, and so how long a hung job can delay other keys. Past it the attempt
-    /// is cancelled, so that it can stop preparing its write, and only its own key waits for it. At most the
-    /// term. Default: 10 s, or the term if that is shorter.
+    /// Sets how long an attempt holds its slot, and so how long a hung job can delay other keys.
+    /// Past it the attempt is cancelled, so that it can stop preparing its write, and only its own
+    /// key waits for it. At most the term. Default: 10 s, or the term if that is shorter.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
     }
 
-    /// The backoff after the first loss, before jitter. Two echoes are used instead if they are longer.
-    /// Default: 20 ms.
+    /// Sets the backoff after the first loss, before jitter. Two echoes are used instead if they
+    /// are longer. At most the term. Default: 20 ms.
     pub fn backoff_base(mut self, base: Duration) -> Self {
         self.config.backoff_base = base;
         self
     }
 
-    /// The factor by which the backoff grows with each loss in a row; at least 1. Default: 4.
+    /// Sets the factor by which the backoff grows with each loss in a row; at least 1. Default: 4.
     pub fn backoff_factor(mut self, factor: f64) -> Self {
         self.config.backoff_factor = factor;
         self
     }
 
-    /// The number of losses in a row after which the backoff is the term, plus up to 10 % jitter.
-    /// Default: 5.
+    /// Sets the number of losses in a row after which the backoff is the term, plus up to 10 %
+    /// jitter. Default: 5.
     pub fn backoff_steps(mut self, steps: u32) -> Self {
         self.config.backoff_steps = steps;
         self
     }
 
-    /// The most by which each step of the backoff is lengthened at random, as a share of it; from 0 to 1.
-    /// Default: 0.5.
+    /// Sets the most by which each step of the backoff is lengthened at random, as a share of it;
+    /// from 0 to 1. Default: 0.5.
     pub fn jitter(mut self, share: f64) -> Self {
         self.config.jitter = share;
         self
     }
 
-    /// The least time that a follower waits for the leader to write a key, however fast the leader usually is.
-    /// Patience never exceeds the term. Default: 500 ms.
+    /// Sets the least time that a follower waits for the leader to write a key, however fast the
+    /// leader usually is. Above it, patience is learnt like TCP's retransmission timeout (RFC
+    /// 6298); it never exceeds the term. Default: 500 ms.
     pub fn min_patience(mut self, min: Duration) -> Self {
         self.config.patience = PatienceMode::Adaptive { min };
         self
     }
 
-    /// Makes followers wait for the whole term, instead of learning how long the leader needs. This is what
-    /// the Go package does.
+    /// Makes followers wait for the whole term, instead of learning how long the leader needs. This
+    /// is what the Go package does.
     pub fn fixed_patience(mut self) -> Self {
         self.config.patience = PatienceMode::Fixed;
         self
     }
 
-    /// How long a write of this process takes to come back through the watch, until that is measured. Set it
-    /// where the store is far: the delay before the first election is drawn over 16 of these. Default: 6 ms.
+    /// Sets how long a write of this process takes to come back through the watch, until that is
+    /// measured. Set it where the store is far: the delay before the first election is drawn over
+    /// 16 of these. Default: 6 ms.
     pub fn echo_hint(mut self, hint: Duration) -> Self {
         self.config.echo_hint = hint;
         self
     }
 
-    /// Seeds all randomness, so that a run can be repeated. Replicas must not share a seed, because their delays
-    /// would be the same. Default: drawn at random.
+    /// Seeds all randomness, so that a run can be repeated. Replicas must not share a seed, because
+    /// their delays would be the same. Default: drawn at random.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
@@ -183,7 +187,8 @@ impl LeaseBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the first setting that cannot be used, its value and the rule that it breaks.
+    /// [`ConfigError`] names the first setting that cannot be used, its value and the rule that it
+    /// breaks.
     pub fn build(self) -> Result<LeaseConfig, ConfigError> {
         let mut config = self.config;
         positive("term", config.term)?;

@@ -29,7 +29,8 @@ pub(super) struct Contest {
     burst_end: Timestamp,
     /// When another replica last showed a sign of life.
     last_sign: Timestamp,
-    /// Since when signs of life arrived without a pause in which we would have suspected the leader.
+    /// Since when signs of life arrived without a pause in which we would have suspected the
+    /// leader.
     signs_since: Timestamp,
     /// The youngest request that another replica is known to have served.
     reached: Timestamp,
@@ -91,8 +92,8 @@ impl Contest {
         self.role == Role::Leader && now < self.lease_end
     }
 
-    /// Records that our write succeeded. The attempt started at `started`, from where the lease counts
-    /// (rule 9). Returns whether this made us leader.
+    /// Records that our write succeeded. The attempt started at `started`, from where the lease
+    /// counts (rule 9). Returns whether this made us leader.
     pub(super) fn win(&mut self, started: Timestamp, term: Duration, revision: Option<u64>) -> bool {
         if self.role == Role::Leader {
             // Attempts overlap: one that started earlier must not shorten the lease.
@@ -106,11 +107,11 @@ impl Contest {
         true
     }
 
-    /// Records that another replica is the writer. `backoff` returns how long the lease is theirs after
-    /// this many losses in a row. Returns whether this changed our role.
+    /// Records that another replica is the writer. `backoff` returns how long the lease is theirs
+    /// after this many losses in a row. Returns whether this changed our role.
     ///
-    /// `evidence` says that we saw the write; otherwise our own job reported it. `rival_delay` is added
-    /// to the lease if this ends our leadership.
+    /// `evidence` says that we saw the write; otherwise our own job reported it. `rival_delay` is
+    /// added to the lease if this ends our leadership.
     pub(super) fn lose(
         &mut self,
         now: Timestamp,
@@ -120,8 +121,9 @@ impl Contest {
         mut backoff: impl FnMut(u32) -> Duration,
     ) -> bool {
         let was = self.role;
-        // Two leaders that met at the start see each other's whole first round of writes. Evidence that
-        // comes in one burst with the loss of our leadership is therefore the same loss (rule 4).
+        // Two leaders that met at the start see each other's whole first round of writes. Evidence
+        // that comes in one burst with the loss of our leadership is therefore the same loss (rule
+        // 4).
         let burst = was == Role::Follower && evidence && now < self.burst_end;
         if was != Role::Follower {
             self.change(Role::Follower);
@@ -143,7 +145,8 @@ impl Contest {
         was != Role::Follower
     }
 
-    /// Ends our lease because an election no longer lets us lead. Returns whether this changed our role.
+    /// Ends our lease because an election no longer lets us lead. Returns whether this changed our
+    /// role.
     pub(super) fn retire(&mut self, now: Timestamp) -> bool {
         self.lease_end = self.lease_end.min(now);
         let changed = self.role != Role::Follower;
@@ -153,14 +156,14 @@ impl Contest {
         changed
     }
 
-    /// Returns whether evidence is from before the write that made us leader: it then says nothing about
-    /// the present.
+    /// Returns whether evidence is from before the write that made us leader: it then says nothing
+    /// about the present.
     pub(super) fn is_old_news(&self, revision: Option<u64>) -> bool {
         self.role == Role::Leader && revision.zip(self.won_at).is_some_and(|(seen, won)| seen < won)
     }
 
-    /// Records that another replica is alive. After a silence longer than `patience` it starts anew: it
-    /// gets time to catch up before a key counts as overdue.
+    /// Records that another replica is alive. After a silence longer than `patience` it starts
+    /// anew: it gets time to catch up before a key counts as overdue.
     pub(super) fn sign_of_life(&mut self, now: Timestamp, patience: Duration) {
         if now - self.last_sign > patience {
             self.signs_since = now;

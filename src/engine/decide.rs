@@ -19,8 +19,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             return Step::Wait(self.outage.until());
         }
         let out = self.in_flight.counted();
-        // After the pause of an outage, one attempt tests whether the store is back; the others wait for
-        // its answer, or they would all time out together.
+        // After the pause of an outage, one attempt tests whether the store is back; the others
+        // wait for its answer, or they would all time out together.
         if self.outage.lasts() && out.all > 0 {
             return self.when_a_slot_is_free();
         }
@@ -30,8 +30,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             Role::Election if out.all > 0 => self.when_a_slot_is_free(),
             Role::Election => Step::Run(oldest, Kind::Probe { suspicion: false }),
             Role::Leader => {
-                // A leader whose lease has run out is the incumbent: it competes like the others, but
-                // needs no delay.
+                // A leader whose lease has run out is the incumbent: it competes like the others,
+                // but needs no delay.
                 let leads = self.contest.leads(now);
                 let kind = if leads { Kind::Lead } else { Kind::Probe { suspicion: false } };
                 let slots = if leads { self.window.size() } else { 1 };
@@ -50,7 +50,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             None => Step::Idle,
         };
         match (self.queue.oldest_adopted(), common) {
-            // The older key goes first, so that a stream of jobs for adopted keys starves no other key.
+            // The older key goes first, so that a stream of jobs for adopted keys starves no other
+            // key.
             (Some(own), Step::Run(other, kind)) if other < own => Step::Run(other, kind),
             // Nobody holds the lease: an adopted key wins it as well as any other.
             (Some(own), _) if self.contest.lease_end() <= now && self.in_flight.counted().all == 0 => {
@@ -74,14 +75,15 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if probe <= now {
             return Step::Run(oldest, Kind::Probe { suspicion: now < self.contest.lease_end() });
         }
-        // The leader served a request that is younger than this key's by a whole patience: it is alive and
-        // skips this key. Service of older requests proves nothing. The leader may be slow, and a write
-        // beside it would depose it; or it may have died just after, and a write beside the dead would look
-        // like its sign of life. A key from before the leader took over, or was heard again, gets its time
-        // from that moment on.
+        // The leader served a request that is younger than this key's by a whole patience: it is
+        // alive and skips this key. Service of older requests proves nothing. The leader may be
+        // slow, and a write beside it would depose it; or it may have died just after, and a write
+        // beside the dead would look like its sign of life. A key from before the leader took over,
+        // or was heard again, gets its time from that moment on.
         //
-        // A key whose adoption expired waits longest, so that a replica that wants it takes it over first.
-        // A replica with adopted keys waits shortest, so that skipped keys gather in few hands.
+        // A key whose adoption expired waits longest, so that a replica that wants it takes it over
+        // first. A replica with adopted keys waits shortest, so that skipped keys gather in few
+        // hands.
         let patience = if self.queue.was_adopted(oldest.slot) {
             self.patience.yielding()
         } else if self.queue.holds_adopted() {
@@ -96,8 +98,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
     }
 
-    /// Returns when a follower may compete for the lease with its oldest key, if the leader is healthy:
-    /// the lease has ended, and the incumbent had a head start with the job.
+    /// Returns when a follower may compete for the lease with its oldest key, if the leader is
+    /// healthy: the lease has ended, and the incumbent had a head start with the job.
     fn may_probe(&self, oldest: Ready) -> Timestamp {
         if self.contest.expired_by_caller() {
             return self.contest.lease_end();

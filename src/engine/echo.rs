@@ -1,4 +1,5 @@
-//! The speed of news: the smoothed time from the start of our own write to its return through the watch.
+//! The speed of news: the smoothed time from the start of our own write to its return through the
+//! watch.
 
 use std::time::Duration;
 
@@ -6,8 +7,8 @@ use std::time::Duration;
 pub(super) struct Echo {
     smoothed: Duration,
     measured: bool,
-    /// The cap of a sample. A stopped process or a broken watch says nothing about the speed of news, and every
-    /// delay that is measured in echoes must stay well below the term.
+    /// The cap of a sample. A stopped process or a broken watch says nothing about the speed of
+    /// news, and every delay that is measured in echoes must stay well below the term.
     longest: Duration,
 }
 

@@ -7,9 +7,9 @@ use super::{Engine, authority::Authority, time::Timestamp};
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in that an election made us leader until `until`, or prolonged our leadership.
     ///
-    /// From the first call of this or of [`handle_not_elected`](Self::handle_not_elected) on, the election
-    /// alone decides. Attempts run only while we are elected, as many at the same time as the window
-    /// allows. Neither our writes nor those of others move the lease.
+    /// From the first call of this or of [`handle_not_elected`](Self::handle_not_elected) on, the
+    /// election alone decides. Attempts run only while we are elected, as many at the same time as
+    /// the window allows. Neither our writes nor those of others move the lease.
     pub fn handle_elected(&mut self, now: Timestamp, until: Timestamp) {
         let now = self.advance(now);
         // News of an election may arrive after the leadership that it announces has ended.
@@ -23,7 +23,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
     }
 
-    /// Takes in that the election made another replica leader, or none, or that its result is unknown.
+    /// Takes in that the election made another replica leader, or none, or that its result is
+    /// unknown.
     pub fn handle_not_elected(&mut self, now: Timestamp) {
         let now = self.advance(now);
         self.authority = Authority::NotElected;

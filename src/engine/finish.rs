@@ -13,8 +13,8 @@ use super::{
 };
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
-    /// Takes in how an attempt ended. Returns the job if it is no longer needed: it was done, a newer one
-    /// replaced it, or its key was cleared meanwhile.
+    /// Takes in how an attempt ended. Returns the job if it is no longer needed: it was done, a
+    /// newer one replaced it, or its key was cleared meanwhile.
     pub fn handle_outcome(&mut self, now: Timestamp, id: AttemptId, verdict: Verdict, job: J) -> Option<J> {
         let now = self.advance(now);
         self.in_flight.expire(now);
@@ -80,8 +80,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.finish(&flight, job, again)
     }
 
-    /// Takes in that an attempt panicked. Only its key is concerned, which is tried again after the retry
-    /// interval. Returns the job if it is no longer needed.
+    /// Takes in that an attempt panicked. Only its key is concerned, which is tried again after the
+    /// retry interval. Returns the job if it is no longer needed.
     pub fn handle_panic(&mut self, now: Timestamp, id: AttemptId, job: J) -> Option<J> {
         let now = self.advance(now);
         self.in_flight.expire(now);
@@ -95,9 +95,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
         if matches!(flight.kind, Kind::Overdue | Kind::Adopted) {
-            // The leader is alive and skips this key, unless we learnt otherwise while the attempt was in
-            // flight. Role and lease stay. A key that was adopted when its attempt started is not adopted
-            // again: its adoption may have ended meanwhile, and the write is no news about the leader.
+            // The leader is alive and skips this key, unless we learnt otherwise while the attempt
+            // was in flight. Role and lease stay. A key that was adopted when its attempt started
+            // is not adopted again: its adoption may have ended meanwhile, and the write is no news
+            // about the leader.
             if flight.kind == Kind::Overdue && !flight.cleared {
                 let key = self.queue.key(flight.slot).clone();
                 let adoption = self.patience.current().saturating_mul(self.config.tuning.adoption_patiences);
@@ -114,7 +115,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             return;
         }
         let term = self.config.term;
-        // An attempt that took longer than the term extends nothing: its lease is over already (rule 9).
+        // An attempt that took longer than the term extends nothing: its lease is over already
+        // (rule 9).
         if !current || flight.started + term <= now {
             return;
         }
@@ -154,8 +156,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         own.max(self.others_first(now))
     }
 
-    /// Returns a delay that lets the other keys go first when the pause of an outage ends. A key that
-    /// always fails must not be the one that tests, again and again, whether the store is back.
+    /// Returns a delay that lets the other keys go first when the pause of an outage ends. A key
+    /// that always fails must not be the one that tests, again and again, whether the store is
+    /// back.
     fn others_first(&self, now: Timestamp) -> Duration {
         (self.outage.until() - now).saturating_add(self.config.backoff_base)
     }

@@ -10,13 +10,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.in_flight.slots().map(|slot| self.queue.key(slot))
     }
 
-    /// Returns the role. [`is_leader`](Self::is_leader) says whether a leader still holds the lease.
+    /// Returns the role. [`is_leader`](Self::is_leader) says whether a leader still holds the
+    /// lease.
     pub fn role(&self) -> Role {
         self.contest.role()
     }
 
-    /// Returns whether our own work holds the lease at `now`. The lease of an idle leader runs out, and
-    /// then belongs to nobody.
+    /// Returns whether our own work holds the lease at `now`. The lease of an idle leader runs out,
+    /// and then belongs to nobody.
     pub fn is_leader(&self, now: Timestamp) -> bool {
         self.contest.leads(now.max(self.clock))
     }
@@ -41,8 +42,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.contest.lease_end()
     }
 
-    /// Returns whether some job was finished: by us, by another replica, or because there was nothing to
-    /// write.
+    /// Returns whether some job was finished: by us, by another replica, or because there was
+    /// nothing to write.
     pub fn decided(&self) -> bool {
         self.decided
     }

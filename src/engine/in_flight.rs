@@ -1,9 +1,9 @@
 //! The attempts in flight.
 //!
-//! Attempts start in order and all get the same time, so their deadlines are in order too: the attempt
-//! with the lowest serial has the next deadline. An attempt past its deadline no longer counts, so that a
-//! hung write never blocks a replica. It is remembered until it returns, because its key stays blocked
-//! until then.
+//! Attempts start in order and all get the same time, so their deadlines are in order too: the
+//! attempt with the lowest serial has the next deadline. An attempt past its deadline no longer
+//! counts, so that a hung write never blocks a replica. It is remembered until it returns, because
+//! its key stays blocked until then.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,24 +1,24 @@
 //! The lease as a pure state machine: events go in; attempts and one deadline come out.
 //!
 //! ```text
-//!    handle_try, handle_outcome, handle_extend,             poll_attempt(now) -> the next attempt to run
-//!    handle_observe, handle_remove, handle_expire, ... ──> Engine ──> poll_timeout() -> when to poll again
-//!                                                             │
-//!          ┌─────────┬──────────┬─────────┬──────────┬────────┴──┬────────┐
-//!       contest    queue    in_flight    window   patience    outage    echo     each knows only itself
+//!   handle_try, handle_outcome, handle_extend,        ──> Engine ──┬──> poll_attempt(now): the next attempt
+//!   handle_observe, handle_remove, handle_expire, ...        │     └──> poll_timeout(): when to poll again
+//!      ┌────────┬─────────┬──────────┬─────────┬─────────┬───┴───┐
+//!   contest   queue   in_flight   window   patience   outage   echo     each knows only itself
 //!
-//!                our probe succeeds                             evidence of another writer
-//!      Election ────────────────────> Leader ────────────────────────────────────────────────> Follower
-//!          │                            ^                                                        │  ^ │
-//!          │                            └── our probe succeeds after the lease, or patience, ────┘  └─┘ more
-//!          │                                has run out                                               evidence:
-//!          └─────────────────────────── evidence of another writer ─────────────────────────────> a longer lease
+//!             our probe succeeds               evidence of another writer
+//!  Election ─────────────────────> Leader ───────────────────────────────> Follower ──┐
+//!     │                              ^                                     │ ^  ^     │ evidence:
+//!     │                              └─────────── our probe succeeds ──────┘ │  └─────┘ a longer lease
+//!     └──────────────────────── evidence of another writer ──────────────────┘
 //! ```
 //!
-//! The engine reads no clock, sleeps never, spawns nothing and logs nothing; `now` is an argument. The
-//! driver of a `WriterLease` does these things under tokio, and a simulator does them on virtual time.
-//! Randomness comes from the seed in the [`LeaseConfig`], so one seed and one sequence of events make
-//! one run.
+//! A follower probes for the lease when the lease has ended, or when its patience has.
+//!
+//! The engine reads no clock, never sleeps, spawns nothing and logs nothing; `now` is an argument.
+//! The driver of a `WriterLease` does these things under tokio, and a simulator does them on
+//! virtual time. Randomness comes from the seed in the [`LeaseConfig`], so one seed and one
+//! sequence of events make one run.
 //!
 //! # Words
 //!
@@ -53,49 +53,53 @@
 //!
 //! # The rules behind the table
 //!
-//! 1. **Probe when competing, fan out when leading.** Without the lease, one attempt is in flight at a
-//!    time. With the lease, as many are in flight as the window allows. The window grows by one with
-//!    each success and halves with each burst of conflicts, as TCP's congestion window does (RFC 5681).
-//!    An attempt past its deadline frees its slot, but blocks its key until it returns.
+//! 1. **Probe when competing, fan out when leading.** Without the lease, one attempt is in flight
+//!    at a time. With the lease, as many are in flight as the window allows. The window starts at
+//!    one, grows by one with each success and halves with each burst of conflicts, as TCP's
+//!    congestion window does (RFC 5681). An attempt past its deadline frees its slot, but blocks
+//!    its key until it returns.
 //! 2. **A conflict changes no role, and neither does an outage.** Anybody's edit of the same object
 //!    refuses a write; a store that is down refuses everybody's. A panic concerns its key only.
-//! 3. **Only evidence counts**: a write that turned a key from wrong to right. Other edits say nothing
-//!    about a competitor. The guard distinguishes the two.
-//! 4. **One loss is one step, and old news changes nothing.** An attempt that started before the last
-//!    change of role is old news. So is evidence from before the write that made us leader, where the
-//!    store orders its writes. After we lose leadership, further evidence within the first backoff
-//!    counts as the same loss.
+//! 3. **Only evidence counts**: a write that turned a key from wrong to right. Other edits say
+//!    nothing about a competitor. The guard distinguishes the two.
+//! 4. **One loss is one step, and old news changes nothing.** An attempt that started before the
+//!    last change of role is old news. So is evidence from before the write that made us leader,
+//!    where the store orders its writes. After we lose leadership, further evidence within the
+//!    first backoff counts as the same loss.
 //! 5. **Delays are measured in echoes**, because an echo is how long news takes to arrive. They are
-//!    drawn so that the first replica to write silences the rest (Nonnenmacher and Biersack, "Scalable
-//!    Feedback for Large Groups", 1999). Two leaders that see each other's writes both step down. As
-//!    they are few, each draws its wait evenly over 16 echoes more; otherwise they would meet again.
-//! 6. **Patience ends the trust in a leader.** Followers learn how long a leader needs for a key, as TCP
-//!    learns its retransmission timeout (Jacobson 1988; RFC 6298). A key that we attempted ourselves
-//!    gives no sample (after Karn), and neither does a key that waited through an outage.
+//!    drawn so that the first replica to write silences the rest (Nonnenmacher and Biersack,
+//!    "Scalable Feedback for Large Groups", 1999). Two leaders that see each other's writes both
+//!    step down. As they are few, each draws its wait evenly over 16 echoes more; otherwise they
+//!    would meet again.
+//! 6. **Patience ends the trust in a leader.** Followers learn how long a leader needs for a key,
+//!    as TCP learns its retransmission timeout (Jacobson 1988; RFC 6298). A key that we attempted
+//!    ourselves gives no sample (after Karn), and neither does a key that waited through an outage.
 //!
-//!    A leader is *suspected* when it shows no sign of life for one patience while a key is pending. We
-//!    then probe for the lease.
+//!    A leader is *suspected* when it shows no sign of life for one patience while a key is
+//!    pending. We then probe for the lease.
 //!
 //!    A key is *overdue* when the leader has served a request that is younger than this key's by at
-//!    least one patience: the leader is alive and is skipping this key. We then write that one key and
-//!    *adopt* it. Age alone is not enough, because (a) a slow leader may still be working through a long
-//!    queue, and our write would depose it; (b) a leader that died in mid-queue was seen just before it
-//!    died; (c) a leader that has just come back from an outage needs time to catch up. The writer we
-//!    saw may also be another follower serving its own adopted keys. So that no group runs forever
-//!    without a leader, adoptions expire, each after twice the time of the one before.
-//! 7. **One timer** serves all keys, however many wait. Evidence costs the same however many are pending.
-//! 8. **Never two attempts of one key at the same time, never a lost key.** A newer job replaces an older
-//!    one. The key's age stays that of its first unfulfilled job.
-//! 9. **The lease counts from the start of the attempt**, because the answer may have taken long. This is
-//!    the pessimistic end.
-//! 10. **`backoff(losses)`** is base x factor^losses, with each factor jittered. It is capped at the term,
-//!     and past `steps` losses it is the term. Up to a tenth is added, so that replicas whose backoff is
-//!     capped do not return in step.
+//!    least one patience: the leader is alive and is skipping this key. We then write that one key
+//!    and *adopt* it. Age alone is not enough, because (a) a slow leader may still be working
+//!    through a long queue, and our write would depose it; (b) a leader that died in mid-queue was
+//!    seen just before it died; (c) a leader that has just come back from an outage needs time to
+//!    catch up. The writer we saw may also be another follower serving its own adopted keys. So
+//!    that no group runs forever without a leader, adoptions expire, each after twice the time of
+//!    the one before.
+//! 7. **One timer** serves all keys, however many wait. Evidence costs the same however many are
+//!    pending.
+//! 8. **Never two attempts of one key at the same time, never a lost key.** A newer job replaces an
+//!    older one. The key's age stays that of its first unfulfilled job.
+//! 9. **The lease counts from the start of the attempt**, because the answer may have taken long.
+//!    This is the pessimistic end.
+//! 10. **`backoff(losses)`** is base x factor^losses, with each factor jittered. It is capped at
+//!     the term, and past `steps` losses it is the term. Up to a tenth is added, so that replicas
+//!     whose backoff is capped do not return in step.
 //!
 //! An engine that follows an election ([`handle_elected`](Engine::handle_elected),
-//! [`handle_not_elected`](Engine::handle_not_elected)) keeps the queue, the window, the pauses of an
-//! outage and all of rule 8. The election replaces rules 3 to 6 and 9: it alone decides who writes, and
-//! until when.
+//! [`handle_not_elected`](Engine::handle_not_elected)) keeps the queue, the window, the pauses of
+//! an outage and all of rule 8. The election replaces rules 3 to 6 and 9: it alone decides who
+//! writes, and until when.
 
 mod adopted;
 mod attempt;
@@ -148,8 +152,8 @@ use self::{
 
 /// A lease-by-work engine for keys `K` and opaque jobs `J`; the [module](self) draws it.
 ///
-/// Its methods are of three kinds. Each `handle_*` takes in an event. The two `poll_*` methods return
-/// what may happen next. All others only look.
+/// Each `handle_*` method takes in an event. The two `poll_*` methods return what may happen next.
+/// [`drain`](Self::drain) empties the queue. All other methods only look.
 ///
 /// Time never runs backwards: a `now` before an earlier one counts as the earlier one.
 ///
@@ -181,7 +185,8 @@ pub struct Engine<K, J> {
     clock: Timestamp,
     contest: Contest,
     authority: Authority,
-    /// When the first probe of the election may start; drawn when an idle replica gets its first job.
+    /// When the first probe of the election may start; drawn when an idle replica gets its first
+    /// job.
     election: Timestamp,
     /// Some job was finished, by us or by another replica.
     decided: bool,
@@ -194,8 +199,8 @@ pub struct Engine<K, J> {
     counters: Counters,
 }
 
-/// An echo counts for at most the term divided by this, so that every delay that is measured in echoes
-/// stays well below the term.
+/// An echo counts for at most the term divided by this, so that every delay that is measured in
+/// echoes stays well below the term.
 const LONGEST_ECHO: u32 = 32;
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
@@ -221,12 +226,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
     }
 
-    /// Queues a job for a key. A job of the same key that is still pending is replaced and returned; the
-    /// key keeps its age. If an attempt of the key is in flight, the new job runs after it.
+    /// Queues a job for a key. A job of the same key that is still pending is replaced and
+    /// returned; the key keeps its age. If an attempt of the key is in flight, the new job runs
+    /// after it.
     pub fn handle_try(&mut self, now: Timestamp, key: K, job: J) -> Option<J> {
         let now = self.advance(now);
-        // Replicas that are idle and get a job at the same moment must not all probe immediately. A delay
-        // that still lasts is kept: jobs that come and go would otherwise postpone the probe forever.
+        // Replicas that are idle and get a job at the same moment must not all probe immediately. A
+        // delay that still lasts is kept: jobs that come and go would otherwise postpone the probe
+        // forever.
         let idle = self.queue.len() == 0 && self.in_flight.out() == 0;
         if self.contest.role() == Role::Election
             && idle
@@ -239,12 +246,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.queue.push(now, key, job)
     }
 
-    /// Takes in evidence: another replica's write did what our job for this key would have done. Extends
-    /// the other's lease; clears and returns the job. `revision` is the position of the write in the
-    /// store's order of writes, if the store has one.
+    /// Takes in evidence: another replica's write did what our job for this key would have done.
+    /// Extends the other's lease; clears and returns the job. `revision` is the position of the
+    /// write in the store's order of writes, if the store has one.
     ///
-    /// The caller must have looked at the current value: an event about an older state must not clear a
-    /// newer job.
+    /// The caller must have looked at the current value: an event about an older state must not
+    /// clear a newer job.
     pub fn handle_extend(&mut self, now: Timestamp, key: &K, revision: Option<u64>) -> Option<J> {
         let now = self.advance(now);
         let Cleared { job, since, attempted, .. } = self.clear(key);
@@ -256,12 +263,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             if self.authority.is_by_work() {
                 self.lose(now, true);
             }
-            // The sample comes after the loss, because the loss judges the silence before this write by
-            // the patience with which we waited. A key that we attempted says nothing about the leader
-            // (Karn), and neither does one that had to wait for the store.
+            // The sample comes after the loss, because the loss judges the silence before this
+            // write by the patience with which we waited. A key that we attempted says nothing
+            // about the leader (Karn), and neither does one that had to wait for the store.
             if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since)) {
-                // Some replica would have lost patience by now, so this may be the write of one that took
-                // over a key which another had dropped.
+                // Some replica would have lost patience by now, so this may be the write of one
+                // that took over a key which another had dropped.
                 if self.patience.is_late(now - since) {
                     self.queue.end_adoptions_early(now);
                 }
@@ -272,8 +279,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         job
     }
 
-    /// Takes in another write of our group: extends the writer's lease; our pending jobs stay. `revision`
-    /// is as in [`handle_extend`](Self::handle_extend).
+    /// Takes in another write of our group: extends the writer's lease; our pending jobs stay.
+    /// `revision` is as in [`handle_extend`](Self::handle_extend).
     pub fn handle_observe(&mut self, now: Timestamp, revision: Option<u64>) {
         let now = self.advance(now);
         if self.authority.is_by_work() && !self.contest.is_old_news(revision) {
@@ -282,8 +289,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
     }
 
-    /// Gives a key up: clears and returns its pending job. An attempt in flight continues, but is not
-    /// repeated.
+    /// Gives a key up: clears and returns its pending job. An attempt in flight continues, but is
+    /// not repeated.
     pub fn handle_remove(&mut self, now: Timestamp, key: &K) -> Option<J> {
         self.advance(now);
         self.queue.unadopt(key);
@@ -308,15 +315,15 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Takes in how long a round trip to the store took; ignored after the first echo.
     ///
-    /// An echo takes two round trips: a read, and then a write with its news. Followers measure no echoes
-    /// of their own, and must not think that the leader is silent during its second write.
+    /// An echo takes two round trips: a read, and then a write with its news. Followers measure no
+    /// echoes of their own, and must not think that the leader is silent during its second write.
     pub fn handle_echo_hint(&mut self, now: Timestamp, round_trip: Duration) {
         self.advance(now);
         self.echo.at_least(round_trip.saturating_mul(2));
     }
 
-    /// Returns the next attempt, if one may start now. Call it until it returns `None`, then sleep until
-    /// [`poll_timeout`](Self::poll_timeout) or the next event.
+    /// Returns the next attempt, if one may start now. Call it until it returns `None`, then sleep
+    /// until [`poll_timeout`](Self::poll_timeout) or the next event.
     pub fn poll_attempt(&mut self, now: Timestamp) -> Option<Start<K, J>> {
         let now = self.advance(now);
         self.in_flight.expire(now);
@@ -365,8 +372,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     fn lose(&mut self, now: Timestamp, evidence: bool) {
         let floor = self.slowest_news();
-        // Evidence that deposes a leader means that two replicas led. Both see it and both step down, so
-        // an even draw keeps them apart (rule 5).
+        // Evidence that deposes a leader means that two replicas led. Both see it and both step
+        // down, so an even draw keeps them apart (rule 5).
         let rival_delay = if evidence && self.contest.role() == Role::Leader {
             seconds(self.echoes(self.config.tuning.rival_echoes).as_secs_f64() * self.rng.uniform())
         } else {

@@ -36,11 +36,11 @@ impl Outage {
         *self = Self { last_answer: now, ended, ..Self::default() };
     }
 
-    /// Records that an attempt that started at `started` learnt nothing. Returns whether this is news; if so,
-    /// all attempts pause for `pause(streak)`, with the number of failures in a row.
+    /// Records that an attempt that started at `started` learnt nothing. Returns whether this is
+    /// news; if so, all attempts pause for `pause(streak)`, with the number of failures in a row.
     ///
-    /// It is old news if the store answered since the attempt started, or if the attempt belongs to a burst
-    /// for which we pause already.
+    /// It is old news if the store answered since the attempt started, or if the attempt belongs to
+    /// a burst for which we pause already.
     pub(super) fn failed(
         &mut self,
         now: Timestamp,

@@ -19,13 +19,13 @@ pub enum Outcome {
     Written,
     /// The job found that another replica is the writer: the lease is theirs.
     WrittenByOther,
-    /// The write was refused because the object had changed, whoever changed it. This says nothing about the
-    /// lease. The key is tried again after a short backoff of its own.
+    /// The write was refused because the object had changed, whoever changed it. This says nothing
+    /// about the lease. The key is tried again after a short backoff of its own.
     Conflict,
     /// There was nothing to write.
     Unchanged,
-    /// The attempt learnt nothing: the store was unreachable, it denied the request, or the answer was lost. All
-    /// attempts pause, for a time that grows up to the retry interval.
+    /// The attempt learnt nothing: the store was unreachable, it denied the request, or the answer
+    /// was lost. All attempts pause, for a time that grows up to the retry interval.
     Failed,
 }
 
@@ -34,8 +34,8 @@ pub enum Outcome {
 pub enum Next {
     /// The job is finished and leaves the queue.
     Done,
-    /// The job is tried again: after a refusal or a failure when its backoff ends, otherwise after the retry
-    /// interval.
+    /// The job is tried again: after a refusal or a failure when its backoff ends, otherwise after
+    /// the retry interval.
     Retry,
     /// The job is tried again after this time.
     RetryAfter(Duration),
@@ -43,8 +43,8 @@ pub enum Next {
 
 /// The answer of an attempt: its [`Outcome`], and what to do [`Next`].
 ///
-/// An outcome alone is a verdict, too. A refusal or a failure is then tried again; any other outcome
-/// finishes the job.
+/// An outcome alone is a verdict, too. A refusal or a failure is then tried again; any other
+/// outcome finishes the job.
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,8 +64,8 @@ pub struct Verdict {
     pub outcome: Outcome,
     /// The future of the job.
     pub next: Next,
-    /// For [`Outcome::Written`] on a store that orders its writes: the position of the write in that order.
-    /// Evidence from before the write that made us leader is ignored.
+    /// For [`Outcome::Written`] on a store that orders its writes: the position of the write in
+    /// that order. Evidence from before the write that made us leader is ignored.
     pub revision: Option<u64>,
 }
 
@@ -80,8 +80,8 @@ impl Outcome {
         Verdict { outcome: self, next: Next::Retry, revision: None }
     }
 
-    /// Returns a verdict that tries the job again after `delay`. After [`Outcome::Failed`] it waits at least as
-    /// long as the pause of the outage.
+    /// Returns a verdict that tries the job again after `delay`. After [`Outcome::Failed`] it waits
+    /// at least as long as the pause of the outage.
     pub fn retry_after(self, delay: Duration) -> Verdict {
         Verdict { outcome: self, next: Next::RetryAfter(delay), revision: None }
     }

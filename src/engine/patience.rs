@@ -1,8 +1,8 @@
 //! How long a pending key waits before we stop trusting the leader to write it.
 //!
-//! Patience is learnt like TCP's retransmission timeout (Jacobson 1988; RFC 6298). It is a smoothed time,
-//! from the request for a write until the leader is seen to have made it, plus four times its mean
-//! deviation. A refuted suspicion doubles it.
+//! Patience is learnt like TCP's retransmission timeout (Jacobson 1988; RFC 6298). It is a smoothed
+//! time, from the request for a write until the leader is seen to have made it, plus four times its
+//! mean deviation. A refuted suspicion doubles it.
 
 use std::time::Duration;
 
@@ -47,13 +47,14 @@ impl Patience {
         self.now
     }
 
-    /// Returns whether some replica, at another place in the spread, would have lost patience by then.
+    /// Returns whether some replica, at another place in the spread, would have lost patience by
+    /// then.
     pub(super) fn is_late(&self, sample: Duration) -> bool {
         sample >= self.unspread()
     }
 
-    /// Returns how long to wait so that every other replica goes first: hardly any that has learnt about the
-    /// same waits longer.
+    /// Returns how long to wait so that every other replica goes first: hardly any that has learnt
+    /// about the same waits longer.
     pub(super) fn yielding(&self) -> Duration {
         (self.unspread() * 5 / 4).saturating_add(seconds(self.spread)).min(self.term)
     }
@@ -68,11 +69,12 @@ impl Patience {
         self.place
     }
 
-    /// Learns that the leader wrote a key `sample` after we wanted it. The key must not have been attempted by
-    /// us: after an attempt of our own, the time says nothing about the leader (Karn's rule).
+    /// Learns that the leader wrote a key `sample` after we wanted it. The key must not have been
+    /// attempted by us: after an attempt of our own, the time says nothing about the leader (Karn's
+    /// rule).
     pub(super) fn sample(&mut self, sample: Duration) {
-        // A machine that slept saw a long wait. A sample above the term cannot raise patience further, but
-        // would take longer to unlearn.
+        // A machine that slept saw a long wait. A sample above the term cannot raise patience
+        // further, but would take longer to unlearn.
         let x = sample.min(self.term).as_secs_f64();
         self.learnt = Some(match self.learnt {
             None => (x, x / 2.0),
@@ -82,8 +84,9 @@ impl Patience {
         self.update();
     }
 
-    /// Learns that a suspicion was refuted: the leader is alive. The next suspicion waits twice as long, and
-    /// from another place, so that two replicas that suspected at the same time do not do so again.
+    /// Learns that a suspicion was refuted: the leader is alive. The next suspicion waits twice as
+    /// long, and from another place, so that two replicas that suspected at the same time do not do
+    /// so again.
     pub(super) fn refuted(&mut self, rng: &mut Rng) {
         self.doublings = (self.doublings + 1).min(32);
         self.place = rng.truncated_exponential();

@@ -1,8 +1,10 @@
-//! The keyed queue of jobs: which keys have a job pending, since when, and which of them may start next.
+//! The keyed queue of jobs: which keys have a job pending, since when, and which of them may start
+//! next.
 //!
-//! At most one job per key is pending, and at most one attempt of a key is in flight. Every operation on
-//! the hot path (push, oldest, start, finish, clear) takes O(1), however much is pending. The rarer ones
-//! (a key that waits for its retry, a key that this replica has adopted) take O(log n).
+//! At most one job per key is pending, and at most one attempt of a key is in flight. Every
+//! operation on the hot path (push, oldest, start, finish, clear) takes O(1), however much is
+//! pending. The rarer ones (a key that waits for its retry, a key that this replica has adopted)
+//! take O(log n).
 //!
 //! A key with a job is in exactly one place:
 //!
@@ -13,9 +15,9 @@
 //!                                          (by due time)    (by age)
 //! ```
 //!
-//! Fresh keys are in order of arrival because time only grows; keys that come back are sorted by their
-//! age. So the oldest ready key is always at one of two heads. An adopted key goes to a third place,
-//! `Adopted`, because a follower may write it when it may write no other.
+//! Fresh keys are in order of arrival because time only grows; keys that come back are sorted by
+//! their age. So the oldest ready key is always at one of two heads. An adopted key goes to a third
+//! place, `Adopted`, because a follower may write it when it may write no other.
 
 use std::{
     collections::BTreeSet,
@@ -182,8 +184,8 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
                 node.since = now;
                 self.pending += 1;
             }
-            // A delay that the old job asked for does not bind the new one; a backoff after a refusal or
-            // failure does.
+            // A delay that the old job asked for does not bind the new one; a backoff after a
+            // refusal or failure does.
             Place::Waiting(at) if node.setbacks == 0 => {
                 // A request for later has become a request for now.
                 node.since = node.since.min(now);
@@ -238,7 +240,8 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         }
     }
 
-    /// Takes the job of a ready key for an attempt. Returns the key, the job and the attempt's number.
+    /// Takes the job of a ready key for an attempt. Returns the key, the job and the attempt's
+    /// number.
     pub(super) fn start(&mut self, slot: Slot) -> (K, J, u32) {
         self.leave(slot);
         self.pending -= 1;
@@ -267,8 +270,8 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         }
     }
 
-    /// Ends an attempt whose job is tried again. A newer job takes its place and its age, and waits only
-    /// after a setback. Returns the job that is no longer needed.
+    /// Ends an attempt whose job is tried again. A newer job takes its place and its age, and waits
+    /// only after a setback. Returns the job that is no longer needed.
     pub(super) fn requeue(&mut self, slot: Slot, job: J, again: Requeue) -> Option<J> {
         let node = self.node_mut(slot);
         let Place::Running { since, tries } = node.place else { unreachable!("the key is in flight") };
@@ -441,7 +444,8 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         }
     }
 
-    /// Makes `to` the successor of `slot` in the list of fresh keys; of its head if `slot` is `NONE`.
+    /// Makes `to` the successor of `slot` in the list of fresh keys; of its head if `slot` is
+    /// `NONE`.
     fn set_next(&mut self, slot: Slot, to: Slot) {
         if slot == NONE {
             self.fresh_head = to;

@@ -1,3 +1,5 @@
+//! The result of a decision.
+
 use super::{in_flight::Kind, queue::Ready, time::Timestamp};
 
 /// The next thing that may happen.

@@ -1,3 +1,5 @@
+//! Time as the engine counts it.
+
 use std::{
     ops::{Add, Sub},
     time::Duration,
@@ -5,8 +7,9 @@ use std::{
 
 /// A point in time: nanoseconds since an origin that the caller chose.
 ///
-/// The engine reads no clock. A driver counts from its own start on a monotonic clock, a simulator from
-/// zero. Arithmetic saturates, so that absurd settings end in the far future and not in a panic.
+/// The engine reads no clock. A driver counts from its own start on a monotonic clock, a simulator
+/// from zero. Arithmetic saturates, so that absurd settings end in the far future and not in a
+/// panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 

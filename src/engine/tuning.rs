@@ -2,32 +2,33 @@
 
 use std::time::Duration;
 
-/// The constants of the rules. No user needs to set them; they are in one place so that the simulator can
-/// sweep them. `docs/tuning.md` shows what it found. Values that depend on the use are settings of the
-/// [`LeaseBuilder`](crate::LeaseBuilder).
+/// The constants of the rules. No user needs to set them; they are in one place so that the
+/// simulator can sweep them. `docs/tuning.md` shows what it found. Values that depend on the use
+/// are settings of the [`LeaseBuilder`](crate::LeaseBuilder).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Tuning {
-    /// The range of the election delay, in echoes. It is wide so that the first replica to write is heard by
-    /// the others. Default: 16.
+    /// The range of the election delay, in echoes. It is wide so that the first replica to write is
+    /// heard by the others. Default: 16.
     pub election_echoes: u32,
     /// The incumbent's head start over a follower's fresh work, in echoes. Default: 4.
     pub head_start_echoes: u32,
-    /// The shortest backoff, in echoes: news of a write must be able to arrive in time to stop the next one.
-    /// Default: 2.
+    /// The shortest backoff, in echoes: news of a write must be able to arrive in time to stop the
+    /// next one. Default: 2.
     pub backoff_echoes: u32,
-    /// The range of the delay that is added when two leaders see each other's writes and both step down, in
-    /// echoes. It is drawn evenly, because they are few; otherwise they would meet again. Default: 16.
+    /// The range of the delay that is added when two leaders see each other's writes and both step
+    /// down, in echoes. It is drawn evenly, because they are few; otherwise they would meet again.
+    /// Default: 16.
     pub rival_echoes: u32,
     /// The number of attempts by which a success opens the window. Default: 1.
     pub window_growth: usize,
     /// Patience before the first sample (RFC 6298, section 2.1). Default: 1 s.
     pub initial_patience: Duration,
-    /// The range over which the patience of the replicas is spread. The first to suspect a dead leader is this
-    /// far ahead of most others, so that its success silences them. Default: 2 s.
+    /// The range over which the patience of the replicas is spread. The first to suspect a dead
+    /// leader is this far ahead of most others, so that its success silences them. Default: 2 s.
     pub patience_spread: Duration,
-    /// The length of a key's first adoption, in patiences. Between two adoptions the key is late by one
-    /// patience. Default: 2.
+    /// The length of a key's first adoption, in patiences. Between two adoptions the key is late by
+    /// one patience. Default: 2.
     pub adoption_patiences: u32,
 }
 

@@ -1,5 +1,5 @@
-//! The window: how many attempts a leader may have in flight. It follows TCP's slow start and congestion
-//! avoidance (RFC 5681), for writers: competing writers are the congestion.
+//! The window: how many attempts a leader may have in flight. It follows TCP's slow start and
+//! congestion avoidance (RFC 5681), for writers: competing writers are the congestion.
 
 #[derive(Clone, Debug)]
 pub(super) struct Window {
@@ -27,8 +27,8 @@ impl Window {
         self.size = 1;
     }
 
-    /// Halves on the refusal of attempt `serial`, once per burst. Attempts that started before `next_serial` was
-    /// given out met the same congestion.
+    /// Halves on the refusal of attempt `serial`, once per burst. Attempts that started before
+    /// `next_serial` was given out met the same congestion.
     pub(super) fn halve(&mut self, serial: u64, next_serial: u64) {
         if serial >= self.halved_before {
             self.size = (self.size / 2).max(1);

@@ -15,7 +15,7 @@ use tokio::{
     time::sleep,
 };
 use writerlease::{
-    EnsureOutcome, Guard, Moment, Outcome, WriterLease,
+    EnsureOutcome, Guard, Moment, Outcome, SpawnError, WriterLease,
     election::{ElectionError, Elector, Events, Leadership},
     engine::Role,
     store::{Expected, Fence, MemoryStore, Store},
@@ -264,4 +264,14 @@ async fn fence_refuses_every_write_of_a_stale_leader() {
     let version = store.get("key").await.unwrap().unwrap().version;
     let written = store.put("key", "3".into(), Expected::Version(version), Some(&fence(2))).await;
     assert!(written.is_ok());
+}
+
+#[test]
+fn following_outside_of_a_runtime_is_an_error() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let lease: WriterLease<u32> =
+        runtime.block_on(async { WriterLease::builder("test").spawn() }).expect("valid");
+    let elector = Said::new();
+    assert_eq!(lease.follow(&elector), Err(SpawnError::NoRuntime));
+    assert_eq!(lease.follow_unfenced(&elector), Err(SpawnError::NoRuntime));
 }

@@ -1,14 +1,19 @@
-//! Handles on several threads, and the driver on another, in orders that [shuttle](https://docs.rs/shuttle) draws.
+//! Handles on several threads, and the driver on another, in orders that
+//! [shuttle](https://docs.rs/shuttle) draws.
 //!
-//! What the threads share is behind one lock, so a run is told by the order in which they take it; and before each time
-//! shuttle decides who goes on. Its threads take turns on one thread of the system, and none is switched while it holds the
-//! lock: so the real driver can run here, with its real lock, on a runtime of tokio whose time stands still unless a test
-//! moves it. Whatever has to happen must therefore happen because somebody woke the driver, not because a timer rang.
+//! The threads share only the state behind one lock, so a run is determined by the order in which
+//! they take it; before each time, shuttle decides which thread runs next. Its threads take turns
+//! on one thread of the system, and none is switched while it holds the lock. The real driver can
+//! therefore run here, with its real lock, on a runtime of tokio whose time stands still unless a
+//! test moves it. So everything must happen because somebody woke the driver, and not because a
+//! timer fired.
 //!
-//! There is no weaker order than this one to explore: the driver has no atomics of its own. (Nor is there `unsafe` that
-//! `cargo miri test` could find fault with, here or in the engine; it needs a nightly toolchain, so no script runs it.)
+//! No weaker memory order needs to be explored, because the driver has no atomics of its own. (Nor
+//! is there `unsafe` that `cargo miri test` could find fault with, here or in the engine; it needs
+//! a nightly toolchain, so no script runs it.)
 //!
-//! A failure prints its schedule, which `shuttle::replay` repeats. `INTERLEAVINGS=20000` draws so many of each:
+//! A failure prints its schedule, which `shuttle::replay` repeats. `INTERLEAVINGS=20000` sets the
+//! number of orders per test.
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg shuttle" INTERLEAVINGS=20000 cargo test --release --lib --target-dir target/shuttle interleavings
@@ -37,7 +42,7 @@ use crate::{Attempt, LeaseBuilder, LeaseClosed, Outcome, WriterLease, clock::now
 type Lease = WriterLease<usize>;
 
 const TERM: Duration = Duration::from_secs(60);
-/// How often the runtime may turn without the end being in sight.
+/// How often the runtime may turn before a test gives up.
 const TURNS: usize = 2000;
 
 thread_local! {
@@ -46,7 +51,7 @@ thread_local! {
 
 /// Lets another thread go first, if shuttle runs this one.
 pub(in crate::driver) fn switch() {
-    // Who unwinds can't be switched.
+    // A thread that unwinds cannot be switched.
     if EXPLORED.get() && !std::thread::panicking() {
         thread::sleep(Duration::ZERO);
     }
@@ -55,7 +60,7 @@ pub(in crate::driver) fn switch() {
 fn explore(run: impl Fn(Runtime) + Copy + Send + Sync + 'static) {
     let count = std::env::var("INTERLEAVINGS").map_or(300, |count| count.parse().expect("a number"));
     explore_by(RandomScheduler::new(count), run);
-    // Few switches, but at any place: what needs two of them is found sooner.
+    // Few switches, but at any place: this finds faults that need just two of them sooner.
     explore_by(PctScheduler::new(3, count), run);
 }
 
@@ -67,7 +72,7 @@ fn explore_by(scheduler: impl Scheduler + 'static, run: impl Fn(Runtime) + Send 
     Runner::new(scheduler, config).run(move || {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        // The other threads look at its clock.
+        // The other threads read its clock.
         let handle = runtime.handle().clone();
         let _context = handle.enter();
         run(runtime);
@@ -79,7 +84,7 @@ fn builder() -> LeaseBuilder {
     WriterLease::builder("test").seed(7).term(TERM).fixed_patience().backoff_steps(0)
 }
 
-/// A lease that leads, and whose driver sleeps.
+/// Returns a lease that leads and whose driver sleeps.
 fn leader(runtime: &Runtime) -> Lease {
     let lease: Lease = runtime.block_on(async { builder().spawn().unwrap() });
     lease.expire();
@@ -89,7 +94,7 @@ fn leader(runtime: &Runtime) -> Lease {
     lease
 }
 
-/// A lease that waits for the end of another's, and whose driver sleeps until then.
+/// Returns a lease that another replica holds, and whose driver sleeps until its end.
 fn follower(runtime: &Runtime) -> Lease {
     let lease: Lease = runtime.block_on(async { builder().spawn().unwrap() });
     lease.extend(&usize::MAX);
@@ -108,7 +113,7 @@ fn settle(runtime: &Runtime) {
     });
 }
 
-/// Lets the runtime work, but not its time pass: it is never idle.
+/// Turns the runtime until `done`. Its time stands still, because it is never idle.
 fn turn_until(runtime: &Runtime, mut done: impl FnMut() -> bool) {
     runtime.block_on(async {
         let before = now();
@@ -119,7 +124,7 @@ fn turn_until(runtime: &Runtime, mut done: impl FnMut() -> bool) {
             tokio::task::yield_now().await;
             thread::yield_now();
         }
-        panic!("nothing happens any more");
+        panic!("no progress");
     });
 }
 
@@ -150,7 +155,7 @@ impl Threads {
     }
 }
 
-/// What became of works.
+/// The counts of jobs that ran and of jobs that were refused.
 #[derive(Default)]
 struct Count {
     ran: AtomicUsize,
@@ -158,7 +163,7 @@ struct Count {
 }
 
 impl Count {
-    /// Hands in works for these keys. Every other one takes two polls, and so a task of its own.
+    /// Hands in jobs for these keys. Every other job takes two polls, and so a task of its own.
     fn try_all(self: &Arc<Self>, lease: &Lease, keys: std::ops::Range<usize>) {
         for key in keys {
             let count = self.clone();
@@ -188,7 +193,7 @@ impl Count {
 }
 
 #[test]
-fn whatever_a_leader_is_handed_runs_at_once() {
+fn leader_runs_new_jobs_immediately() {
     explore(|runtime| {
         let (lease, count, mut threads) = (leader(&runtime), Arc::<Count>::default(), Threads::default());
         for thread in 0..3 {
@@ -202,7 +207,7 @@ fn whatever_a_leader_is_handed_runs_at_once() {
 }
 
 #[test]
-fn a_lease_that_is_ended_while_work_comes_in_is_probed_at_once() {
+fn lease_expired_while_jobs_arrive_is_probed_immediately() {
     explore(|runtime| {
         let (lease, count, mut threads) = (follower(&runtime), Arc::<Count>::default(), Threads::default());
         let tries = (lease.clone(), count.clone());
@@ -216,7 +221,7 @@ fn a_lease_that_is_ended_while_work_comes_in_is_probed_at_once() {
 }
 
 #[test]
-fn work_for_a_driver_that_waits_for_nothing_sets_its_timer() {
+fn job_for_an_idle_driver_sets_its_timer() {
     explore(|runtime| {
         let (count, mut threads) = (Arc::<Count>::default(), Threads::default());
         let lease: Lease = runtime.block_on(async { builder().spawn().unwrap() });
@@ -227,33 +232,34 @@ fn work_for_a_driver_that_waits_for_nothing_sets_its_timer() {
         }
         turn_until(&runtime, || threads.are_over());
         threads.join();
-        assert_eq!(count.ran(), 0, "first there is the delay of an election: 16 echoes of 6 ms at most");
+        assert_eq!(count.ran(), 0, "the election delay comes first: at most 16 echoes of 6 ms");
         runtime.block_on(tokio::time::sleep(Duration::from_millis(100)));
         assert_eq!(count.ran(), 2);
     });
 }
 
 #[test]
-fn of_one_key_one_attempt_is_out_at_a_time_and_the_newest_work_wins() {
+fn one_attempt_per_key_and_newest_job_wins() {
     explore(|runtime| {
         let (lease, mut threads) = (leader(&runtime), Threads::default());
         let (out, ran) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<usize>>>::default());
         for thread in 0..2 {
             let (lease, out, ran) = (lease.clone(), out.clone(), ran.clone());
             threads.start(move || {
-                for work in 0..3 {
+                for job in 0..3 {
                     let (out, ran) = (out.clone(), ran.clone());
-                    let work = move |_| {
+                    let number = 10 * thread + job;
+                    let job = move |_| {
                         let (out, ran) = (out.clone(), ran.clone());
-                        assert!(!out.swap(true, SeqCst), "two at once");
-                        ran.lock().push(10 * thread + work);
+                        assert!(!out.swap(true, SeqCst), "two at the same time");
+                        ran.lock().push(number);
                         async move {
                             tokio::task::yield_now().await;
                             out.store(false, SeqCst);
                             Outcome::Written
                         }
                     };
-                    lease.try_work(0, work).unwrap();
+                    lease.try_work(0, job).unwrap();
                 }
             });
         }
@@ -263,14 +269,14 @@ fn of_one_key_one_attempt_is_out_at_a_time_and_the_newest_work_wins() {
         let ran = ran.lock();
         assert!(matches!(ran.last(), Some(2 | 12)), "a newer one was forgotten: {ran:?}");
         for thread in 0..2 {
-            let own: Vec<_> = ran.iter().filter(|work| **work / 10 == thread).collect();
+            let own: Vec<_> = ran.iter().filter(|job| **job / 10 == thread).collect();
             assert!(own.is_sorted_by(|one, next| one < next), "an older one came back: {ran:?}");
         }
     });
 }
 
 #[test]
-fn shutdown_leaves_no_work_in_doubt() {
+fn shutdown_leaves_no_job_in_doubt() {
     explore(|runtime| {
         let (lease, count, mut threads) = (leader(&runtime), Arc::<Count>::default(), Threads::default());
         for thread in 0..2 {
@@ -289,7 +295,7 @@ fn shutdown_leaves_no_work_in_doubt() {
         };
         turn_until(&runtime, || threads.are_over() && returned.is_finished());
         threads.join();
-        // What is handed back must not run all the same.
+        // A job whose key was handed back must not run later.
         settle(&runtime);
         let returned = runtime.block_on(returned).unwrap().len();
         assert_eq!(count.ran() + count.refused() + returned, 6, "done, refused or handed back");
@@ -300,7 +306,7 @@ fn shutdown_leaves_no_work_in_doubt() {
 }
 
 #[test]
-fn the_last_handle_ends_the_driver_whoever_drops_it() {
+fn last_handle_ends_the_driver_on_any_thread() {
     explore(|runtime| {
         let (lease, count, mut threads) = (leader(&runtime), Arc::<Count>::default(), Threads::default());
         let statuses = lease.subscribe();
@@ -309,9 +315,9 @@ fn the_last_handle_ends_the_driver_whoever_drops_it() {
             threads.start(move || count.try_all(&lease, 2 * thread..2 * thread + 2));
         }
         drop(lease);
-        let works = || Arc::strong_count(&count) - 1;
+        let jobs = || Arc::strong_count(&count) - 1;
         turn_until(&runtime, || {
-            threads.are_over() && works() == 0 && runtime.metrics().num_alive_tasks() == 0
+            threads.are_over() && jobs() == 0 && runtime.metrics().num_alive_tasks() == 0
         });
         threads.join();
         assert_eq!(statuses.borrow().closed, Some(LeaseClosed::ShutDown));
@@ -319,7 +325,7 @@ fn the_last_handle_ends_the_driver_whoever_drops_it() {
 }
 
 #[test]
-fn the_death_of_the_runtime_is_told_to_whoever_comes_after_it() {
+fn death_of_the_runtime_is_reported_afterwards() {
     explore(|runtime| {
         let (lease, count, mut threads) = (leader(&runtime), Arc::<Count>::default(), Threads::default());
         for thread in 0..2 {
@@ -341,7 +347,7 @@ fn the_death_of_the_runtime_is_told_to_whoever_comes_after_it() {
 }
 
 #[test]
-fn statuses_are_told_in_order_and_the_last_one_is_true() {
+fn statuses_come_in_order_and_last_is_true() {
     explore(|runtime| {
         let (lease, count, mut threads) = (leader(&runtime), Arc::<Count>::default(), Threads::default());
         for thread in 0..2 {
@@ -371,13 +377,13 @@ fn statuses_are_told_in_order_and_the_last_one_is_true() {
 }
 
 #[test]
-fn an_attempt_is_told_of_the_loss_of_its_role_whenever_that_comes() {
+fn attempt_always_learns_that_its_role_was_lost() {
     explore(|runtime| {
         let (lease, mut threads) = (leader(&runtime), Threads::default());
         let (ended, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let (tries, is_ended, finishes) = (lease.clone(), ended.clone(), done.clone());
         threads.start(move || {
-            let work = move |attempt: Attempt<usize>| {
+            let job = move |attempt: Attempt<usize>| {
                 let (led, done) = (!is_ended.load(SeqCst), finishes.clone());
                 async move {
                     if led {
@@ -387,13 +393,13 @@ fn an_attempt_is_told_of_the_loss_of_its_role_whenever_that_comes() {
                     Outcome::Unchanged
                 }
             };
-            tries.try_work(0, work).unwrap();
+            tries.try_work(0, job).unwrap();
         });
         let deposes = lease.clone();
         threads.start(move || {
             deposes.observe();
             switch();
-            // Only now may one start that is no leader's.
+            // Only from now on may an attempt start that is not a leader's.
             ended.store(true, SeqCst);
             deposes.expire();
         });

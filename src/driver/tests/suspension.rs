@@ -1,4 +1,4 @@
-//! What a suspended machine finds when it is resumed. tokio's time is paused, so that only `suspend` and `sleep` move it.
+//! Suspensions of the machine. tokio's time is paused, so that only `suspend` and `sleep` move it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,8 +21,8 @@ type Lease = WriterLease<&'static str>;
 
 const TERM: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
-/// tokio's timers are no finer.
-const TICK: Duration = Duration::from_millis(1);
+/// The resolution of tokio's timers.
+const TIMER: Duration = Duration::from_millis(1);
 
 fn lease() -> Lease {
     WriterLease::builder("test").seed(7).term(TERM).spawn().unwrap()
@@ -32,12 +32,12 @@ async fn leader() -> Lease {
     let lease = lease();
     run(&lease, "first").await;
     assert!(lease.is_leader());
-    // Its timer has rung and was set again.
+    // By now its timer has fired and was set again.
     sleep(10 * SECOND).await;
     lease
 }
 
-/// Somebody else's lease lasts for a term.
+/// Returns a lease that another replica holds for a term.
 async fn follower() -> Lease {
     let lease = WriterLease::builder("test").seed(7).term(TERM).backoff_steps(0).spawn().unwrap();
     lease.extend(&"other");
@@ -47,7 +47,7 @@ async fn follower() -> Lease {
     lease
 }
 
-/// How long it took, awake, until the work ran.
+/// Runs a job. Returns how long it took, awake, until it ran.
 async fn run(lease: &Lease, key: &'static str) -> Duration {
     let start = now();
     let (attempt, _) = out(lease, key, Outcome::Written).await;
@@ -56,7 +56,7 @@ async fn run(lease: &Lease, key: &'static str) -> Duration {
     now() - start
 }
 
-/// An attempt that is out, until the sender is used or dropped.
+/// Returns an attempt in flight. It finishes when the sender is used or dropped.
 async fn out(
     lease: &Lease,
     key: &'static str,
@@ -65,7 +65,7 @@ async fn out(
     let (starts, mut started) = mpsc::unbounded_channel();
     let (end, ended) = tokio::sync::oneshot::channel();
     let ended = Arc::new(Mutex::new(Some(ended)));
-    let work = move |attempt| {
+    let job = move |attempt| {
         starts.send(attempt).unwrap();
         let ended = ended.lock().unwrap().take();
         async move {
@@ -75,12 +75,12 @@ async fn out(
             outcome
         }
     };
-    lease.try_work(key, work).unwrap();
+    lease.try_work(key, job).unwrap();
     (started.recv().await.unwrap(), end)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_slept_through_its_term_is_none_at_once_and_says_so_within_a_second() {
+async fn suspended_leader_loses_lease_and_publishes_within_1s() {
     let lease = leader().await;
     let mut statuses = lease.subscribe();
     suspend(TERM / 2);
@@ -91,44 +91,44 @@ async fn a_leader_that_slept_through_its_term_is_none_at_once_and_says_so_within
     assert_eq!(lease.snapshot().lease_remaining, Duration::ZERO);
     let resumed = now();
     statuses.wait_for(|status| !status.is_leader).await.unwrap();
-    assert!(now() - resumed <= SECOND + TICK);
+    assert!(now() - resumed <= SECOND + TIMER);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resumed_leader_writes_without_delay_and_then_leads_again() {
+async fn resumed_leader_writes_immediately_and_leads_again() {
     let lease = leader().await;
     suspend(2 * TERM);
-    assert_eq!(run(&lease, "key").await, Duration::ZERO, "its driver was woken although its timer is late");
+    assert_eq!(run(&lease, "key").await, Duration::ZERO, "the job woke the driver, whose timer is late");
     assert!(lease.is_leader());
-    assert_eq!(lease.status().epoch, 1, "nobody else was heard of");
+    assert_eq!(lease.status().epoch, 1, "no other replica was seen");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_was_sent_before_the_suspension_extends_nothing_after_it() {
+async fn write_from_before_suspension_extends_nothing() {
     let lease = leader().await;
     let (attempt, end) = out(&lease, "slow", Outcome::Written).await;
     suspend(TERM);
     drop((attempt, end));
-    sleep(TICK).await;
+    sleep(TIMER).await;
     assert_eq!(lease.snapshot().counters.written, 2);
     assert!(!lease.is_leader());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_is_past_its_deadline_when_the_machine_has_slept_that_long() {
+async fn suspension_counts_towards_attempt_deadline() {
     let lease = leader().await;
     let (attempt, _end) = out(&lease, "slow", Outcome::Written).await;
     let left = attempt.deadline().remaining();
-    suspend(left - TICK);
+    suspend(left - TIMER);
     assert!(!attempt.is_cancelled());
-    suspend(TICK);
+    suspend(TIMER);
     assert!(attempt.is_cancelled() && attempt.deadline().has_passed());
-    timeout(TICK, attempt.cancelled()).await.unwrap();
+    timeout(TIMER, attempt.cancelled()).await.unwrap();
     assert_eq!(run(&lease, "other").await, Duration::ZERO, "its slot is free");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_deadline_hears_of_it_within_a_second_of_a_suspension() {
+async fn passed_returns_within_1s_of_a_suspension() {
     let until = Moment::now() + TERM;
     let waits = tokio::spawn(until.passed());
     sleep(SECOND / 2).await;
@@ -136,11 +136,11 @@ async fn who_waits_for_a_deadline_hears_of_it_within_a_second_of_a_suspension() 
     suspend(TERM);
     waits.await.unwrap();
     assert!(until.has_passed());
-    assert!(now() - resumed <= SECOND + TICK);
+    assert!(now() - resumed <= SECOND + TIMER);
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_suspension_waiting_is_as_exact_as_before() {
+async fn waiting_is_exact_after_a_suspension() {
     suspend(TERM);
     let start = now();
     (Moment::now() + SECOND / 2).passed().await;
@@ -148,11 +148,11 @@ async fn after_a_suspension_waiting_is_as_exact_as_before() {
     let lease = lease();
     lease.try_work("key", |_| async { Outcome::Written }).unwrap();
     assert_eq!(lease.wait().await, Ok(true));
-    assert!(now() - start < SECOND, "the delay of an election is 16 echoes of 6 ms at most");
+    assert!(now() - start < SECOND, "the election delay is at most 16 echoes of 6 ms");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_follower_left_to_a_leader_is_tried_within_a_second_of_a_suspension() {
+async fn follower_probes_within_1s_of_a_suspension() {
     let lease = follower().await;
     let (starts, mut started) = mpsc::unbounded_channel();
     lease
@@ -165,21 +165,21 @@ async fn what_a_follower_left_to_a_leader_is_tried_within_a_second_of_a_suspensi
     assert!(started.is_empty());
     let resumed = now();
     suspend(2 * TERM);
-    assert!(started.recv().await.unwrap() - resumed <= SECOND + TICK);
+    assert!(started.recv().await.unwrap() - resumed <= SECOND + TIMER);
     tokio::task::yield_now().await;
-    assert!(lease.is_leader(), "the other one's lease was over");
+    assert!(lease.is_leader(), "the other replica's lease was over");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_that_slept_less_than_the_lease_lets_the_leader_go_on() {
+async fn short_suspension_leaves_the_lease_to_the_leader() {
     let lease = follower().await;
     let remaining = lease.snapshot().lease_remaining;
     suspend(remaining / 2);
     let left = lease.snapshot().lease_remaining;
-    assert!(left <= remaining / 2 && left >= remaining / 2 - TICK);
+    assert!(left <= remaining / 2 && left >= remaining / 2 - TIMER);
 }
 
-/// An elector that says what it is told to.
+/// An elector whose leadership the test sets.
 struct Said(watch::Sender<Leadership>);
 
 impl Elector for Said {
@@ -203,7 +203,7 @@ impl Elector for Said {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_follows_an_election_runs_nothing_after_the_leadership_was_slept_through() {
+async fn elected_lease_runs_nothing_after_leadership_was_slept_through() {
     let until = Moment::now() + 10 * SECOND;
     let elector =
         Said(watch::Sender::new(Leadership::Leader { fence: Fence::new("test", "election", 1), until }));

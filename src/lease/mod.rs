@@ -1,23 +1,24 @@
 //! The handle of a lease.
 
+mod follow;
+mod reporter;
+
 use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
+pub use self::reporter::WatchReporter;
 use crate::{
-    clock::Moment,
     driver::{self, Attempt, BoxedJob, Shared},
-    election::{Elector, Leadership},
     engine::{Engine, Timestamp, config::LeaseBuilder, outcome::Verdict},
-    status::{LeaseClosed, Snapshot, SpawnError, Status, WatchState},
-    store::Fence,
+    status::{LeaseClosed, Snapshot, SpawnError, Status},
 };
 
 /// A lease that is held by doing the work it protects.
 ///
-/// The handle is cheap to clone. When the last one is dropped, no attempt starts any more, pending jobs
-/// are dropped, and attempts in flight run to their end. [`shutdown`](Self::shutdown) returns the keys that
-/// were left.
+/// The handle is cheap to clone. When the last one is dropped, no attempt starts any more, pending
+/// jobs are dropped, and attempts in flight run to their end. [`shutdown`](Self::shutdown) returns
+/// the keys that were left.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -36,9 +37,9 @@ use crate::{
 /// # }
 /// ```
 ///
-/// A job is called once per attempt, so it clones everything that it needs. The job below reads, compares
-/// and writes. A watcher reports to the lease when another replica wrote what the job would have written.
-/// The [`Guard`](crate::Guard) does all of this, ready made.
+/// A job is called once per attempt, so it clones everything that it needs. The job below reads,
+/// compares and writes. A watcher reports to the lease when another replica wrote what the job
+/// would have written. The [`Guard`](crate::Guard) does all of this, ready made.
 ///
 /// ```
 /// use writerlease::{LeaseClosed, Outcome, Verdict, WriterLease};
@@ -84,8 +85,8 @@ use crate::{
 /// # }
 /// ```
 ///
-/// A program that reports foreign writes should also report how long news takes, because all delays are
-/// measured in that: each time with [`echo`](Self::echo), or once with
+/// A program that reports foreign writes should also report how long news takes, because all delays
+/// are measured in that: each time with [`echo`](Self::echo), or once with
 /// [`echo_hint`](LeaseBuilder::echo_hint) if it is known.
 pub struct WriterLease<K: Hash + Eq + Clone + Send + Sync + 'static> {
     handle: Arc<Handle<K>>,
@@ -97,12 +98,14 @@ struct Handle<K: Hash + Eq + Clone + Send + Sync + 'static> {
 }
 
 impl LeaseBuilder {
-    /// Checks the settings and starts a lease on the current tokio runtime, which must have timers enabled.
+    /// Checks the settings and starts a lease on the current tokio runtime, which must have timers
+    /// enabled.
     ///
     /// # Errors
     ///
-    /// [`SpawnError::Config`] if a setting cannot be used, [`SpawnError::NoRuntime`] outside of a runtime. On
-    /// a runtime without timers the driver dies immediately: see [`LeaseClosed::DriverDied`].
+    /// [`SpawnError::Config`] if a setting cannot be used, [`SpawnError::NoRuntime`] outside of a
+    /// runtime. On a runtime without timers the driver dies immediately: see
+    /// [`LeaseClosed::DriverDied`].
     ///
     /// ```
     /// use writerlease::{LeaseBuilder, SpawnError, WriterLease};
@@ -120,22 +123,24 @@ impl LeaseBuilder {
 }
 
 impl WriterLease<Arc<str>> {
-    /// Returns the settings for a lease of this name. [`LeaseBuilder::spawn`] starts it for keys of any type.
-    /// The compiler infers the type from the first use, or reads it in
-    /// `let lease: WriterLease<u32> = WriterLease::builder("x").spawn()?`.
+    /// Returns the settings for a lease of this name.
+    ///
+    /// [`LeaseBuilder::spawn`] starts it for keys of any type. The compiler infers the type from
+    /// the first use, or from an annotation: `let lease: WriterLease<u32> = ...`.
     pub fn builder(name: impl Into<String>) -> LeaseBuilder {
         LeaseBuilder::new(name)
     }
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
-    /// **Try**: queues a job for a key. It runs when this process leads, or when it is the key's turn all the
-    /// same: the [engine](crate::engine) has the rules.
+    /// **Try**: queues a job for a key. It runs when this process leads, or when it is the key's
+    /// turn all the same: the [engine](crate::engine) has the rules.
     ///
-    /// At most one job per key is pending. A newer job replaces it and keeps its place. If an attempt of the
-    /// key is in flight, the new job runs afterwards. The job is called once per attempt and returns an
-    /// [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to do next. It must not block the
-    /// thread. A job that panics runs again after the retry interval.
+    /// At most one job per key is pending. A newer job replaces it and keeps its place. If an
+    /// attempt of the key is in flight, the new job runs afterwards. The job is called once per
+    /// attempt and returns an [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to
+    /// do next. It must not block the thread. A job that panics runs again after the retry
+    /// interval.
     ///
     /// # Errors
     ///
@@ -165,11 +170,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.handle.shared.try_work(key, job)
     }
 
-    /// **Extend**: records that another replica's write did what our job for this key would have done. Their
-    /// lease is extended, and our pending job for the key is dropped.
+    /// **Extend**: records that another replica's write did what our job for this key would have
+    /// done. Their lease is extended, and our pending job for the key is dropped.
     ///
-    /// Call it only after looking at the value, because an event about an older state must not clear a
-    /// newer job. On a lease that has ended this does nothing.
+    /// Call it only after looking at the value, because an event about an older state must not
+    /// clear a newer job. On a lease that has ended this does nothing.
     ///
     /// ```
     /// # use writerlease::WriterLease;
@@ -184,39 +189,83 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.extend_at(key, None);
     }
 
-    /// Like [`extend`](Self::extend), for a store that orders all its writes. `revision` is the position of the
-    /// write in that order, such as etcd's revision. Evidence from before the write that made us leader
-    /// clears the key and changes nothing else.
+    /// Like [`extend`](Self::extend), for a store that orders all its writes. `revision` is the
+    /// position of the write in that order, such as etcd's revision. Evidence from before the write
+    /// that made us leader clears the key and changes nothing else.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// /// Called for each event of a watch of etcd that was not ours.
+    /// fn changed(lease: &WriterLease<String>, key: &String, value: &str, want: &str, mod_revision: u64) {
+    ///     if value == want {
+    ///         lease.extend_at(key, Some(mod_revision));
+    ///     }
+    /// }
+    /// ```
     pub fn extend_at(&self, key: &K, revision: Option<u64>) {
         self.send(|engine, now| engine.handle_extend(now, key, revision));
     }
 
-    /// Records another write of our group: the writer's lease is extended, and our pending jobs stay. The key
-    /// that was written does not matter.
+    /// Records another write of our group: the writer's lease is extended, and our pending jobs
+    /// stay. The key that was written does not matter.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// /// Called for each write of another replica.
+    /// fn changed(lease: &WriterLease<String>, key: &String, value: &str, want: &str) {
+    ///     if value == want { lease.extend(key) } else { lease.observe() }
+    /// }
+    /// ```
     pub fn observe(&self) {
         self.send(|engine, now| engine.handle_observe(now, None));
     }
 
-    /// **Remove**: gives a key up and drops its pending job. An attempt in flight continues, but is not
-    /// repeated.
+    /// **Remove**: gives a key up and drops its pending job. An attempt in flight continues, but is
+    /// not repeated.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// /// Called when an object was deleted.
+    /// fn deleted(lease: &WriterLease<String>, key: &String) {
+    ///     lease.remove(key);
+    /// }
+    /// ```
     pub fn remove(&self, key: &K) {
         self.send(|engine, now| engine.handle_remove(now, key));
     }
 
-    /// Ends the lease, whoever holds it. We do not lead until our next success, and the next attempt needs no
-    /// delay. On a lease that [follows](Self::follow) an election this does nothing.
+    /// Ends the lease, whoever holds it. We do not lead until our next success, and the next
+    /// attempt needs no delay. On a lease that [follows](Self::follow) an election this does
+    /// nothing.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// /// Called on the last replica after the others were shut down.
+    /// fn alone(lease: &WriterLease<String>) {
+    ///     lease.expire(); // their lease need not be awaited
+    /// }
+    /// ```
     pub fn expire(&self) {
         self.send(|engine, now| engine.handle_expire(now));
     }
 
-    /// Reports how long a write of ours took, from its start until it came back through a watch. All delays
-    /// are measured in this time. A [`Guard`](crate::Guard) reports it by itself.
+    /// Reports how long a write of ours took, from its start until it came back through a watch.
+    /// All delays are measured in this time. A [`Guard`](crate::Guard) reports it by itself.
+    ///
+    /// ```
+    /// # use std::time::Instant;
+    /// # use writerlease::WriterLease;
+    /// /// Called when a watch returns our own write, whose attempt started at `start`.
+    /// fn returned(lease: &WriterLease<String>, start: Instant) {
+    ///     lease.echo(start.elapsed());
+    /// }
+    /// ```
     pub fn echo(&self, echo: Duration) {
         self.send(|engine, now| engine.handle_echo(now, echo));
     }
 
-    /// Returns a reporter for a program that reports foreign writes without a guard. The reporter sets
-    /// [`Status::watch`], which says whether these writes are observed at present.
+    /// Returns a reporter for a program that reports foreign writes without a guard. The reporter
+    /// sets [`Status::watch`], which says whether these writes are observed at present.
     ///
     /// ```
     /// use writerlease::{WatchState, WriterLease};
@@ -235,86 +284,28 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         WatchReporter::new(self.handle.shared.clone())
     }
 
-    /// Lets an election decide. From now on jobs run only while the elector leads, and attempts carry its
-    /// [fence](Attempt::fence). The election alone says who leads and until when: neither our writes nor
-    /// those of others move the lease. When the leadership ends, the attempts in flight are
-    /// [cancelled](Attempt::cancelled).
-    ///
-    /// A job that is tried while another replica is elected stays pending until that replica does it, or
-    /// until this one is elected. A caller that awaits it may wait long.
-    ///
-    /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be able to check it:
-    /// the store must be on the same server as the election. When the elector ends, the lease runs nothing.
-    /// Another call follows another elector instead. The lease does not keep the elector alive.
-    ///
-    /// # Errors
-    ///
-    /// [`SpawnError::NoRuntime`] outside of a tokio runtime; the lease then decides as before.
-    ///
-    /// ```
-    /// # use writerlease::{Outcome, WriterLease, election::Elector};
-    /// # async fn f(elector: impl Elector) -> Result<(), Box<dyn std::error::Error>> {
-    /// let lease: WriterLease<u32> = WriterLease::builder("leader-only").spawn()?;
-    /// lease.follow(&elector)?;
-    /// lease.try_work(7, |attempt| async move {
-    ///     println!("{} leads, by {:?}", attempt.key(), attempt.fence());
-    ///     Outcome::Written
-    /// })?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn follow(&self, elector: &impl Elector) -> Result<(), SpawnError> {
-        self.follow_leadership(elector, true)
-    }
-
-    /// Like [`follow`](Self::follow), but without fences, for jobs whose store is not the server of the
-    /// election. A leader that was paused may then write after its successor. Use it only where writes are
-    /// compared with the value that was read.
-    ///
-    /// # Errors
-    ///
-    /// [`SpawnError::NoRuntime`] outside of a tokio runtime.
-    pub fn follow_unfenced(&self, elector: &impl Elector) -> Result<(), SpawnError> {
-        self.follow_leadership(elector, false)
-    }
-
-    fn follow_leadership(&self, elector: &impl Elector, fenced: bool) -> Result<(), SpawnError> {
-        let runtime = runtime()?;
-        let mut leadership = elector.leadership();
-        // The present state is applied before this returns, so that no job that is tried after this call
-        // runs unelected. A lease that has ended needs no leader.
-        let now = leadership.borrow_and_update().clone();
-        let _ = self.handle.shared.handle_election(led(&now, fenced));
-        let shared = Arc::downgrade(&self.handle.shared);
-        let follower = runtime.spawn(async move {
-            loop {
-                let changed = leadership.changed().await;
-                let Some(shared) = shared.upgrade() else { return };
-                // An elector that was dropped no longer leads.
-                let next = match changed {
-                    Ok(()) => leadership.borrow_and_update().clone(),
-                    Err(_) => Leadership::Unknown,
-                };
-                if shared.handle_election(led(&next, fenced)).is_err() || changed.is_err() {
-                    return;
-                }
-            }
-        });
-        self.handle.shared.set_follower(follower.abort_handle());
-        Ok(())
-    }
-
     /// Reports how long a round trip to the store took; ignored after the first echo.
     pub(crate) fn echo_hint(&self, round_trip: Duration) {
         self.send(|engine, now| engine.handle_echo_hint(now, round_trip));
     }
 
-    /// **Wait**: waits until the first job is finished: by us, by another replica, because there was nothing
-    /// to write, or because it was given up. Returns whether we lead then. Cancel safe.
+    /// **Wait**: waits until the first job is finished: by us, by another replica, because there
+    /// was nothing to write, or because it was given up. Returns whether we lead then. Cancel safe.
     ///
     /// # Errors
     ///
     /// [`LeaseClosed`] once the lease takes no more jobs.
+    ///
+    /// ```
+    /// # use writerlease::{Outcome, WriterLease};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease = WriterLease::builder("status").spawn()?;
+    /// lease.try_work("key", |_| async { Outcome::Written })?;
+    /// assert!(lease.wait().await?); // our write was the first, so we lead
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn wait(&self) -> Result<bool, LeaseClosed> {
         let mut statuses = self.subscribe();
         let status = statuses.wait_for(|status| status.decided || status.closed.is_some()).await;
@@ -325,12 +316,23 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Like [`wait`](Self::wait), for at most `timeout`. Returns `None` if nothing was decided in time. Cancel
-    /// safe.
+    /// Like [`wait`](Self::wait), for at most `timeout`. Returns `None` if nothing was decided in
+    /// time. Cancel safe.
     ///
     /// # Errors
     ///
     /// [`LeaseClosed`] once the lease takes no more jobs.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use writerlease::WriterLease;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease: WriterLease<u32> = WriterLease::builder("status").spawn()?;
+    /// assert_eq!(lease.wait_timeout(Duration::from_secs(5)).await?, None); // no job, no decision
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn wait_timeout(&self, timeout: Duration) -> Result<Option<bool>, LeaseClosed> {
         match tokio::time::timeout(timeout, self.wait()).await {
             Ok(decided) => decided.map(Some),
@@ -338,12 +340,21 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Returns whether our work holds the lease at this moment. An idle lease belongs to nobody: a term after
-    /// the last write this is false, until the next job succeeds. The term continues while the machine is
-    /// suspended, where [the clock shows that](crate::Moment).
+    /// Returns whether our work holds the lease at this moment. An idle lease belongs to nobody: a
+    /// term after the last write this is false, until the next job succeeds. The term continues
+    /// while the machine is suspended, where [the clock shows that](crate::Moment).
     ///
-    /// It is a hint, and no lock: another replica may write at the same moment. The store's comparison of
-    /// versions, or a [`Fence`], refuses the later of two writes.
+    /// It is a hint, and no lock: another replica may write at the same moment. The store's
+    /// comparison of versions, or a [`Fence`](crate::store::Fence), refuses the later of two
+    /// writes.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// /// Collects statistics on one replica only: twice would be harmless, but costs.
+    /// fn should_collect(lease: &WriterLease<String>) -> bool {
+    ///     lease.is_leader()
+    /// }
+    /// ```
     pub fn is_leader(&self) -> bool {
         self.handle.shared.is_leader()
     }
@@ -413,13 +424,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Stops the lease: takes no more jobs, starts no more attempts, waits for those in flight for at most
-    /// `grace`, and cancels the rest. Returns the keys whose jobs were not finished: first those that were
-    /// pending, oldest first, then those whose attempts were still in flight.
+    /// Stops the lease: takes no more jobs, starts no more attempts, waits for those in flight for
+    /// at most `grace`, and cancels the rest. Returns the keys whose jobs were not finished: first
+    /// those that were pending, oldest first, then those whose attempts were still in flight.
     ///
-    /// A cancelled attempt [learns of it](Attempt::cancelled) and is left to itself; a write that was sent is
-    /// never cut off. A call that is dropped early stops the lease all the same, and another call then
-    /// returns the keys.
+    /// A cancelled attempt [learns of it](Attempt::cancelled) and is left to itself; a write that
+    /// was sent is never cut off. A call that is dropped early stops the lease all the same, and
+    /// another call then returns the keys.
     ///
     /// ```
     /// use std::time::Duration;
@@ -476,45 +487,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Handle<K> {
     }
 }
 
-/// A reporter of the state of one watch, for [`Status::watch`](crate::Status::watch). A
-/// [`Guard`](crate::Guard) has its own. Dropping the reporter removes the watch from the status.
-pub struct WatchReporter<K: Hash + Eq + Clone + Send + Sync + 'static> {
-    shared: Arc<Shared<K>>,
-    id: u64,
-}
-
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> WatchReporter<K> {
-    pub(crate) fn new(shared: Arc<Shared<K>>) -> Self {
-        let id = shared.add_watch();
-        Self { shared, id }
-    }
-
-    /// Reports the present state of the watch.
-    pub fn set(&self, watch: WatchState) {
-        self.shared.set_watch(self.id, Some(watch));
-    }
-}
-
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for WatchReporter<K> {
-    fn drop(&mut self) {
-        self.shared.set_watch(self.id, None);
-    }
-}
-
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> fmt::Debug for WatchReporter<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatchReporter").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
 fn runtime() -> Result<tokio::runtime::Handle, SpawnError> {
     tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)
-}
-
-/// Returns until when `leadership` lets this process lead, and the fence of its attempts if `fenced`.
-fn led(leadership: &Leadership, fenced: bool) -> Option<(Moment, Option<Fence>)> {
-    match leadership {
-        Leadership::Leader { fence, until } => Some((*until, fenced.then(|| fence.clone()))),
-        _ => None,
-    }
 }
