@@ -1,4 +1,4 @@
-//! What no rule says and every user relies on: the limits of time and of settings.
+//! The limits of time and of settings, which no rule states and every user relies on.
 
 use super::*;
 

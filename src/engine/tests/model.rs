@@ -122,7 +122,7 @@ impl Run {
         }
     }
 
-    /// Whether [`Event::OutcomeAgain`] does anything.
+    /// Returns whether [`Event::OutcomeAgain`] does anything.
     pub(crate) fn has_ended_attempt(&self) -> bool {
         self.ended.is_some()
     }
@@ -295,7 +295,7 @@ impl Run {
         );
     }
 
-    /// Whether no election forbids attempts.
+    /// Returns whether no election forbids attempts.
     fn may_work(&self) -> bool {
         self.elected.is_none_or(|until| self.now < until)
     }

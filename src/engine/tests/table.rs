@@ -562,6 +562,7 @@ fn elected_replica_leads_until_the_given_time() {
         world.engine.handle_elected(world.now, world.now + secs(100));
         let before = world.standing();
         assert_eq!((before.role, before.epoch), (Role::Leader, epoch));
+        assert_eq!(world.engine.counters().won, epoch);
         assert!(world.leads());
         world.pass(secs(10));
         world.engine.handle_elected(world.now, world.now + secs(100));
@@ -576,6 +577,8 @@ fn replica_that_is_not_elected_runs_nothing() {
     for mut world in [World::new(1), World::following(1), World::leading(1)] {
         world.engine.handle_not_elected(world.now);
         assert_eq!((world.engine.role(), world.leads()), (Role::Follower, false));
+        let counters = world.engine.counters();
+        assert_eq!(counters.won + counters.lost, world.engine.role_generation());
         world.wants_many(3);
         assert!(world.polls().is_empty());
         assert_eq!(world.engine.poll_timeout(), None);

@@ -82,9 +82,10 @@ impl World {
     /// A leader whose window is `window`.
     pub(super) fn leading_wide(seed: u64, window: usize) -> Self {
         let mut world = Self::leading(seed);
-        while world.engine.window() < window {
+        for _ in world.engine.window()..window {
             world.lands("warm up");
         }
+        assert_eq!(world.engine.window(), window);
         world
     }
 
@@ -106,10 +107,17 @@ impl World {
 
     pub(super) fn long_following_with(settings: LeaseBuilder) -> Self {
         let mut world = Self::following_with(settings);
-        while world.engine.losses() <= 5 {
-            world.evidence("theirs");
-        }
+        world.falls_far_behind(Duration::ZERO);
         world
+    }
+
+    /// Delivers evidence at intervals until the backoff is past its steps.
+    pub(super) fn falls_far_behind(&mut self, interval: Duration) {
+        for _ in self.engine.losses()..=5 {
+            self.pass(interval);
+            self.evidence("theirs");
+        }
+        assert_eq!(self.engine.losses(), 6);
     }
 
     pub(super) fn standing(&self) -> Standing {

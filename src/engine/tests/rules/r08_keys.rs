@@ -236,10 +236,7 @@ fn repeated_work_counts_as_a_new_request() {
         world.wants("other");
         world.removes("other");
         // Another replica leads for good.
-        while world.engine.losses() <= 5 {
-            world.pass(ms(50));
-            world.evidence("theirs");
-        }
+        world.falls_far_behind(ms(50));
         world.pass(secs(10));
         world.evidence("theirs");
         assert!(world.polls().is_empty(), "{outcome:?}: due, but not yet overdue");
