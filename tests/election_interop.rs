@@ -36,7 +36,7 @@ mod etcd {
         let (theirs, key) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
         follows(&ours, "theirs").await;
-        let info = LeaderInfo { key, id: "theirs".to_owned(), address: String::new() };
+        let info = LeaderInfo { key, identity: "theirs".to_owned(), address: String::new() };
         assert_eq!(ours.leader_info().await.expect("it serves"), info);
         theirs.interrupt().await;
         leads(&ours).await;
@@ -140,8 +140,8 @@ mod etcd {
     }
 
     async fn candidate(server: &EtcdServer, id: &str) -> EtcdElector {
-        let builder = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).id(id);
-        builder.address(format!("{id}:80")).session_ttl(TTL).start().await.expect("a session")
+        let builder = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).identity(id);
+        builder.address(format!("{id}:80")).ttl(TTL).start().await.expect("a session")
     }
 
     /// An etcdctl that leads, and its key.
@@ -249,7 +249,7 @@ mod zookeeper {
 
     async fn candidate(server: &ZookeeperServer, identity: &str) -> ZookeeperElector {
         let builder = ZookeeperElector::builder(server.endpoint(), ELECTION).identity(identity);
-        let builder = builder.session_timeout(TTL).extra_lock_pattern("__lock__");
+        let builder = builder.ttl(TTL).extra_lock_pattern("__lock__");
         builder.start().await.expect("a session")
     }
 
@@ -340,7 +340,7 @@ mod redis {
     }
 
     async fn candidate(server: &RedisServer) -> RedisElector {
-        let builder = RedisElector::builder(server.endpoint(), ELECTION).node_id("ours");
+        let builder = RedisElector::builder(server.endpoint(), ELECTION).identity("ours");
         builder.ttl(TTL).start().await.expect("valid settings")
     }
 

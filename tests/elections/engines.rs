@@ -106,8 +106,8 @@ impl Engine for Etcd {
     }
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdElector {
-        let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).id(identity);
-        builder.session_ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).identity(identity);
+        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
     }
 
     async fn store(&self) -> EtcdStore {
@@ -155,7 +155,8 @@ impl Engine for Voter {
     }
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdVoter {
-        let voters = EtcdVoters::with_request_timeout(etcd_client(address).await, REQUEST);
+        let voters = EtcdVoters::builder(etcd_client(address).await).request_timeout(REQUEST).build();
+        let voters = voters.expect("valid settings");
         voters.add_voter(ELECTION, identity, Self::TTL).expect("valid settings")
     }
 
@@ -199,7 +200,7 @@ impl Engine for Zookeeper {
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> ZookeeperElector {
         let builder = ZookeeperElector::builder(address.to_string(), ELECTION).identity(identity);
-        builder.session_timeout(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
     }
 
     async fn store(&self) -> ZookeeperStore {
@@ -249,7 +250,7 @@ impl Engine for Redis {
     }
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> RedisElector {
-        let builder = RedisElector::builder(format!("redis://{address}"), ELECTION).node_id(identity);
+        let builder = RedisElector::builder(format!("redis://{address}"), ELECTION).identity(identity);
         builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("valid settings")
     }
 

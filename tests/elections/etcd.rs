@@ -29,8 +29,9 @@ const LONG_TTL: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
 pub async fn builder(address: SocketAddr, id: &str) -> EtcdElectorBuilder {
-    let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).id(id).address("10.0.0.1:80");
-    builder.session_ttl(LONG_TTL).request_timeout(REQUEST)
+    let builder =
+        EtcdElector::builder(etcd_client(address).await, ELECTION).identity(id).address("10.0.0.1:80");
+    builder.ttl(LONG_TTL).request_timeout(REQUEST)
 }
 
 pub async fn candidate(address: SocketAddr, id: &str) -> EtcdElector {
@@ -65,13 +66,13 @@ pub async fn compact(server: &EtcdServer) {
 #[tokio::test]
 async fn settings_that_cannot_be_used_are_told_with_their_rule() {
     let client = etcd_client(nowhere()).await;
-    let builder = |election, id| EtcdElector::builder(client.clone(), election).id(id);
+    let builder = |election, id| EtcdElector::builder(client.clone(), election).identity(id);
     assert_config(builder("", "id").start().await, "election", "\"\"", "not empty");
-    assert_config(builder("e", " ").start().await, "id", "\" \"", "not blank");
-    let short = builder("e", "id").session_ttl(Duration::from_millis(999));
-    assert_config(short.start().await, "session_ttl", "999ms", "at least 1s");
-    let long = builder("e", "id").session_ttl(Duration::MAX);
-    assert_config(long.start().await, "session_ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    assert_config(builder("e", " ").start().await, "identity", "\" \"", "not blank");
+    let short = builder("e", "id").ttl(Duration::from_millis(999));
+    assert_config(short.start().await, "ttl", "999ms", "at least 1s");
+    let long = builder("e", "id").ttl(Duration::MAX);
+    assert_config(long.start().await, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
     let never = builder("e", "id").request_timeout(Duration::ZERO);
     assert_config(never.start().await, "request_timeout", "0ns", "longer than zero");
 }
@@ -123,11 +124,12 @@ async fn keys_and_values_are_those_of_the_replaced_package() {
 async fn leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them() {
     let server = EtcdServer::start().await;
     let odd = "a \"quoted\" \\ ünïcödé\n🦀";
-    let odd = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).id(odd).address(odd);
+    let odd = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).identity(odd).address(odd);
     let odd = odd.start().await.expect("a session");
     leads(&odd).await;
     let key = keys(&server).await.remove(0).0;
-    let expected = LeaderInfo { key: key.clone(), id: odd.identity().into(), address: odd.identity().into() };
+    let expected =
+        LeaderInfo { key: key.clone(), identity: odd.identity().into(), address: odd.identity().into() };
     assert_eq!(odd.leader_info().await.expect("it leads"), expected);
     let other = candidate(server.address(), "other").await;
     follows(&other, odd.identity()).await;
@@ -148,13 +150,13 @@ async fn a_value_that_is_no_json_is_the_id_of_a_leader_without_an_address() {
     let key = format!("{ELECTION}/foreign");
     for value in ["pod-1", "", "{\"id\":", "5", r#"{"id":5}"#, r#"["id"]"#, "null"] {
         client.put(key.as_str(), value, None).await.expect("it serves");
-        let expected = LeaderInfo { key: key.clone(), id: value.into(), address: String::new() };
+        let expected = LeaderInfo { key: key.clone(), identity: value.into(), address: String::new() };
         assert_eq!(elector.leader_info().await.expect("somebody leads"), expected);
         client.delete(key.as_str(), None).await.expect("it serves");
     }
     client.put(key.as_str(), r#"{"addr":"x","id":"y","more":1}"#, None).await.expect("it serves");
     let info = elector.leader_info().await.expect("somebody leads");
-    assert_eq!((&*info.id, &*info.address), ("y", "x"));
+    assert_eq!((&*info.identity, &*info.address), ("y", "x"));
 }
 
 #[tokio::test]
@@ -177,7 +179,7 @@ async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
     let second = candidate(server.address(), "second").await;
     let mut of_second = second.leader_notices();
     let info = first.leader_info().await.expect("it leads");
-    assert_eq!(info.id, "first");
+    assert_eq!(info.identity, "first");
     assert_eq!(soon(of_second.recv()).await, Some(LeaderNotice::NewLeader(info)));
 
     first.resign().await.expect("it serves");
@@ -198,8 +200,7 @@ async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
 async fn error_notices_tell_what_goes_wrong_and_last_that_it_has_ended() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let elector =
-        builder(proxy.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let elector = builder(proxy.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;
     let mut errors = elector.error_notices();
     proxy.stall();
@@ -275,8 +276,7 @@ async fn the_keys_of_one_id_are_cleared_and_no_others() {
 #[tokio::test]
 async fn a_campaign_ends_with_its_session_and_begins_anew_with_another() {
     let server = EtcdServer::start().await;
-    let elector =
-        builder(server.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let elector = builder(server.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;
     let (old, lease) = (token(&elector), keys(&server).await[0].2);
     let mut events = elector.events();
@@ -356,8 +356,7 @@ async fn a_resignation_that_was_cut_off_leaves_no_key() {
 async fn a_resignation_that_could_not_be_told_ends_with_the_session() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let first =
-        builder(proxy.address(), "first").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let first = builder(proxy.address(), "first").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&first).await;
     let second = candidate(server.address(), "second").await;
     follows(&second, "first").await;

@@ -88,8 +88,7 @@ async fn one_may_be_evicted_before_its_first_election() {
 #[tokio::test]
 async fn one_that_is_evicted_without_a_server_keeps_out_when_the_server_is_back() {
     let mut server = EtcdServer::start().await;
-    let elector =
-        builder(server.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let elector = builder(server.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;
     server.kill();
     let refused = soon(elector.evict_leader()).await;

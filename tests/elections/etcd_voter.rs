@@ -27,7 +27,8 @@ const LONG_TERM: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
 async fn voters(address: SocketAddr) -> EtcdVoters {
-    EtcdVoters::with_request_timeout(etcd_client(address).await, REQUEST)
+    let builder = EtcdVoters::builder(etcd_client(address).await).request_timeout(REQUEST);
+    builder.build().expect("valid settings")
 }
 
 async fn vote(voters: &EtcdVoters, key: &str, value: &str) -> EtcdVoter {
@@ -57,13 +58,15 @@ fn channel(voters: &EtcdVoters, key: &str) -> mpsc::Receiver<String> {
 async fn settings_that_cannot_be_used_are_told_with_their_rule() {
     let voters = voters(nowhere()).await;
     let short = voters.add_voter("k", "v", Duration::from_millis(999));
-    assert_config(short, "term", "999ms", "at least 1s");
+    assert_config(short, "ttl", "999ms", "at least 1s");
     let long = voters.add_voter("k", "v", Duration::MAX);
-    assert_config(long, "term", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    assert_config(long, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
     assert_config(voters.add_voter("", "v", LONG_TERM), "key", "\"\"", "not empty");
     assert_config(voters.add_voter("k", "", LONG_TERM), "value", "\"\"", "not empty");
     assert_config(voters.add_watch("", mpsc::channel(1).0), "key", "\"\"", "not empty");
     assert_config(voters.add_watch_callback("", |_, _, _| {}), "key", "\"\"", "not empty");
+    let never = EtcdVoters::builder(etcd_client(nowhere()).await).request_timeout(Duration::ZERO).build();
+    assert_config(never.map_err(Into::into), "request_timeout", "0ns", "longer than zero");
 }
 
 #[tokio::test]

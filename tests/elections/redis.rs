@@ -29,12 +29,12 @@ const TTL: Duration = Duration::from_millis(300);
 /// What happens in time does so for another reason than that it has passed.
 const LONG_TTL: Duration = Duration::from_secs(60);
 
-fn builder(server: &RedisServer, node_id: &str) -> RedisElectorBuilder {
-    RedisElector::builder(server.endpoint(), KEY).node_id(node_id).ttl(TTL)
+fn builder(server: &RedisServer, identity: &str) -> RedisElectorBuilder {
+    RedisElector::builder(server.endpoint(), KEY).identity(identity).ttl(TTL)
 }
 
-async fn candidate(server: &RedisServer, node_id: &str) -> RedisElector {
-    builder(server, node_id).start().await.expect("valid settings")
+async fn candidate(server: &RedisServer, identity: &str) -> RedisElector {
+    builder(server, identity).start().await.expect("valid settings")
 }
 
 /// The key's value, if there is one.

@@ -28,7 +28,7 @@ const REQUEST: Duration = Duration::from_secs(1);
 
 fn builder(address: SocketAddr, identity: &str) -> ZookeeperElectorBuilder {
     let builder = ZookeeperElector::builder(address.to_string(), BASE).identity(identity);
-    builder.session_timeout(LONG_TIMEOUT).request_timeout(REQUEST)
+    builder.ttl(LONG_TIMEOUT).request_timeout(REQUEST)
 }
 
 async fn candidate(address: SocketAddr, identity: &str) -> ZookeeperElector {
@@ -78,8 +78,8 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
     for (timeout, rule) in
         [(Duration::ZERO, "at least 100ms"), (Duration::from_secs(25 * 24 * 3600), "at most 2147483.647s")]
     {
-        let bad = builder(nowhere(), "one").session_timeout(timeout).start().await;
-        assert_config(bad, "session_timeout", &format!("{timeout:?}"), rule);
+        let bad = builder(nowhere(), "one").ttl(timeout).start().await;
+        assert_config(bad, "ttl", &format!("{timeout:?}"), rule);
     }
     let never = builder(nowhere(), "one").connect_timeout(Duration::ZERO).start().await;
     assert_config(never, "connect_timeout", "0ns", "longer than zero");
@@ -260,7 +260,7 @@ async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_
     let client = zookeeper_client(server.address()).await;
     let mut candidates = Vec::new();
     for name in ["first", "second", "third", "fourth"] {
-        let builder = builder(server.address(), name).session_timeout(SHORT_TIMEOUT);
+        let builder = builder(server.address(), name).ttl(SHORT_TIMEOUT);
         let candidate = builder.start().await.expect("a session");
         reaches(&candidate, "it takes part", |state| !matches!(state, Leadership::Unknown)).await;
         candidates.push(candidate);
@@ -351,7 +351,7 @@ async fn candidates_of_other_programs_take_part() {
 async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let builder = |address| builder(address, "one").session_timeout(SHORT_TIMEOUT);
+    let builder = |address| builder(address, "one").ttl(SHORT_TIMEOUT);
     let elector = builder(proxy.address()).start().await.expect("a session");
     leads(&elector).await;
     let reign = token(&elector);
@@ -384,7 +384,7 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
 async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let elector = builder(proxy.address(), "one").session_timeout(2 * SHORT_TIMEOUT);
+    let elector = builder(proxy.address(), "one").ttl(2 * SHORT_TIMEOUT);
     let elector = elector.start().await.expect("a session");
     leads(&elector).await;
     let (reign, mut events) = (token(&elector), elector.events());
