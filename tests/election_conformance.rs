@@ -147,7 +147,7 @@ async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
     }
     sleep(2 * E::TTL).await;
     assert!(first.is_leader(), "{:?}", first.leadership().borrow());
-    assert_eq!(first.fence().expect("it leads").token(), token, "it is still the same reign");
+    assert_eq!(first.fence().expect("it leads").token(), token, "its term of leadership goes on");
 }
 
 async fn a_leader_that_was_deposed_knows_and_competes_again<E: Engine>() {
@@ -195,25 +195,27 @@ async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: 
     for (elector, events) in [(first, of_first), (second, of_second)] {
         elector.close().await;
         let events: Vec<_> = timeout(LONG, events.collect()).await.expect("they end");
-        let mut reign = None;
-        let mut reigns = Vec::new();
+        let mut leading = None;
+        let mut elected = Vec::new();
         for event in events {
             match event {
                 Event::Elected { token } => {
-                    assert_eq!(reign.replace(token), None, "elected twice");
-                    reigns.push(token);
+                    assert_eq!(leading.replace(token), None, "elected twice");
+                    elected.push(token);
                 }
-                Event::Retired { token } => assert_eq!(reign.take(), Some(token), "retired from what it had"),
-                Event::NewLeader { .. } => assert_eq!(reign, None, "another leads beside us"),
+                Event::Retired { token } => {
+                    assert_eq!(leading.take(), Some(token), "retired from what it had")
+                }
+                Event::NewLeader { .. } => assert_eq!(leading, None, "another leads beside us"),
                 Event::Interrupted(error) => panic!("{error}"),
                 Event::Failed(error) => assert!(error.is_cancelled(), "{error}"),
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(reign, None, "it retired at the end");
-        // Every reign that we saw was told, and none twice.
-        assert!(reigns.is_sorted_by(|a, b| a < b), "{reigns:?}");
-        assert!(reigns.len() >= 4, "{reigns:?} of {tokens:?}");
+        assert_eq!(leading, None, "it retired at the end");
+        // The events show every term of leadership once.
+        assert!(elected.is_sorted_by(|a, b| a < b), "{elected:?}");
+        assert!(elected.len() >= 4, "{elected:?} of {tokens:?}");
     }
 }
 

@@ -176,7 +176,7 @@ mod networks {
         assert!(landed.is_sorted_by_key(|(_, token)| *token), "a stale write landed: {landed:?}");
         gaps.sort_unstable();
         println!(
-            "{} reigns, {} writes landed, {} were fenced, median takeover {:?}",
+            "{} terms of leadership, {} writes succeeded, {} were fenced, median takeover {:?}",
             acts.len(),
             landed.len(),
             fenced.lock(),

@@ -143,7 +143,7 @@ async fn neither_our_works_nor_those_of_others_move_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_has_the_fence_of_its_reign_and_is_told_when_that_is_over() {
+async fn attempts_have_the_fence_of_their_term() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector);
@@ -163,7 +163,7 @@ async fn an_attempt_has_the_fence_of_its_reign_and_is_told_when_that_is_over() {
     settle().await;
     assert_eq!(lease.snapshot().in_flight, 0, "it was told");
     elector.leads(8, 1000);
-    assert_eq!(seen.recv().await, Some(Some(fence(8))), "it is tried again by the next reign");
+    assert_eq!(seen.recv().await, Some(Some(fence(8))), "the next term tries it again");
 }
 
 #[tokio::test(start_paused = true)]

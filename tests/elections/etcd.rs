@@ -376,18 +376,18 @@ async fn a_leader_goes_on_after_a_compaction_while_it_was_cut_off_and_is_told() 
     let proxy = Proxy::start(server.address()).await;
     let elector = candidate(proxy.address(), "one").await;
     leads(&elector).await;
-    let reign = token(&elector);
+    let old_token = token(&elector);
     let mut events = elector.events();
     proxy.refuse(true);
     proxy.cut();
     compact(&server).await;
     proxy.heal();
     interrupted(&mut events, ElectionError::is_watch_expired).await;
-    assert_eq!(token(&elector), reign);
+    assert_eq!(token(&elector), old_token);
     // The new watch works.
     let deposed = Instant::now();
     raw(&server).await.delete(keys(&server).await.remove(0).0, None).await.expect("it serves");
     event(&mut events, |event| matches!(event, Event::Retired { .. }).then_some(())).await;
     leads(&elector).await;
-    assert!(deposed.elapsed() < LONG && token(&elector) > reign);
+    assert!(deposed.elapsed() < LONG && token(&elector) > old_token);
 }

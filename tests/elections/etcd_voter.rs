@@ -221,7 +221,7 @@ async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
     assert_eq!(soon(values.recv()).await.as_deref(), Some("before"));
     let voter = vote(&voters, KEY, "one").await;
     leads(&voter).await;
-    let (reign, mut events) = (token(&voter), voter.events());
+    let (old_token, mut events) = (token(&voter), voter.events());
     proxy.refuse(true);
     proxy.cut();
     for value in ["missed", "now"] {
@@ -234,7 +234,7 @@ async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
     assert_eq!(soon(values.recv()).await.as_deref(), Some("after"));
     let error = interrupted(&mut events, ElectionError::is_watch_expired).await;
     assert!(!error.is_cancelled());
-    assert_eq!(token(&voter), reign);
+    assert_eq!(token(&voter), old_token);
 }
 
 #[tokio::test]

@@ -185,11 +185,11 @@ async fn a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_i
         builder(&server, "one").on_leadership_change(callback.clone()).on_leadership_change(callback);
     let elector = builder.start().await.expect("valid settings");
     leads(&elector).await;
-    let (reign, mut events) = (token(&elector), elector.events());
+    let (old_token, mut events) = (token(&elector), elector.events());
     let second = candidate(&server, "second").await;
     follows(&second, "one").await;
     until("both have returned", async || ended.load(Ordering::SeqCst) == 2).await;
-    assert_eq!(token(&elector), reign);
+    assert_eq!(token(&elector), old_token);
     assert!(!second.is_leader());
     elector.close().await;
     assert_eq!((begun.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (4, 4));
@@ -332,17 +332,17 @@ async fn keys_that_ours_is_a_prefix_of_are_none_of_our_business() {
     leads(&elector).await;
     let second = builder(&server, "second").ttl(LONG_TTL).start().await.expect("valid settings");
     follows(&second, "one").await;
-    let (reign, before) = (token(&elector), scripts(&server).await);
+    let (old_token, before) = (token(&elector), scripts(&server).await);
     for round in 0..50 {
         server.ask(&format!("SET {KEY}{round} x")).await;
         server.ask(&format!("DEL {KEY}{round}")).await;
     }
     sleep(Duration::from_millis(100)).await;
     assert_eq!(scripts(&server).await, before);
-    assert_eq!(token(&elector), reign);
+    assert_eq!(token(&elector), old_token);
     // It does listen.
     server.ask(&format!("DEL {KEY}")).await;
-    let anew = async || (elector.is_leader() && token(&elector) > reign) || second.is_leader();
+    let anew = async || (elector.is_leader() && token(&elector) > old_token) || second.is_leader();
     until("somebody is elected", anew).await;
 }
 

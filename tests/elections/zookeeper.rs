@@ -233,7 +233,7 @@ async fn each_candidate_watches_only_the_one_before_it() {
     }
     // The leader watches its own, and so does its successor.
     until("all watch", async || watches(&server).await == (5, 6)).await;
-    let reign = token(&candidates[0]);
+    let old_token = token(&candidates[0]);
     let names = nodes(&client).await;
     let before: Vec<_> = proxies.iter().map(Proxy::to_server).collect();
     delete(&client, &names[2]).await;
@@ -241,7 +241,7 @@ async fn each_candidate_watches_only_the_one_before_it() {
     let asked = proxies.iter().zip(before).map(|(proxy, before)| proxy.to_server() > before);
     let asked: Vec<_> = asked.collect();
     assert_eq!(asked, [false, false, false, true, false, false], "only the successor has to look");
-    assert_eq!(token(&candidates[0]), reign);
+    assert_eq!(token(&candidates[0]), old_token);
 
     // The end of the leader is the business of one, too.
     candidates[0].close().await;
@@ -354,7 +354,7 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
     let builder = |address| builder(address, "one").ttl(SHORT_TIMEOUT);
     let elector = builder(proxy.address()).start().await.expect("a session");
     leads(&elector).await;
-    let reign = token(&elector);
+    let old_token = token(&elector);
     let client = zookeeper_client(server.address()).await;
     let mut events = elector.events();
     proxy.stall();
@@ -367,7 +367,7 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
     }
     let expired = |error: &ElectionError| matches!(error, ElectionError::SessionExpired);
     assert!(matches!(told.last(), Some(Event::Failed(error)) if expired(error)), "{told:?}");
-    let retired = |event: &Event| matches!(event, Event::Retired { token } if *token == reign);
+    let retired = |event: &Event| matches!(event, Event::Retired { token } if *token == old_token);
     assert!(told.iter().any(retired), "{told:?}");
     assert!(matches!(&*elector.leadership().borrow(), Leadership::Failed(error) if expired(error)));
     assert!(matches!(elector.resign().await, Err(ElectionError::Closed)));
@@ -377,7 +377,7 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
 
     let new = builder(proxy.address()).start().await.expect("a session");
     leads(&new).await;
-    assert!(token(&new) > reign);
+    assert!(token(&new) > old_token);
 }
 
 #[tokio::test]
@@ -387,13 +387,13 @@ async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
     let elector = builder(proxy.address(), "one").ttl(2 * SHORT_TIMEOUT);
     let elector = elector.start().await.expect("a session");
     leads(&elector).await;
-    let (reign, mut events) = (token(&elector), elector.events());
+    let (old_token, mut events) = (token(&elector), elector.events());
     proxy.stall();
     sleep(SHORT_TIMEOUT / 2).await;
     proxy.heal();
     proxy.cut();
     sleep(3 * SHORT_TIMEOUT).await;
-    assert_eq!(token(&elector), reign);
+    assert_eq!(token(&elector), old_token);
     elector.close().await;
     while let Some(event) = soon(events.next()).await {
         assert!(!matches!(&event, Event::Failed(error) if !error.is_cancelled()), "{event:?}");
