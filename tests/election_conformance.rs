@@ -31,30 +31,30 @@ macro_rules! conformance {
 }
 
 conformance! {
-    one_of_many_is_elected_and_all_know_who,
+    one_is_elected_and_all_know_it,
     another_takes_over_after_resign,
     another_takes_over_after_close,
-    another_takes_over_when_the_last_handle_is_dropped,
-    another_takes_over_from_a_leader_that_is_cut_off_which_knew_before,
-    a_leader_that_was_cut_off_for_less_than_its_time_goes_on,
-    a_leader_that_was_deposed_knows_and_competes_again,
+    another_takes_over_after_the_last_handle,
+    leaders_cut_off_stop_before_a_takeover,
+    leaders_survive_short_interruptions,
+    deposed_leaders_notice_and_compete_again,
     one_that_does_not_lead_may_resign,
-    tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow,
-    a_late_reader_is_told_the_state_of_now_first,
+    tokens_grow_and_slow_readers_miss_nothing,
+    late_readers_get_the_current_state_first,
     nothing_is_left_behind_after_close,
-    close_is_idempotent_and_prompt_while_a_campaign_blocks,
+    close_is_idempotent_and_prompt,
     close_is_prompt_without_a_server,
     after_close_nothing_more_happens,
     the_last_event_says_that_it_has_ended,
-    a_server_that_is_killed_and_restarted_has_one_leader_again,
+    one_leads_again_after_a_server_restart,
     a_half_open_connection_is_noticed_in_time,
-    a_fence_lets_the_leader_write_and_nobody_who_was_leader,
-    a_fence_is_refused_whatever_state_the_key_is_in,
+    fences_admit_the_leader_and_no_former_one,
+    stale_fences_are_refused_in_every_key_state,
     a_fence_of_another_engine_is_invalid,
-    an_idle_leader_writes_at_most_once_in_a_third_of_its_time,
+    idle_leaders_renew_every_third_of_the_ttl,
 }
 
-async fn one_of_many_is_elected_and_all_know_who<E: Engine>() {
+async fn one_is_elected_and_all_know_it<E: Engine>() {
     let engine = E::start().await;
     let mut candidates = Vec::new();
     for index in 0..5 {
@@ -100,7 +100,7 @@ async fn another_takes_over_after_close<E: Engine>() {
     assert!(closed.elapsed() < E::TTL / 2, "handed over after {:?}", closed.elapsed());
 }
 
-async fn another_takes_over_when_the_last_handle_is_dropped<E: Engine>() {
+async fn another_takes_over_after_the_last_handle<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let dropped = Instant::now();
@@ -109,7 +109,7 @@ async fn another_takes_over_when_the_last_handle_is_dropped<E: Engine>() {
     assert!(dropped.elapsed() < E::TTL / 2, "handed over after {:?}", dropped.elapsed());
 }
 
-async fn another_takes_over_from_a_leader_that_is_cut_off_which_knew_before<E: Engine>() {
+async fn leaders_cut_off_stop_before_a_takeover<E: Engine>() {
     let engine = E::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let first = engine.candidate_at(proxy.address(), "first").await;
@@ -133,7 +133,7 @@ async fn another_takes_over_from_a_leader_that_is_cut_off_which_knew_before<E: E
     assert!(!first.is_leader() && second.is_leader());
 }
 
-async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
+async fn leaders_survive_short_interruptions<E: Engine>() {
     let engine = E::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let first = engine.candidate_at(proxy.address(), "first").await;
@@ -150,7 +150,7 @@ async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
     assert_eq!(first.fence().expect("it leads").token(), token, "its term of leadership goes on");
 }
 
-async fn a_leader_that_was_deposed_knows_and_competes_again<E: Engine>() {
+async fn deposed_leaders_notice_and_compete_again<E: Engine>() {
     let engine = E::start().await;
     let first = engine.candidate("first").await;
     leads(&first).await;
@@ -170,7 +170,7 @@ async fn one_that_does_not_lead_may_resign<E: Engine>() {
     leads(&second).await;
 }
 
-async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: Engine>() {
+async fn tokens_grow_and_slow_readers_miss_nothing<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let (of_first, of_second) = (first.events(), second.events());
@@ -219,7 +219,7 @@ async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: 
     }
 }
 
-async fn a_late_reader_is_told_the_state_of_now_first<E: Engine>() {
+async fn late_readers_get_the_current_state_first<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let token = first.fence().expect("it leads").token();
@@ -240,7 +240,7 @@ async fn nothing_is_left_behind_after_close<E: Engine>() {
     assert_eq!(engine.traces().await, [""; 0]);
 }
 
-async fn close_is_idempotent_and_prompt_while_a_campaign_blocks<E: Engine>() {
+async fn close_is_idempotent_and_prompt<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let started = Instant::now();
@@ -291,7 +291,7 @@ async fn the_last_event_says_that_it_has_ended<E: Engine>() {
     assert!(error.is_cancelled());
 }
 
-async fn a_server_that_is_killed_and_restarted_has_one_leader_again<E: Engine>() {
+async fn one_leads_again_after_a_server_restart<E: Engine>() {
     let mut engine = E::start().await;
     let (first, second) = two(&engine).await;
     let third = engine.candidate("third").await;
@@ -322,7 +322,7 @@ async fn a_half_open_connection_is_noticed_in_time<E: Engine>() {
     leads_or_fails(&second).await;
 }
 
-async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
+async fn fences_admit_the_leader_and_no_former_one<E: Engine>() {
     let engine = E::start().await;
     let store = engine.store().await;
     let (first, second) = two(&engine).await;
@@ -348,7 +348,7 @@ async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
     assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
 }
 
-async fn a_fence_is_refused_whatever_state_the_key_is_in<E: Engine>() {
+async fn stale_fences_are_refused_in_every_key_state<E: Engine>() {
     let engine = E::start().await;
     let store = engine.store().await;
     let (first, _second) = two(&engine).await;
@@ -397,7 +397,7 @@ async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
     assert_eq!(store.get("key").await.expect("it serves"), None);
 }
 
-async fn an_idle_leader_writes_at_most_once_in_a_third_of_its_time<E: Engine>() {
+async fn idle_leaders_renew_every_third_of_the_ttl<E: Engine>() {
     let engine = E::start().await;
     let (first, _second) = two(&engine).await;
     sleep(E::TTL).await;

@@ -56,7 +56,7 @@ async fn does_not_lead<E: Engine>(elector: &E::Elector, what: &str) {
 }
 
 #[tokio::test]
-async fn keys_of_others_in_an_etcd_election_make_nobody_leader() {
+async fn foreign_keys_in_etcd_elect_nobody() {
     let engine = Etcd::start().await;
     let mut client = etcd_client(engine.address()).await;
     let mut keys: Vec<Vec<u8>> = values().iter().map(|_| format!("{ELECTION}/0").into_bytes()).collect();
@@ -80,7 +80,7 @@ async fn keys_of_others_in_an_etcd_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_candidate_of_etcd_whose_own_key_somebody_else_wrote_competes_again_when_that_is_gone() {
+async fn etcd_candidates_wait_for_a_foreign_own_key() {
     let engine = Etcd::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let elector = engine.candidate_at(proxy.address(), "one").await;
@@ -100,7 +100,7 @@ async fn a_candidate_of_etcd_whose_own_key_somebody_else_wrote_competes_again_wh
 }
 
 #[tokio::test]
-async fn values_of_others_in_the_key_of_a_voter_make_nobody_leader() {
+async fn foreign_values_of_the_key_elect_no_voter() {
     let engine = Voter::start().await;
     let mut client = etcd_client(engine.address()).await;
     for (what, value) in values() {
@@ -114,7 +114,7 @@ async fn values_of_others_in_the_key_of_a_voter_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_key_that_somebody_else_wrote_under_the_lease_of_a_voter_does_not_make_it_leader() {
+async fn foreign_keys_under_its_lease_elect_no_voter() {
     let engine = Voter::start().await;
     let mut client = etcd_client(engine.address()).await;
     client.put(ELECTION, "theirs", None).await.expect("it serves");
@@ -130,7 +130,7 @@ async fn a_key_that_somebody_else_wrote_under_the_lease_of_a_voter_does_not_make
 }
 
 #[tokio::test]
-async fn nodes_of_others_in_a_zookeeper_election_make_nobody_leader() {
+async fn foreign_nodes_in_zookeeper_elect_nobody() {
     let engine = Zookeeper::start().await;
     let client = zookeeper_client(engine.address()).await;
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -164,7 +164,7 @@ async fn nodes_of_others_in_a_zookeeper_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_node_that_somebody_else_named_like_ours_is_not_taken_for_ours() {
+async fn foreign_nodes_with_our_prefix_are_not_ours() {
     let engine = Zookeeper::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let client = zookeeper_client(engine.address()).await;
@@ -205,7 +205,7 @@ async fn set(server: &RedisServer, key: &str, value: &[u8]) {
 }
 
 #[tokio::test]
-async fn values_of_others_in_the_key_of_a_redis_election_make_nobody_leader() {
+async fn foreign_values_in_redis_elect_nobody() {
     let engine = Redis::start().await;
     let server = &engine.0;
     let mut holders = values();
@@ -231,7 +231,7 @@ async fn values_of_others_in_the_key_of_a_redis_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn an_empty_value_of_somebody_else_is_neither_renewed_nor_deleted() {
+async fn empty_foreign_values_are_left_alone() {
     let engine = Redis::start().await;
     let server = &engine.0;
     server.ask(&format!("SET {ELECTION} \"\" PX 2000")).await;
@@ -247,7 +247,7 @@ async fn an_empty_value_of_somebody_else_is_neither_renewed_nor_deleted() {
 }
 
 #[tokio::test]
-async fn whatever_somebody_else_made_of_the_counter_tokens_grow_and_the_leader_goes_on() {
+async fn tokens_grow_whatever_the_counter_says() {
     let engine = Redis::start().await;
     let server = &engine.0;
     let counter = format!("{ELECTION}:token");

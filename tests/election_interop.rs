@@ -31,7 +31,7 @@ mod etcd {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_etcdctl_leads_and_does_so_once_it_resigns() {
+    async fn we_follow_etcdctl_until_it_resigns() {
         let server = EtcdServer::start().await;
         let (theirs, key) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -43,7 +43,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_lease_of_an_etcdctl_that_was_killed_has_ended() {
+    async fn we_replace_a_killed_etcdctl() {
         let server = EtcdServer::start().await;
         let (theirs, key) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -59,7 +59,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn what_an_etcdctl_that_was_killed_left_behind_can_be_cleared() {
+    async fn keys_of_a_killed_etcdctl_can_be_cleared() {
         let server = EtcdServer::start().await;
         let (theirs, _) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -70,7 +70,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn etcdctl_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+    async fn etcdctl_waits_for_us_and_we_for_it() {
         let server = EtcdServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -101,7 +101,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn etcdctl_that_listens_is_told_of_ours_by_id_and_address() {
+    async fn listening_etcdctl_sees_our_identity_and_address() {
         let server = EtcdServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -117,7 +117,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn ours_and_etcdctl_lead_in_the_order_in_which_they_came() {
+    async fn etcdctl_and_we_lead_in_order_of_arrival() {
         let server = EtcdServer::start().await;
         let first = candidate(&server, "first").await;
         leads(&first).await;
@@ -157,7 +157,7 @@ mod zookeeper {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_kazoo_leads_and_does_so_once_it_releases() {
+    async fn we_follow_kazoo_until_it_releases() {
         let server = ZookeeperServer::start().await;
         let mut theirs = holder(&server, "theirs").await;
         let ours = candidate(&server, "ours").await;
@@ -170,7 +170,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_session_of_a_kazoo_that_was_killed_has_ended() {
+    async fn we_replace_a_killed_kazoo() {
         let server = ZookeeperServer::start().await;
         let theirs = holder(&server, "theirs").await;
         let ours = candidate(&server, "ours").await;
@@ -180,7 +180,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_follows_a_kazoo_that_does_not_say_who_it_is() {
+    async fn we_follow_a_kazoo_without_identity() {
         let server = ZookeeperServer::start().await;
         let mut theirs = holder(&server, "").await;
         let ours = candidate(&server, "ours").await;
@@ -191,7 +191,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn kazoo_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+    async fn kazoo_waits_for_us_and_we_for_it() {
         let server = ZookeeperServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -223,7 +223,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_and_kazoo_lead_in_the_order_in_which_they_came() {
+    async fn kazoo_and_we_lead_in_order_of_arrival() {
         let server = ZookeeperServer::start().await;
         let first = candidate(&server, "first").await;
         leads(&first).await;
@@ -264,7 +264,7 @@ mod redis {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_redis_py_has_the_key_and_leads_once_it_releases() {
+    async fn we_follow_redis_py_until_it_releases() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, None).await;
         let ours = candidate(&server).await;
@@ -274,7 +274,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_time_of_a_redis_py_that_was_killed_is_up() {
+    async fn we_replace_a_killed_redis_py() {
         let server = RedisServer::start().await;
         let started = Instant::now();
         let (theirs, token) = holder(&server, Some(2)).await;
@@ -286,7 +286,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn redis_py_whose_time_is_up_can_neither_extend_nor_release_what_ours_has() {
+    async fn an_expired_redis_py_cannot_touch_our_key() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, Some(2)).await;
         let ours = candidate(&server).await;
@@ -301,7 +301,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn ours_that_waits_leaves_redis_py_the_key_when_it_resigns_and_closes() {
+    async fn waiting_we_leave_redis_py_its_key() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, None).await;
         let ours = candidate(&server).await;
@@ -314,7 +314,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn redis_py_waits_until_ours_resigns_and_then_ours_knows_it() {
+    async fn redis_py_waits_until_we_resign() {
         let server = RedisServer::start().await;
         let ours = candidate(&server).await;
         leads(&ours).await;

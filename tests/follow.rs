@@ -114,7 +114,7 @@ async fn works_run_only_while_the_election_is_won() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn neither_our_works_nor_those_of_others_move_the_lease() {
+async fn jobs_do_not_move_a_followed_lease() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector);
@@ -182,7 +182,7 @@ async fn without_fences_it_follows_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_elector_that_is_gone_leads_no_more_and_another_may_take_its_place() {
+async fn gone_electors_lead_no_more() {
     let elector = Said::new();
     let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
     lease.follow(&elector);
@@ -216,7 +216,7 @@ async fn nothing_is_left_of_a_lease_that_followed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_guards_the_elected_one_writes_and_the_other_sees_it_done() {
+async fn only_the_elected_guard_writes() {
     let store = MemoryStore::new();
     let electors = [Said::new(), Said::new()];
     let guards = electors.each_ref().map(|elector| {
@@ -239,7 +239,7 @@ async fn of_two_guards_the_elected_one_writes_and_the_other_sees_it_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_believes_in_itself_for_too_long_writes_nothing() {
+async fn leaders_past_their_time_write_nothing() {
     let store = MemoryStore::new();
     let (old, new) = (Said::new(), Said::new());
     let guard = |elector: &Said| {

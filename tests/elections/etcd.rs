@@ -64,7 +64,7 @@ pub async fn compact(server: &EtcdServer) {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     let client = etcd_client(nowhere()).await;
     let builder = |election, id| EtcdElector::builder(client.clone(), election).identity(id);
     assert_config(builder("", "id").start().await, "election", "\"\"", "not empty");
@@ -78,7 +78,7 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
 }
 
 #[tokio::test]
-async fn without_a_server_or_an_answer_start_fails_in_bounded_time() {
+async fn start_without_answers_fails_in_bounded_time() {
     let mut server = EtcdServer::start().await;
     let tries = async |address: SocketAddr| {
         let started = Instant::now();
@@ -95,7 +95,7 @@ async fn without_a_server_or_an_answer_start_fails_in_bounded_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_back_for_one_of_the_three_tries_is_good_enough() {
+async fn start_succeeds_within_three_tries() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     proxy.refuse(true);
@@ -108,7 +108,7 @@ async fn a_server_that_is_back_for_one_of_the_three_tries_is_good_enough() {
 }
 
 #[tokio::test]
-async fn keys_and_values_are_those_of_the_replaced_package() {
+async fn keys_and_values_match_the_go_package() {
     let server = EtcdServer::start().await;
     let elector = candidate(server.address(), "one").await;
     leads(&elector).await;
@@ -121,7 +121,7 @@ async fn keys_and_values_are_those_of_the_replaced_package() {
 }
 
 #[tokio::test]
-async fn leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them() {
+async fn leader_info_has_key_identity_and_address() {
     let server = EtcdServer::start().await;
     let odd = "a \"quoted\" \\ ünïcödé\n🦀";
     let odd = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).identity(odd).address(odd);
@@ -142,7 +142,7 @@ async fn leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them() 
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_json_is_the_id_of_a_leader_without_an_address() {
+async fn values_without_json_are_identities() {
     let server = EtcdServer::start().await;
     let mut client = raw(&server).await;
     let elector = candidate(server.address(), "one").await;
@@ -171,7 +171,7 @@ async fn without_any_candidate_there_is_no_leader() {
 }
 
 #[tokio::test]
-async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
+async fn notices_show_each_leader_until_the_end() {
     let server = EtcdServer::start().await;
     let first = candidate(server.address(), "first").await;
     let mut of_first = first.leader_notices();
@@ -197,7 +197,7 @@ async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
 }
 
 #[tokio::test]
-async fn error_notices_tell_what_goes_wrong_and_last_that_it_has_ended() {
+async fn error_notices_end_with_the_elector() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = builder(proxy.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
@@ -217,7 +217,7 @@ async fn error_notices_tell_what_goes_wrong_and_last_that_it_has_ended() {
 }
 
 #[tokio::test]
-async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_nothing() {
+async fn untaken_notices_are_dropped_and_reported() {
     let server = EtcdServer::start().await;
     let block_time = Duration::from_millis(200);
     let builder = builder(server.address(), "one").await.block_time(block_time);
@@ -250,7 +250,7 @@ async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_no
 }
 
 #[tokio::test]
-async fn the_keys_of_one_id_are_cleared_and_no_others() {
+async fn only_keys_of_one_identity_are_cleared() {
     let server = EtcdServer::start().await;
     let mut client = raw(&server).await;
     let lease = client.lease_grant(600, None).await.expect("it serves").id();
@@ -274,7 +274,7 @@ async fn the_keys_of_one_id_are_cleared_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_campaign_ends_with_its_session_and_begins_anew_with_another() {
+async fn campaigns_restart_with_a_new_session() {
     let server = EtcdServer::start().await;
     let elector = builder(server.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;
@@ -297,7 +297,7 @@ async fn a_campaign_ends_with_its_session_and_begins_anew_with_another() {
 }
 
 #[tokio::test]
-async fn a_create_whose_answer_was_lost_makes_no_second_key() {
+async fn a_lost_answer_makes_no_second_key() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     proxy.lose_answer(br#"{"id":"one""#);
@@ -334,7 +334,7 @@ async fn a_campaign_that_failed_leaves_no_key() {
 }
 
 #[tokio::test]
-async fn a_resignation_that_was_cut_off_leaves_no_key() {
+async fn interrupted_resignations_leave_no_key() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = candidate(proxy.address(), "one").await;
@@ -353,7 +353,7 @@ async fn a_resignation_that_was_cut_off_leaves_no_key() {
 }
 
 #[tokio::test]
-async fn a_resignation_that_could_not_be_told_ends_with_the_session() {
+async fn unanswered_resignations_end_with_the_session() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let first = builder(proxy.address(), "first").await.ttl(SHORT_TTL).start().await.expect("a session");
@@ -371,7 +371,7 @@ async fn a_resignation_that_could_not_be_told_ends_with_the_session() {
 }
 
 #[tokio::test]
-async fn a_leader_goes_on_after_a_compaction_while_it_was_cut_off_and_is_told() {
+async fn leaders_survive_a_compaction_and_report_it() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = candidate(proxy.address(), "one").await;

@@ -26,7 +26,7 @@ async fn assert_keeps_out(elector: &EtcdElector) {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_cancelled() {
+async fn evicted_leaders_follow_until_the_eviction_ends() {
     let server = EtcdServer::start().await;
     let first = candidate(server.address(), "first").await;
     leads(&first).await;
@@ -52,7 +52,7 @@ async fn a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_ca
 }
 
 #[tokio::test]
-async fn a_follower_that_is_evicted_does_not_win_when_the_leader_goes() {
+async fn evicted_followers_do_not_win() {
     let server = EtcdServer::start().await;
     let first = candidate(server.address(), "first").await;
     leads(&first).await;
@@ -86,7 +86,7 @@ async fn one_may_be_evicted_before_its_first_election() {
 }
 
 #[tokio::test]
-async fn one_that_is_evicted_without_a_server_keeps_out_when_the_server_is_back() {
+async fn evictions_hold_across_a_server_outage() {
     let mut server = EtcdServer::start().await;
     let elector = builder(server.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;

@@ -55,7 +55,7 @@ fn channel(voters: &EtcdVoters, key: &str) -> mpsc::Receiver<String> {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     let voters = voters(nowhere()).await;
     let short = voters.add_voter("k", "v", Duration::from_millis(999));
     assert_config(short, "ttl", "999ms", "at least 1s");
@@ -70,7 +70,7 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
 }
 
 #[tokio::test]
-async fn one_client_votes_for_several_keys_each_an_election_of_its_own() {
+async fn each_key_is_its_own_election() {
     let server = EtcdServer::start().await;
     let (one, other) = (voters(server.address()).await, voters(server.address()).await);
     let theirs = vote(&other, "b", "theirs").await;
@@ -85,7 +85,7 @@ async fn one_client_votes_for_several_keys_each_an_election_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_same_voter_is_added_once_and_another_for_the_key_is_refused() {
+async fn each_key_accepts_one_voter() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let voter = vote(&voters, KEY, "one").await;
@@ -105,7 +105,7 @@ async fn the_same_voter_is_added_once_and_another_for_the_key_is_refused() {
 }
 
 #[tokio::test]
-async fn a_voter_that_is_removed_stops_and_another_wins_at_once() {
+async fn removed_voters_are_replaced_immediately() {
     let server = EtcdServer::start().await;
     let (one, other) = (voters(server.address()).await, voters(server.address()).await);
     let first = vote(&one, KEY, "first").await;
@@ -130,7 +130,7 @@ async fn a_voter_that_is_removed_stops_and_another_wins_at_once() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_the_value_of_now_and_each_change_of_this_key() {
+async fn watches_report_the_current_value_and_changes() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     put(&server, KEY, "1").await;
@@ -150,7 +150,7 @@ async fn a_watch_tells_the_value_of_now_and_each_change_of_this_key() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_a_key_that_does_not_exist_yet_when_it_appears() {
+async fn watches_report_keys_that_appear_later() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let mut values = channel(&voters, KEY);
@@ -162,7 +162,7 @@ async fn a_watch_tells_a_key_that_does_not_exist_yet_when_it_appears() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_is_slow_holds_up_neither_others_nor_the_voters() {
+async fn slow_watchers_delay_no_one_else() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let (mut slow, mut quick) = (channel(&voters, KEY), channel(&voters, KEY));
@@ -179,7 +179,7 @@ async fn a_watcher_that_is_slow_holds_up_neither_others_nor_the_voters() {
 }
 
 #[tokio::test]
-async fn a_callback_is_first_told_the_value_of_now_as_the_previous_one_too() {
+async fn first_callbacks_have_the_current_value_twice() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     put(&server, KEY, "1").await;
@@ -196,7 +196,7 @@ async fn a_callback_is_first_told_the_value_of_now_as_the_previous_one_too() {
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_is_called_with_the_next_change() {
+async fn panicking_callbacks_get_the_next_change() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let (sender, mut calls) = mpsc::unbounded_channel();
@@ -212,7 +212,7 @@ async fn a_callback_that_panics_is_called_with_the_next_change() {
 }
 
 #[tokio::test]
-async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
+async fn watches_and_voters_survive_a_compaction() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let voters = voters(proxy.address()).await;
@@ -238,7 +238,7 @@ async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
 }
 
 #[tokio::test]
-async fn who_steps_down_lets_others_win_for_twice_the_term() {
+async fn stepping_down_lets_others_win() {
     let server = EtcdServer::start().await;
     let (one, other) = (voters(server.address()).await, voters(server.address()).await);
     let mut ours = Vec::new();
@@ -264,7 +264,7 @@ async fn who_steps_down_lets_others_win_for_twice_the_term() {
 }
 
 #[tokio::test]
-async fn close_ends_voters_and_watches_and_leaves_nothing_in_etcd() {
+async fn close_ends_everything_and_empties_etcd() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let ours = [vote(&voters, "a", "1").await, vote(&voters, "b", "2").await];
@@ -315,7 +315,7 @@ async fn with_the_last_handle_voters_and_watches_end() {
 }
 
 #[tokio::test]
-async fn a_vote_that_may_have_arrived_is_found_again_or_undone() {
+async fn unanswered_votes_are_found_or_undone() {
     let server = EtcdServer::start().await;
     for undone in [false, true] {
         let proxy = Proxy::start(server.address()).await;
@@ -332,7 +332,7 @@ async fn a_vote_that_may_have_arrived_is_found_again_or_undone() {
 }
 
 #[test]
-fn pauses_grow_up_to_the_longest_and_begin_anew_after_a_reset() {
+fn pauses_grow_to_the_longest_until_reset() {
     let (first, longest) = (Duration::from_millis(10), Duration::from_secs(1));
     let mut pauses = UnlimitedBackoff::new(first, longest);
     for _ in 0..2 {

@@ -71,7 +71,7 @@ impl Calls {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     let url = format!("redis://{}", nowhere());
     let builder = |key: &str| RedisElector::builder(url.as_str(), key);
     assert_config(builder("").start().await, "key", "\"\"", "not empty");
@@ -89,7 +89,7 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
 }
 
 #[tokio::test]
-async fn settings_that_are_not_given_are_ten_seconds_a_third_of_them_and_a_random_id() {
+async fn defaults_are_those_that_the_setters_state() {
     let server = RedisServer::start().await;
     let default =
         async || RedisElector::builder(server.endpoint(), KEY).start().await.expect("valid settings");
@@ -110,7 +110,7 @@ async fn settings_that_are_not_given_are_ten_seconds_a_third_of_them_and_a_rando
 }
 
 #[tokio::test]
-async fn the_leader_renews_as_often_as_it_is_told() {
+async fn leaders_renew_at_the_renewal_interval() {
     let server = RedisServer::start().await;
     let (ttl, interval) = (Duration::from_secs(2), Duration::from_millis(100));
     let elector = builder(&server, "one").ttl(ttl).renewal_interval(interval).start().await;
@@ -124,7 +124,7 @@ async fn the_leader_renews_as_often_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn start_waits_for_nobody_and_the_election_begins_when_there_is_a_server() {
+async fn start_does_not_wait_for_a_server() {
     let mut server = RedisServer::start().await;
     server.kill();
     let elector = soon(builder(&server, "one").start()).await.expect("valid settings");
@@ -134,7 +134,7 @@ async fn start_waits_for_nobody_and_the_election_begins_when_there_is_a_server()
 }
 
 #[tokio::test]
-async fn callbacks_are_told_each_change_in_the_order_in_which_they_were_added() {
+async fn callbacks_run_in_order_of_registration() {
     let server = RedisServer::start().await;
     let calls = Calls::default();
     let mut builder = builder(&server, "one");
@@ -170,7 +170,7 @@ async fn one_that_never_led_calls_nobody_back() {
 }
 
 #[tokio::test]
-async fn a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_it() {
+async fn slow_callbacks_delay_only_close() {
     let server = RedisServer::start().await;
     let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let callback = {
@@ -205,7 +205,7 @@ async fn a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_i
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_stops_no_others() {
+async fn panicking_callbacks_stop_no_others() {
     let server = RedisServer::start().await;
     let calls = Calls::default();
     let builder = builder(&server, "one")
@@ -238,7 +238,7 @@ async fn only_a_callback_that_is_slow_is_logged() {
 }
 
 #[tokio::test]
-async fn after_all_is_deleted_the_leader_leads_again_by_a_greater_token() {
+async fn a_flush_gives_the_leader_a_greater_token() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;
@@ -254,7 +254,7 @@ async fn after_all_is_deleted_the_leader_leads_again_by_a_greater_token() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_key_was_overwritten_retires_and_leaves_the_key_alone() {
+async fn leaders_retire_when_their_key_is_overwritten() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;
@@ -273,7 +273,7 @@ async fn a_leader_whose_key_was_overwritten_retires_and_leaves_the_key_alone() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_closed_before_it_noticed_that_it_was_deposed_leaves_the_key_alone() {
+async fn deposed_leaders_leave_the_key_at_close() {
     let server = RedisServer::start().await;
     let elector = candidate(&server, "one").await;
     leads(&elector).await;
@@ -283,7 +283,7 @@ async fn a_leader_that_is_closed_before_it_noticed_that_it_was_deposed_leaves_th
 }
 
 #[tokio::test]
-async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
+async fn tokens_are_counted_beside_the_key() {
     let server = RedisServer::start().await;
     let elector = candidate(&server, "one").await;
     leads(&elector).await;
@@ -302,7 +302,7 @@ async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
 }
 
 #[tokio::test]
-async fn the_key_of_somebody_else_is_waited_for_whether_it_expires_or_not() {
+async fn foreign_keys_are_waited_for() {
     let server = RedisServer::start().await;
     server.ask(&format!("SET {KEY} foreign")).await;
     let elector = candidate(&server, "one").await;
@@ -326,7 +326,7 @@ async fn the_key_of_somebody_else_is_waited_for_whether_it_expires_or_not() {
 }
 
 #[tokio::test]
-async fn keys_that_ours_is_a_prefix_of_are_none_of_our_business() {
+async fn longer_keys_do_not_matter() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;

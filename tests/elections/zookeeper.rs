@@ -61,7 +61,7 @@ async fn watches(server: &ZookeeperServer) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     for identity in ["", " \n"] {
         let blank = builder(nowhere(), identity).start().await;
         assert_config(blank, "identity", &format!("{identity:?}"), "not blank");
@@ -90,7 +90,7 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
 }
 
 #[tokio::test]
-async fn without_a_server_or_an_answer_start_fails_within_the_connect_timeout() {
+async fn start_fails_within_the_connect_timeout() {
     let mut server = ZookeeperServer::start().await;
     let fails = async |address: SocketAddr| {
         let started = Instant::now();
@@ -107,7 +107,7 @@ async fn without_a_server_or_an_answer_start_fails_within_the_connect_timeout() 
 }
 
 #[tokio::test]
-async fn an_existing_client_stays_usable_and_one_of_our_own_is_closed() {
+async fn only_own_clients_are_closed() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let on_client =
@@ -128,7 +128,7 @@ async fn an_existing_client_stays_usable_and_one_of_our_own_is_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_confined_to_a_part_of_the_tree_elects_there() {
+async fn confined_clients_elect_in_their_subtree() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -142,7 +142,7 @@ async fn a_client_that_is_confined_to_a_part_of_the_tree_elects_there() {
 }
 
 #[tokio::test]
-async fn nodes_are_named_like_those_of_the_replaced_package_and_hold_the_identity() {
+async fn nodes_match_the_go_package() {
     let server = ZookeeperServer::start().await;
     let elector = candidate(server.address(), "pod-1 ünïcödé").await;
     leads(&elector).await;
@@ -158,7 +158,7 @@ async fn nodes_are_named_like_those_of_the_replaced_package_and_hold_the_identit
 }
 
 #[tokio::test]
-async fn the_base_path_and_the_node_are_only_for_the_user_who_created_them() {
+async fn nodes_belong_to_their_creator_only() {
     let server = ZookeeperServer::start().await;
     let access = |password| ZookeeperAccess::digest("owner", password);
     let owner = builder(server.address(), "one").access(access("secret")).start().await.expect("a session");
@@ -178,7 +178,7 @@ async fn the_base_path_and_the_node_are_only_for_the_user_who_created_them() {
 }
 
 #[tokio::test]
-async fn a_credential_that_the_servers_refuse_is_told() {
+async fn refused_credentials_fail_the_elector() {
     let server = ZookeeperServer::start().await;
     let access = ZookeeperAccess::auth("nonsense", "x");
     let refused = soon(builder(server.address(), "one").access(access).start()).await;
@@ -186,7 +186,7 @@ async fn a_credential_that_the_servers_refuse_is_told() {
 }
 
 #[tokio::test]
-async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
+async fn unanswered_nodes_are_found_or_undone() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let client = zookeeper_client(server.address()).await;
@@ -208,7 +208,7 @@ async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
 }
 
 #[tokio::test]
-async fn the_first_of_all_candidates_creates_the_base_path_and_that_is_no_interruption() {
+async fn the_first_candidate_creates_the_base_path() {
     let server = ZookeeperServer::start().await;
     let first = candidate(server.address(), "first").await;
     let mut events = first.events();
@@ -255,7 +255,7 @@ async fn each_candidate_watches_only_the_one_before_it() {
 }
 
 #[tokio::test]
-async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_own_node_is_gone() {
+async fn candidates_far_back_notice_changes_ahead() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let mut candidates = Vec::new();
@@ -274,7 +274,7 @@ async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_
 }
 
 #[tokio::test]
-async fn all_know_who_leads_and_none_after_close() {
+async fn all_know_the_leader_until_close() {
     let server = ZookeeperServer::start().await;
     let first = candidate(server.address(), "first").await;
     leads(&first).await;
@@ -319,7 +319,7 @@ async fn nodes_that_are_no_candidates_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_candidate_that_does_not_say_who_it_is_is_followed_all_the_same() {
+async fn leaders_without_identity_are_followed() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     create(&client, "x-lock-0000000000", "").await;
@@ -348,7 +348,7 @@ async fn candidates_of_other_programs_take_part() {
 }
 
 #[tokio::test]
-async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
+async fn expired_sessions_fail_the_elector() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let builder = |address| builder(address, "one").ttl(SHORT_TIMEOUT);
@@ -381,7 +381,7 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
 }
 
 #[tokio::test]
-async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
+async fn electors_survive_interruptions_within_the_session() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = builder(proxy.address(), "one").ttl(2 * SHORT_TIMEOUT);
@@ -401,7 +401,7 @@ async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
 }
 
 #[tokio::test]
-async fn close_removes_the_node_at_once() {
+async fn close_removes_the_node_immediately() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let first = candidate(server.address(), "first").await;
