@@ -1,7 +1,7 @@
 //! The pauses between the tries to reconnect.
 //!
-//! Only this module knows the crate `backoff`, which is no longer maintained: a successor replaces it
-//! here.
+//! Only this module knows the crate `backoff`, which is no longer maintained: a successor replaces
+//! it here.
 
 use std::{fmt, time::Duration};
 
@@ -41,8 +41,8 @@ impl Reconnect {
         self.pauses.next()
     }
 
-    /// Notes that the connection works. When it has worked for a while, the next interruption starts
-    /// from the shortest pause.
+    /// Notes that the connection works. When it has worked for a while, the next interruption
+    /// starts from the shortest pause.
     pub(crate) fn connected(&mut self) {
         if self.connected.is_none() {
             self.connected = Some(clock::now());
@@ -62,8 +62,8 @@ impl Pauses {
     /// The first pause before jitter, and the longest after it.
     pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         let clock = TokioClock;
-        // The jitter comes on top of the last interval. A cut at the cap would bring half of all clients
-        // back at the same instant, and that after long outages.
+        // The jitter comes on top of the last interval. A cut at the cap would bring half of all
+        // clients back at the same instant, and that after long outages.
         let max_interval = longest.div_f64(1.0 + JITTER);
         let first = first.min(max_interval);
         Self(ExponentialBackoff {

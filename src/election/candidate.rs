@@ -14,7 +14,10 @@ use tokio::sync::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Elector, error::ElectionError, leadership::Events, leadership::Leadership, publisher::LeadershipPublisher,
+    Elector,
+    error::ElectionError,
+    leadership::{Events, Leadership},
+    publisher::LeadershipPublisher,
 };
 
 /// One candidate, as its server sees it.

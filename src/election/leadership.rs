@@ -16,15 +16,15 @@ use crate::{clock::Moment, store::Fence};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Leadership {
-    /// Nothing is known: the election has not begun, the connection is lost, or the leader's time ran
-    /// out before a renewal was confirmed.
+    /// Nothing is known: the election has not begun, the connection is lost, or the leader's time
+    /// ran out before a renewal was confirmed.
     Unknown,
     /// This candidate leads.
     Leader {
         /// The fence for the leader's writes; it has the token.
         fence: Fence,
-        /// The end of the leadership, unless it is renewed. After that time this state has no meaning:
-        /// [`is_leader`](Self::is_leader) looks at the clock.
+        /// The end of the leadership, unless it is renewed. After that time this state has no
+        /// meaning: [`is_leader`](Self::is_leader) looks at the clock.
         until: Moment,
     },
     /// Another candidate leads, or none does yet.

@@ -1,7 +1,7 @@
 //! Leader election, for jobs that only one process may do.
 //!
-//! A [`WriterLease`](crate::WriterLease) needs no elected leader: the replica that works leads. Some
-//! jobs cannot be compared and written, or other programs expect an elected leader. For these,
+//! A [`WriterLease`](crate::WriterLease) needs no elected leader: the replica that works leads.
+//! Some jobs cannot be compared and written, or other programs expect an elected leader. For these,
 //! electors take part in elections on etcd, ZooKeeper and Redis.
 //!
 //! | elector | on | replaces | takes part with |
@@ -24,8 +24,8 @@
 )]
 //!
 //! They replace four Go packages;
-//! [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md) lists every
-//! call of these.
+//! [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md) lists
+//! every call of these.
 //!
 //! # Promises
 //!
@@ -38,8 +38,8 @@
 //!    channel follow within a second of a suspension.
 //! 2. **Every leader has a token,** greater than those before it in the same election, and a
 //!    [`Fence`] for the stores on its server, which refuse a write that was sent too late.
-//! 3. **A candidate stops before its server learns of it.** When it resigns or is closed, its readers
-//!    see that it leads no more, and only then does the server.
+//! 3. **A candidate stops before its server learns of it.** When it resigns or is closed, its
+//!    readers see that it leads no more, and only then does the server.
 //! 4. **Nothing is left behind.** After [`close`](Elector::close) the server holds nothing of the
 //!    candidate. If it did not answer, the rest expires with the session, within the TTL.
 //! 5. **The end is visible.** An elector whose task has ended, for any reason, is
@@ -87,8 +87,8 @@ pub trait Elector: Send + Sync + 'static {
     /// Gives the leadership up and lets others win. The candidate competes on, behind them. If it
     /// does not lead, it goes to the end of the queue, where there is one.
     ///
-    /// When this returns, [`leadership`](Self::leadership) has left the old term of leadership. A call
-    /// that is dropped may or may not have an effect.
+    /// When this returns, [`leadership`](Self::leadership) has left the old term of leadership. A
+    /// call that is dropped may or may not have an effect.
     ///
     /// # Errors
     ///
@@ -97,9 +97,9 @@ pub trait Elector: Send + Sync + 'static {
     /// [`ElectionError::Died`] if its task is gone.
     fn resign(&self) -> impl Future<Output = Result<(), ElectionError>> + Send;
 
-    /// Ends the candidacy, after a resignation if it leads, and returns when the server holds nothing
-    /// of it. If the server does not answer, this takes the longest time of one request. Further
-    /// calls have no effect. A call that is dropped closes the elector all the same.
+    /// Ends the candidacy, after a resignation if it leads, and returns when the server holds
+    /// nothing of it. If the server does not answer, this takes the longest time of one request.
+    /// Further calls have no effect. A call that is dropped closes the elector all the same.
     fn close(&self) -> impl Future<Output = ()> + Send;
 
     /// Returns whether the candidate leads at this moment, by its own clock.

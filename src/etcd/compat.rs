@@ -80,8 +80,8 @@ impl EtcdElectorBuilder {
 }
 
 impl EtcdVoters {
-    /// Sends the current value of a key, and each change, until the receiver is dropped or the voters
-    /// are closed. A full receiver delays only its own watch.
+    /// Sends the current value of a key, and each change, until the receiver is dropped or the
+    /// voters are closed. A full receiver delays only its own watch.
     ///
     /// # Errors
     ///

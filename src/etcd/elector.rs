@@ -22,9 +22,9 @@ use crate::{
 /// A candidate in an election on etcd.
 ///
 /// Candidates create keys under the election's name: `name/` and their lease in hexadecimal. The
-/// oldest key leads. Go's `clientv3/concurrency` and `etcdctl elect` use the same layout and can take
-/// part in the same election. A candidate's value is the JSON `{"id":…,"addr":…}`; a value of any
-/// other form is read as an identity.
+/// oldest key leads. Go's `clientv3/concurrency` and `etcdctl elect` use the same layout and can
+/// take part in the same election. A candidate's value is the JSON `{"id":…,"addr":…}`; a value of
+/// any other form is read as an identity.
 ///
 /// When the session ends, so does the candidacy, and both start anew. A renewal reads the
 /// candidate's key through a quorum and then renews the lease, a third of the TTL after the renewal
@@ -92,8 +92,8 @@ impl EtcdElector {
     ///
     /// # Errors
     ///
-    /// [`ElectionError::NoLeader`] if the election has no candidate, [`ElectionError::Store`] if etcd
-    /// refuses or does not answer.
+    /// [`ElectionError::NoLeader`] if the election has no candidate, [`ElectionError::Store`] if
+    /// etcd refuses or does not answer.
     pub async fn leader_info(&self) -> Result<LeaderInfo, ElectionError> {
         match self.etcd.first(&prefix(&self.election)).await? {
             Some(leader) => Ok(leader.info()),
@@ -121,8 +121,8 @@ impl EtcdElector {
         self.candidate.ask(Command::Evict(false)).await
     }
 
-    /// Deletes the keys of the candidate with this identity, and returns whether there were any. The
-    /// others then need not wait for the session of a process that was killed.
+    /// Deletes the keys of the candidate with this identity, and returns whether there were any.
+    /// The others then need not wait for the session of a process that was killed.
     ///
     /// # Errors
     ///
@@ -151,8 +151,8 @@ impl EtcdElectorBuilder {
         self
     }
 
-    /// How long others wait for a silent leader, from 1 s to a year. etcd counts whole seconds, so a
-    /// fraction is rounded up; a cluster may insist on a longer time. Default: 60 s.
+    /// How long others wait for a silent leader, from 1 s to a year. etcd counts whole seconds, so
+    /// a fraction is rounded up; a cluster may insist on a longer time. Default: 60 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -165,13 +165,13 @@ impl EtcdElectorBuilder {
         self
     }
 
-    /// Begins a session, and takes part in the election. Makes three tries, 200 ms apart. Later, when
-    /// a session ends, the elector retries without limit.
+    /// Begins a session, and takes part in the election. Makes three tries, 200 ms apart. Later,
+    /// when a session ends, the elector retries without limit.
     ///
     /// # Errors
     ///
-    /// [`ElectionError::Config`] if a setting cannot be used, [`ElectionError::Store`] if etcd grants
-    /// no session.
+    /// [`ElectionError::Config`] if a setting cannot be used, [`ElectionError::Store`] if etcd
+    /// grants no session.
     pub async fn start(self) -> Result<EtcdElector, ElectionError> {
         ConfigError::not_empty("election", &self.election)?;
         ConfigError::not_blank("identity", &self.identity)?;

@@ -1,4 +1,4 @@
-//! etcd: a store and electors.
+//! A store and electors in etcd.
 
 mod campaign;
 pub(crate) mod candidate;

@@ -177,7 +177,8 @@ impl Session {
         state.held.as_ref().is_some_and(|held| held.revision == holder.revision && held.key == holder.key)
     }
 
-    /// Returns whether the deletion of a key at this revision deleted the one that the candidate holds.
+    /// Returns whether the deletion of a key at this revision deleted the one that the candidate
+    /// holds.
     pub fn is_gone(&self, key: &str, revision: Option<u64>) -> bool {
         let state = self.state.lock();
         let held = state.held.as_ref().filter(|held| held.key == key.as_bytes());
@@ -232,8 +233,8 @@ impl Session {
     /// Renews once: reads the key through a quorum, and then renews the lease.
     ///
     /// The time counts from before the read. An etcd member that has lost its own leadership may
-    /// still renew a lease, to no effect. A member that became leader after the read gives each lease
-    /// its whole TTL from then on.
+    /// still renew a lease, to no effect. A member that became leader after the read gives each
+    /// lease its whole TTL from then on.
     async fn renew(&self, channel: &mut Option<Channel>) -> Result<Option<Lost>, StoreError> {
         let limit = self.etcd.limit.min(self.ttl / 3);
         let sent = Moment::now();

@@ -58,8 +58,8 @@ pub struct EtcdVotersBuilder {
     request_timeout: Duration,
 }
 
-/// A voter for one value of one key; see [`EtcdVoters::add_voter`]. Clones share it. It ends with the
-/// last clone; its [`EtcdVoters`] has one.
+/// A voter for one value of one key; see [`EtcdVoters::add_voter`]. Clones share it. It ends with
+/// the last clone; its [`EtcdVoters`] has one.
 #[derive(Clone)]
 pub struct EtcdVoter {
     candidate: Arc<CandidateHandle<Command>>,
@@ -96,8 +96,8 @@ impl EtcdVoters {
     /// Votes for a value of a key, and renews the vote while it leads. A vote without renewals ends
     /// within the TTL, from 1 s to a year; etcd counts whole seconds, so a fraction is rounded up.
     ///
-    /// The call does not wait for etcd: [`Elector::leadership`] and [`Elector::events`] show when the
-    /// voter takes part. Adding the same voter again returns the first one.
+    /// The call does not wait for etcd: [`Elector::leadership`] and [`Elector::events`] show when
+    /// the voter takes part. Adding the same voter again returns the first one.
     ///
     /// # Errors
     ///
@@ -135,8 +135,8 @@ impl EtcdVoters {
         Ok(voter)
     }
 
-    /// Ends the voter for this value of the key. If it leads, it resigns, so that the next leader need
-    /// not wait for the end of the TTL.
+    /// Ends the voter for this value of the key. If it leads, it resigns, so that the next leader
+    /// need not wait for the end of the TTL.
     ///
     /// # Errors
     ///

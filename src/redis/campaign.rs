@@ -142,8 +142,8 @@ impl Campaign {
         self.connection = None;
     }
 
-    /// Renews the key, or takes it if it is free. Returns the time until the next try, unless the key
-    /// changes earlier.
+    /// Renews the key, or takes it if it is free. Returns the time until the next try, unless the
+    /// key changes earlier.
     async fn compete(&mut self) -> Result<Duration, StoreError> {
         if let Some(rest) = self.rest {
             let left = rest.remaining();
@@ -169,7 +169,8 @@ impl Campaign {
                 self.held = None;
                 self.next = value(&self.identity);
                 self.publisher.set(Leadership::Follower { leader: Some(identity_of(&current)) });
-                // Add 1 ms because Redis rounds. A key without expiry is polled at the renewal interval.
+                // Add 1 ms because Redis rounds. A key without expiry is polled at the renewal
+                // interval.
                 let free =
                     u64::try_from(left).map_or(self.renewal_interval, |left| Duration::from_millis(left + 1));
                 return Ok(free.min(self.renewal_interval));
@@ -255,9 +256,9 @@ pub(crate) type Answer = (u8, u64, Vec<u8>, i64);
 const OTHER: u8 = 0;
 /// The key was free, and this candidate holds it now. (Any other number: it held the key before.)
 const TAKEN: u8 = 2;
-/// Renews the key if it has the held value (`ARGV[1]`). Takes it with the next value (`ARGV[2]`) if it
-/// is free, or if it has that value already because an answer was lost. A counter that is no number,
-/// or too large to count on, was written by another program and is ignored.
+/// Renews the key if it has the held value (`ARGV[1]`). Takes it with the next value (`ARGV[2]`) if
+/// it is free, or if it has that value already because an answer was lost. A counter that is no
+/// number, or too large to count on, was written by another program and is ignored.
 const HOLD: &str = r"
 local current = redis.call('GET', KEYS[1])
 if current and current ~= ARGV[2] then

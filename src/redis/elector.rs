@@ -25,9 +25,10 @@ use crate::{
 /// redis-py's `Lock`, can take part.
 ///
 /// The token is a counter in Redis, `<key>:token`, or the server's time in microseconds if that is
-/// greater, so that tokens grow even if the counter is lost. The counter outlives the last candidate
-/// by a day; nothing else does. One script uses the key and the counter, so a cluster accepts only
-/// keys with a `{hash tag}`, and its failover loses locks as any other does.
+/// greater, so that tokens grow even if the counter is lost. The counter outlives the last
+/// candidate by a day; nothing else does. One script uses the key and the counter, so the elector is
+/// not for a cluster. A key with a `{hash tag}` would work there, but a cluster's failover loses
+/// locks as any other does.
 ///
 /// Users of ethpandaops' `leaderelection`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -39,8 +40,8 @@ use crate::{
 /// first candidate to ask gets the key, and an old leader that asks first leads again, with a new
 /// token. Redlock, over several servers, would make this rarer at the price of slower renewals, and
 /// could not exclude it; so it is left out. A [fence](Elector::fence) makes it harmless for data in
-/// the same Redis, which refuses the writes of the forgotten leader. Data elsewhere that must not see
-/// two leaders needs a server with a quorum.
+/// the same Redis, which refuses the writes of the forgotten leader. Data elsewhere that must not
+/// see two leaders needs a server with a quorum.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), writerlease::election::ElectionError> {
@@ -78,8 +79,8 @@ pub struct RedisElectorBuilder {
 
 impl RedisElector {
     /// Settings for a candidate: the server, as in
-    /// [`RedisStore::new`](crate::redis::RedisStore::new), and the key of the election. The server may
-    /// also be a client's connection info.
+    /// [`RedisStore::new`](crate::redis::RedisStore::new), and the key of the election. The server
+    /// may also be a client's connection info.
     pub fn builder(server: impl IntoConnectionInfo, key: impl Into<String>) -> RedisElectorBuilder {
         RedisElectorBuilder {
             link: Link::server(server),
@@ -94,7 +95,8 @@ impl RedisElector {
 }
 
 impl RedisElectorBuilder {
-    /// The name of this candidate, unlike those of all others. Default, also for an empty one: random.
+    /// The name of this candidate, unlike those of all others. Default, also for an empty one:
+    /// random.
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
         self.identity = identity.into();
         self
@@ -123,8 +125,9 @@ impl RedisElectorBuilder {
     /// Adds a callback for each change of whether this candidate leads.
     ///
     /// Callbacks run one after the other, in the order in which they were added, on a thread that
-    /// they may block. The election continues meanwhile: a slow callback delays neither a renewal nor
-    /// the end of the leadership, and may itself be late. One that takes more than 100 ms is logged.
+    /// they may block. The election continues meanwhile: a slow callback delays neither a renewal
+    /// nor the end of the leadership, and may itself be late. One that takes more than 100 ms is
+    /// logged.
     pub fn on_leadership_change(mut self, callback: impl Fn(bool) + Send + Sync + 'static) -> Self {
         self.callbacks.add(callback);
         self
@@ -135,8 +138,8 @@ impl RedisElectorBuilder {
     ///
     /// # Errors
     ///
-    /// [`ElectionError::Config`] if a setting cannot be used, [`ElectionError::Store`] if the server's
-    /// address is invalid.
+    /// [`ElectionError::Config`] if a setting cannot be used, [`ElectionError::Store`] if the
+    /// server's address is invalid.
     pub async fn start(self) -> Result<RedisElector, ElectionError> {
         ConfigError::not_empty("key", &self.key)?;
         ConfigError::within("ttl", self.ttl, SHORTEST_TTL..=LONGEST_TTL)?;

@@ -78,8 +78,8 @@ impl Candidate for Campaign {
         true
     }
 
-    /// Deletes the candidate's node. If ZooKeeper does not answer now, a task of its own goes on until
-    /// the session ends.
+    /// Deletes the candidate's node. If ZooKeeper does not answer now, a task of its own goes on
+    /// until the session ends.
     async fn withdraw(&mut self) -> Result<(), ElectionError> {
         let Some(candidacy) = self.candidacy.take() else { return Ok(()) };
         let candidates = self.candidates.clone();
@@ -136,7 +136,8 @@ impl Campaign {
                     let identity = Some(identity).filter(|identity| !identity.is_empty()).map(Arc::from);
                     self.publisher.set(Leadership::Follower { leader: identity });
                     let mut changed = pin!(watcher.changed());
-                    // The watch covers the predecessor only; a leader further ahead may have changed.
+                    // The watch covers the predecessor only; a leader further ahead may have
+                    // changed.
                     while timeout(self.session_timeout, &mut changed).await.is_err() {
                         let same = || candidates.bounded(candidates.have_both(&leader, &node.name));
                         if !retries.insist(same).await {
@@ -202,8 +203,8 @@ impl Campaign {
             let (Some(_), watcher) = retries.insist(|| candidates.bounded(watch())).await else { return };
             let mut changed = pin!(watcher.changed());
             loop {
-                // The leadership counts from before the requests. A session's server answers them in
-                // their order.
+                // The leadership counts from before the requests. A session's server answers them
+                // in their order.
                 let sent = Moment::now();
                 let (sync, stat) = (candidates.client.sync(&path), candidates.client.check_stat(&path));
                 let renewed = resume::bounded(limit, async { sync.await.and(stat.await) }, store_error).await;

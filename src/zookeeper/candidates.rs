@@ -11,7 +11,8 @@ use crate::store::{StoreError, resume};
 #[derive(Clone)]
 pub(super) struct Candidates {
     pub client: Client,
-    /// The path that the client sees as the root; empty unless it is confined to a part of the tree.
+    /// The path that the client sees as the root; empty unless it is confined to a part of the
+    /// tree.
     pub root: String,
     /// The parent of the candidates' nodes.
     pub base: String,
@@ -130,7 +131,8 @@ impl Candidates {
     }
 }
 
-/// Reads a candidate's number, which follows one of the patterns in its name; `None` for other nodes.
+/// Reads a candidate's number, which follows one of the patterns in its name; `None` for other
+/// nodes.
 pub(crate) fn number(patterns: &[String], name: &str) -> Option<i32> {
     let after = |pattern: &String| name.rsplit_once(pattern.as_str()).map(|(_, number)| number);
     // After the greatest number ZooKeeper continues with the least, which has a sign.

@@ -24,13 +24,14 @@ use crate::{
 /// A candidate in an election on ZooKeeper.
 ///
 /// Candidates create ephemeral, sequential nodes under a base path, `_c_<guid>-lock-<number>`, that
-/// hold their identity. The lowest number leads. Each candidate watches only its predecessor, so that
-/// one exit wakes one candidate. Once per session timeout, each also checks who leads. This is the
-/// recipe of ZooKeeper's documentation; Curator, dcos-go and kazoo (with `extra_lock_patterns`) can
-/// take part. The random `guid` guards against a lost answer: the candidate finds its node by it.
+/// hold their identity. The lowest number leads. Each candidate watches only its predecessor, so
+/// that one exit wakes one candidate. Once per session timeout, each also checks who leads. This is
+/// the recipe of ZooKeeper's documentation; Curator, dcos-go and kazoo (with `extra_lock_patterns`)
+/// can take part. The random `guid` guards against a lost answer: the candidate finds its node by
+/// it.
 ///
-/// The elector fails for good when its session has expired or its credential is refused; start a new
-/// one then. It survives any shorter loss of its connection.
+/// The elector fails for good when its session has expired or its credential is refused; start a
+/// new one then. It survives any shorter loss of its connection.
 ///
 /// Users of dcos/dcos-go's `elector`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -39,8 +40,8 @@ use crate::{
 ///
 /// Six times per session timeout, a leader asks through ZooKeeper's own leader (`sync`) whether its
 /// node exists. It trusts the answer for two thirds of the session timeout. A server reports the
-/// sessions that it heard from at the next ping of ZooKeeper's leader, half a tick later; if it dies
-/// before, the last sign of life is lost. A tick is at most half of a session timeout, unless
+/// sessions that it heard from at the next ping of ZooKeeper's leader, half a tick later; if it
+/// dies before, the last sign of life is lost. A tick is at most half of a session timeout, unless
 /// `minSessionTimeout` was set lower.
 ///
 /// ```no_run
@@ -88,8 +89,9 @@ enum Connection {
 }
 
 impl ZookeeperElector {
-    /// Settings for a candidate with a connection of its own. `servers` are `host:port`, separated by
-    /// commas. The candidates are nodes under the path `base`, which is created if it is missing.
+    /// Settings for a candidate with a connection of its own. `servers` are `host:port`, separated
+    /// by commas. The candidates are nodes under the path `base`, which is created if it is
+    /// missing.
     pub fn builder(servers: impl Into<String>, base: impl Into<String>) -> ZookeeperElectorBuilder {
         ZookeeperElectorBuilder {
             connection: Connection::Servers(servers.into()),
@@ -103,7 +105,8 @@ impl ZookeeperElector {
         }
     }
 
-    /// Settings for a candidate on an existing client, which stays open when the candidate is closed.
+    /// Settings for a candidate on an existing client, which stays open when the candidate is
+    /// closed.
     pub fn on_client(client: Client, base: impl Into<String>) -> ZookeeperElectorBuilder {
         ZookeeperElectorBuilder { connection: Connection::Client(client), ..Self::builder("", base) }
     }
@@ -130,8 +133,8 @@ impl ZookeeperElectorBuilder {
     }
 
     /// How long others wait for a silent leader: the session timeout, from 100 ms to 24 days. The
-    /// servers may grant more or less (2 to 20 of their ticks). On an existing client its own session
-    /// timeout counts. Default: 10 s.
+    /// servers may grant more or less (2 to 20 of their ticks). On an existing client its own
+    /// session timeout counts. Default: 10 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -144,8 +147,8 @@ impl ZookeeperElectorBuilder {
         self
     }
 
-    /// The credential of the connection, and the ACL of the node. On an existing client only the ACL
-    /// counts. Default: [open](ZookeeperAccess::open).
+    /// The credential of the connection, and the ACL of the node. On an existing client only the
+    /// ACL counts. Default: [open](ZookeeperAccess::open).
     pub fn access(mut self, access: ZookeeperAccess) -> Self {
         self.access = access;
         self
@@ -157,8 +160,8 @@ impl ZookeeperElectorBuilder {
         self
     }
 
-    /// Adds a text that marks candidates' nodes: it stands in the name before the number. `__lock__`
-    /// is kazoo's. Default: only `-lock-`.
+    /// Adds a text that marks candidates' nodes: it stands in the name before the number.
+    /// `__lock__` is kazoo's. Default: only `-lock-`.
     pub fn extra_lock_pattern(mut self, pattern: impl Into<String>) -> Self {
         self.patterns.push(pattern.into());
         self
@@ -168,8 +171,8 @@ impl ZookeeperElectorBuilder {
     ///
     /// # Errors
     ///
-    /// [`ElectionError::Config`] if a setting cannot be used, [`ElectionError::Store`] if no session
-    /// begins within the connect timeout.
+    /// [`ElectionError::Config`] if a setting cannot be used, [`ElectionError::Store`] if no
+    /// session begins within the connect timeout.
     pub async fn start(self) -> Result<ZookeeperElector, ElectionError> {
         ConfigError::not_blank("identity", &self.identity)?;
         let path = "a path such as \"/controllers/election\"";
