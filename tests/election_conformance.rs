@@ -127,7 +127,7 @@ async fn leaders_cut_off_stop_before_a_takeover<E: Engine>() {
     };
     let (ended, elected) = tokio::join!(ended, elected);
     assert!(ended < elected, "it knew {:?} after the other was elected", ended - elected);
-    // When it is back it sees what happened, and does not lead beside the other.
+    // When it is back, it sees the new leader and does not lead beside it.
     proxy.heal();
     sleep(E::TTL).await;
     assert!(!first.is_leader() && second.is_leader());
@@ -179,7 +179,7 @@ async fn tokens_grow_and_slow_readers_miss_nothing<E: Engine>() {
         first.resign().await.expect("it serves");
         leads(&second).await;
         tokens.push(second.fence().expect("it leads").token());
-        // Who resigned keeps out for a while, on some engines.
+        // On some servers a candidate that resigned keeps out for a while.
         let mut leadership = first.leadership();
         loop {
             second.resign().await.expect("it serves");
@@ -262,7 +262,7 @@ async fn close_is_prompt_without_a_server<E: Engine>() {
     // A request takes a second at most.
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     assert!(!first.is_leader());
-    // And who comes next waits for the TTL, no longer.
+    // The next candidate waits for the TTL and no longer.
     let second = engine.candidate("second").await;
     leads(&second).await;
 }
@@ -318,7 +318,7 @@ async fn a_half_open_connection_is_noticed_in_time<E: Engine>() {
     follows(&second).await;
     proxy.half_open();
     first.close().await;
-    // On a connection that is silent nobody can be told; but neither does anybody wait for ever.
+    // Nothing reaches the server on a silent connection, and no call waits for ever.
     leads_or_fails(&second).await;
 }
 
@@ -330,7 +330,7 @@ async fn fences_admit_the_leader_and_no_former_one<E: Engine>() {
     let written = store.put("key", "first".into(), Expected::Absent, Some(&old)).await.expect("it leads");
     first.resign().await.expect("it serves");
     leads(&second).await;
-    // Before the successor has written anything, and afterwards.
+    // Both before the first write of the successor and after it.
     let refused = store.put("key", "late".into(), Expected::Version(written.clone()), Some(&old)).await;
     assert!(matches!(refused, Err(StoreError::Fenced { token }) if token == old.token()), "{refused:?}");
     let new = second.fence().expect("it leads");
@@ -356,7 +356,7 @@ async fn stale_fences_are_refused_in_every_key_state<E: Engine>() {
     let old = store.put("key", "1".into(), Expected::Absent, Some(&fence)).await.expect("it leads");
     let new =
         store.put("key", "2".into(), Expected::Version(old.clone()), Some(&fence)).await.expect("it leads");
-    // While it holds, a conflict is one.
+    // A conflict of a leader stays a conflict.
     for expected in [Expected::Absent, Expected::Version(old.clone())] {
         let refused = store.put("key", "3".into(), expected, Some(&fence)).await;
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
@@ -368,7 +368,7 @@ async fn stale_fences_are_refused_in_every_key_state<E: Engine>() {
     }
     for expected in [&old, &new] {
         let refused = store.delete("key", expected, Some(&fence)).await;
-        // Some learn of an old version before they ask the engine at all.
+        // Some stores detect an old version before they send a request.
         assert!(
             matches!(refused, Err(StoreError::Fenced { .. } | StoreError::Conflict { .. })),
             "{refused:?}"
@@ -387,7 +387,7 @@ async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
     let refused = store.put("key", "1".into(), Expected::Absent, Some(&foreign)).await;
     let Err(StoreError::Invalid { reason, .. }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("elsewhere"), "{reason}");
-    // One of its own that nobody can have is merely refused.
+    // A fence of its own that no leader has is refused.
     let only = engine.candidate("only").await;
     leads(&only).await;
     let real = only.fence().expect("it leads");
@@ -410,7 +410,7 @@ async fn idle_leaders_renew_every_third_of_the_ttl<E: Engine>() {
     assert!(first.is_leader());
 }
 
-/// The first leads, the second knows that.
+/// Two candidates: the first leads, and the second knows it.
 async fn two<E: Engine>(engine: &E) -> (E::Elector, E::Elector) {
     let first = engine.candidate("first").await;
     leads(&first).await;
@@ -440,7 +440,7 @@ async fn the_leader(candidates: &[impl Elector]) -> usize {
     }
 }
 
-/// Sessions may have ended with the server's time out; who has failed is replaced.
+/// Replaces failed candidates: sessions may have expired while the server was down.
 async fn the_leader_of_those_that_live<E: Engine>(engine: &E, candidates: &[E::Elector]) -> Option<usize> {
     let failed = |candidate: &E::Elector| matches!(*candidate.leadership().borrow(), Leadership::Failed(_));
     let started = Instant::now();

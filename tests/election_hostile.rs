@@ -18,10 +18,10 @@ use common::{proxy::Proxy, server::RedisServer};
 use engines::{ELECTION, Engine, Etcd, Redis, Voter, Zookeeper, etcd_client, zookeeper_client};
 use states::{follows, leads, reaches, soon, token, until};
 
-/// More than ZooKeeper's servers pass on is no value of anybody.
+/// The longest value: ZooKeeper's servers pass on no longer ones.
 const HUGE: usize = 1_000_000;
 
-/// Values of candidates that are none.
+/// Values that no candidate would write.
 fn values() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("empty", Vec::new()),
@@ -38,7 +38,7 @@ fn values() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// While somebody else holds the election, whatever that is.
+/// Checks that the candidate follows while another program holds the election.
 async fn does_not_lead<E: Engine>(elector: &E::Elector, what: &str) {
     let mut events = elector.events();
     let mut complains = false;
@@ -88,7 +88,7 @@ async fn etcd_candidates_wait_for_a_foreign_own_key() {
     let mut client = etcd_client(engine.address()).await;
     let traces = engine.traces().await;
     let key = traces[0].split('=').next().expect("its key");
-    // It can't be faster than us.
+    // The stall keeps the candidate from being faster.
     proxy.stall();
     client.delete(key, None).await.expect("it serves");
     client.put(key, "theirs", None).await.expect("it serves");
@@ -147,7 +147,7 @@ async fn foreign_nodes_in_zookeeper_elect_nobody() {
         leads(&elector).await;
         soon(elector.close()).await;
     }
-    // One that nobody may read, and numbers that ZooKeeper doesn't have.
+    // An unreadable node, and numbers that ZooKeeper never gives.
     let path = format!("{ELECTION}/x-lock-0");
     let unreadable = [Acl::new(Permission::WRITE | Permission::DELETE, AuthId::anyone())];
     client
@@ -170,7 +170,7 @@ async fn foreign_nodes_with_our_prefix_are_not_ours() {
     let client = zookeeper_client(engine.address()).await;
     let elector = engine.candidate_at(proxy.address(), "one").await;
     leads(&elector).await;
-    // It enters again, is not told that it did, and cannot ask before somebody else has read its name.
+    // It enters again, gets no answer, and cannot look before another program has read its name.
     proxy.refuse(true);
     proxy.lose_answer("_c_");
     engine.depose().await;
@@ -189,7 +189,7 @@ async fn foreign_nodes_with_our_prefix_are_not_ours() {
     assert_eq!(engine.traces().await, [ours]);
 }
 
-/// As an inline command takes it.
+/// A value in the quotes of an inline command.
 fn quoted(value: &[u8]) -> String {
     let bytes: String = value.iter().map(|byte| format!("\\x{byte:02x}")).collect();
     format!("\"{bytes}\"")
@@ -220,7 +220,7 @@ async fn foreign_values_in_redis_elect_nobody() {
         does_not_lead::<Redis>(&elector, what).await;
         server.ask(&format!("DEL {ELECTION}")).await;
         leads(&elector).await;
-        // And once more in the place of one that leads.
+        // Again, now in place of a leader's value.
         server.ask(&format!("DEL {ELECTION}")).await;
         set(server, ELECTION, b"").await;
         reaches(&elector, what, |state| matches!(state, Leadership::Follower { .. })).await;

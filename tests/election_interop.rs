@@ -23,7 +23,7 @@ use engines::{ELECTION, etcd_client};
 use programs::Program;
 use states::{LONG, follows, leads, reaches};
 
-/// Longer than a test may wait: whoever leads in time was told that the one before is gone.
+/// Longer than a test waits: a candidate that leads in time noticed that its predecessor left.
 const TTL: Duration = Duration::from_secs(120);
 const _: () = assert!(TTL.as_secs() / 3 > LONG.as_secs());
 
@@ -51,7 +51,7 @@ mod etcd {
         theirs.kill().await;
         assert_eq!(ours.leader_info().await.expect("it serves").key, key);
         assert!(!ours.is_leader());
-        // It is a minute long, for which nobody here waits; etcd ends one whose time is up in the same way.
+        // Its lease is a minute long. etcd expires a lease in the same way as it revokes one.
         let lease = key.rsplit('/').next().and_then(|lease| i64::from_str_radix(lease, 16).ok());
         let mut client = etcd_client(server.address()).await;
         client.lease_revoke(lease.expect("a number")).await.expect("it lives");
@@ -126,7 +126,7 @@ mod etcd {
         let last = candidate(&server, "last").await;
         follows(&last, "first").await;
         theirs.is_silent().await;
-        // It comes last from now on.
+        // It is the last in the queue from now on.
         first.resign().await.expect("it serves");
         theirs.says().await;
         assert!(!first.is_leader() && !last.is_leader());
@@ -233,7 +233,7 @@ mod zookeeper {
         let last = candidate(&server, "last").await;
         follows(&last, "first").await;
         theirs.is_silent().await;
-        // It comes last from now on.
+        // It is the last in the queue from now on.
         first.resign().await.expect("it serves");
         assert_eq!(theirs.says().await, "True");
         assert!(!first.is_leader() && !last.is_leader());
@@ -241,7 +241,7 @@ mod zookeeper {
         assert_eq!(theirs.ask("contenders").await, "theirs last first");
         assert_eq!(theirs.ask("release").await, "True");
         leads(&last).await;
-        // It is not woken by the end of one further ahead than the one before it, so it is asked.
+        // Only its predecessor's exit wakes it, so the test asks.
         assert_eq!(first.leader_ident().await.expect("it serves"), "last");
         last.close().await;
         leads(&first).await;
@@ -352,7 +352,7 @@ mod redis {
         (theirs, token)
     }
 
-    /// It does not get the key now, and goes on trying.
+    /// Checks that it fails to get the key and retries.
     async fn is_refused(server: &RedisServer, theirs: &mut Program) {
         assert_eq!(theirs.ask("try").await, "False");
         let before = server.calls("set").await;

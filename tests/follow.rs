@@ -20,7 +20,7 @@ use writerlease::{
     store::{Expected, Fence, MemoryStore, Store},
 };
 
-/// An elector that says what it is told to.
+/// An elector whose state the test sets.
 struct Said(watch::Sender<Leadership>);
 
 impl Said {
@@ -63,7 +63,7 @@ fn fence(token: u64) -> Fence {
     Fence::new("test", "election", token)
 }
 
-/// Lets all tasks do what they can do now.
+/// Lets all tasks run until they wait.
 async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }
@@ -94,7 +94,7 @@ async fn works_run_only_while_the_election_is_won() {
     assert_eq!(runs.load(SeqCst), 1);
     assert!(lease.is_leader());
 
-    // Renewed, and then not any more.
+    // A renewal, and then none.
     sleep(Duration::from_secs(8)).await;
     elector.leads(1, 10);
     sleep(Duration::from_secs(9)).await;
@@ -134,7 +134,7 @@ async fn jobs_do_not_move_a_followed_lease() {
     sleep(Duration::from_secs(10)).await;
     assert!(!lease.is_leader());
     assert_eq!(lease.status().epoch, epoch);
-    // What others do still does our work.
+    // The writes of others still fulfil our jobs.
     let runs = counting(&lease, 6, Outcome::Written);
     lease.extend(&6);
     elector.leads(2, 10);
@@ -259,7 +259,7 @@ async fn leaders_past_their_time_write_nothing() {
         stale.lease().snapshot().counters.written_by_others >= 2,
         "it was refused, and tried now and then"
     );
-    // It was the fence, not the version.
+    // The fence refused the write; the version was right.
     let version = store.get("key").await.unwrap().unwrap().version;
     let written = store.put("key", "3".into(), Expected::Version(version), Some(&fence(2))).await;
     assert!(written.is_ok());

@@ -15,14 +15,14 @@ use zookeeper_client::Client as ZookeeperClient;
 
 use super::common::server::{EtcdServer, RedisServer, ZookeeperServer};
 
-/// The name of the election, as each engine wants it.
+/// The name of the election, in the form of each server.
 pub const ELECTION: &str = "/test/election";
 const REQUEST: Duration = Duration::from_secs(1);
 
 pub trait Engine: Sized {
     type Elector: Elector;
     type Store: Store + Clone;
-    /// How long others wait for a leader that is silent.
+    /// How long others wait for a silent leader.
     const TTL: Duration;
 
     async fn start() -> Self;
@@ -33,11 +33,11 @@ pub trait Engine: Sized {
     }
     /// A store that can check the fences of this election.
     async fn store(&self) -> Self::Store;
-    /// What there is of the election in the engine.
+    /// Lists all that the server holds of the election.
     async fn traces(&self) -> Vec<String>;
-    /// How many writes the engine has made for anybody.
+    /// Counts the writes of all clients.
     async fn writes(&self) -> u64;
-    /// Somebody deletes what makes the leader one.
+    /// Deletes the leader's key or node, as another program would.
     async fn depose(&self);
     fn kill(&mut self);
     /// On the same data.
@@ -62,7 +62,7 @@ pub async fn zookeeper_client(address: SocketAddr) -> ZookeeperClient {
     connector.connect(&address.to_string()).await.expect("it serves")
 }
 
-/// Each thing below the election's name, as `key=value`.
+/// Lists the nodes below the election's name as `key=value`.
 async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
     let mut client = etcd_client(address).await;
     let options = GetOptions::new().with_prefix();
@@ -216,7 +216,7 @@ impl Engine for Zookeeper {
     async fn writes(&self) -> u64 {
         let zxid = self.0.ask("srvr").await;
         let zxid = zxid.lines().find_map(|line| line.strip_prefix("Zxid: 0x")).expect("it tells").to_owned();
-        // Sessions are begun and ended by writes, too: that of the client that asks here is not.
+        // A session begins and ends with a write; the session of this client does not count.
         u64::from_str_radix(&zxid, 16).expect("a number")
     }
 

@@ -24,7 +24,7 @@ use super::{
 
 pub const ELECTION: &str = "tests/election";
 pub const SHORT_TTL: Duration = Duration::from_secs(1);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TTL: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
@@ -38,7 +38,7 @@ pub async fn candidate(address: SocketAddr, id: &str) -> EtcdElector {
     builder(address, id).await.start().await.expect("a session")
 }
 
-/// Key, value and lease of each candidate, the first of them first.
+/// Lists the key, value and lease of each candidate, the oldest first.
 pub async fn keys(server: &EtcdServer) -> Vec<(String, String, i64)> {
     let options = GetOptions::new()
         .with_prefix()
@@ -52,7 +52,7 @@ pub async fn raw(server: &EtcdServer) -> Client {
     etcd_client(server.address()).await
 }
 
-/// Writes what makes no difference and forgets all history.
+/// Writes an unrelated key, and compacts all history.
 pub async fn compact(server: &EtcdServer) {
     let mut client = raw(server).await;
     let mut last = 0;
@@ -84,7 +84,7 @@ async fn start_without_answers_fails_in_bounded_time() {
         let started = Instant::now();
         let result = soon(builder(address, "one").await.start()).await;
         assert!(matches!(result, Err(ElectionError::Store(StoreError::Unavailable { .. }))), "{result:?}");
-        // Three tries, and what lies between them.
+        // Three tries and the pauses between them.
         assert!(started.elapsed() < 3 * REQUEST + Duration::from_secs(2), "{:?}", started.elapsed());
     };
     server.pause();
@@ -187,7 +187,7 @@ async fn notices_show_each_leader_until_the_end() {
     assert_eq!(soon(of_first.recv()).await, Some(LeaderNotice::Retired));
     let info = second.leader_info().await.expect("it leads");
     assert_eq!(soon(of_first.recv()).await, Some(LeaderNotice::NewLeader(info)));
-    // Who begins to listen is told the state of now.
+    // A new listener starts with the current state.
     assert_eq!(soon(second.leader_notices().recv()).await, Some(LeaderNotice::BecameLeader));
 
     second.close().await;
@@ -230,7 +230,7 @@ async fn untaken_notices_are_dropped_and_reported() {
     elector.resign().await.expect("it serves");
     leads(&elector).await;
     assert!(resigned.elapsed() < SOON, "{:?}", resigned.elapsed());
-    // That it retired, and that it leads again.
+    // It retired and leads again.
     for _ in 0..2 {
         let error = soon(errors.recv()).await.expect("it goes on");
         assert!(matches!(*error, ElectionError::Blocked(time) if time == block_time), "{error:?}");
@@ -241,7 +241,7 @@ async fn untaken_notices_are_dropped_and_reported() {
         assert_eq!(soon(notices.recv()).await, Some(expected));
     }
     elector.close().await;
-    // Nothing is left out here.
+    // These events have no gap.
     let mut elected = 0;
     while let Some(event) = soon(events.next()).await {
         elected += u32::from(matches!(event, Event::Elected { .. }));
@@ -259,7 +259,7 @@ async fn only_keys_of_one_identity_are_cleared() {
         let value = format!(r#"{{"id":"{id}","addr":""}}"#);
         client.put(format!("{ELECTION}/{key}"), value, Some(options)).await.expect("it serves");
     }
-    // Of another election, which ours is a prefix of.
+    // A key of another election, whose name starts with ours.
     client.put(format!("{ELECTION}2/1"), r#"{"id":"dead","addr":""}"#, None).await.expect("it serves");
     let elector = candidate(server.address(), "one").await;
     follows(&elector, "dead").await;

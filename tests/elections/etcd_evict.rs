@@ -19,7 +19,7 @@ async fn ids(server: &EtcdServer) -> Vec<String> {
     keys(server).await.iter().map(|(_, value, _)| id(value)).collect()
 }
 
-/// Long enough for anybody who competes to win.
+/// Long enough for every competitor to win.
 async fn assert_keeps_out(elector: &EtcdElector) {
     sleep(Duration::from_millis(500)).await;
     assert!(!elector.is_leader());
@@ -71,7 +71,7 @@ async fn evicted_followers_do_not_win() {
 #[tokio::test]
 async fn one_may_be_evicted_before_its_first_election() {
     let server = EtcdServer::start().await;
-    // At another moment of the campaign's beginning each time.
+    // Each time at another moment of the campaign's start.
     for micros in [0, 500, 1000, 2000, 5000] {
         let elector = candidate(server.address(), "one").await;
         sleep(Duration::from_micros(micros)).await;
@@ -94,7 +94,7 @@ async fn evictions_hold_across_a_server_outage() {
     let refused = soon(elector.evict_leader()).await;
     assert!(matches!(refused, Err(ElectionError::Store(_))), "it could not be told: {refused:?}");
     assert!(!elector.is_leader());
-    // There is nothing more to be told.
+    // There are no further events.
     soon(elector.evict_leader()).await.expect("it holds nothing");
     server.restart().await;
     until("the old session has ended", async || ids(&server).await.is_empty()).await;

@@ -22,7 +22,7 @@ use super::{
 
 const KEY: &str = "masters/1";
 const SHORT_TERM: Duration = Duration::from_secs(1);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TERM: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
@@ -97,10 +97,10 @@ async fn each_key_accepts_one_voter() {
         assert!(error.is_already_exists() && !error.is_not_found(), "{error:?}");
         assert!(error.to_string().contains(KEY), "{error}");
     }
-    // They are the same: with the first, the second has ended.
+    // Both are one voter, so the second ends with the first.
     voter.close().await;
     assert!(same.resign().await.is_err_and(|error| error.is_cancelled()));
-    // And one that has ended is in nobody's way.
+    // A voter that has ended may be replaced.
     leads(&vote(&voters, KEY, "other").await).await;
 }
 
@@ -125,7 +125,7 @@ async fn removed_voters_are_replaced_immediately() {
     leads(&second).await;
     assert!(removed.elapsed() < SOON, "{:?}", removed.elapsed());
     assert!(one.remove_voter(KEY, "first", LONG_TERM).await.is_err_and(|error| error.is_not_found()));
-    // And it may be added again.
+    // The voter may be added again.
     follows(&vote(&one, KEY, "first").await, "second").await;
 }
 
@@ -143,7 +143,7 @@ async fn watches_report_the_current_value_and_changes() {
         put(&server, KEY, value).await;
         assert_eq!(soon(values.recv()).await.as_deref(), Some(value));
     }
-    // That it is gone is no value.
+    // A deletion is not reported.
     raw(&server).await.delete(KEY, None).await.expect("it serves");
     put(&server, KEY, "4").await;
     assert_eq!(soon(values.recv()).await.as_deref(), Some("4"));
@@ -255,7 +255,7 @@ async fn stepping_down_lets_others_win() {
     leads(&theirs).await;
     assert!(stepped_down.elapsed() < SHORT_TERM, "{:?}", stepped_down.elapsed());
     follows(&ours[0], "theirs").await;
-    // What nobody else wants, and what is free again, wait all the same.
+    // Keys without a competitor, and keys that are free again, wait too.
     other.close().await;
     for voter in &ours {
         leads(voter).await;
@@ -345,6 +345,6 @@ fn pauses_grow_to_the_longest_until_reset() {
         assert!(later.iter().all(|pause| (longest / 4..=longest).contains(pause)));
         pauses.reset();
     }
-    // One that begins beyond the end, too.
+    // The same with a first pause beyond the longest one.
     assert!(UnlimitedBackoff::new(LONG, longest).take(10).all(|pause| pause <= longest));
 }

@@ -26,7 +26,7 @@ use super::{
 const KEY: &str = "tests/election";
 const COUNTER: &str = "tests/election:token";
 const TTL: Duration = Duration::from_millis(300);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TTL: Duration = Duration::from_secs(60);
 
 fn builder(server: &RedisServer, identity: &str) -> RedisElectorBuilder {
@@ -37,7 +37,7 @@ async fn candidate(server: &RedisServer, identity: &str) -> RedisElector {
     builder(server, identity).start().await.expect("valid settings")
 }
 
-/// The key's value, if there is one.
+/// Reads the key's value.
 async fn value(server: &RedisServer) -> Option<String> {
     server.ask(&format!("GET {KEY}")).await.lines().nth(1).map(str::to_owned)
 }
@@ -47,14 +47,14 @@ async fn number(server: &RedisServer, command: &str) -> i64 {
     answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{command}: {answer}"))
 }
 
-/// How many scripts were run.
+/// Counts the scripts that the server ran.
 async fn scripts(server: &RedisServer) -> u64 {
     let stats = server.ask("INFO commandstats").await;
     let calls = |line: &str| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse().ok();
     stats.lines().find_map(calls).expect("some were")
 }
 
-/// What callbacks were told: which of them, and whether we lead.
+/// The calls of callbacks: the callback's number, and whether the candidate leads.
 #[derive(Clone, Default)]
 struct Calls(Arc<Mutex<Vec<(usize, bool)>>>);
 
@@ -105,7 +105,7 @@ async fn defaults_are_those_that_the_setters_state() {
     sleep(Duration::from_secs(4)).await;
     let left = number(&server, &format!("PTTL {KEY}")).await;
     assert!((8000..=10_000).contains(&left), "renewed after 3.3 s, with {left} ms left");
-    // An empty one is as good as none.
+    // An empty identity counts as unset.
     assert!(!builder(&server, "").start().await.expect("valid settings").identity().is_empty());
 }
 
@@ -193,7 +193,7 @@ async fn slow_callbacks_delay_only_close() {
     assert!(!second.is_leader());
     elector.close().await;
     assert_eq!((begun.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (4, 4));
-    // The others don't wait for that.
+    // The other candidates do not wait for that.
     assert!(second.is_leader());
     let mut told = Vec::new();
     while let Some(event) = soon(events.next()).await {
@@ -294,7 +294,7 @@ async fn tokens_are_counted_beside_the_key() {
     assert_eq!(value(&server).await, None);
     let left = number(&server, &format!("TTL {COUNTER}")).await;
     assert!((24 * 3600 - 60..=24 * 3600).contains(&left), "{left} s");
-    // Tokens grow beyond the server's clock, too.
+    // Tokens also grow beyond the server's clock.
     server.ask(&format!("SET {COUNTER} 4000000000000000")).await;
     let next = candidate(&server, "next").await;
     leads(&next).await;
@@ -340,7 +340,7 @@ async fn longer_keys_do_not_matter() {
     sleep(Duration::from_millis(100)).await;
     assert_eq!(scripts(&server).await, before);
     assert_eq!(token(&elector), old_token);
-    // It does listen.
+    // It listens.
     server.ask(&format!("DEL {KEY}")).await;
     let anew = async || (elector.is_leader() && token(&elector) > old_token) || second.is_leader();
     until("somebody is elected", anew).await;

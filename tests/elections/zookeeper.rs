@@ -22,7 +22,7 @@ use super::{
 
 const BASE: &str = "/tests/election";
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
@@ -35,7 +35,7 @@ async fn candidate(address: SocketAddr, identity: &str) -> ZookeeperElector {
     builder(address, identity).start().await.expect("a session")
 }
 
-/// The names of the candidates' nodes, the first of them first.
+/// Lists the names of the candidates' nodes, the leader first.
 async fn nodes(client: &Client) -> Vec<String> {
     let mut names = client.list_children(BASE).await.unwrap_or_default();
     names.sort_by_key(|name| name.rsplit('-').next().map(str::to_owned));
@@ -52,7 +52,7 @@ async fn delete(client: &Client, name: &str) {
     client.delete(&format!("{BASE}/{name}"), None).await.expect("it serves");
 }
 
-/// How many paths are watched, and by how many watches.
+/// Counts the watched paths and the watches.
 async fn watches(server: &ZookeeperServer) -> (usize, usize) {
     let answer = server.ask("wchs").await;
     let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
@@ -74,7 +74,7 @@ async fn invalid_settings_are_named_with_their_rule() {
         let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
         assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
     }
-    // What the client would take for something else.
+    // Times that the client would misread.
     for (timeout, rule) in
         [(Duration::ZERO, "at least 100ms"), (Duration::from_secs(25 * 24 * 3600), "at most 2147483.647s")]
     {
@@ -165,7 +165,7 @@ async fn nodes_belong_to_their_creator_only() {
     leads(&owner).await;
     let client = zookeeper_client(server.address()).await;
     assert_eq!(client.list_children(BASE).await, Err(Error::NoAuth));
-    // With the wrong password, which ZooKeeper takes for another user.
+    // A wrong password makes another user for ZooKeeper.
     let other = builder(server.address(), "other").access(access("wrong")).start().await.expect("a session");
     let denied = |error: &ElectionError| matches!(error, ElectionError::Store(StoreError::Denied { .. }));
     interrupted(&mut other.events(), denied).await;
@@ -196,7 +196,7 @@ async fn unanswered_nodes_are_found_or_undone() {
     leads(&elector).await;
     let names = nodes(&client).await;
     assert_eq!(names.len(), 1, "{names:?}");
-    // The connection that is lost with the answer does not come back before it is to be undone.
+    // The connection, lost with the answer, stays away until the proxy heals.
     proxy.refuse(true);
     proxy.lose_answer("_c_");
     delete(&client, &names[0]).await;
@@ -231,7 +231,7 @@ async fn each_candidate_watches_only_the_one_before_it() {
         proxies.push(proxy);
         candidates.push(elector);
     }
-    // The leader watches its own, and so does its successor.
+    // Both the leader and its successor watch the leader's node.
     until("all watch", async || watches(&server).await == (5, 6)).await;
     let old_token = token(&candidates[0]);
     let names = nodes(&client).await;
@@ -243,11 +243,11 @@ async fn each_candidate_watches_only_the_one_before_it() {
     assert_eq!(asked, [false, false, false, true, false, false], "only the successor has to look");
     assert_eq!(token(&candidates[0]), old_token);
 
-    // The end of the leader is the business of one, too.
+    // The leader's exit also wakes one candidate.
     candidates[0].close().await;
     leads(&candidates[1]).await;
     assert_eq!(candidates.iter().filter(|candidate| candidate.is_leader()).count(), 1);
-    // Who was deleted sees it when it has to look, and competes again behind the others.
+    // A candidate whose node was deleted notices at its next look and queues up again.
     candidates[1].close().await;
     leads(&candidates[3]).await;
     follows(&candidates[2], "candidate-3").await;
@@ -294,7 +294,7 @@ async fn without_any_candidate_there_is_no_leader() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     create(&client, "garbage", "").await;
-    // Where nobody may create anything nobody can be a candidate.
+    // Without the permission to create nodes there is no candidate.
     let reading = [Acl::new(Permission::READ, AuthId::anyone())];
     client.set_acl(BASE, &reading, None).await.expect("it serves");
     let elector = candidate(server.address(), "one").await;
@@ -341,7 +341,7 @@ async fn candidates_of_other_programs_take_part() {
     let elector = elector.expect("a session");
     follows(&elector, "curator").await;
     delete(&client, "_c_0-lock-0000000000").await;
-    // It watches the one before it only, and so has not heard.
+    // It watches only its predecessor and has not noticed.
     assert_eq!(elector.leader_ident().await.expect("somebody leads"), "kazoo");
     delete(&client, "0__lock__0000000001").await;
     leads(&elector).await;
