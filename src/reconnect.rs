@@ -1,6 +1,7 @@
-//! Reconnecting, in one place.
+//! The pauses between the tries to reconnect.
 //!
-//! The only module that knows the crate `backoff`, which nobody maintains any more: a successor replaces it here.
+//! Only this module knows the crate `backoff`, which is no longer maintained: a successor replaces
+//! it here.
 
 use std::{fmt, time::Duration};
 
@@ -10,49 +11,50 @@ use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
 
 use crate::clock;
 
-/// Something that reconnects for ever, and its pauses.
+/// A connection that is made again after each interruption, without a last try.
 #[derive(Debug)]
 pub(crate) struct Reconnect {
-    what: String,
+    connection: String,
     pauses: Pauses,
     interrupted: bool,
-    /// Since when the connection works, or worked before it was interrupted.
+    /// When the connection began to work; kept until the next interruption.
     connected: Option<Instant>,
 }
 
 impl Reconnect {
-    /// `what` names the connection in the log.
-    pub(crate) fn new(what: impl Into<String>) -> Self {
+    /// `connection` is its name in the log.
+    pub(crate) fn new(connection: impl Into<String>) -> Self {
         let pauses = Pauses::new(FIRST, LONGEST);
-        Self { what: what.into(), pauses, interrupted: false, connected: None }
+        Self { connection: connection.into(), pauses, interrupted: false, connected: None }
     }
 
-    /// How long to wait before the next try. Logs the cause, once per interruption.
+    /// Returns the pause before the next try. Logs the cause, once per interruption.
     pub(crate) fn next_delay(&mut self, cause: &dyn fmt::Display) -> Duration {
         if !self.interrupted {
             self.interrupted = true;
-            tracing::warn!(connection = %self.what, %cause, "interrupted, reconnecting");
+            tracing::warn!(connection = self.connection, %cause, "interrupted, reconnecting");
         }
-        // What is cut off each time soon after it began must not be retried in haste.
+        // A connection that breaks soon after each success must not be made again in haste.
         if self.connected.take().is_some_and(|since| clock::now() - since >= LONGEST) {
             self.pauses.reset();
         }
         self.pauses.next()
     }
 
-    /// The connection works. Once it has done so for a while, the next interruption starts from the shortest pause again.
+    /// Notes that the connection works. When it has worked for a while, the next interruption
+    /// starts from the shortest pause.
     pub(crate) fn connected(&mut self) {
         if self.connected.is_none() {
             self.connected = Some(clock::now());
         }
         if self.interrupted {
             self.interrupted = false;
-            tracing::info!(connection = %self.what, "reconnected");
+            tracing::info!(connection = self.connection, "reconnected");
         }
     }
 }
 
-/// Pauses that grow without an end to the tries: exponential, jittered, capped.
+/// Pauses between tries of which none is the last: exponential, jittered, capped.
 #[derive(Debug)]
 pub(crate) struct Pauses(ExponentialBackoff<TokioClock>);
 
@@ -60,8 +62,8 @@ impl Pauses {
     /// The first pause before jitter, and the longest after it.
     pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         let clock = TokioClock;
-        // The jitter comes on top of the last interval; cutting it off at the cap instead would bring half of all clients
-        // back at the same instant, after just the outages that are long.
+        // The jitter comes on top of the last interval. A cut at the cap would bring half of all
+        // clients back at the same instant, and that after long outages.
         let max_interval = longest.div_f64(1.0 + JITTER);
         let first = first.min(max_interval);
         Self(ExponentialBackoff {
@@ -77,7 +79,7 @@ impl Pauses {
     }
 
     pub(crate) fn next(&mut self) -> Duration {
-        // `None` would mean to give up, which it doesn't without a `max_elapsed_time`.
+        // `None` means to give up, and comes only with a `max_elapsed_time`.
         self.0.next_backoff().unwrap_or(self.0.max_interval)
     }
 
@@ -86,7 +88,7 @@ impl Pauses {
     }
 }
 
-/// `backoff` insists on asking a clock; this one follows tokio's, paused time included.
+/// tokio's clock, paused time included, in the form that `backoff` asks for.
 #[derive(Clone, Copy, Debug)]
 struct TokioClock;
 
@@ -100,7 +102,7 @@ impl Clock for TokioClock {
 const FIRST: Duration = Duration::from_millis(50);
 /// The longest pause, jitter included.
 const LONGEST: Duration = Duration::from_secs(5);
-/// A pause lies within this fraction of its nominal length.
+/// The part of its nominal length by which a pause may be shorter or longer.
 const JITTER: f64 = 0.5;
 
 #[cfg(test)]
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_up_to_the_cap_and_never_end() {
+    fn pauses_grow_to_the_cap_and_never_end() {
         let mut reconnect = Reconnect::new("test");
         let mut nominal = FIRST;
         for _ in 0..1000 {
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_clients_keep_in_step() {
+    fn clients_do_not_retry_in_step() {
         let delays = || {
             let mut reconnect = Reconnect::new("test");
             (0..10).map(|_| reconnect.next_delay(&"gone")).collect::<Vec<_>>()
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_connection_that_lasted_starts_over_from_the_shortest_pause() {
+    async fn only_lasting_connections_restore_the_shortest_pause() {
         let mut reconnect = Reconnect::new("test");
         for _ in 0..20 {
             reconnect.connected();
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_of_a_month_changes_nothing() {
+    async fn month_long_outages_change_nothing() {
         let mut reconnect = Reconnect::new("test");
         reconnect.next_delay(&"gone");
         tokio::time::advance(Duration::from_secs(30 * 24 * 3600)).await;
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_is_logged_once_and_not_per_try() {
+    fn interruptions_are_logged_once() {
         let log = Log::default();
         tracing::subscriber::with_default(log.clone(), || {
             let mut reconnect = Reconnect::new("test");
@@ -174,7 +176,7 @@ mod tests {
         assert_eq!(*log.0.lock(), [tracing::Level::WARN, tracing::Level::INFO, tracing::Level::WARN]);
     }
 
-    /// Notes the level of each log line.
+    /// Collects the level of each log line.
     #[derive(Clone, Default)]
     struct Log(std::sync::Arc<parking_lot::Mutex<Vec<tracing::Level>>>);
 

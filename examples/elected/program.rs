@@ -28,7 +28,7 @@ pub async fn main() -> ExitCode {
             use writerlease::redis::{RedisElector, RedisStore};
             let url = format!("redis://{host}");
             let elector = RedisElector::builder(url.as_str(), format!("{}election", options.prefix))
-                .node_id(&options.name)
+                .identity(&options.name)
                 .ttl(options.ttl)
                 .request_timeout(REQUEST);
             run(&options, elector.start(), RedisStore::new(url)).await
@@ -39,7 +39,7 @@ pub async fn main() -> ExitCode {
             let base = format!("/{}", options.prefix.trim_end_matches('/'));
             let elector = ZookeeperElector::builder(hosts, format!("{base}/election"))
                 .identity(&options.name)
-                .session_timeout(options.ttl)
+                .ttl(options.ttl)
                 .request_timeout(REQUEST);
             let access = ZookeeperAccess::open();
             run(&options, elector.start(), ZookeeperStore::new(hosts, &format!("{base}/store"), access)).await
@@ -60,11 +60,12 @@ async fn etcd(options: &Options, hosts: &str) -> Result<ExitCode, String> {
     let election = format!("{}election", options.prefix);
     let store = Ok(EtcdStore::new(client.clone()));
     if let Backend::Etcd(_) = options.backend {
-        let elector = EtcdElector::builder(client, election).id(&options.name).session_ttl(options.ttl);
+        let elector = EtcdElector::builder(client, election).identity(&options.name).ttl(options.ttl);
         return run(options, elector.request_timeout(REQUEST).start(), store).await;
     }
-    let voters = EtcdVoters::with_request_timeout(client, REQUEST);
-    run(options, async { voters.add_voter(&election, &options.name, options.ttl) }, store).await
+    let voters = EtcdVoters::builder(client).request_timeout(REQUEST).build();
+    let vote = async { voters?.add_voter(&election, &options.name, options.ttl) };
+    run(options, vote, store).await
 }
 
 #[cfg(feature = "etcd")]

@@ -2,69 +2,69 @@ use std::time::Duration;
 
 use crate::{engine::config::ConfigError, store::StoreError};
 
-/// What can go wrong with an election.
+/// An error of an election.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ElectionError {
     /// A setting cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Nobody leads at present.
+    /// The election has no leader at present.
     #[error("the election {election:?} has no leader")]
     NoLeader {
-        /// The election.
+        /// The election's name.
         election: String,
     },
-    /// There is another one already.
+    /// The same thing exists already.
     #[error("{what} exists already")]
     AlreadyExists {
-        /// What does.
+        /// The existing thing.
         what: String,
     },
-    /// There is none.
+    /// The thing does not exist.
     #[error("{what} does not exist")]
     NotFound {
-        /// What does not.
+        /// The missing thing.
         what: String,
     },
-    /// A watch could not go on where it was.
-    #[error("what the watch missed is gone from the engine, so it was started anew")]
+    /// A watch could not continue where it was, and started again.
+    #[error("the server no longer has the changes that the watch missed, so the watch started again")]
     WatchExpired,
-    /// The session has ended, and with it this elector.
+    /// The session has expired, and the elector has ended with it.
     #[error("the session has expired")]
     SessionExpired,
-    /// Nobody took a notification in time, so it was left out.
-    #[error("a notification was not taken within {0:?}")]
+    /// A notification was dropped because nobody took it in time.
+    #[error("nobody took a notification within {0:?}, so it was dropped")]
     Blocked(Duration),
     /// The elector was closed.
     #[error("the elector was closed")]
     Closed,
-    /// The elector's task is gone, with its runtime or by a panic.
+    /// The elector's task is gone: it panicked, or its runtime was shut down.
     #[error("the elector's task died")]
     Died,
-    /// The engine.
+    /// The server refused, or did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl ElectionError {
-    /// Whether there is another one already.
+    /// Returns whether the same thing exists already.
     pub fn is_already_exists(&self) -> bool {
         matches!(self, Self::AlreadyExists { .. })
     }
 
-    /// Whether there is none.
+    /// Returns whether the thing, or a leader, does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. } | Self::NoLeader { .. })
     }
 
-    /// Whether a watch cannot go on where it was, because what it missed is gone from the engine (etcd's compaction). The
-    /// elector has started it anew by itself.
+    /// Returns whether a watch could not continue because the server no longer has the changes that
+    /// it missed (etcd compacts them). The elector has started the watch again.
     pub fn is_watch_expired(&self) -> bool {
         matches!(self, Self::WatchExpired)
     }
 
-    /// Whether the call or the elector was ended on purpose.
+    /// Returns whether the elector was closed on purpose.
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Closed)
     }

@@ -12,52 +12,52 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::error::ElectionError;
 use crate::{clock::Moment, store::Fence};
 
-/// What a candidate knows of the leadership.
+/// The leadership, as a candidate knows it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Leadership {
-    /// Nothing is known: the election has not begun, the connection is lost, or our time ran out before a renewal was
-    /// confirmed.
+    /// Nothing is known: the election has not begun, the connection is lost, or the leader's time
+    /// ran out before a renewal was confirmed.
     Unknown,
-    /// We lead.
+    /// This candidate leads.
     Leader {
-        /// What our writes should carry; it has the token.
+        /// The fence for the leader's writes; it has the token.
         fence: Fence,
-        /// Until when, unless it is renewed. A state with a time that has passed counts for nothing:
-        /// [`is_leader`](Self::is_leader) looks at the clock.
+        /// The end of the leadership, unless it is renewed. After that time this state has no
+        /// meaning: [`is_leader`](Self::is_leader) looks at the clock.
         until: Moment,
     },
-    /// Somebody else leads, or nobody does yet.
+    /// Another candidate leads, or none does yet.
     Follower {
-        /// Who, if that is known.
+        /// The leader's identity, if it is known.
         leader: Option<Arc<str>>,
     },
-    /// The elector has ended, closed or broken, and nothing more will come.
+    /// The elector has ended, closed or broken. This is the last state.
     Failed(Arc<ElectionError>),
 }
 
-/// What happens to a candidate.
+/// An event of a candidate.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// We lead from now on.
+    /// This candidate leads from now on.
     Elected {
-        /// The number of this reign.
+        /// The number of this term of leadership.
         token: u64,
     },
-    /// We lead no more: we resigned, were deposed, or our time ran out.
+    /// This candidate leads no more: it resigned, was deposed, or its time ran out.
     Retired {
-        /// The number of the reign that is over.
+        /// The number of the term of leadership that is over.
         token: u64,
     },
-    /// Somebody else leads.
+    /// Another candidate leads.
     NewLeader {
-        /// Who.
+        /// The leader's identity.
         leader: Arc<str>,
     },
-    /// Something went wrong; the elector goes on trying. It is told once per interruption.
+    /// The connection is interrupted, and the elector retries. An interruption has one such event.
     Interrupted(Arc<ElectionError>),
-    /// The elector has ended. Nothing comes after this.
+    /// The elector has ended. This is the last event.
     Failed(Arc<ElectionError>),
 }
 
@@ -66,12 +66,12 @@ pub enum Event {
 pub struct Events(UnboundedReceiver<Event>);
 
 impl Leadership {
-    /// Whether we lead at this moment, by our own clock.
+    /// Returns whether the candidate leads at this moment, by its own clock.
     pub fn is_leader(&self) -> bool {
         self.fence().is_some()
     }
 
-    /// The fence for a write that is to be sent now; `None` unless we lead.
+    /// Returns the fence for a write that is sent now; `None` unless the candidate leads.
     pub fn fence(&self) -> Option<&Fence> {
         match self {
             Self::Leader { fence, until } if !until.has_passed() => Some(fence),
@@ -80,7 +80,7 @@ impl Leadership {
     }
 }
 
-/// For electors of one's own.
+/// The events of a user's own elector.
 impl From<UnboundedReceiver<Event>> for Events {
     fn from(events: UnboundedReceiver<Event>) -> Self {
         Self(events)

@@ -1,10 +1,10 @@
-//! Leader election, for work that only one process may do at all.
+//! Leader election, for jobs that only one process may do.
 //!
-//! A [`WriterLease`](crate::WriterLease) needs no leader: whoever works leads. Where the work itself cannot be compared and
-//! written, or others expect an elected leader, these electors take part in elections on etcd, ZooKeeper and Redis. They
-//! replace four packages that many use; what those offer, each adapter's page tells line by line.
+//! A [`WriterLease`](crate::WriterLease) needs no elected leader: the replica that works leads.
+//! Some jobs cannot be compared and written, or other programs expect an elected leader. For these,
+//! electors take part in elections on etcd, ZooKeeper and Redis.
 //!
-//! | elector | on | after | candidates of others that take part |
+//! | elector | on | replaces | takes part with |
 //! |---|---|---|---|
 #![cfg_attr(
     feature = "etcd",
@@ -12,7 +12,7 @@
 )]
 #![cfg_attr(
     feature = "etcd",
-    doc = "| [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | whoever creates the same key |"
+    doc = "| [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | all that create the same key |"
 )]
 #![cfg_attr(
     feature = "zookeeper",
@@ -23,26 +23,35 @@
     doc = "| [`RedisElector`](crate::redis::RedisElector) | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |"
 )]
 //!
-//! # What all promise
+//! They replace four Go packages;
+//! [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md) lists
+//! every call of these.
 //!
-//! 1. **Leadership ends by our own clock.** [`Leadership::Leader`] says until when, on a monotonic clock, counted from the
-//!    *sending* of the last renewal that succeeded, less a fiftieth for clocks that don't run alike. The engine counts from
-//!    later on, so nobody else is elected before, however long this process was stopped or cut off, or the machine suspended
-//!    ([`Moment`](crate::Moment) has the systems where that is counted). What looks at the clock is right at once; events and the channel
-//!    follow within a second of a suspension.
-//! 2. **Every leader has a token,** greater than those before it in the same election, and a [`Fence`] for the stores of its
-//!    engine: a write that was sent too late is refused there.
-//! 3. **We stop before we say so.** Whoever resigns or closes is told to be no leader first, and only then is the engine told.
-//! 4. **Nothing is left behind.** After [`close`](Elector::close) the engine holds nothing of the candidate. If it could not be
-//!    told, what is left ends with the session: within its TTL.
-//! 5. **The end is visible.** An elector whose task is gone, for whatever reason, is [`Leadership::Failed`].
+//! # Promises
 //!
-//! Electors run on the tokio runtime on which they are started; it needs timers and I/O. [`Elector::events`] is a
-//! [`Stream`](futures_util::Stream), so its readers need the crate `futures-util` (or the like), and those who hand in a client the crate it is of:
-//! `etcd-client` 0.21, `zookeeper-client` 0.11.
+//! 1. **Leadership ends by the candidate's own clock.** [`Leadership::Leader`] has the time, on a
+//!    monotonic clock. It counts from the *sending* of the last renewal that succeeded, less a
+//!    fiftieth for clocks that run apart. The server counts from later on, so it elects nobody else
+//!    before, even if this process was stopped or cut off or its machine suspended
+//!    ([`Moment`](crate::Moment) lists the systems on which suspension counts).
+//!    [`is_leader`](Elector::is_leader) looks at the clock and is right immediately. Events and the
+//!    channel follow within a second of a suspension.
+//! 2. **Every leader has a token,** greater than those before it in the same election, and a
+//!    [`Fence`] for the stores on its server, which refuse a write that was sent too late.
+//! 3. **A candidate stops before its server learns of it.** When it resigns or is closed, its
+//!    readers see that it leads no more, and only then does the server.
+//! 4. **Nothing is left behind.** After [`close`](Elector::close) the server holds nothing of the
+//!    candidate. If it did not answer, the rest expires with the session, within the TTL.
+//! 5. **The end is visible.** An elector whose task has ended, for any reason, is
+//!    [`Leadership::Failed`].
 //!
-//! A leader that lost contact for longer than its time is [`Leadership::Unknown`]. If it turns out that nobody took over, it
-//! leads again, with the same token: it is still the same reign.
+//! A leader that loses contact for longer than its time is [`Leadership::Unknown`]. If nobody took
+//! over meanwhile, it leads again with the same token: its term of leadership has not ended.
+//!
+//! Electors run on the tokio runtime on which they are started; it needs timers and I/O.
+//! [`Elector::events`] is a [`Stream`](futures_util::Stream), which readers poll with the crate
+//! `futures-util` or a similar one. A client that is handed in comes from `etcd-client` 0.21 or
+//! `zookeeper-client` 0.11.
 
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod candidate;
@@ -50,6 +59,8 @@ mod error;
 mod leadership;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod publisher;
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+pub(crate) mod retries;
 
 use tokio::sync::watch;
 
@@ -59,42 +70,44 @@ pub use self::{
 };
 use crate::store::Fence;
 
-/// A candidate in an election. The [module](self) says what each implementation promises.
+/// A candidate in an election. The [module](self) lists what all implementations promise.
 ///
 /// Dropping the last handle closes the elector in the background.
 pub trait Elector: Send + Sync + 'static {
-    /// How others see this candidate.
+    /// The name by which others know this candidate.
     fn identity(&self) -> &str;
 
     /// A channel with the current state, renewals included.
     fn leadership(&self) -> watch::Receiver<Leadership>;
 
-    /// What happens from now on, in order and without gaps; the state of now comes first, if it is known. It is buffered
-    /// without limit for a reader that is slow.
+    /// A stream of the events from now on, in order and without gaps. It starts with the current
+    /// state, if that is known. The buffer for a slow reader has no limit.
     fn events(&self) -> Events;
 
-    /// Gives the leadership up and lets others win. The candidate goes on competing, behind them. Of one that doesn't lead
-    /// this asks nothing but to go to the end of the queue, where there is one.
+    /// Gives the leadership up and lets others win. The candidate competes on, behind them. If it
+    /// does not lead, it goes to the end of the queue, where there is one.
     ///
-    /// When this returns, `leadership` doesn't say that we lead by the old reign. A call that is dropped has an effect or none.
+    /// When this returns, [`leadership`](Self::leadership) has left the old term of leadership. A
+    /// call that is dropped may or may not have an effect.
     ///
     /// # Errors
     ///
-    /// [`ElectionError::Store`] if the engine could not be told: we resigned all the same, but the others have to wait until
-    /// our session ends. [`ElectionError::Closed`] if this elector has ended, [`ElectionError::Died`] if its task is gone.
+    /// [`ElectionError::Store`] if the server did not answer: the candidate has resigned, but the
+    /// others wait until its session ends. [`ElectionError::Closed`] if this elector has ended,
+    /// [`ElectionError::Died`] if its task is gone.
     fn resign(&self) -> impl Future<Output = Result<(), ElectionError>> + Send;
 
-    /// Ends the candidacy, after resigning if we lead, and returns when the engine holds nothing of it. If the engine does
-    /// not answer, that takes as long as one request may take. Further calls do nothing. A call that is dropped closes all the
-    /// same.
+    /// Ends the candidacy, after a resignation if it leads, and returns when the server holds
+    /// nothing of it. If the server does not answer, this takes the longest time of one request.
+    /// Further calls have no effect. A call that is dropped closes the elector all the same.
     fn close(&self) -> impl Future<Output = ()> + Send;
 
-    /// Whether we lead at this moment, by our own clock.
+    /// Returns whether the candidate leads at this moment, by its own clock.
     fn is_leader(&self) -> bool {
         self.leadership().borrow().is_leader()
     }
 
-    /// The fence for a write that is to be sent now; `None` unless we lead.
+    /// Returns the fence for a write that is sent now; `None` unless the candidate leads.
     fn fence(&self) -> Option<Fence> {
         self.leadership().borrow().fence().cloned()
     }

@@ -1,7 +1,6 @@
-//! What is known of the leadership, told to whoever wants to know, and ended by the clock.
+//! The state of a candidate: published to its readers, and ended by the clock.
 
 use std::{
-    ops::RangeInclusive,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -16,46 +15,49 @@ use super::{
     error::ElectionError,
     leadership::{Event, Events, Leadership},
 };
-use crate::{clock::Moment, engine::config::ConfigError, store::Fence};
-#[cfg(any(feature = "etcd", feature = "zookeeper"))]
-use crate::{reconnect::Reconnect, store::StoreError};
+use crate::{clock::Moment, store::Fence};
 
-/// The state of one candidate. Clones are handles to the same.
+/// Publishes the state of one candidate. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Office(Arc<Inner>);
+pub(crate) struct LeadershipPublisher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Names the candidate in the log.
-    what: String,
+    /// The candidate's name in the log.
+    name: String,
     state: watch::Sender<Leadership>,
-    /// Locked while the state changes, so that the events are in the order of the states.
+    /// Locked while the state changes, so that events and states have the same order.
     readers: Mutex<Readers>,
 }
 
 #[derive(Debug, Default)]
 struct Readers {
     senders: Vec<UnboundedSender<Event>>,
-    /// They were told of the interruption, and nothing good has happened since.
+    /// The readers know of the interruption, and nothing good has happened since.
     interrupted: bool,
 }
 
 impl Readers {
-    fn tell(&mut self, events: &[Event]) {
+    fn send(&mut self, events: &[Event]) {
         self.senders.retain(|reader| events.iter().all(|event| reader.send(event.clone()).is_ok()));
     }
 }
 
-impl Office {
-    /// Must be called within a runtime: a task sees to it that the leadership ends in time, whatever else hangs.
-    pub fn new(what: impl Into<String>) -> Self {
+impl LeadershipPublisher {
+    /// Must be called within a runtime: a task of its own ends the leadership in time, even if the
+    /// candidate hangs.
+    pub fn new(name: impl Into<String>) -> Self {
         let inner = Arc::new(Inner {
-            what: what.into(),
+            name: name.into(),
             state: watch::Sender::new(Leadership::Unknown),
             readers: Mutex::default(),
         });
-        tokio::spawn(watch_over(Arc::downgrade(&inner), inner.state.subscribe()));
+        tokio::spawn(expire(Arc::downgrade(&inner), inner.state.subscribe()));
         Self(inner)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -67,7 +69,7 @@ impl Office {
         let mut readers = self.0.readers.lock();
         let state = self.0.state.borrow().clone();
         for event in changes(&Leadership::Unknown, &state) {
-            // The other end is in our hands.
+            // The receiver is still here.
             let _ = sender.send(event);
         }
         if !matches!(state, Leadership::Failed(_)) {
@@ -76,7 +78,7 @@ impl Office {
         events.into()
     }
 
-    /// We lead, or go on leading, until then; if that has passed meanwhile, nothing is known.
+    /// Publishes that the candidate leads until then; nothing is known if that time has passed.
     pub fn lead(&self, fence: Fence, until: Moment) {
         if until.has_passed() {
             return self.set(Leadership::Unknown);
@@ -84,49 +86,28 @@ impl Office {
         self.set(Leadership::Leader { fence, until });
     }
 
-    /// After the elector has ended this does nothing.
+    /// Publishes a state, unless the elector has ended.
     pub fn set(&self, next: Leadership) {
         self.0.update(|_| Some(next));
     }
 
-    /// Something went wrong. A follower knows nothing more; a leader leads until its time is up.
+    /// Publishes an interruption, once until it is over. A follower loses sight of the leader; a
+    /// leader leads until its time is up.
     pub fn interrupted(&self, error: impl Into<ElectionError>) {
         self.0.update(|state| matches!(state, Leadership::Follower { .. }).then_some(Leadership::Unknown));
         let mut readers = self.0.readers.lock();
         if !std::mem::replace(&mut readers.interrupted, true) {
-            readers.tell(&[Event::Interrupted(Arc::new(error.into()))]);
+            readers.send(&[Event::Interrupted(Arc::new(error.into()))]);
         }
     }
 
-    /// Repeats a request until it is answered, with growing pauses.
-    #[cfg(any(feature = "etcd", feature = "zookeeper"))]
-    pub async fn insist<T, F: std::future::Future<Output = Result<T, StoreError>>>(
-        &self,
-        reconnect: &mut Reconnect,
-        mut request: impl FnMut() -> F,
-    ) -> T {
-        loop {
-            match request().await {
-                Ok(answer) => {
-                    reconnect.connected();
-                    return answer;
-                }
-                Err(error) => {
-                    let pause = reconnect.next_delay(&error);
-                    self.interrupted(error);
-                    tokio::time::sleep(pause).await;
-                }
-            }
-        }
-    }
-
-    /// Something went wrong that has nothing to do with the election.
+    /// Publishes an error that leaves the election as it is.
     #[cfg(feature = "etcd")]
     pub fn report(&self, error: ElectionError) {
-        self.0.readers.lock().tell(&[Event::Interrupted(Arc::new(error))]);
+        self.0.readers.lock().send(&[Event::Interrupted(Arc::new(error))]);
     }
 
-    /// Why calls are of no use any more, when the elector has ended.
+    /// Waits for the elector to end, and returns the reason.
     pub async fn end(&self) -> ElectionError {
         self.ended().await;
         match &*self.0.state.borrow() {
@@ -135,10 +116,10 @@ impl Office {
         }
     }
 
-    /// Returns when the elector has ended.
+    /// Waits for the elector to end.
     pub async fn ended(&self) {
         let mut state = self.leadership();
-        // The sender lives as long as we do.
+        // This publisher keeps the sender alive.
         let _ = state.wait_for(|state| matches!(state, Leadership::Failed(_))).await;
     }
 }
@@ -153,12 +134,12 @@ impl Inner {
         let Some(next) = next(&before) else { return };
         let events = changes(&before, &next);
         for event in &events {
-            tracing::info!(candidate = %self.what, ?event, "the leadership changed");
+            tracing::info!(candidate = self.name, ?event, "the leadership changed");
         }
         let failed = matches!(next, Leadership::Failed(_));
         readers.interrupted &= matches!(next, Leadership::Unknown);
         self.state.send_replace(next);
-        readers.tell(&events);
+        readers.send(&events);
         if failed {
             readers.senders.clear();
         }
@@ -166,7 +147,7 @@ impl Inner {
 }
 
 /// Ends each leadership when its time is up.
-async fn watch_over(office: Weak<Inner>, mut state: watch::Receiver<Leadership>) {
+async fn expire(publisher: Weak<Inner>, mut state: watch::Receiver<Leadership>) {
     loop {
         let until = match &*state.borrow_and_update() {
             Leadership::Leader { until, .. } => Some(*until),
@@ -181,8 +162,8 @@ async fn watch_over(office: Weak<Inner>, mut state: watch::Receiver<Leadership>)
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
             () = time_is_up => {
-                let Some(office) = office.upgrade() else { return };
-                office.update(|state| match state {
+                let Some(publisher) = publisher.upgrade() else { return };
+                publisher.update(|state| match state {
                     Leadership::Leader { until, .. } if until.has_passed() => Some(Leadership::Unknown),
                     _ => None,
                 });
@@ -191,7 +172,7 @@ async fn watch_over(office: Weak<Inner>, mut state: watch::Receiver<Leadership>)
     }
 }
 
-/// What readers of events are told.
+/// The events of a change, in order.
 fn changes(before: &Leadership, next: &Leadership) -> Vec<Event> {
     let token = |state: &Leadership| match state {
         Leadership::Leader { fence, .. } => Some(fence.token()),
@@ -215,34 +196,12 @@ fn changes(before: &Leadership, next: &Leadership) -> Vec<Event> {
     events
 }
 
-/// Until when we may believe what the engine confirmed to a request that was sent at `sent`: clocks may differ by two in a
-/// hundred.
-pub(crate) fn deadline(sent: Moment, ttl: Duration) -> Moment {
+/// The end of a leadership that a request sent at `sent` has renewed.
+///
+/// It is a fiftieth of the TTL early, because two clocks may run apart by two in a hundred.
+pub(crate) fn believed_until(sent: Moment, ttl: Duration) -> Moment {
     sent + (ttl - ttl / 50)
 }
-
-/// Whether a time is one that the engine can wait for.
-pub(crate) fn check_time(
-    field: &'static str,
-    time: Duration,
-    limits: RangeInclusive<Duration>,
-) -> Result<(), ConfigError> {
-    let rule = match time {
-        short if short < *limits.start() => format!("at least {:?}", limits.start()),
-        long if long > *limits.end() => format!("at most {:?}", limits.end()),
-        _ => return Ok(()),
-    };
-    Err(ConfigError::new(field, time, rule))
-}
-
-/// Of a request, or of connecting.
-pub(crate) fn check_timeout(field: &'static str, timeout: Duration) -> Result<(), ConfigError> {
-    if timeout.is_zero() { Err(ConfigError::new(field, timeout, "longer than zero")) } else { Ok(()) }
-}
-
-/// A year. Engines refuse more sooner or later, and clocks can't show all of it.
-#[cfg(any(feature = "etcd", feature = "redis"))]
-pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -255,56 +214,56 @@ mod tests {
         Fence::new("test", "election", token)
     }
 
-    async fn told(office: &Office) -> Vec<String> {
-        let events = office.events();
-        office.set(Leadership::Failed(Arc::new(ElectionError::Closed)));
+    async fn events_until_closed(publisher: &LeadershipPublisher) -> Vec<String> {
+        let events = publisher.events();
+        publisher.set(Leadership::Failed(Arc::new(ElectionError::Closed)));
         events.map(|event| format!("{event:?}")).collect().await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leadership_ends_by_the_clock_and_not_before() {
-        let office = Office::new("test");
-        let mut state = office.leadership();
+    async fn leaderships_end_by_the_clock_and_not_before() {
+        let publisher = LeadershipPublisher::new("test");
+        let mut state = publisher.leadership();
         let started = Moment::now();
-        office.lead(fence(1), started + Duration::from_secs(10));
+        publisher.lead(fence(1), started + Duration::from_secs(10));
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(state.borrow().is_leader());
-        office.lead(fence(1), started + Duration::from_secs(19));
+        publisher.lead(fence(1), started + Duration::from_secs(19));
         let ended = state.wait_for(|state| matches!(state, Leadership::Unknown)).await.map(drop);
         assert!(ended.is_ok());
         assert_eq!((Moment::now() - started).as_secs(), 19);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_state_that_was_read_before_its_time_was_up_counts_for_nothing_afterwards() {
-        let office = Office::new("test");
-        office.lead(fence(1), Moment::now() + Duration::from_secs(10));
-        let state = office.leadership().borrow().clone();
+    async fn states_count_for_nothing_after_their_time() {
+        let publisher = LeadershipPublisher::new("test");
+        publisher.lead(fence(1), Moment::now() + Duration::from_secs(10));
+        let state = publisher.leadership().borrow().clone();
         assert_eq!(state.fence(), Some(&fence(1)));
         tokio::time::advance(Duration::from_secs(10)).await;
         assert!(!state.is_leader());
-        // A confirmation that comes too late is none.
-        office.lead(fence(1), Moment::now());
-        assert!(matches!(*office.leadership().borrow(), Leadership::Unknown));
+        // A confirmation that comes too late does not count.
+        publisher.lead(fence(1), Moment::now());
+        assert!(matches!(*publisher.leadership().borrow(), Leadership::Unknown));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leader_that_slept_through_its_time_is_none_at_once_and_is_told_so_within_a_second() {
-        let office = Office::new("test");
-        let mut state = office.leadership();
+    async fn leaders_that_slept_through_their_time_are_deposed() {
+        let publisher = LeadershipPublisher::new("test");
+        let mut state = publisher.leadership();
         let sent = Moment::now();
-        let until = deadline(sent, Duration::from_secs(100));
-        office.lead(fence(1), until);
+        let until = believed_until(sent, Duration::from_secs(100));
+        publisher.lead(fence(1), until);
         tokio::time::sleep(Duration::from_secs(1)).await;
         clock::tests::suspend(Duration::from_secs(96));
         assert!(state.borrow_and_update().is_leader());
         clock::tests::suspend(Duration::from_secs(1));
         assert_eq!(state.borrow_and_update().fence(), None);
-        // Nor does the answer to a request from before help.
-        office.lead(fence(1), until);
+        // The answer to a request from before the suspension does not help.
+        publisher.lead(fence(1), until);
         assert!(matches!(*state.borrow_and_update(), Leadership::Unknown));
 
-        office.lead(fence(2), Moment::now() + Duration::from_secs(100));
+        publisher.lead(fence(2), Moment::now() + Duration::from_secs(100));
         tokio::time::sleep(Duration::from_secs(1)).await;
         let awake = clock::now();
         clock::tests::suspend(Duration::from_secs(100));
@@ -313,19 +272,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_is_told_everything_in_order_and_a_late_one_the_state_of_now() {
-        let office = Office::new("test");
-        let events = office.events();
+    async fn slow_readers_miss_nothing_and_late_ones_start_now() {
+        let publisher = LeadershipPublisher::new("test");
+        let events = publisher.events();
         let later = || Moment::now() + Duration::from_secs(10);
-        office.set(Leadership::Follower { leader: None });
-        office.set(Leadership::Follower { leader: Some("a".into()) });
-        office.set(Leadership::Follower { leader: Some("a".into()) });
-        office.lead(fence(1), later());
-        office.lead(fence(1), later());
-        office.lead(fence(2), later());
-        assert_eq!(told(&office).await, ["Elected { token: 2 }", "Retired { token: 2 }", "Failed(Closed)"]);
-        office.lead(fence(3), later());
-        assert_eq!(told(&office).await, ["Failed(Closed)"]);
+        publisher.set(Leadership::Follower { leader: None });
+        publisher.set(Leadership::Follower { leader: Some("a".into()) });
+        publisher.set(Leadership::Follower { leader: Some("a".into()) });
+        publisher.lead(fence(1), later());
+        publisher.lead(fence(1), later());
+        publisher.lead(fence(2), later());
+        assert_eq!(
+            events_until_closed(&publisher).await,
+            ["Elected { token: 2 }", "Retired { token: 2 }", "Failed(Closed)"]
+        );
+        publisher.lead(fence(3), later());
+        assert_eq!(events_until_closed(&publisher).await, ["Failed(Closed)"]);
         let events: Vec<_> = events.map(|event| format!("{event:?}")).collect().await;
         let expected = [
             "NewLeader { leader: \"a\" }",

@@ -1,5 +1,7 @@
 //! The settings of a lease.
 
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+use std::ops::RangeInclusive;
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
@@ -191,25 +193,27 @@ impl LeaseBuilder {
     /// breaks.
     pub fn build(self) -> Result<LeaseConfig, ConfigError> {
         let mut config = self.config;
-        positive("term", config.term)?;
-        positive("retry_interval", config.retry_interval)?;
-        positive("backoff_base", config.backoff_base)?;
-        at_most("backoff_base", config.backoff_base, config.term, "the term")?;
-        config.attempt_timeout = self.attempt_timeout.unwrap_or(ATTEMPT_TIMEOUT.min(config.term));
-        positive("attempt_timeout", config.attempt_timeout)?;
-        at_most("attempt_timeout", config.attempt_timeout, config.term, "the term")?;
-        positive("echo_hint", config.echo_hint)?;
-        if !(config.backoff_factor >= 1.0 && config.backoff_factor.is_finite()) {
-            return Err(ConfigError::new("backoff_factor", config.backoff_factor, "a number of at least 1"));
-        }
-        if !(0.0..=1.0).contains(&config.jitter) {
-            return Err(ConfigError::new("jitter", config.jitter, "between 0 and 1"));
-        }
-        if config.concurrency == 0 {
-            return Err(ConfigError::new("concurrency", config.concurrency, "at least 1"));
-        }
+        let term = config.term;
+        ConfigError::positive("term", term)?;
+        ConfigError::positive("retry_interval", config.retry_interval)?;
+        ConfigError::positive("backoff_base", config.backoff_base)?;
+        ConfigError::at_most("backoff_base", config.backoff_base, term, "the term")?;
+        config.attempt_timeout = self.attempt_timeout.unwrap_or(ATTEMPT_TIMEOUT.min(term));
+        ConfigError::positive("attempt_timeout", config.attempt_timeout)?;
+        ConfigError::at_most("attempt_timeout", config.attempt_timeout, term, "the term")?;
+        ConfigError::positive("echo_hint", config.echo_hint)?;
+        let factor = config.backoff_factor;
+        ConfigError::require(
+            factor >= 1.0 && factor.is_finite(),
+            "backoff_factor",
+            factor,
+            "a number of at least 1",
+        )?;
+        let jitter = config.jitter;
+        ConfigError::require((0.0..=1.0).contains(&jitter), "jitter", jitter, "between 0 and 1")?;
+        ConfigError::require(config.concurrency > 0, "concurrency", config.concurrency, "at least 1")?;
         if let PatienceMode::Adaptive { min } = config.patience {
-            positive("min_patience", min)?;
+            ConfigError::positive("min_patience", min)?;
         }
         config.seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one("seed"));
         Ok(config)
@@ -267,22 +271,58 @@ impl ConfigError {
     pub fn rule(&self) -> &str {
         &self.rule
     }
-}
 
-fn positive(field: &'static str, value: Duration) -> Result<(), ConfigError> {
-    if value.is_zero() { Err(ConfigError::new(field, value, "longer than zero")) } else { Ok(()) }
-}
-
-fn at_most(
-    field: &'static str,
-    value: Duration,
-    most: Duration,
-    what: impl fmt::Display,
-) -> Result<(), ConfigError> {
-    if value > most {
-        return Err(ConfigError::new(field, value, format!("at most {what} ({most:?})")));
+    /// Checks a condition of one setting.
+    pub(crate) fn require(
+        holds: bool,
+        field: &'static str,
+        value: impl fmt::Debug,
+        rule: impl Into<String>,
+    ) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Self::new(field, value, rule)) }
     }
-    Ok(())
+
+    /// Checks that a time is longer than zero.
+    pub(crate) fn positive(field: &'static str, value: Duration) -> Result<(), Self> {
+        Self::require(!value.is_zero(), field, value, "longer than zero")
+    }
+
+    /// Checks that a time is at most another one, which the error calls `name`.
+    pub(crate) fn at_most(
+        field: &'static str,
+        value: Duration,
+        most: Duration,
+        name: &str,
+    ) -> Result<(), Self> {
+        Self::require(value <= most, field, value, format!("at most {name} ({most:?})"))
+    }
+}
+
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+impl ConfigError {
+    /// Checks that a time is one that a server can measure.
+    pub(crate) fn within(
+        field: &'static str,
+        value: Duration,
+        limits: RangeInclusive<Duration>,
+    ) -> Result<(), Self> {
+        let (least, most) = limits.into_inner();
+        Self::require(value >= least, field, value, format!("at least {least:?}"))?;
+        Self::require(value <= most, field, value, format!("at most {most:?}"))
+    }
+
+    /// Checks that a text is not empty.
+    pub(crate) fn not_empty(field: &'static str, value: &str) -> Result<(), Self> {
+        Self::require(!value.is_empty(), field, value, "not empty")
+    }
+}
+
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+impl ConfigError {
+    /// Checks that a text is more than white space.
+    pub(crate) fn not_blank(field: &'static str, value: &str) -> Result<(), Self> {
+        Self::require(!value.trim().is_empty(), field, value, "not blank")
+    }
 }
 
 #[cfg(test)]

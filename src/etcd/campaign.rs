@@ -1,9 +1,9 @@
-//! The task of a candidate: it keeps a session, takes part, and does what it is told.
+//! The candidates on etcd, of queues and of single keys.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use futures_util::StreamExt;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     candidate::prefix,
@@ -13,105 +13,108 @@ use crate::{
     clock::Moment,
     election::{
         ElectionError, Leadership,
-        candidate::{Order, Orders},
-        publisher::Office,
+        candidate::{Candidate, Resign},
+        publisher::LeadershipPublisher,
+        retries::Retries,
     },
-    reconnect::Reconnect,
     store::{Event, Store, unavailable},
 };
 
 pub(super) struct Campaign {
     pub etcd: Etcd,
-    pub office: Office,
+    pub publisher: LeadershipPublisher,
+    /// The name of the election, or its key.
     pub election: String,
     pub contest: Contest,
+    /// The candidate's value in its key.
     pub value: Vec<u8>,
     pub ttl: Duration,
     pub session: Option<Session>,
-    /// Told to keep out.
+    /// The candidate keeps out of the election.
     pub evicted: bool,
-    /// Resigned where the fastest wins, and therefore keeps out until then.
+    /// The candidate keeps out of the election until then.
     pub rest: Option<Moment>,
 }
 
-/// What decides who leads.
+/// The rule by which a candidate wins.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Contest {
-    /// The oldest of all keys under the election's prefix.
+    /// Its key is the oldest of all under the election's prefix.
     Queue,
-    /// Who creates the key of the election's name.
+    /// It created the key of the election's name.
     Key,
 }
 
 pub(super) enum Command {
-    Resign(oneshot::Sender<Result<(), ElectionError>>),
-    Evict(bool, oneshot::Sender<Result<(), ElectionError>>),
+    Resign,
+    /// Begins an eviction, or ends it.
+    Evict(bool),
 }
 
-impl Campaign {
-    pub async fn run(mut self, mut orders: Orders<Command>) {
-        loop {
-            let order = tokio::select! {
-                biased;
-                order = orders.next() => Some(order),
-                lost = self.serve() => {
-                    if let Lost::Lease = lost {
-                        self.session = None;
-                    }
-                    None
-                }
-            };
-            // Before anything is told to etcd.
-            self.office.set(Leadership::Unknown);
-            match order {
-                // What can't be told ends with the session.
-                None => drop(self.withdraw().await),
-                Some(Order::Command(Command::Resign(answer))) => {
-                    if self.contest == Contest::Key {
-                        self.rest = Some(Moment::now() + 2 * self.ttl);
-                    }
-                    // Nobody has to wait for it.
-                    let _ = answer.send(self.withdraw().await);
-                }
-                Some(Order::Command(Command::Evict(evicted, answer))) => {
-                    self.evicted = evicted;
-                    let _ = answer.send(if evicted { self.withdraw().await } else { Ok(()) });
-                }
-                Some(Order::Stop) => break,
-            }
+impl From<Resign> for Command {
+    fn from(Resign: Resign) -> Self {
+        Self::Resign
+    }
+}
+
+impl Candidate for Campaign {
+    type Command = Command;
+
+    async fn serve(&mut self) -> Result<(), ElectionError> {
+        if let Lost::Lease = self.take_part().await {
+            self.session = None;
         }
-        if let Some(session) = self.session.take()
-            && let Err(error) = session.end().await
-        {
-            tracing::warn!(election = %self.election, %error, "the session is left to end by itself");
-        }
-        self.office.set(Leadership::Failed(Arc::new(ElectionError::Closed)));
+        Ok(())
     }
 
-    /// Gives up what we hold. If that cannot be told, the session is given up with it.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::Resign => {
+                // The fastest wins a key, and this candidate would be the first to see it deleted.
+                if self.contest == Contest::Key {
+                    self.rest = Some(Moment::now() + 2 * self.ttl);
+                }
+                true
+            }
+            Command::Evict(evicted) => {
+                self.evicted = evicted;
+                evicted
+            }
+        }
+    }
+
+    /// Gives up the key. If etcd does not answer, the session is given up with it.
     async fn withdraw(&mut self) -> Result<(), ElectionError> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.session = session.withdraw().await?;
         Ok(())
     }
 
-    /// Takes part until the key or the session is lost.
-    async fn serve(&mut self) -> Lost {
-        let mut reconnect = Reconnect::new(format!("etcd election {}", self.election));
+    async fn end(mut self) -> Result<(), ElectionError> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        Ok(session.end().await?)
+    }
+}
+
+impl Campaign {
+    /// Takes part in the election until the key or the session is lost.
+    async fn take_part(&mut self) -> Lost {
+        let connection = format!("etcd election {}", self.election);
+        let mut retries = Retries::new(connection, self.publisher.clone());
         if self.session.is_none() {
-            let begin = || Session::begin(self.etcd.clone(), self.office.clone(), &self.election, self.ttl);
-            self.session = Some(self.office.insist(&mut reconnect, begin).await);
+            let begin =
+                || Session::begin(self.etcd.clone(), self.publisher.clone(), &self.election, self.ttl);
+            self.session = Some(retries.insist(begin).await);
         }
         let Some(session) = &self.session else { return Lost::Lease };
         tokio::select! {
             lost = session.keep() => lost,
-            lost = self.campaign(session, &mut reconnect) => lost,
+            lost = self.campaign(session, &mut retries) => lost,
         }
     }
 
-    /// Looks who leads, after each change.
-    async fn campaign(&self, session: &Session, reconnect: &mut Reconnect) -> Lost {
-        let office = &self.office;
+    /// Looks for the leader after each change.
+    async fn campaign(&self, session: &Session, retries: &mut Retries) -> Lost {
         let watched = match self.contest {
             Contest::Queue => prefix(&self.election),
             Contest::Key => self.election.clone(),
@@ -119,7 +122,7 @@ impl Campaign {
         let queues = self.contest == Contest::Queue && !self.evicted;
         let key = format!("{watched}{:x}", session.lease).into_bytes();
         if queues {
-            office.insist(reconnect, || session.create(&key, &self.value)).await;
+            retries.insist(|| session.create(&key, &self.value)).await;
         }
         let mut changes = pin!(self.etcd.store.watch(&watched));
         let mut rested = pin!(self.rest.unwrap_or_else(Moment::now).passed());
@@ -133,7 +136,7 @@ impl Campaign {
                     rests = false;
                     Some(Ok(Event::Resumed))
                 }
-                // Of a candidate whose key is not text the watch tells nothing.
+                // The watch is silent about candidates whose keys are not text.
                 () = sleep(self.ttl), if self.contest == Contest::Queue => Some(Ok(Event::Resumed)),
             };
             match change {
@@ -142,7 +145,7 @@ impl Campaign {
                 }
                 Some(Ok(Event::Init)) => {
                     if std::mem::replace(&mut listed, true) {
-                        office.report(ElectionError::WatchExpired);
+                        self.publisher.report(ElectionError::WatchExpired);
                     }
                     continue;
                 }
@@ -156,39 +159,38 @@ impl Campaign {
                 None => break,
             }
             if queues && session.holds_nothing() {
-                // Somebody else had written our key.
-                office.insist(reconnect, || session.create(&key, &self.value)).await;
+                // Another program had written the key before.
+                retries.insist(|| session.create(&key, &self.value)).await;
             }
             let leader = match self.contest {
-                Contest::Queue => office.insist(reconnect, || self.etcd.first(&watched)).await,
+                Contest::Queue => retries.insist(|| self.etcd.first(&watched)).await,
                 Contest::Key if rests || self.evicted => {
-                    office.insist(reconnect, || self.etcd.read(watched.as_bytes())).await
+                    retries.insist(|| self.etcd.read(watched.as_bytes())).await
                 }
                 Contest::Key => {
                     let create = || session.create(watched.as_bytes(), &self.value);
-                    Some(office.insist(reconnect, create).await)
+                    Some(retries.insist(create).await)
                 }
             };
             match leader {
                 Some(leader) if session.is_held(&leader) => session.leads(),
                 leader => {
                     let leader = leader.map(|leader| match self.contest {
-                        Contest::Queue => leader.info().id.into(),
+                        Contest::Queue => leader.info().identity.into(),
                         Contest::Key => String::from_utf8_lossy(&leader.value).into(),
                     });
-                    office.set(Leadership::Follower { leader });
+                    self.publisher.set(Leadership::Follower { leader });
                 }
             }
         }
-        // Denied: what was allowed when we started may be allowed again.
-        let pause = reconnect.next_delay(&refused);
-        office.interrupted(refused);
-        sleep(pause).await;
+        // The watch was denied. The permission that it had at the start may come back.
+        sleep(retries.failed(refused)).await;
         Lost::Key
     }
 }
 
-/// Whether it may change who has the key. A watch of a key tells also of those that it is a prefix of.
+/// Returns whether an event may change the holder of the key. The watch is one of a prefix, and so
+/// also yields the events of longer keys.
 fn concerns(event: &Event, key: &str) -> bool {
     event.key().is_none_or(|changed| **changed == *key)
 }

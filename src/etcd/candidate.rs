@@ -1,46 +1,52 @@
 //! The keys and values of candidates in etcd.
 
-use std::{fmt, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use serde_json::Value;
 
-/// Who leads.
+use crate::election::candidate::LONGEST_TTL;
+
+/// The leader of an election, as its key in etcd describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderInfo {
     /// The leader's key in etcd.
     pub key: String,
-    /// The leader's id.
-    pub id: String,
-    /// Where to reach it; empty if it doesn't say.
+    /// The leader's identity.
+    pub identity: String,
+    /// The address at which others reach the leader; empty if it gave none.
     pub address: String,
 }
 
 impl fmt::Display for LeaderInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {:?} ({})", self.id, self.address, self.key)
+        write!(f, "{} at {:?} ({})", self.identity, self.address, self.key)
     }
 }
 
+/// The prefix of all candidates' keys.
 pub(super) fn prefix(election: &str) -> String {
     format!("{election}/")
 }
 
-/// What a candidate writes into its key.
-pub(crate) fn value(id: &str, address: &str) -> Vec<u8> {
-    let [id, addr] = [id, address].map(Value::from);
+/// The value of a candidate's key.
+pub(crate) fn value(identity: &str, address: &str) -> Vec<u8> {
+    let [id, addr] = [identity, address].map(Value::from);
     format!(r#"{{"id":{id},"addr":{addr}}}"#).into_bytes()
 }
 
-/// Whose key it is, whoever wrote it.
+/// Reads a candidate's key. A value of another program is its identity as it stands.
 pub(crate) fn info(key: &[u8], value: &[u8]) -> LeaderInfo {
     let key = String::from_utf8_lossy(key).into_owned();
     let json = serde_json::from_slice::<Value>(value).unwrap_or_default();
     let text = |field| json.get(field).and_then(Value::as_str).map(str::to_owned);
     match text("id") {
-        Some(id) => LeaderInfo { key, id, address: text("addr").unwrap_or_default() },
-        None => LeaderInfo { key, id: String::from_utf8_lossy(value).into_owned(), address: String::new() },
+        Some(identity) => LeaderInfo { key, identity, address: text("addr").unwrap_or_default() },
+        None => {
+            let identity = String::from_utf8_lossy(value).into_owned();
+            LeaderInfo { key, identity, address: String::new() }
+        }
     }
 }
 
-/// etcd counts leases in seconds.
-pub(super) const SHORTEST: Duration = Duration::from_secs(1);
+/// The TTLs that a candidate may ask for. etcd counts them in seconds.
+pub(super) const TTLS: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST_TTL;

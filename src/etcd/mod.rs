@@ -1,18 +1,18 @@
-//! etcd: a store and electors.
+//! A store and electors in etcd.
 
 mod campaign;
 pub(crate) mod candidate;
 pub(crate) mod client;
+mod compat;
 mod elector;
-mod notices;
 mod session;
 mod store;
 mod voters;
 
 pub use self::{
     candidate::LeaderInfo,
+    compat::{LeaderNotice, UnlimitedBackoff},
     elector::{EtcdElector, EtcdElectorBuilder},
-    notices::LeaderNotice,
     store::EtcdStore,
-    voters::{EtcdVoter, EtcdVoters, UnlimitedBackoff},
+    voters::{EtcdVoter, EtcdVoters, EtcdVotersBuilder},
 };

@@ -1,4 +1,4 @@
-//! An etcd lease that is kept alive, and what we hold under it.
+//! An etcd lease that is kept alive, and the key that a candidate holds under it.
 
 use std::time::Duration;
 
@@ -16,59 +16,62 @@ use super::{
 };
 use crate::{
     clock::Moment,
-    election::publisher::{Office, deadline},
-    reconnect::Reconnect,
+    election::{
+        publisher::{LeadershipPublisher, believed_until},
+        retries::Retries,
+    },
     store::{Fence, StoreError, unavailable},
 };
 
-/// How to reach etcd.
+/// The clients of one etcd cluster.
 #[derive(Clone)]
 pub(super) struct Etcd {
     pub kv: KvClient,
     pub lease: LeaseClient,
-    /// For its watches.
+    /// The store, for its watches.
     pub store: EtcdStore,
-    /// Of each request.
+    /// The longest time of each request.
     pub limit: Duration,
 }
 
-/// A lease in etcd. Its keys are gone soon after it is no longer kept.
+/// A lease in etcd. Its keys expire when nobody keeps it alive.
 pub(super) struct Session {
     etcd: Etcd,
-    office: Office,
+    publisher: LeadershipPublisher,
     election: String,
     pub lease: i64,
-    /// As the server granted it.
+    /// The TTL that etcd granted.
     ttl: Duration,
     state: Mutex<State>,
 }
 
 struct State {
-    /// The lease lives at least until then.
+    /// The end of the lease's guaranteed life.
     alive: Moment,
     held: Option<Held>,
-    /// A key may be ours without our knowing: it is being created, or the answer to that was lost.
+    /// The candidate may hold a key without knowing: the request to create it is in flight, or its
+    /// answer was lost.
     unsure: bool,
 }
 
-/// The key that we created.
+/// The key that the candidate created.
 struct Held {
     key: Vec<u8>,
     revision: i64,
-    /// It makes us leader.
+    /// The key makes the candidate leader.
     leads: bool,
 }
 
-/// Why a session or a candidacy is over.
+/// The end of a session or a candidacy.
 #[derive(Debug)]
 pub(super) enum Lost {
-    /// Our key was deleted.
+    /// The candidate's key was deleted.
     Key,
-    /// The lease has ended, with all that was held under it.
+    /// The lease expired, and its keys with it.
     Lease,
 }
 
-/// Who has a key.
+/// A candidate's key, as etcd has it.
 pub(super) struct Holder {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
@@ -87,7 +90,7 @@ impl Etcd {
         Self { kv, lease, store: EtcdStore::new(client).request_timeout(limit), limit }
     }
 
-    /// The key with this prefix that was created first.
+    /// Reads the oldest key with this prefix.
     pub async fn first(&self, prefix: &str) -> Result<Option<Holder>, StoreError> {
         let options =
             GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(1);
@@ -95,7 +98,7 @@ impl Etcd {
         Ok(answer.kvs().first().map(holder))
     }
 
-    /// All keys with this prefix.
+    /// Reads all keys with this prefix.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Holder>, StoreError> {
         let options = GetOptions::new().with_prefix();
         let answer = bounded(self.limit, self.kv.clone().get(prefix, Some(options))).await?;
@@ -107,7 +110,7 @@ impl Etcd {
         Ok(answer.kvs().first().map(holder))
     }
 
-    /// Deletes a key if it is still the one that was created at this revision.
+    /// Deletes a key that was created at this revision, and returns whether it was there.
     pub async fn delete(&self, key: &[u8], revision: i64) -> Result<bool, StoreError> {
         let txn = Txn::new()
             .when([Compare::create_revision(key, CompareOp::Equal, revision)])
@@ -120,7 +123,7 @@ impl Session {
     /// Asks for a lease of at least `ttl`.
     pub async fn begin(
         etcd: Etcd,
-        office: Office,
+        publisher: LeadershipPublisher,
         election: &str,
         ttl: Duration,
     ) -> Result<Self, StoreError> {
@@ -129,12 +132,12 @@ impl Session {
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         let granted = bounded(etcd.limit, etcd.lease.clone().grant(seconds, None)).await?;
         let ttl = Duration::from_secs(granted.ttl().unsigned_abs());
-        let state = Mutex::new(State { alive: deadline(sent, ttl), held: None, unsure: false });
-        Ok(Self { etcd, office, election: election.to_owned(), lease: granted.id(), ttl, state })
+        let state = Mutex::new(State { alive: believed_until(sent, ttl), held: None, unsure: false });
+        Ok(Self { etcd, publisher, election: election.to_owned(), lease: granted.id(), ttl, state })
     }
 
-    /// Creates the key under this lease, or returns who has it. Asked again for a key that is ours it returns ourselves, so
-    /// a call whose answer was lost may be repeated.
+    /// Creates the key under this lease, or returns its holder. The call may be repeated when its
+    /// answer was lost: it then finds the key that it created.
     pub async fn create(&self, key: &[u8], value: &[u8]) -> Result<Holder, StoreError> {
         let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(self.lease)));
         let txn = Txn::new()
@@ -152,7 +155,7 @@ impl Session {
         }
         for response in answer.op_responses() {
             if let TxnOpResponse::Get(get) = response {
-                // Others may write under our lease, too.
+                // Others may write under this lease, too.
                 let ours = |kv: &KeyValue| kv.lease() == self.lease && kv.value() == value;
                 found = get.kvs().first().map(|kv| (holder(kv), ours(kv)));
             }
@@ -168,17 +171,18 @@ impl Session {
         self.state.lock().held.is_none()
     }
 
-    /// Whether this is the key that we hold.
+    /// Returns whether this is the key that the candidate holds.
     pub fn is_held(&self, holder: &Holder) -> bool {
         let state = self.state.lock();
         state.held.as_ref().is_some_and(|held| held.revision == holder.revision && held.key == holder.key)
     }
 
-    /// Whether the key that we hold was deleted, according to an event.
-    pub fn is_gone(&self, key: &str, order: Option<u64>) -> bool {
+    /// Returns whether the deletion of a key at this revision deleted the one that the candidate
+    /// holds.
+    pub fn is_gone(&self, key: &str, revision: Option<u64>) -> bool {
         let state = self.state.lock();
         let held = state.held.as_ref().filter(|held| held.key == key.as_bytes());
-        held.is_some_and(|held| order > Some(held.revision.unsigned_abs()))
+        held.is_some_and(|held| revision > Some(held.revision.unsigned_abs()))
     }
 
     fn holds(&self, key: &[u8], revision: i64) {
@@ -186,7 +190,7 @@ impl Session {
         self.state.lock().held = Some(held);
     }
 
-    /// The key that we hold makes us leader.
+    /// Notes that the held key makes the candidate leader, and publishes it.
     pub fn leads(&self) {
         let mut state = self.state.lock();
         if let Some(held) = &mut state.held {
@@ -199,13 +203,14 @@ impl Session {
         if let Some(held) = state.held.as_ref().filter(|held| held.leads) {
             let fence = Fence::new(ENGINE, self.election.as_str(), held.revision.unsigned_abs())
                 .with_proof(held.key.clone());
-            self.office.lead(fence, state.alive);
+            self.publisher.lead(fence, state.alive);
         }
     }
 
-    /// Keeps the lease alive until that can't be done any more.
+    /// Keeps the lease alive until the key or the lease is lost.
     pub async fn keep(&self) -> Lost {
-        let mut reconnect = Reconnect::new(format!("etcd lease of {}", self.election));
+        let connection = format!("etcd lease of {}", self.election);
+        let mut retries = Retries::new(connection, self.publisher.clone());
         let mut channel = None;
         let mut renewed = Moment::now();
         loop {
@@ -216,21 +221,20 @@ impl Session {
                     Ok(Some(lost)) => return lost,
                     Err(error) => {
                         channel = None;
-                        let pause = reconnect.next_delay(&error);
-                        self.office.interrupted(error);
-                        sleep(pause.min(self.ttl / 6)).await;
+                        sleep(retries.failed(error).min(self.ttl / 6)).await;
                     }
                 }
             }
-            reconnect.connected();
+            retries.succeeded();
             renewed = Moment::now();
         }
     }
 
-    /// One renewal: that our key is there, read through a quorum, and then a sign of life.
+    /// Renews once: reads the key through a quorum, and then renews the lease.
     ///
-    /// The time counts from before the read. A member that is no leader any more may still renew a lease in its own books;
-    /// but whoever became leader after the read gives each lease its whole TTL from then on.
+    /// The time counts from before the read. An etcd member that has lost its own leadership may
+    /// still renew a lease, to no effect. A member that became leader after the read gives each
+    /// lease its whole TTL from then on.
     async fn renew(&self, channel: &mut Option<Channel>) -> Result<Option<Lost>, StoreError> {
         let limit = self.etcd.limit.min(self.ttl / 3);
         let sent = Moment::now();
@@ -241,7 +245,7 @@ impl Session {
         let found = answer.kvs().first().map(KeyValue::create_revision);
         let is_alive = bounded(limit, async {
             let Some((keeper, answers)) = channel else {
-                // Opening the channel is a renewal, too.
+                // Opening the channel also renews the lease.
                 return match self.etcd.lease.clone().keep_alive(self.lease).await {
                     Ok(opened) => {
                         *channel = Some(opened);
@@ -265,13 +269,13 @@ impl Session {
             return Ok(Some(Lost::Key));
         }
         let mut state = self.state.lock();
-        state.alive = deadline(sent, self.ttl);
+        state.alive = believed_until(sent, self.ttl);
         self.publish(&state);
         Ok(None)
     }
 
-    /// Gives our key back, if there is one. The session stays, unless it is needed to undo what may have happened. After an
-    /// error it is gone, and with it the key in a while.
+    /// Deletes the held key. Ends the session if that fails, or if it is unclear whether a key is
+    /// held. After an error the session is gone, and etcd deletes the key when the lease expires.
     pub async fn withdraw(self) -> Result<Option<Self>, StoreError> {
         let (held, unsure) = {
             let mut state = self.state.lock();
@@ -282,11 +286,11 @@ impl Session {
             Some(held) => self.etcd.delete(&held.key, held.revision).await.is_ok(),
             None => true,
         };
-        // A connection that was lost with the answer may be back for this.
+        // The connection may be back by now.
         if deleted { Ok(Some(self)) } else { self.end().await.map(|()| None) }
     }
 
-    /// Ends the lease and deletes what is held under it. Tried once: what can't be told ends by itself.
+    /// Ends the lease, and its keys with it. Makes one try: without an answer the lease expires.
     pub async fn end(self) -> Result<(), StoreError> {
         bounded(self.etcd.limit, self.etcd.lease.clone().revoke(self.lease)).await.map(drop)
     }

@@ -1,62 +1,33 @@
-//! Elections on single keys of etcd: who creates the key leads.
+//! Elections on single keys of etcd: the creator of the key leads.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use etcd_client::Client;
-use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 
 use super::{
     campaign::{Campaign, Command, Contest},
-    candidate::SHORTEST,
+    candidate::TTLS,
     session::Etcd,
 };
 use crate::{
     election::{
-        ElectionError, Elector, Events, Leadership,
-        candidate::Desk,
-        publisher::{LONGEST, Office, check_time, check_timeout},
+        ElectionError, Elector, Events, Leadership, candidate::CandidateHandle,
+        publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    reconnect::Pauses,
-    store::{Event, Store},
 };
 
-/// Votes for the values of any number of keys in etcd, and watches them.
+/// Voters for the values of any number of keys in etcd, and watches of them.
 ///
-/// Each key is an election: the voter that creates it, with the value it votes for, leads until its term ends without a
-/// renewal. Whoever reads the key knows the leader's value.
+/// Each key is an election. The voter that creates the key, with the value that it votes for, leads
+/// until its TTL passes without a renewal. A reader of the key learns the leader's value.
 ///
-/// What gravitational/coordinate's `leader` offers, and what it is here:
+/// Users of gravitational/coordinate's `leader`: each of its calls is listed in
+/// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
 ///
-/// | coordinate | here | shown by |
-/// |---|---|---|
-/// | [`Config`, `NewClient`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#NewClient) | [`new`](Self::new), [`with_request_timeout`](Self::with_request_timeout); there is no client without one of etcd | `one_client_votes_for_several_keys_each_an_election_of_its_own` |
-/// | [`AddVoter`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddVoter) | [`add_voter`](Self::add_voter) | `the_same_voter_is_added_once_and_another_for_the_key_is_refused` |
-/// | [`AddVoter`, its term`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddVoter) | [`add_voter`](Self::add_voter), at least a second | `settings_that_cannot_be_used_are_told_with_their_rule` |
-/// | [`RemoveVoter`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.RemoveVoter) | [`remove_voter`](Self::remove_voter) | `a_voter_that_is_removed_stops_and_another_wins_at_once` |
-/// | [`AddWatch`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddWatch) | [`add_watch`](Self::add_watch) | `a_watch_tells_the_value_of_now_and_each_change_of_this_key` |
-/// | [`AddWatchCallback`, `CallbackFn`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.AddWatchCallback) | [`add_watch_callback`](Self::add_watch_callback) | `a_callback_is_first_told_the_value_of_now_as_the_previous_one_too` |
-/// | [`StepDown`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.StepDown) | [`step_down`](Self::step_down) | `who_steps_down_lets_others_win_for_twice_the_term` |
-/// | [`Close`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#Client.Close) | [`close`](Self::close) | `close_ends_voters_and_watches_and_leaves_nothing_in_etcd` |
-/// | [`IsNotFound`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsNotFound) | [`ElectionError::is_not_found`] | `a_voter_that_is_removed_stops_and_another_wins_at_once` |
-/// | [`IsAlreadyExists`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsAlreadyExists) | [`ElectionError::is_already_exists`] | `the_same_voter_is_added_once_and_another_for_the_key_is_refused` |
-/// | [`IsWatchExpired`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsWatchExpired) | [`ElectionError::is_watch_expired`] | `watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off` |
-/// | [`IsContextError`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#IsContextError) | [`ElectionError::is_cancelled`] | `close_ends_voters_and_watches_and_leaves_nothing_in_etcd` |
-/// | [`NewUnlimitedExponentialBackOff`](https://pkg.go.dev/github.com/gravitational/coordinate/leader#NewUnlimitedExponentialBackOff) | [`UnlimitedBackoff`] | `pauses_grow_up_to_the_longest_and_begin_anew_after_a_reset` |
-///
-/// Clones are handles to the same; with the last one, voters and watches end.
+/// Clones share the voters and watches, which end with the last clone.
 ///
 /// ```no_run
 /// # async fn example(client: etcd_client::Client) -> Result<(), writerlease::election::ElectionError> {
@@ -76,196 +47,120 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct EtcdVoters {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-/// A vote for one value of one key; see [`EtcdVoters::add_voter`]. Clones are handles to the same; it ends with the last one,
-/// its [`EtcdVoters`] included.
+/// The settings of [`EtcdVoters`].
+#[derive(Clone)]
+#[must_use]
+pub struct EtcdVotersBuilder {
+    client: Client,
+    request_timeout: Duration,
+}
+
+/// A voter for one value of one key; see [`EtcdVoters::add_voter`]. Clones share it. It ends with
+/// the last clone; its [`EtcdVoters`] has one.
 #[derive(Clone)]
 pub struct EtcdVoter {
-    desk: Arc<Desk<Command>>,
+    candidate: Arc<CandidateHandle<Command>>,
     key: Arc<str>,
-    term: Duration,
+    ttl: Duration,
 }
 
-/// Pauses that grow without end to the tries: the crate `backoff`'s exponential ones, jittered, up to a longest one.
-///
-/// ```
-/// use std::time::Duration;
-/// use writerlease::etcd::UnlimitedBackoff;
-///
-/// let longest = Duration::from_secs(5);
-/// let pauses: Vec<_> = UnlimitedBackoff::new(Duration::from_millis(50), longest).take(100).collect();
-/// assert!(pauses[0] < Duration::from_millis(100) && pauses.iter().all(|pause| *pause <= longest));
-/// ```
-#[derive(Debug)]
-pub struct UnlimitedBackoff(Pauses);
-
-/// The voters by their keys; none once they are closed.
+/// The voters by their keys; `None` once they are closed.
 type Voters = Option<HashMap<Arc<str>, EtcdVoter>>;
 
-struct Shared {
-    etcd: Etcd,
-    voters: Mutex<Voters>,
-    watches: Mutex<JoinSet<()>>,
+pub(super) struct Shared {
+    pub etcd: Etcd,
+    pub voters: Mutex<Voters>,
+    /// The tasks of the watches.
+    pub watches: Mutex<JoinSet<()>>,
 }
 
 impl EtcdVoters {
-    /// Uses a client that is configured already: TLS, user and password, keepalive.
+    /// Voters with default settings. TLS, the user and the keepalive are settings of the client.
     pub fn new(client: Client) -> Self {
-        Self::with_request_timeout(client, Duration::from_secs(5))
+        Self::of(Etcd::new(client, REQUEST_TIMEOUT))
     }
 
-    /// The same, with a time that each request may take instead of 5 s.
-    pub fn with_request_timeout(client: Client, request_timeout: Duration) -> Self {
-        let etcd = Etcd::new(client, request_timeout);
+    /// Settings for voters that use this client.
+    pub fn builder(client: Client) -> EtcdVotersBuilder {
+        EtcdVotersBuilder { client, request_timeout: REQUEST_TIMEOUT }
+    }
+
+    fn of(etcd: Etcd) -> Self {
         let voters = Mutex::new(Some(HashMap::new()));
         Self { shared: Arc::new(Shared { etcd, voters, watches: Mutex::default() }) }
     }
 
-    /// Votes for a value of a key, and renews the vote as long as it leads. A vote that nobody renews ends within the term,
-    /// which etcd takes in whole seconds, rounded up. Does not wait for etcd: [`Elector::leadership`] and [`Elector::events`] tell
-    /// when the voter takes part, and what is in its way.
+    /// Votes for a value of a key, and renews the vote while it leads. A vote without renewals ends
+    /// within the TTL, from 1 s to a year; etcd counts whole seconds, so a fraction is rounded up.
     ///
-    /// To add the same once more returns the same voter.
+    /// The call does not wait for etcd: [`Elector::leadership`] and [`Elector::events`] show when
+    /// the voter takes part. Adding the same voter again returns the first one.
     ///
     /// # Errors
     ///
-    /// [`ElectionError::Config`] if the key or the value is empty or the term is shorter than a second,
-    /// [`ElectionError::AlreadyExists`] if there is a voter for another value or term of this key, [`ElectionError::Closed`]
-    /// after [`close`](Self::close).
-    pub fn add_voter(&self, key: &str, value: &str, term: Duration) -> Result<EtcdVoter, ElectionError> {
-        for (field, text) in [("key", key), ("value", value)] {
-            if text.is_empty() {
-                return Err(ConfigError::new(field, text, "not empty").into());
-            }
-        }
-        check_time("term", term, SHORTEST..=LONGEST)?;
-        check_timeout("request_timeout", self.shared.etcd.limit)?;
+    /// [`ElectionError::Config`] if the key or the value is empty or the TTL cannot be used,
+    /// [`ElectionError::AlreadyExists`] if there is a voter for another value or TTL of this key,
+    /// [`ElectionError::Closed`] after [`close`](Self::close).
+    pub fn add_voter(&self, key: &str, value: &str, ttl: Duration) -> Result<EtcdVoter, ElectionError> {
+        ConfigError::not_empty("key", key)?;
+        ConfigError::not_empty("value", value)?;
+        ConfigError::within("ttl", ttl, TTLS)?;
         let mut voters = self.shared.voters.lock();
         let voters = voters.as_mut().ok_or(ElectionError::Closed)?;
         let has_ended = |voter: &EtcdVoter| matches!(*voter.leadership().borrow(), Leadership::Failed(_));
         if let Some(voter) = voters.get(key).filter(|voter| !has_ended(voter)) {
-            if voter.identity() == value && voter.term == term {
+            if voter.identity() == value && voter.ttl == ttl {
                 return Ok(voter.clone());
             }
-            let what =
-                format!("a voter of {key:?} for {:?} with a term of {:?}", voter.identity(), voter.term);
-            return Err(ElectionError::AlreadyExists { what });
+            return Err(ElectionError::AlreadyExists { what: describe(key, voter.identity(), voter.ttl) });
         }
-        let office = Office::new(format!("{value} for etcd key {key}"));
+        let publisher = LeadershipPublisher::new(format!("{value} for etcd key {key}"));
         let campaign = Campaign {
             etcd: self.shared.etcd.clone(),
-            office: office.clone(),
+            publisher: publisher.clone(),
             election: key.to_owned(),
             contest: Contest::Key,
             value: value.as_bytes().to_owned(),
-            ttl: term,
+            ttl,
             session: None,
             evicted: false,
             rest: None,
         };
-        let (desk, orders) = Desk::new(value.into(), office);
-        tokio::spawn(campaign.run(orders));
-        let voter = EtcdVoter { desk: Arc::new(desk), key: key.into(), term };
+        let candidate = Arc::new(CandidateHandle::start(value, publisher, campaign));
+        let voter = EtcdVoter { candidate, key: key.into(), ttl };
         voters.insert(voter.key.clone(), voter.clone());
         Ok(voter)
     }
 
-    /// Ends the vote for this value of the key. If it leads, it resigns, so that the next leader doesn't have to wait for the
-    /// end of the term.
+    /// Ends the voter for this value of the key. If it leads, it resigns, so that the next leader
+    /// need not wait for the end of the TTL.
     ///
     /// # Errors
     ///
-    /// [`ElectionError::NotFound`] if there is no such voter.
-    pub async fn remove_voter(&self, key: &str, value: &str, term: Duration) -> Result<(), ElectionError> {
+    /// [`ElectionError::NotFound`] if there is no such voter, [`ElectionError::Closed`] after
+    /// [`close`](Self::close).
+    pub async fn remove_voter(&self, key: &str, value: &str, ttl: Duration) -> Result<(), ElectionError> {
         let voter = {
             let mut voters = self.shared.voters.lock();
             let voters = voters.as_mut().ok_or(ElectionError::Closed)?;
             match voters.get(key) {
-                Some(voter) if voter.identity() == value && voter.term == term => voters.remove(key),
+                Some(voter) if voter.identity() == value && voter.ttl == ttl => voters.remove(key),
                 _ => None,
             }
         };
-        let what = || format!("a voter of {key:?} for {value:?} with a term of {term:?}");
-        voter.ok_or_else(|| ElectionError::NotFound { what: what() })?.close().await;
+        voter.ok_or_else(|| ElectionError::NotFound { what: describe(key, value, ttl) })?.close().await;
         Ok(())
     }
 
-    /// Sends the value of a key, as it is now and after each change, until the receiver is dropped or the voters are closed.
-    /// A receiver that is full holds up only its own watch.
+    /// Resigns with all voters. Each takes part again after twice its TTL, so that others win
+    /// meanwhile.
     ///
     /// # Errors
     ///
-    /// [`ElectionError::Config`] if the key is empty, [`ElectionError::Closed`] after [`close`](Self::close).
-    pub fn add_watch(&self, key: &str, values: mpsc::Sender<String>) -> Result<(), ElectionError> {
-        self.watch(key, move |_, _, current| {
-            let (values, current) = (values.clone(), current.to_owned());
-            async move { values.send(current).await.is_ok() }
-        })
-    }
-
-    /// Calls back with the key, its previous and its current value: first with the value as it is, twice, and then for each
-    /// change. A key that doesn't exist, or no longer does, is not a value and is not told. The callback must not block the
-    /// thread; one that panics is logged and called again with the next change.
-    ///
-    /// # Errors
-    ///
-    /// [`ElectionError::Config`] if the key is empty, [`ElectionError::Closed`] after [`close`](Self::close).
-    pub fn add_watch_callback(
-        &self,
-        key: &str,
-        mut callback: impl FnMut(&str, &str, &str) + Send + 'static,
-    ) -> Result<(), ElectionError> {
-        self.watch(key, move |key, previous, current| {
-            let called = catch_unwind(AssertUnwindSafe(|| callback(key, previous, current)));
-            if called.is_err() {
-                tracing::error!(key, current, "a callback panicked");
-            }
-            std::future::ready(true)
-        })
-    }
-
-    /// Until `tell` returns false.
-    fn watch<F: Future<Output = bool> + Send>(
-        &self,
-        key: &str,
-        mut tell: impl FnMut(&str, &str, &str) -> F + Send + 'static,
-    ) -> Result<(), ElectionError> {
-        if key.is_empty() {
-            return Err(ConfigError::new("key", key, "not empty").into());
-        }
-        if self.shared.voters.lock().is_none() {
-            return Err(ElectionError::Closed);
-        }
-        let mut changes = Box::pin(self.shared.etcd.store.watch(key));
-        let key = key.to_owned();
-        let told = async move {
-            let mut previous: Option<String> = None;
-            while let Some(change) = changes.next().await {
-                let Ok(Event::InitEntry(entry) | Event::Put(entry)) = change else { continue };
-                let current = String::from_utf8_lossy(&entry.value).into_owned();
-                // A fresh listing tells again what is known.
-                if *entry.key != *key || previous.as_ref() == Some(&current) {
-                    continue;
-                }
-                if !tell(&key, previous.as_ref().unwrap_or(&current), &current).await {
-                    return;
-                }
-                previous = Some(current);
-            }
-        };
-        let mut watches = self.shared.watches.lock();
-        while watches.try_join_next().is_some() {}
-        watches.spawn(told);
-        Ok(())
-    }
-
-    /// Gives up all leaderships, and takes part again after twice the term of each, so that others win meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// As of [`Elector::resign`], the first of them.
+    /// The first error of [`Elector::resign`].
     pub async fn step_down(&self) -> Result<(), ElectionError> {
         let voters: Vec<_> =
             self.shared.voters.lock().iter().flatten().map(|(_, voter)| voter.clone()).collect();
@@ -273,37 +168,56 @@ impl EtcdVoters {
         resigned.into_iter().collect()
     }
 
-    /// Ends all voters, as [`Elector::close`] does, and all watches. Further calls do nothing.
+    /// Ends all voters, as [`Elector::close`] does, and all watches. Further calls have no effect.
     pub async fn close(&self) {
         let voters = self.shared.voters.lock().take();
         let voters: Vec<_> = voters.into_iter().flatten().map(|(_, voter)| voter).collect();
-        // Dropping the tasks' set stops them.
+        // Dropping the set aborts its tasks.
         drop(std::mem::take(&mut *self.shared.watches.lock()));
         futures_util::future::join_all(voters.iter().map(Elector::close)).await;
     }
 }
 
+impl EtcdVotersBuilder {
+    /// The longest time of each request, longer than zero. A renewal gives up earlier if the TTL
+    /// requires it. Default: 5 s.
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.request_timeout = request_timeout;
+        self
+    }
+
+    /// Checks the settings. Sends no request.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if a setting cannot be used.
+    pub fn build(self) -> Result<EtcdVoters, ConfigError> {
+        ConfigError::positive("request_timeout", self.request_timeout)?;
+        Ok(EtcdVoters::of(Etcd::new(self.client, self.request_timeout)))
+    }
+}
+
 impl Elector for EtcdVoter {
-    /// The value that is voted for.
+    /// The value that it votes for.
     fn identity(&self) -> &str {
-        &self.desk.identity
+        self.candidate.identity()
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.desk.office.leadership()
+        self.candidate.leadership()
     }
 
     fn events(&self) -> Events {
-        self.desk.office.events()
+        self.candidate.events()
     }
 
-    /// Votes again after twice the term, so that another wins meanwhile.
+    /// The voter takes part again after twice its TTL, so that another wins meanwhile.
     async fn resign(&self) -> Result<(), ElectionError> {
-        self.desk.ask(Command::Resign).await
+        self.candidate.resign().await
     }
 
     async fn close(&self) {
-        self.desk.close().await;
+        self.candidate.close().await;
     }
 }
 
@@ -317,29 +231,15 @@ impl fmt::Debug for EtcdVoter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdVoter")
             .field("key", &self.key)
-            .field("value", &self.desk.identity)
-            .field("term", &self.term)
+            .field("value", &self.identity())
+            .field("ttl", &self.ttl)
             .finish_non_exhaustive()
     }
 }
 
-impl UnlimitedBackoff {
-    /// The first pause before jitter, and the longest after it.
-    pub fn new(first: Duration, longest: Duration) -> Self {
-        Self(Pauses::new(first, longest))
-    }
-
-    /// Begins with the first pause again.
-    pub fn reset(&mut self) {
-        self.0.reset();
-    }
+fn describe(key: &str, value: &str, ttl: Duration) -> String {
+    format!("a voter of {key:?} for {value:?} with a TTL of {ttl:?}")
 }
 
-impl Iterator for UnlimitedBackoff {
-    type Item = Duration;
-
-    /// Never `None`.
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.0.next())
-    }
-}
+/// The longest time of each request, unless it is set.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

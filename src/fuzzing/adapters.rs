@@ -5,13 +5,12 @@ use crate::{
     etcd::{EtcdStore, candidate, client::range},
     lab::Value,
     redis::{
-        RedisStore,
+        RedisStore, campaign as redis_candidate,
         codec::{Fields, entry, token},
         connection::master,
-        elector as redis_election,
         watch::{deleted, escaped, text},
     },
-    zookeeper::{ZookeeperAccess, ZookeeperStore, elector as zookeeper_election, name},
+    zookeeper::{ZookeeperAccess, ZookeeperStore, candidates as zookeeper_candidates, name},
 };
 
 /// Reads data that others wrote: stored values, values and names of candidates, and servers'
@@ -33,15 +32,15 @@ pub fn values(data: &[u8]) {
 
 fn election_values(data: &[u8], lossy: &str) {
     let info = candidate::info(data, data);
-    assert!(info.key == lossy && (info.id == lossy || data.contains(&b'{')));
+    assert!(info.key == lossy && (info.identity == lossy || data.contains(&b'{')));
     assert!(info.address.is_empty() || data.contains(&b'{'));
     let (id, address) = lossy.split_once('\n').unwrap_or((lossy, ""));
     let ours = candidate::info(b"key", &candidate::value(id, address));
-    assert_eq!((&*ours.id, &*ours.address), (id, address));
+    assert_eq!((&*ours.identity, &*ours.address), (id, address));
 
-    let whose = redis_election::node_id(data);
+    let whose = redis_candidate::identity_of(data);
     assert!(lossy.starts_with(&*whose));
-    assert_eq!(&*redis_election::node_id(redis_election::value(lossy).as_bytes()), lossy);
+    assert_eq!(&*redis_candidate::identity_of(redis_candidate::value(lossy).as_bytes()), lossy);
 }
 
 fn redis_fields(data: &[u8]) {
@@ -61,7 +60,7 @@ fn redis_fields(data: &[u8]) {
 fn redis_answers(data: &[u8]) {
     let Ok(answer) = redis::parse_redis_value(data) else { return };
     let _ = redis::from_redis_value::<Fields>(answer.clone());
-    let _ = redis::from_redis_value::<redis_election::Answer>(answer.clone());
+    let _ = redis::from_redis_value::<redis_candidate::Answer>(answer.clone());
     let _ = text(answer.clone());
     if let redis::Value::Array(items) = answer {
         let _ = master(items);
@@ -73,11 +72,11 @@ fn node_names(lossy: &str) {
         assert!(!key.is_empty() && name::encode(&key) == lossy);
     }
     let patterns = ["-lock-".to_owned(), "__lock__".to_owned()];
-    if let Some(number) = zookeeper_election::number(&patterns, lossy) {
+    if let Some(number) = zookeeper_candidates::number(&patterns, lossy) {
         assert!(lossy.trim_end_matches(|c: char| c.is_ascii_digit()).len() < lossy.len());
         // The text before the number has no influence.
         let name = format!("{lossy}-lock-{number:010}");
-        assert_eq!(zookeeper_election::number(&patterns, &name), Some(number));
+        assert_eq!(zookeeper_candidates::number(&patterns, &name), Some(number));
     }
 }
 

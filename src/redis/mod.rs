@@ -1,8 +1,10 @@
 //! A store and an elector in Redis or Valkey.
 
+pub(crate) mod campaign;
 pub(crate) mod codec;
+mod compat;
 pub(crate) mod connection;
-pub(crate) mod elector;
+mod elector;
 mod store;
 pub(crate) mod watch;
 

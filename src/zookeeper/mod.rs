@@ -1,8 +1,10 @@
 //! A store and an elector in ZooKeeper.
 
 mod access;
+mod campaign;
+pub(crate) mod candidates;
 mod codec;
-pub(crate) mod elector;
+mod elector;
 pub(crate) mod name;
 mod session;
 mod store;

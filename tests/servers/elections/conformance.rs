@@ -24,30 +24,30 @@ macro_rules! conformance {
 }
 
 conformance! {
-    one_of_many_is_elected_and_all_know_who,
+    one_is_elected_and_all_know_it,
     another_takes_over_after_resign,
     another_takes_over_after_close,
-    another_takes_over_when_the_last_handle_is_dropped,
-    another_takes_over_from_a_leader_that_is_cut_off_which_knew_before,
-    a_leader_that_was_cut_off_for_less_than_its_time_goes_on,
-    a_leader_that_was_deposed_knows_and_competes_again,
+    another_takes_over_after_the_last_handle,
+    leaders_cut_off_stop_before_a_takeover,
+    leaders_survive_short_interruptions,
+    deposed_leaders_notice_and_compete_again,
     one_that_does_not_lead_may_resign,
-    tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow,
-    a_late_reader_is_told_the_state_of_now_first,
+    tokens_grow_and_slow_readers_miss_nothing,
+    late_readers_get_the_current_state_first,
     nothing_is_left_behind_after_close,
-    close_is_idempotent_and_prompt_while_a_campaign_blocks,
+    close_is_idempotent_and_prompt,
     close_is_prompt_without_a_server,
     after_close_nothing_more_happens,
     the_last_event_says_that_it_has_ended,
-    a_server_that_is_killed_and_restarted_has_one_leader_again,
+    one_leads_again_after_a_server_restart,
     a_half_open_connection_is_noticed_in_time,
-    a_fence_lets_the_leader_write_and_nobody_who_was_leader,
-    a_fence_is_refused_whatever_state_the_key_is_in,
+    fences_admit_the_leader_and_no_former_one,
+    stale_fences_are_refused_in_every_key_state,
     a_fence_of_another_engine_is_invalid,
-    an_idle_leader_writes_at_most_once_in_a_third_of_its_time,
+    idle_leaders_renew_every_third_of_the_ttl,
 }
 
-async fn one_of_many_is_elected_and_all_know_who<E: Engine>() {
+async fn one_is_elected_and_all_know_it<E: Engine>() {
     let engine = E::start().await;
     let mut candidates = Vec::new();
     for index in 0..5 {
@@ -93,7 +93,7 @@ async fn another_takes_over_after_close<E: Engine>() {
     assert!(closed.elapsed() < E::TTL / 2, "handed over after {:?}", closed.elapsed());
 }
 
-async fn another_takes_over_when_the_last_handle_is_dropped<E: Engine>() {
+async fn another_takes_over_after_the_last_handle<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let dropped = Instant::now();
@@ -102,7 +102,7 @@ async fn another_takes_over_when_the_last_handle_is_dropped<E: Engine>() {
     assert!(dropped.elapsed() < E::TTL / 2, "handed over after {:?}", dropped.elapsed());
 }
 
-async fn another_takes_over_from_a_leader_that_is_cut_off_which_knew_before<E: Engine>() {
+async fn leaders_cut_off_stop_before_a_takeover<E: Engine>() {
     let engine = E::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let first = engine.candidate_at(proxy.address(), "first").await;
@@ -120,13 +120,13 @@ async fn another_takes_over_from_a_leader_that_is_cut_off_which_knew_before<E: E
     };
     let (ended, elected) = tokio::join!(ended, elected);
     assert!(ended < elected, "it knew {:?} after the other was elected", ended - elected);
-    // When it is back it sees what happened, and does not lead beside the other.
+    // When it is back, it sees the new leader and does not lead beside it.
     proxy.heal();
     sleep(E::TTL).await;
     assert!(!first.is_leader() && second.is_leader());
 }
 
-async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
+async fn leaders_survive_short_interruptions<E: Engine>() {
     let engine = E::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let first = engine.candidate_at(proxy.address(), "first").await;
@@ -140,10 +140,10 @@ async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
     }
     sleep(2 * E::TTL).await;
     assert!(first.is_leader(), "{:?}", first.leadership().borrow());
-    assert_eq!(first.fence().expect("it leads").token(), token, "it is still the same reign");
+    assert_eq!(first.fence().expect("it leads").token(), token, "its term of leadership goes on");
 }
 
-async fn a_leader_that_was_deposed_knows_and_competes_again<E: Engine>() {
+async fn deposed_leaders_notice_and_compete_again<E: Engine>() {
     let engine = E::start().await;
     let first = engine.candidate("first").await;
     leads(&first).await;
@@ -163,7 +163,7 @@ async fn one_that_does_not_lead_may_resign<E: Engine>() {
     leads(&second).await;
 }
 
-async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: Engine>() {
+async fn tokens_grow_and_slow_readers_miss_nothing<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let (of_first, of_second) = (first.events(), second.events());
@@ -172,7 +172,7 @@ async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: 
         first.resign().await.expect("it serves");
         leads(&second).await;
         tokens.push(second.fence().expect("it leads").token());
-        // Who resigned keeps out for a while, on some engines.
+        // On some servers a candidate that resigned keeps out for a while.
         let mut leadership = first.leadership();
         loop {
             second.resign().await.expect("it serves");
@@ -188,29 +188,31 @@ async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: 
     for (elector, events) in [(first, of_first), (second, of_second)] {
         elector.close().await;
         let events: Vec<_> = timeout(LONG, events.collect()).await.expect("they end");
-        let mut reign = None;
-        let mut reigns = Vec::new();
+        let mut leading = None;
+        let mut elected = Vec::new();
         for event in events {
             match event {
                 Event::Elected { token } => {
-                    assert_eq!(reign.replace(token), None, "elected twice");
-                    reigns.push(token);
+                    assert_eq!(leading.replace(token), None, "elected twice");
+                    elected.push(token);
                 }
-                Event::Retired { token } => assert_eq!(reign.take(), Some(token), "retired from what it had"),
-                Event::NewLeader { .. } => assert_eq!(reign, None, "another leads beside us"),
+                Event::Retired { token } => {
+                    assert_eq!(leading.take(), Some(token), "retired from what it had")
+                }
+                Event::NewLeader { .. } => assert_eq!(leading, None, "another leads beside us"),
                 Event::Interrupted(error) => panic!("{error}"),
                 Event::Failed(error) => assert!(error.is_cancelled(), "{error}"),
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(reign, None, "it retired at the end");
-        // Every reign that we saw was told, and none twice.
-        assert!(reigns.is_sorted_by(|a, b| a < b), "{reigns:?}");
-        assert!(reigns.len() >= 4, "{reigns:?} of {tokens:?}");
+        assert_eq!(leading, None, "it retired at the end");
+        // The events show every term of leadership once.
+        assert!(elected.is_sorted_by(|a, b| a < b), "{elected:?}");
+        assert!(elected.len() >= 4, "{elected:?} of {tokens:?}");
     }
 }
 
-async fn a_late_reader_is_told_the_state_of_now_first<E: Engine>() {
+async fn late_readers_get_the_current_state_first<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let token = first.fence().expect("it leads").token();
@@ -231,7 +233,7 @@ async fn nothing_is_left_behind_after_close<E: Engine>() {
     assert_eq!(engine.traces().await, [""; 0]);
 }
 
-async fn close_is_idempotent_and_prompt_while_a_campaign_blocks<E: Engine>() {
+async fn close_is_idempotent_and_prompt<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let started = Instant::now();
@@ -253,7 +255,7 @@ async fn close_is_prompt_without_a_server<E: Engine>() {
     // A request takes a second at most.
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     assert!(!first.is_leader());
-    // And who comes next waits for the TTL, no longer.
+    // The next candidate waits for the TTL and no longer.
     let second = engine.candidate("second").await;
     leads(&second).await;
 }
@@ -282,7 +284,7 @@ async fn the_last_event_says_that_it_has_ended<E: Engine>() {
     assert!(error.is_cancelled());
 }
 
-async fn a_server_that_is_killed_and_restarted_has_one_leader_again<E: Engine>() {
+async fn one_leads_again_after_a_server_restart<E: Engine>() {
     let mut engine = E::start().await;
     let (first, second) = two(&engine).await;
     let third = engine.candidate("third").await;
@@ -309,11 +311,11 @@ async fn a_half_open_connection_is_noticed_in_time<E: Engine>() {
     follows(&second).await;
     proxy.half_open();
     first.close().await;
-    // On a connection that is silent nobody can be told; but neither does anybody wait for ever.
+    // Nothing reaches the server on a silent connection, and no call waits for ever.
     leads_or_fails(&second).await;
 }
 
-async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
+async fn fences_admit_the_leader_and_no_former_one<E: Engine>() {
     let engine = E::start().await;
     let store = engine.store().await;
     let (first, second) = two(&engine).await;
@@ -321,7 +323,7 @@ async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
     let written = store.put("key", "first".into(), Expected::Absent, Some(&old)).await.expect("it leads");
     first.resign().await.expect("it serves");
     leads(&second).await;
-    // Before the successor has written anything, and afterwards.
+    // Both before the first write of the successor and after it.
     let refused = store.put("key", "late".into(), Expected::Version(written.clone()), Some(&old)).await;
     assert!(matches!(refused, Err(StoreError::Fenced { token }) if token == old.token()), "{refused:?}");
     let new = second.fence().expect("it leads");
@@ -339,7 +341,7 @@ async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
     assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
 }
 
-async fn a_fence_is_refused_whatever_state_the_key_is_in<E: Engine>() {
+async fn stale_fences_are_refused_in_every_key_state<E: Engine>() {
     let engine = E::start().await;
     let store = engine.store().await;
     let (first, _second) = two(&engine).await;
@@ -347,7 +349,7 @@ async fn a_fence_is_refused_whatever_state_the_key_is_in<E: Engine>() {
     let old = store.put("key", "1".into(), Expected::Absent, Some(&fence)).await.expect("it leads");
     let new =
         store.put("key", "2".into(), Expected::Version(old.clone()), Some(&fence)).await.expect("it leads");
-    // While it holds, a conflict is one.
+    // A conflict of a leader stays a conflict.
     for expected in [Expected::Absent, Expected::Version(old.clone())] {
         let refused = store.put("key", "3".into(), expected, Some(&fence)).await;
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
@@ -359,7 +361,7 @@ async fn a_fence_is_refused_whatever_state_the_key_is_in<E: Engine>() {
     }
     for expected in [&old, &new] {
         let refused = store.delete("key", expected, Some(&fence)).await;
-        // Some learn of an old version before they ask the engine at all.
+        // Some stores detect an old version before they send a request.
         assert!(
             matches!(refused, Err(StoreError::Fenced { .. } | StoreError::Conflict { .. })),
             "{refused:?}"
@@ -378,7 +380,7 @@ async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
     let refused = store.put("key", "1".into(), Expected::Absent, Some(&foreign)).await;
     let Err(StoreError::Invalid { reason, .. }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("elsewhere"), "{reason}");
-    // One of its own that nobody can have is merely refused.
+    // A fence of its own that no leader has is refused.
     let only = engine.candidate("only").await;
     leads(&only).await;
     let real = only.fence().expect("it leads");
@@ -388,7 +390,7 @@ async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
     assert_eq!(store.get("key").await.expect("it serves"), None);
 }
 
-async fn an_idle_leader_writes_at_most_once_in_a_third_of_its_time<E: Engine>() {
+async fn idle_leaders_renew_every_third_of_the_ttl<E: Engine>() {
     let engine = E::start().await;
     let (first, _second) = two(&engine).await;
     sleep(E::TTL).await;
@@ -401,7 +403,7 @@ async fn an_idle_leader_writes_at_most_once_in_a_third_of_its_time<E: Engine>() 
     assert!(first.is_leader());
 }
 
-/// The first leads, the second knows that.
+/// Two candidates: the first leads, and the second knows it.
 async fn two<E: Engine>(engine: &E) -> (E::Elector, E::Elector) {
     let first = engine.candidate("first").await;
     leads(&first).await;
@@ -431,7 +433,7 @@ async fn the_leader(candidates: &[impl Elector]) -> usize {
     }
 }
 
-/// Sessions may have ended with the server's time out; who has failed is replaced.
+/// Replaces failed candidates: sessions may have expired while the server was down.
 async fn the_leader_of_those_that_live<E: Engine>(engine: &E, candidates: &[E::Elector]) -> Option<usize> {
     let failed = |candidate: &E::Elector| matches!(*candidate.leadership().borrow(), Leadership::Failed(_));
     let started = Instant::now();

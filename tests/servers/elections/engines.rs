@@ -14,14 +14,14 @@ use zookeeper_client::Client as ZookeeperClient;
 
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
-/// The name of the election, as each engine wants it.
+/// The name of the election, in the form of each server.
 pub const ELECTION: &str = "/test/election";
 const REQUEST: Duration = Duration::from_secs(1);
 
 pub trait Engine: Sized {
     type Elector: Elector;
     type Store: Store + Clone;
-    /// How long others wait for a leader that is silent.
+    /// How long others wait for a silent leader.
     const TTL: Duration;
 
     async fn start() -> Self;
@@ -32,11 +32,11 @@ pub trait Engine: Sized {
     }
     /// A store that can check the fences of this election.
     async fn store(&self) -> Self::Store;
-    /// What there is of the election in the engine.
+    /// Lists all that the server holds of the election.
     async fn traces(&self) -> Vec<String>;
-    /// How many writes the engine has made for anybody.
+    /// Counts the writes of all clients.
     async fn writes(&self) -> u64;
-    /// Somebody deletes what makes the leader one.
+    /// Deletes the leader's key or node, as another program would.
     async fn depose(&self);
     fn kill(&mut self);
     /// On the same data.
@@ -61,7 +61,7 @@ pub async fn zookeeper_client(address: SocketAddr) -> ZookeeperClient {
     connector.connect(&address.to_string()).await.expect("it serves")
 }
 
-/// Each thing below the election's name, as `key=value`.
+/// Lists the nodes below the election's name as `key=value`.
 async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
     let mut client = etcd_client(address).await;
     let options = GetOptions::new().with_prefix();
@@ -105,8 +105,8 @@ impl Engine for Etcd {
     }
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdElector {
-        let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).id(identity);
-        builder.session_ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).identity(identity);
+        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
     }
 
     async fn store(&self) -> EtcdStore {
@@ -154,7 +154,8 @@ impl Engine for Voter {
     }
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdVoter {
-        let voters = EtcdVoters::with_request_timeout(etcd_client(address).await, REQUEST);
+        let voters = EtcdVoters::builder(etcd_client(address).await).request_timeout(REQUEST).build();
+        let voters = voters.expect("valid settings");
         voters.add_voter(ELECTION, identity, Self::TTL).expect("valid settings")
     }
 
@@ -198,7 +199,7 @@ impl Engine for Zookeeper {
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> ZookeeperElector {
         let builder = ZookeeperElector::builder(address.to_string(), ELECTION).identity(identity);
-        builder.session_timeout(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
     }
 
     async fn store(&self) -> ZookeeperStore {
@@ -214,7 +215,7 @@ impl Engine for Zookeeper {
     async fn writes(&self) -> u64 {
         let zxid = self.0.ask("srvr").await;
         let zxid = zxid.lines().find_map(|line| line.strip_prefix("Zxid: 0x")).expect("it tells").to_owned();
-        // Sessions are begun and ended by writes, too: that of the client that asks here is not.
+        // A session begins and ends with a write; the session of this client does not count.
         u64::from_str_radix(&zxid, 16).expect("a number")
     }
 
@@ -248,7 +249,7 @@ impl Engine for Redis {
     }
 
     async fn candidate_at(&self, address: SocketAddr, identity: &str) -> RedisElector {
-        let builder = RedisElector::builder(format!("redis://{address}"), ELECTION).node_id(identity);
+        let builder = RedisElector::builder(format!("redis://{address}"), ELECTION).identity(identity);
         builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("valid settings")
     }
 

@@ -11,10 +11,10 @@ use crate::engines::{ELECTION, Engine, Etcd, Redis, Voter, Zookeeper, etcd_clien
 use crate::states::{follows, leads, reaches, soon, token, until};
 use writerlease_test_support::{proxy::Proxy, server::RedisServer};
 
-/// More than ZooKeeper's servers pass on is no value of anybody.
+/// The longest value: ZooKeeper's servers pass on no longer ones.
 const HUGE: usize = 1_000_000;
 
-/// Values of candidates that are none.
+/// Values that no candidate would write.
 fn values() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("empty", Vec::new()),
@@ -31,7 +31,7 @@ fn values() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// While somebody else holds the election, whatever that is.
+/// Checks that the candidate follows while another program holds the election.
 async fn does_not_lead<E: Engine>(elector: &E::Elector, what: &str) {
     let mut events = elector.events();
     let mut complains = false;
@@ -49,7 +49,7 @@ async fn does_not_lead<E: Engine>(elector: &E::Elector, what: &str) {
 }
 
 #[tokio::test]
-async fn keys_of_others_in_an_etcd_election_make_nobody_leader() {
+async fn foreign_keys_in_etcd_elect_nobody() {
     let engine = Etcd::start().await;
     let mut client = etcd_client(engine.address()).await;
     let mut keys: Vec<Vec<u8>> = values().iter().map(|_| format!("{ELECTION}/0").into_bytes()).collect();
@@ -73,7 +73,7 @@ async fn keys_of_others_in_an_etcd_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_candidate_of_etcd_whose_own_key_somebody_else_wrote_competes_again_when_that_is_gone() {
+async fn etcd_candidates_wait_for_a_foreign_own_key() {
     let engine = Etcd::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let elector = engine.candidate_at(proxy.address(), "one").await;
@@ -81,7 +81,7 @@ async fn a_candidate_of_etcd_whose_own_key_somebody_else_wrote_competes_again_wh
     let mut client = etcd_client(engine.address()).await;
     let traces = engine.traces().await;
     let key = traces[0].split('=').next().expect("its key");
-    // It can't be faster than us.
+    // The stall keeps the candidate from being faster.
     proxy.stall();
     client.delete(key, None).await.expect("it serves");
     client.put(key, "theirs", None).await.expect("it serves");
@@ -93,7 +93,7 @@ async fn a_candidate_of_etcd_whose_own_key_somebody_else_wrote_competes_again_wh
 }
 
 #[tokio::test]
-async fn values_of_others_in_the_key_of_a_voter_make_nobody_leader() {
+async fn foreign_values_of_the_key_elect_no_voter() {
     let engine = Voter::start().await;
     let mut client = etcd_client(engine.address()).await;
     for (what, value) in values() {
@@ -107,7 +107,7 @@ async fn values_of_others_in_the_key_of_a_voter_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_key_that_somebody_else_wrote_under_the_lease_of_a_voter_does_not_make_it_leader() {
+async fn foreign_keys_under_its_lease_elect_no_voter() {
     let engine = Voter::start().await;
     let mut client = etcd_client(engine.address()).await;
     client.put(ELECTION, "theirs", None).await.expect("it serves");
@@ -123,7 +123,7 @@ async fn a_key_that_somebody_else_wrote_under_the_lease_of_a_voter_does_not_make
 }
 
 #[tokio::test]
-async fn nodes_of_others_in_a_zookeeper_election_make_nobody_leader() {
+async fn foreign_nodes_in_zookeeper_elect_nobody() {
     let engine = Zookeeper::start().await;
     let client = zookeeper_client(engine.address()).await;
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -140,7 +140,7 @@ async fn nodes_of_others_in_a_zookeeper_election_make_nobody_leader() {
         leads(&elector).await;
         soon(elector.close()).await;
     }
-    // One that nobody may read, and numbers that ZooKeeper doesn't have.
+    // An unreadable node, and numbers that ZooKeeper never gives.
     let path = format!("{ELECTION}/x-lock-0");
     let unreadable = [Acl::new(Permission::WRITE | Permission::DELETE, AuthId::anyone())];
     client
@@ -157,13 +157,13 @@ async fn nodes_of_others_in_a_zookeeper_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_node_that_somebody_else_named_like_ours_is_not_taken_for_ours() {
+async fn foreign_nodes_with_our_prefix_are_not_ours() {
     let engine = Zookeeper::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let client = zookeeper_client(engine.address()).await;
     let elector = engine.candidate_at(proxy.address(), "one").await;
     leads(&elector).await;
-    // It enters again, is not told that it did, and cannot ask before somebody else has read its name.
+    // It enters again, gets no answer, and cannot look before another program has read its name.
     proxy.refuse(true);
     proxy.lose_answer("_c_");
     engine.depose().await;
@@ -182,7 +182,7 @@ async fn a_node_that_somebody_else_named_like_ours_is_not_taken_for_ours() {
     assert_eq!(engine.traces().await, [ours]);
 }
 
-/// As an inline command takes it.
+/// A value in the quotes of an inline command.
 fn quoted(value: &[u8]) -> String {
     let bytes: String = value.iter().map(|byte| format!("\\x{byte:02x}")).collect();
     format!("\"{bytes}\"")
@@ -198,7 +198,7 @@ async fn set(server: &RedisServer, key: &str, value: &[u8]) {
 }
 
 #[tokio::test]
-async fn values_of_others_in_the_key_of_a_redis_election_make_nobody_leader() {
+async fn foreign_values_in_redis_elect_nobody() {
     let engine = Redis::start().await;
     let server = &engine.0;
     let mut holders = values();
@@ -213,7 +213,7 @@ async fn values_of_others_in_the_key_of_a_redis_election_make_nobody_leader() {
         does_not_lead::<Redis>(&elector, what).await;
         server.ask(&format!("DEL {ELECTION}")).await;
         leads(&elector).await;
-        // And once more in the place of one that leads.
+        // Again, now in place of a leader's value.
         server.ask(&format!("DEL {ELECTION}")).await;
         set(server, ELECTION, b"").await;
         reaches(&elector, what, |state| matches!(state, Leadership::Follower { .. })).await;
@@ -224,7 +224,7 @@ async fn values_of_others_in_the_key_of_a_redis_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn an_empty_value_of_somebody_else_is_neither_renewed_nor_deleted() {
+async fn empty_foreign_values_are_left_alone() {
     let engine = Redis::start().await;
     let server = &engine.0;
     server.ask(&format!("SET {ELECTION} \"\" PX 2000")).await;
@@ -240,7 +240,7 @@ async fn an_empty_value_of_somebody_else_is_neither_renewed_nor_deleted() {
 }
 
 #[tokio::test]
-async fn whatever_somebody_else_made_of_the_counter_tokens_grow_and_the_leader_goes_on() {
+async fn tokens_grow_whatever_the_counter_says() {
     let engine = Redis::start().await;
     let server = &engine.0;
     let counter = format!("{ELECTION}:token");

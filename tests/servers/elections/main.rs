@@ -3,6 +3,7 @@
 
 mod adapters;
 mod conformance;
+mod docs;
 mod engines;
 mod hostile;
 mod interop;

@@ -13,9 +13,9 @@ use writerlease::{
     election::{ElectionError, Elector, Event, Events, Leadership},
 };
 
-/// Only against hanging.
+/// A bound for tests that hang.
 pub const LONG: Duration = Duration::from_secs(20);
-/// Much less than the time of a leader who is silent, where a test says so.
+/// Much less than the TTL of the tests that use it.
 pub const SOON: Duration = Duration::from_secs(3);
 
 pub async fn leads(elector: &impl Elector) {
@@ -42,12 +42,12 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// What comes in time.
+/// Waits for a result that does not take long.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(LONG, future).await.expect("it does not take long")
 }
 
-/// The next event for which `wanted` has something to say.
+/// Waits for the next event for which `wanted` returns a result.
 pub async fn event<T>(events: &mut Events, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
     loop {
         let event = soon(events.next()).await.expect("there are more events");
@@ -57,7 +57,7 @@ pub async fn event<T>(events: &mut Events, mut wanted: impl FnMut(&Event) -> Opt
     }
 }
 
-/// The next interruption of the wanted kind.
+/// Waits for the next interruption of the wanted kind.
 pub async fn interrupted(events: &mut Events, wanted: impl Fn(&ElectionError) -> bool) -> Arc<ElectionError> {
     let cause = |event: &Event| match event {
         Event::Interrupted(error) if wanted(error) => Some(error.clone()),
@@ -77,7 +77,7 @@ pub fn token(elector: &impl Elector) -> u64 {
     elector.fence().expect("it leads").token()
 }
 
-/// Where nobody listens.
+/// An address without a listener.
 pub fn nowhere() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 1).into()
 }

@@ -51,7 +51,7 @@ mod processes {
         for end in ["resigns", "killed", "paused"] {
             let end = &figures["takeovers"][end];
             assert!(end["count"].as_u64() >= Some(takeovers as u64 / 3), "{figures}");
-            // Only against what takes several sessions.
+            // A bound for the time of several sessions.
             assert!(end["median_ms"].as_f64() < Some(3000.0 + ttl.as_millis() as f64), "{figures}");
         }
         assert!(output.status.success());
@@ -82,13 +82,14 @@ mod processes {
     }
 }
 
-/// Candidates whose networks fail: everything stalls, connections are cut and none comes about, or those that exist go silent.
+/// Candidates whose networks fail: all traffic stalls, connections are cut and refused, or open ones
+/// go silent.
 mod networks {
     use super::*;
 
-    /// What was done by each token: the first and the last time that its leader believed in itself.
+    /// For each token, the first and the last time at which its leader believed that it led.
     type Acts = Arc<Mutex<BTreeMap<u64, (Instant, Instant)>>>;
-    /// Writes that landed: their places in the store's order, and their tokens.
+    /// The successful writes: their places in the store's order, and their tokens.
     type Landed = Arc<Mutex<Vec<(u64, u64)>>>;
 
     struct Candidate<E: Elector> {
@@ -139,7 +140,7 @@ mod networks {
                 }
                 Fault::HalfOpen => proxy.half_open(),
             }
-            // A leader that finds another connection in time goes on.
+            // A leader that reconnects in time leads on.
             if let Fault::HalfOpen = fault {
                 sleep(2 * E::TTL).await;
                 candidates[leader].elector.resign().await.ok();
@@ -169,7 +170,7 @@ mod networks {
         assert!(landed.is_sorted_by_key(|(_, token)| *token), "a stale write landed: {landed:?}");
         gaps.sort_unstable();
         println!(
-            "{} reigns, {} writes landed, {} were fenced, median takeover {:?}",
+            "{} terms of leadership, {} writes succeeded, {} were fenced, median takeover {:?}",
             acts.len(),
             landed.len(),
             fenced.lock(),
@@ -178,8 +179,8 @@ mod networks {
         assert!(acts.len() > takeovers(6));
     }
 
-    /// While it leads, a candidate notes that it does, and writes by a connection that no fault concerns, so that only the fence
-    /// stands between its writes and the store.
+    /// A candidate that notes when it leads, and writes then. Its store has a connection without faults, so
+    /// that only the fence can stop its writes.
     async fn act(
         number: usize,
         elector: Arc<impl Elector>,
@@ -192,13 +193,13 @@ mod networks {
         let key = format!("writes/{number}");
         let mut written = None;
         while !ends.load(SeqCst) {
-            // First the time, then the question: so it was no later when we believed to lead.
+            // Take the time first: it must not be later than the moment of leadership.
             let now = Instant::now();
             if let Some(fence) = elector.fence() {
                 let token = fence.token();
                 acts.lock().entry(token).or_insert((now, now)).1 = now;
                 let expected = written.clone().map_or(Expected::Absent, Expected::Version);
-                // A thought too long.
+                // The leadership may end between the decision and the write.
                 sleep(Duration::from_millis(3)).await;
                 match store.put(&key, token.to_string().into(), expected, Some(&fence)).await {
                     Ok(version) => {
@@ -224,7 +225,7 @@ mod networks {
         }
     }
 
-    /// Waits for a leader by a token greater than this.
+    /// Waits for a leader with a token greater than `than`.
     async fn another_acts(acts: &Acts, than: u64) {
         let started = Instant::now();
         while acts.lock().keys().next_back() <= Some(&than) {

@@ -25,20 +25,21 @@ use crate::{
 
 pub const ELECTION: &str = "tests/election";
 pub const SHORT_TTL: Duration = Duration::from_secs(1);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TTL: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
 pub async fn builder(address: SocketAddr, id: &str) -> EtcdElectorBuilder {
-    let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).id(id).address("10.0.0.1:80");
-    builder.session_ttl(LONG_TTL).request_timeout(REQUEST)
+    let builder =
+        EtcdElector::builder(etcd_client(address).await, ELECTION).identity(id).address("10.0.0.1:80");
+    builder.ttl(LONG_TTL).request_timeout(REQUEST)
 }
 
 pub async fn candidate(address: SocketAddr, id: &str) -> EtcdElector {
     builder(address, id).await.start().await.expect("a session")
 }
 
-/// Key, value and lease of each candidate, the first of them first.
+/// Lists the key, value and lease of each candidate, the oldest first.
 pub async fn keys(server: &EtcdServer) -> Vec<(String, String, i64)> {
     let options = GetOptions::new()
         .with_prefix()
@@ -52,7 +53,7 @@ pub async fn raw(server: &EtcdServer) -> Client {
     etcd_client(server.address()).await
 }
 
-/// Writes what makes no difference and forgets all history.
+/// Writes an unrelated key, and compacts all history.
 pub async fn compact(server: &EtcdServer) {
     let mut client = raw(server).await;
     let mut last = 0;
@@ -64,27 +65,27 @@ pub async fn compact(server: &EtcdServer) {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     let client = etcd_client(nowhere()).await;
-    let builder = |election, id| EtcdElector::builder(client.clone(), election).id(id);
+    let builder = |election, id| EtcdElector::builder(client.clone(), election).identity(id);
     assert_config(builder("", "id").start().await, "election", "\"\"", "not empty");
-    assert_config(builder("e", " ").start().await, "id", "\" \"", "not blank");
-    let short = builder("e", "id").session_ttl(Duration::from_millis(999));
-    assert_config(short.start().await, "session_ttl", "999ms", "at least 1s");
-    let long = builder("e", "id").session_ttl(Duration::MAX);
-    assert_config(long.start().await, "session_ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    assert_config(builder("e", " ").start().await, "identity", "\" \"", "not blank");
+    let short = builder("e", "id").ttl(Duration::from_millis(999));
+    assert_config(short.start().await, "ttl", "999ms", "at least 1s");
+    let long = builder("e", "id").ttl(Duration::MAX);
+    assert_config(long.start().await, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
     let never = builder("e", "id").request_timeout(Duration::ZERO);
     assert_config(never.start().await, "request_timeout", "0ns", "longer than zero");
 }
 
 #[tokio::test]
-async fn without_a_server_or_an_answer_start_fails_in_bounded_time() {
+async fn start_without_answers_fails_in_bounded_time() {
     let mut server = EtcdServer::start().await;
     let tries = async |address: SocketAddr| {
         let started = Instant::now();
         let result = soon(builder(address, "one").await.start()).await;
         assert!(matches!(result, Err(ElectionError::Store(StoreError::Unavailable { .. }))), "{result:?}");
-        // Three tries, and what lies between them.
+        // Three tries and the pauses between them.
         assert!(started.elapsed() < 3 * REQUEST + Duration::from_secs(2), "{:?}", started.elapsed());
     };
     server.pause();
@@ -95,7 +96,7 @@ async fn without_a_server_or_an_answer_start_fails_in_bounded_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_back_for_one_of_the_three_tries_is_good_enough() {
+async fn start_succeeds_within_three_tries() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     proxy.refuse(true);
@@ -108,7 +109,7 @@ async fn a_server_that_is_back_for_one_of_the_three_tries_is_good_enough() {
 }
 
 #[tokio::test]
-async fn keys_and_values_are_those_of_the_replaced_package() {
+async fn keys_and_values_match_the_go_package() {
     let server = EtcdServer::start().await;
     let elector = candidate(server.address(), "one").await;
     leads(&elector).await;
@@ -121,14 +122,15 @@ async fn keys_and_values_are_those_of_the_replaced_package() {
 }
 
 #[tokio::test]
-async fn leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them() {
+async fn leader_info_has_key_identity_and_address() {
     let server = EtcdServer::start().await;
     let odd = "a \"quoted\" \\ ünïcödé\n🦀";
-    let odd = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).id(odd).address(odd);
+    let odd = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).identity(odd).address(odd);
     let odd = odd.start().await.expect("a session");
     leads(&odd).await;
     let key = keys(&server).await.remove(0).0;
-    let expected = LeaderInfo { key: key.clone(), id: odd.identity().into(), address: odd.identity().into() };
+    let expected =
+        LeaderInfo { key: key.clone(), identity: odd.identity().into(), address: odd.identity().into() };
     assert_eq!(odd.leader_info().await.expect("it leads"), expected);
     let other = candidate(server.address(), "other").await;
     follows(&other, odd.identity()).await;
@@ -141,7 +143,7 @@ async fn leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them() 
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_json_is_the_id_of_a_leader_without_an_address() {
+async fn values_without_json_are_identities() {
     let server = EtcdServer::start().await;
     let mut client = raw(&server).await;
     let elector = candidate(server.address(), "one").await;
@@ -149,13 +151,13 @@ async fn a_value_that_is_no_json_is_the_id_of_a_leader_without_an_address() {
     let key = format!("{ELECTION}/foreign");
     for value in ["pod-1", "", "{\"id\":", "5", r#"{"id":5}"#, r#"["id"]"#, "null"] {
         client.put(key.as_str(), value, None).await.expect("it serves");
-        let expected = LeaderInfo { key: key.clone(), id: value.into(), address: String::new() };
+        let expected = LeaderInfo { key: key.clone(), identity: value.into(), address: String::new() };
         assert_eq!(elector.leader_info().await.expect("somebody leads"), expected);
         client.delete(key.as_str(), None).await.expect("it serves");
     }
     client.put(key.as_str(), r#"{"addr":"x","id":"y","more":1}"#, None).await.expect("it serves");
     let info = elector.leader_info().await.expect("somebody leads");
-    assert_eq!((&*info.id, &*info.address), ("y", "x"));
+    assert_eq!((&*info.identity, &*info.address), ("y", "x"));
 }
 
 #[tokio::test]
@@ -170,7 +172,7 @@ async fn without_any_candidate_there_is_no_leader() {
 }
 
 #[tokio::test]
-async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
+async fn notices_show_each_leader_until_the_end() {
     let server = EtcdServer::start().await;
     let first = candidate(server.address(), "first").await;
     let mut of_first = first.leader_notices();
@@ -178,7 +180,7 @@ async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
     let second = candidate(server.address(), "second").await;
     let mut of_second = second.leader_notices();
     let info = first.leader_info().await.expect("it leads");
-    assert_eq!(info.id, "first");
+    assert_eq!(info.identity, "first");
     assert_eq!(soon(of_second.recv()).await, Some(LeaderNotice::NewLeader(info)));
 
     first.resign().await.expect("it serves");
@@ -186,7 +188,7 @@ async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
     assert_eq!(soon(of_first.recv()).await, Some(LeaderNotice::Retired));
     let info = second.leader_info().await.expect("it leads");
     assert_eq!(soon(of_first.recv()).await, Some(LeaderNotice::NewLeader(info)));
-    // Who begins to listen is told the state of now.
+    // A new listener starts with the current state.
     assert_eq!(soon(second.leader_notices().recv()).await, Some(LeaderNotice::BecameLeader));
 
     second.close().await;
@@ -196,11 +198,10 @@ async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
 }
 
 #[tokio::test]
-async fn error_notices_tell_what_goes_wrong_and_last_that_it_has_ended() {
+async fn error_notices_end_with_the_elector() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let elector =
-        builder(proxy.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let elector = builder(proxy.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;
     let mut errors = elector.error_notices();
     proxy.stall();
@@ -217,7 +218,7 @@ async fn error_notices_tell_what_goes_wrong_and_last_that_it_has_ended() {
 }
 
 #[tokio::test]
-async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_nothing() {
+async fn untaken_notices_are_dropped_and_reported() {
     let server = EtcdServer::start().await;
     let block_time = Duration::from_millis(200);
     let builder = builder(server.address(), "one").await.block_time(block_time);
@@ -230,7 +231,7 @@ async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_no
     elector.resign().await.expect("it serves");
     leads(&elector).await;
     assert!(resigned.elapsed() < SOON, "{:?}", resigned.elapsed());
-    // That it retired, and that it leads again.
+    // It retired and leads again.
     for _ in 0..2 {
         let error = soon(errors.recv()).await.expect("it goes on");
         assert!(matches!(*error, ElectionError::Blocked(time) if time == block_time), "{error:?}");
@@ -241,7 +242,7 @@ async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_no
         assert_eq!(soon(notices.recv()).await, Some(expected));
     }
     elector.close().await;
-    // Nothing is left out here.
+    // These events have no gap.
     let mut elected = 0;
     while let Some(event) = soon(events.next()).await {
         elected += u32::from(matches!(event, Event::Elected { .. }));
@@ -250,7 +251,7 @@ async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_no
 }
 
 #[tokio::test]
-async fn the_keys_of_one_id_are_cleared_and_no_others() {
+async fn only_keys_of_one_identity_are_cleared() {
     let server = EtcdServer::start().await;
     let mut client = raw(&server).await;
     let lease = client.lease_grant(600, None).await.expect("it serves").id();
@@ -259,7 +260,7 @@ async fn the_keys_of_one_id_are_cleared_and_no_others() {
         let value = format!(r#"{{"id":"{id}","addr":""}}"#);
         client.put(format!("{ELECTION}/{key}"), value, Some(options)).await.expect("it serves");
     }
-    // Of another election, which ours is a prefix of.
+    // A key of another election, whose name starts with ours.
     client.put(format!("{ELECTION}2/1"), r#"{"id":"dead","addr":""}"#, None).await.expect("it serves");
     let elector = candidate(server.address(), "one").await;
     follows(&elector, "dead").await;
@@ -274,10 +275,9 @@ async fn the_keys_of_one_id_are_cleared_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_campaign_ends_with_its_session_and_begins_anew_with_another() {
+async fn campaigns_restart_with_a_new_session() {
     let server = EtcdServer::start().await;
-    let elector =
-        builder(server.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let elector = builder(server.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;
     let (old, lease) = (token(&elector), keys(&server).await[0].2);
     let mut events = elector.events();
@@ -298,7 +298,7 @@ async fn a_campaign_ends_with_its_session_and_begins_anew_with_another() {
 }
 
 #[tokio::test]
-async fn a_create_whose_answer_was_lost_makes_no_second_key() {
+async fn a_lost_answer_makes_no_second_key() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     proxy.lose_answer(br#"{"id":"one""#);
@@ -335,7 +335,7 @@ async fn a_campaign_that_failed_leaves_no_key() {
 }
 
 #[tokio::test]
-async fn a_resignation_that_was_cut_off_leaves_no_key() {
+async fn interrupted_resignations_leave_no_key() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = candidate(proxy.address(), "one").await;
@@ -354,11 +354,10 @@ async fn a_resignation_that_was_cut_off_leaves_no_key() {
 }
 
 #[tokio::test]
-async fn a_resignation_that_could_not_be_told_ends_with_the_session() {
+async fn unanswered_resignations_end_with_the_session() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let first =
-        builder(proxy.address(), "first").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let first = builder(proxy.address(), "first").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&first).await;
     let second = candidate(server.address(), "second").await;
     follows(&second, "first").await;
@@ -373,23 +372,23 @@ async fn a_resignation_that_could_not_be_told_ends_with_the_session() {
 }
 
 #[tokio::test]
-async fn a_leader_goes_on_after_a_compaction_while_it_was_cut_off_and_is_told() {
+async fn leaders_survive_a_compaction_and_report_it() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = candidate(proxy.address(), "one").await;
     leads(&elector).await;
-    let reign = token(&elector);
+    let old_token = token(&elector);
     let mut events = elector.events();
     proxy.refuse(true);
     proxy.cut();
     compact(&server).await;
     proxy.heal();
     interrupted(&mut events, ElectionError::is_watch_expired).await;
-    assert_eq!(token(&elector), reign);
+    assert_eq!(token(&elector), old_token);
     // The new watch works.
     let deposed = Instant::now();
     raw(&server).await.delete(keys(&server).await.remove(0).0, None).await.expect("it serves");
     event(&mut events, |event| matches!(event, Event::Retired { .. }).then_some(())).await;
     leads(&elector).await;
-    assert!(deposed.elapsed() < LONG && token(&elector) > reign);
+    assert!(deposed.elapsed() < LONG && token(&elector) > old_token);
 }

@@ -20,14 +20,14 @@ async fn ids(server: &EtcdServer) -> Vec<String> {
     keys(server).await.iter().map(|(_, value, _)| id(value)).collect()
 }
 
-/// Long enough for anybody who competes to win.
+/// Long enough for every competitor to win.
 async fn assert_keeps_out(elector: &EtcdElector) {
     sleep(Duration::from_millis(500)).await;
     assert!(!elector.is_leader());
 }
 
 #[tokio::test]
-async fn a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_cancelled() {
+async fn evicted_leaders_follow_until_the_eviction_ends() {
     let server = EtcdServer::start().await;
     let first = candidate(server.address(), "first").await;
     leads(&first).await;
@@ -53,7 +53,7 @@ async fn a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_ca
 }
 
 #[tokio::test]
-async fn a_follower_that_is_evicted_does_not_win_when_the_leader_goes() {
+async fn evicted_followers_do_not_win() {
     let server = EtcdServer::start().await;
     let first = candidate(server.address(), "first").await;
     leads(&first).await;
@@ -72,7 +72,7 @@ async fn a_follower_that_is_evicted_does_not_win_when_the_leader_goes() {
 #[tokio::test]
 async fn one_may_be_evicted_before_its_first_election() {
     let server = EtcdServer::start().await;
-    // At another moment of the campaign's beginning each time.
+    // Each time at another moment of the campaign's start.
     for micros in [0, 500, 1000, 2000, 5000] {
         let elector = candidate(server.address(), "one").await;
         sleep(Duration::from_micros(micros)).await;
@@ -87,16 +87,15 @@ async fn one_may_be_evicted_before_its_first_election() {
 }
 
 #[tokio::test]
-async fn one_that_is_evicted_without_a_server_keeps_out_when_the_server_is_back() {
+async fn evictions_hold_across_a_server_outage() {
     let mut server = EtcdServer::start().await;
-    let elector =
-        builder(server.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
+    let elector = builder(server.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
     leads(&elector).await;
     server.kill();
     let refused = soon(elector.evict_leader()).await;
     assert!(matches!(refused, Err(ElectionError::Store(_))), "it could not be told: {refused:?}");
     assert!(!elector.is_leader());
-    // There is nothing more to be told.
+    // There are no further events.
     soon(elector.evict_leader()).await.expect("it holds nothing");
     server.restart().await;
     until("the old session has ended", async || ids(&server).await.is_empty()).await;

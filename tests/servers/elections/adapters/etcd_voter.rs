@@ -23,12 +23,13 @@ use crate::{
 
 const KEY: &str = "masters/1";
 const SHORT_TERM: Duration = Duration::from_secs(1);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TERM: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
 async fn voters(address: SocketAddr) -> EtcdVoters {
-    EtcdVoters::with_request_timeout(etcd_client(address).await, REQUEST)
+    let builder = EtcdVoters::builder(etcd_client(address).await).request_timeout(REQUEST);
+    builder.build().expect("valid settings")
 }
 
 async fn vote(voters: &EtcdVoters, key: &str, value: &str) -> EtcdVoter {
@@ -55,20 +56,22 @@ fn channel(voters: &EtcdVoters, key: &str) -> mpsc::Receiver<String> {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     let voters = voters(nowhere()).await;
     let short = voters.add_voter("k", "v", Duration::from_millis(999));
-    assert_config(short, "term", "999ms", "at least 1s");
+    assert_config(short, "ttl", "999ms", "at least 1s");
     let long = voters.add_voter("k", "v", Duration::MAX);
-    assert_config(long, "term", &format!("{:?}", Duration::MAX), "at most 31536000s");
+    assert_config(long, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
     assert_config(voters.add_voter("", "v", LONG_TERM), "key", "\"\"", "not empty");
     assert_config(voters.add_voter("k", "", LONG_TERM), "value", "\"\"", "not empty");
     assert_config(voters.add_watch("", mpsc::channel(1).0), "key", "\"\"", "not empty");
     assert_config(voters.add_watch_callback("", |_, _, _| {}), "key", "\"\"", "not empty");
+    let never = EtcdVoters::builder(etcd_client(nowhere()).await).request_timeout(Duration::ZERO).build();
+    assert_config(never.map_err(Into::into), "request_timeout", "0ns", "longer than zero");
 }
 
 #[tokio::test]
-async fn one_client_votes_for_several_keys_each_an_election_of_its_own() {
+async fn each_key_is_its_own_election() {
     let server = EtcdServer::start().await;
     let (one, other) = (voters(server.address()).await, voters(server.address()).await);
     let theirs = vote(&other, "b", "theirs").await;
@@ -83,7 +86,7 @@ async fn one_client_votes_for_several_keys_each_an_election_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_same_voter_is_added_once_and_another_for_the_key_is_refused() {
+async fn each_key_accepts_one_voter() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let voter = vote(&voters, KEY, "one").await;
@@ -95,15 +98,15 @@ async fn the_same_voter_is_added_once_and_another_for_the_key_is_refused() {
         assert!(error.is_already_exists() && !error.is_not_found(), "{error:?}");
         assert!(error.to_string().contains(KEY), "{error}");
     }
-    // They are the same: with the first, the second has ended.
+    // Both are one voter, so the second ends with the first.
     voter.close().await;
     assert!(same.resign().await.is_err_and(|error| error.is_cancelled()));
-    // And one that has ended is in nobody's way.
+    // A voter that has ended may be replaced.
     leads(&vote(&voters, KEY, "other").await).await;
 }
 
 #[tokio::test]
-async fn a_voter_that_is_removed_stops_and_another_wins_at_once() {
+async fn removed_voters_are_replaced_immediately() {
     let server = EtcdServer::start().await;
     let (one, other) = (voters(server.address()).await, voters(server.address()).await);
     let first = vote(&one, KEY, "first").await;
@@ -123,12 +126,12 @@ async fn a_voter_that_is_removed_stops_and_another_wins_at_once() {
     leads(&second).await;
     assert!(removed.elapsed() < SOON, "{:?}", removed.elapsed());
     assert!(one.remove_voter(KEY, "first", LONG_TERM).await.is_err_and(|error| error.is_not_found()));
-    // And it may be added again.
+    // The voter may be added again.
     follows(&vote(&one, KEY, "first").await, "second").await;
 }
 
 #[tokio::test]
-async fn a_watch_tells_the_value_of_now_and_each_change_of_this_key() {
+async fn watches_report_the_current_value_and_changes() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     put(&server, KEY, "1").await;
@@ -141,14 +144,14 @@ async fn a_watch_tells_the_value_of_now_and_each_change_of_this_key() {
         put(&server, KEY, value).await;
         assert_eq!(soon(values.recv()).await.as_deref(), Some(value));
     }
-    // That it is gone is no value.
+    // A deletion is not reported.
     raw(&server).await.delete(KEY, None).await.expect("it serves");
     put(&server, KEY, "4").await;
     assert_eq!(soon(values.recv()).await.as_deref(), Some("4"));
 }
 
 #[tokio::test]
-async fn a_watch_tells_a_key_that_does_not_exist_yet_when_it_appears() {
+async fn watches_report_keys_that_appear_later() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let mut values = channel(&voters, KEY);
@@ -160,7 +163,7 @@ async fn a_watch_tells_a_key_that_does_not_exist_yet_when_it_appears() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_is_slow_holds_up_neither_others_nor_the_voters() {
+async fn slow_watchers_delay_no_one_else() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let (mut slow, mut quick) = (channel(&voters, KEY), channel(&voters, KEY));
@@ -177,7 +180,7 @@ async fn a_watcher_that_is_slow_holds_up_neither_others_nor_the_voters() {
 }
 
 #[tokio::test]
-async fn a_callback_is_first_told_the_value_of_now_as_the_previous_one_too() {
+async fn first_callbacks_have_the_current_value_twice() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     put(&server, KEY, "1").await;
@@ -194,7 +197,7 @@ async fn a_callback_is_first_told_the_value_of_now_as_the_previous_one_too() {
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_is_called_with_the_next_change() {
+async fn panicking_callbacks_get_the_next_change() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let (sender, mut calls) = mpsc::unbounded_channel();
@@ -210,7 +213,7 @@ async fn a_callback_that_panics_is_called_with_the_next_change() {
 }
 
 #[tokio::test]
-async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
+async fn watches_and_voters_survive_a_compaction() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let voters = voters(proxy.address()).await;
@@ -219,7 +222,7 @@ async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
     assert_eq!(soon(values.recv()).await.as_deref(), Some("before"));
     let voter = vote(&voters, KEY, "one").await;
     leads(&voter).await;
-    let (reign, mut events) = (token(&voter), voter.events());
+    let (old_token, mut events) = (token(&voter), voter.events());
     proxy.refuse(true);
     proxy.cut();
     for value in ["missed", "now"] {
@@ -232,11 +235,11 @@ async fn watches_and_voters_go_on_after_a_compaction_while_they_were_cut_off() {
     assert_eq!(soon(values.recv()).await.as_deref(), Some("after"));
     let error = interrupted(&mut events, ElectionError::is_watch_expired).await;
     assert!(!error.is_cancelled());
-    assert_eq!(token(&voter), reign);
+    assert_eq!(token(&voter), old_token);
 }
 
 #[tokio::test]
-async fn who_steps_down_lets_others_win_for_twice_the_term() {
+async fn stepping_down_lets_others_win() {
     let server = EtcdServer::start().await;
     let (one, other) = (voters(server.address()).await, voters(server.address()).await);
     let mut ours = Vec::new();
@@ -253,7 +256,7 @@ async fn who_steps_down_lets_others_win_for_twice_the_term() {
     leads(&theirs).await;
     assert!(stepped_down.elapsed() < SHORT_TERM, "{:?}", stepped_down.elapsed());
     follows(&ours[0], "theirs").await;
-    // What nobody else wants, and what is free again, wait all the same.
+    // Keys without a competitor, and keys that are free again, wait too.
     other.close().await;
     for voter in &ours {
         leads(voter).await;
@@ -262,7 +265,7 @@ async fn who_steps_down_lets_others_win_for_twice_the_term() {
 }
 
 #[tokio::test]
-async fn close_ends_voters_and_watches_and_leaves_nothing_in_etcd() {
+async fn close_ends_everything_and_empties_etcd() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let ours = [vote(&voters, "a", "1").await, vote(&voters, "b", "2").await];
@@ -313,7 +316,7 @@ async fn with_the_last_handle_voters_and_watches_end() {
 }
 
 #[tokio::test]
-async fn a_vote_that_may_have_arrived_is_found_again_or_undone() {
+async fn unanswered_votes_are_found_or_undone() {
     let server = EtcdServer::start().await;
     for undone in [false, true] {
         let proxy = Proxy::start(server.address()).await;
@@ -330,7 +333,7 @@ async fn a_vote_that_may_have_arrived_is_found_again_or_undone() {
 }
 
 #[test]
-fn pauses_grow_up_to_the_longest_and_begin_anew_after_a_reset() {
+fn pauses_grow_to_the_longest_until_reset() {
     let (first, longest) = (Duration::from_millis(10), Duration::from_secs(1));
     let mut pauses = UnlimitedBackoff::new(first, longest);
     for _ in 0..2 {
@@ -343,6 +346,6 @@ fn pauses_grow_up_to_the_longest_and_begin_anew_after_a_reset() {
         assert!(later.iter().all(|pause| (longest / 4..=longest).contains(pause)));
         pauses.reset();
     }
-    // One that begins beyond the end, too.
+    // The same with a first pause beyond the longest one.
     assert!(UnlimitedBackoff::new(LONG, longest).take(10).all(|pause| pause <= longest));
 }

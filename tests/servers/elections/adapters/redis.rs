@@ -27,18 +27,18 @@ use crate::states::{
 const KEY: &str = "tests/election";
 const COUNTER: &str = "tests/election:token";
 const TTL: Duration = Duration::from_millis(300);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TTL: Duration = Duration::from_secs(60);
 
-fn builder(server: &RedisServer, node_id: &str) -> RedisElectorBuilder {
-    RedisElector::builder(server.endpoint(), KEY).node_id(node_id).ttl(TTL)
+fn builder(server: &RedisServer, identity: &str) -> RedisElectorBuilder {
+    RedisElector::builder(server.endpoint(), KEY).identity(identity).ttl(TTL)
 }
 
-async fn candidate(server: &RedisServer, node_id: &str) -> RedisElector {
-    builder(server, node_id).start().await.expect("valid settings")
+async fn candidate(server: &RedisServer, identity: &str) -> RedisElector {
+    builder(server, identity).start().await.expect("valid settings")
 }
 
-/// The key's value, if there is one.
+/// Reads the key's value.
 async fn value(server: &RedisServer) -> Option<String> {
     server.ask(&format!("GET {KEY}")).await.lines().nth(1).map(str::to_owned)
 }
@@ -48,14 +48,14 @@ async fn number(server: &RedisServer, command: &str) -> i64 {
     answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{command}: {answer}"))
 }
 
-/// How many scripts were run.
+/// Counts the scripts that the server ran.
 async fn scripts(server: &RedisServer) -> u64 {
     let stats = server.ask("INFO commandstats").await;
     let calls = |line: &str| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse().ok();
     stats.lines().find_map(calls).expect("some were")
 }
 
-/// What callbacks were told: which of them, and whether we lead.
+/// The calls of callbacks: the callback's number, and whether the candidate leads.
 #[derive(Clone, Default)]
 struct Calls(Arc<Mutex<Vec<(usize, bool)>>>);
 
@@ -72,7 +72,7 @@ impl Calls {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     let url = format!("redis://{}", nowhere());
     let builder = |key: &str| RedisElector::builder(url.as_str(), key);
     assert_config(builder("").start().await, "key", "\"\"", "not empty");
@@ -90,7 +90,7 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
 }
 
 #[tokio::test]
-async fn settings_that_are_not_given_are_ten_seconds_a_third_of_them_and_a_random_id() {
+async fn defaults_are_those_that_the_setters_state() {
     let server = RedisServer::start().await;
     let default =
         async || RedisElector::builder(server.endpoint(), KEY).start().await.expect("valid settings");
@@ -106,12 +106,12 @@ async fn settings_that_are_not_given_are_ten_seconds_a_third_of_them_and_a_rando
     sleep(Duration::from_secs(4)).await;
     let left = number(&server, &format!("PTTL {KEY}")).await;
     assert!((8000..=10_000).contains(&left), "renewed after 3.3 s, with {left} ms left");
-    // An empty one is as good as none.
+    // An empty identity counts as unset.
     assert!(!builder(&server, "").start().await.expect("valid settings").identity().is_empty());
 }
 
 #[tokio::test]
-async fn the_leader_renews_as_often_as_it_is_told() {
+async fn leaders_renew_at_the_renewal_interval() {
     let server = RedisServer::start().await;
     let (ttl, interval) = (Duration::from_secs(2), Duration::from_millis(100));
     let elector = builder(&server, "one").ttl(ttl).renewal_interval(interval).start().await;
@@ -125,7 +125,7 @@ async fn the_leader_renews_as_often_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn start_waits_for_nobody_and_the_election_begins_when_there_is_a_server() {
+async fn start_does_not_wait_for_a_server() {
     let mut server = RedisServer::start().await;
     server.kill();
     let elector = soon(builder(&server, "one").start()).await.expect("valid settings");
@@ -135,7 +135,7 @@ async fn start_waits_for_nobody_and_the_election_begins_when_there_is_a_server()
 }
 
 #[tokio::test]
-async fn callbacks_are_told_each_change_in_the_order_in_which_they_were_added() {
+async fn callbacks_run_in_order_of_registration() {
     let server = RedisServer::start().await;
     let calls = Calls::default();
     let mut builder = builder(&server, "one");
@@ -171,7 +171,7 @@ async fn one_that_never_led_calls_nobody_back() {
 }
 
 #[tokio::test]
-async fn a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_it() {
+async fn slow_callbacks_delay_only_close() {
     let server = RedisServer::start().await;
     let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let callback = {
@@ -186,15 +186,15 @@ async fn a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_i
         builder(&server, "one").on_leadership_change(callback.clone()).on_leadership_change(callback);
     let elector = builder.start().await.expect("valid settings");
     leads(&elector).await;
-    let (reign, mut events) = (token(&elector), elector.events());
+    let (old_token, mut events) = (token(&elector), elector.events());
     let second = candidate(&server, "second").await;
     follows(&second, "one").await;
     until("both have returned", async || ended.load(Ordering::SeqCst) == 2).await;
-    assert_eq!(token(&elector), reign);
+    assert_eq!(token(&elector), old_token);
     assert!(!second.is_leader());
     elector.close().await;
     assert_eq!((begun.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (4, 4));
-    // The others don't wait for that.
+    // The other candidates do not wait for that.
     assert!(second.is_leader());
     let mut told = Vec::new();
     while let Some(event) = soon(events.next()).await {
@@ -206,7 +206,7 @@ async fn a_slow_callback_does_not_let_the_leadership_lapse_and_close_waits_for_i
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_stops_no_others() {
+async fn panicking_callbacks_stop_no_others() {
     let server = RedisServer::start().await;
     let calls = Calls::default();
     let builder = builder(&server, "one")
@@ -239,7 +239,7 @@ async fn only_a_callback_that_is_slow_is_logged() {
 }
 
 #[tokio::test]
-async fn after_all_is_deleted_the_leader_leads_again_by_a_greater_token() {
+async fn a_flush_gives_the_leader_a_greater_token() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;
@@ -255,7 +255,7 @@ async fn after_all_is_deleted_the_leader_leads_again_by_a_greater_token() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_key_was_overwritten_retires_and_leaves_the_key_alone() {
+async fn leaders_retire_when_their_key_is_overwritten() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;
@@ -274,7 +274,7 @@ async fn a_leader_whose_key_was_overwritten_retires_and_leaves_the_key_alone() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_closed_before_it_noticed_that_it_was_deposed_leaves_the_key_alone() {
+async fn deposed_leaders_leave_the_key_at_close() {
     let server = RedisServer::start().await;
     let elector = candidate(&server, "one").await;
     leads(&elector).await;
@@ -284,7 +284,7 @@ async fn a_leader_that_is_closed_before_it_noticed_that_it_was_deposed_leaves_th
 }
 
 #[tokio::test]
-async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
+async fn tokens_are_counted_beside_the_key() {
     let server = RedisServer::start().await;
     let elector = candidate(&server, "one").await;
     leads(&elector).await;
@@ -295,7 +295,7 @@ async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
     assert_eq!(value(&server).await, None);
     let left = number(&server, &format!("TTL {COUNTER}")).await;
     assert!((24 * 3600 - 60..=24 * 3600).contains(&left), "{left} s");
-    // Tokens grow beyond the server's clock, too.
+    // Tokens also grow beyond the server's clock.
     server.ask(&format!("SET {COUNTER} 4000000000000000")).await;
     let next = candidate(&server, "next").await;
     leads(&next).await;
@@ -303,7 +303,7 @@ async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
 }
 
 #[tokio::test]
-async fn the_key_of_somebody_else_is_waited_for_whether_it_expires_or_not() {
+async fn foreign_keys_are_waited_for() {
     let server = RedisServer::start().await;
     server.ask(&format!("SET {KEY} foreign")).await;
     let elector = candidate(&server, "one").await;
@@ -327,23 +327,23 @@ async fn the_key_of_somebody_else_is_waited_for_whether_it_expires_or_not() {
 }
 
 #[tokio::test]
-async fn keys_that_ours_is_a_prefix_of_are_none_of_our_business() {
+async fn longer_keys_do_not_matter() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;
     let second = builder(&server, "second").ttl(LONG_TTL).start().await.expect("valid settings");
     follows(&second, "one").await;
-    let (reign, before) = (token(&elector), scripts(&server).await);
+    let (old_token, before) = (token(&elector), scripts(&server).await);
     for round in 0..50 {
         server.ask(&format!("SET {KEY}{round} x")).await;
         server.ask(&format!("DEL {KEY}{round}")).await;
     }
     sleep(Duration::from_millis(100)).await;
     assert_eq!(scripts(&server).await, before);
-    assert_eq!(token(&elector), reign);
-    // It does listen.
+    assert_eq!(token(&elector), old_token);
+    // It listens.
     server.ask(&format!("DEL {KEY}")).await;
-    let anew = async || (elector.is_leader() && token(&elector) > reign) || second.is_leader();
+    let anew = async || (elector.is_leader() && token(&elector) > old_token) || second.is_leader();
     until("somebody is elected", anew).await;
 }
 

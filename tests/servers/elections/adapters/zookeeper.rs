@@ -23,20 +23,20 @@ use crate::{
 
 const BASE: &str = "/tests/election";
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// What happens in time does so for another reason than that it has passed.
+/// Longer than a test waits, so that no effect in time comes from an expiry.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
 fn builder(address: SocketAddr, identity: &str) -> ZookeeperElectorBuilder {
     let builder = ZookeeperElector::builder(address.to_string(), BASE).identity(identity);
-    builder.session_timeout(LONG_TIMEOUT).request_timeout(REQUEST)
+    builder.ttl(LONG_TIMEOUT).request_timeout(REQUEST)
 }
 
 async fn candidate(address: SocketAddr, identity: &str) -> ZookeeperElector {
     builder(address, identity).start().await.expect("a session")
 }
 
-/// The names of the candidates' nodes, the first of them first.
+/// Lists the names of the candidates' nodes, the leader first.
 async fn nodes(client: &Client) -> Vec<String> {
     let mut names = client.list_children(BASE).await.unwrap_or_default();
     names.sort_by_key(|name| name.rsplit('-').next().map(str::to_owned));
@@ -53,7 +53,7 @@ async fn delete(client: &Client, name: &str) {
     client.delete(&format!("{BASE}/{name}"), None).await.expect("it serves");
 }
 
-/// How many paths are watched, and by how many watches.
+/// Counts the watched paths and the watches.
 async fn watches(server: &ZookeeperServer) -> (usize, usize) {
     let answer = server.ask("wchs").await;
     let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
@@ -62,7 +62,7 @@ async fn watches(server: &ZookeeperServer) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_told_with_their_rule() {
+async fn invalid_settings_are_named_with_their_rule() {
     for identity in ["", " \n"] {
         let blank = builder(nowhere(), identity).start().await;
         assert_config(blank, "identity", &format!("{identity:?}"), "not blank");
@@ -75,12 +75,12 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
         let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
         assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
     }
-    // What the client would take for something else.
+    // Times that the client would misread.
     for (timeout, rule) in
         [(Duration::ZERO, "at least 100ms"), (Duration::from_secs(25 * 24 * 3600), "at most 2147483.647s")]
     {
-        let bad = builder(nowhere(), "one").session_timeout(timeout).start().await;
-        assert_config(bad, "session_timeout", &format!("{timeout:?}"), rule);
+        let bad = builder(nowhere(), "one").ttl(timeout).start().await;
+        assert_config(bad, "ttl", &format!("{timeout:?}"), rule);
     }
     let never = builder(nowhere(), "one").connect_timeout(Duration::ZERO).start().await;
     assert_config(never, "connect_timeout", "0ns", "longer than zero");
@@ -91,7 +91,7 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
 }
 
 #[tokio::test]
-async fn without_a_server_or_an_answer_start_fails_within_the_connect_timeout() {
+async fn start_fails_within_the_connect_timeout() {
     let mut server = ZookeeperServer::start().await;
     let fails = async |address: SocketAddr| {
         let started = Instant::now();
@@ -108,7 +108,7 @@ async fn without_a_server_or_an_answer_start_fails_within_the_connect_timeout() 
 }
 
 #[tokio::test]
-async fn an_existing_client_stays_usable_and_one_of_our_own_is_closed() {
+async fn only_own_clients_are_closed() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let on_client =
@@ -129,7 +129,7 @@ async fn an_existing_client_stays_usable_and_one_of_our_own_is_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_confined_to_a_part_of_the_tree_elects_there() {
+async fn confined_clients_elect_in_their_subtree() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -143,7 +143,7 @@ async fn a_client_that_is_confined_to_a_part_of_the_tree_elects_there() {
 }
 
 #[tokio::test]
-async fn nodes_are_named_like_those_of_the_replaced_package_and_hold_the_identity() {
+async fn nodes_match_the_go_package() {
     let server = ZookeeperServer::start().await;
     let elector = candidate(server.address(), "pod-1 ünïcödé").await;
     leads(&elector).await;
@@ -159,14 +159,14 @@ async fn nodes_are_named_like_those_of_the_replaced_package_and_hold_the_identit
 }
 
 #[tokio::test]
-async fn the_base_path_and_the_node_are_only_for_the_user_who_created_them() {
+async fn nodes_belong_to_their_creator_only() {
     let server = ZookeeperServer::start().await;
     let access = |password| ZookeeperAccess::digest("owner", password);
     let owner = builder(server.address(), "one").access(access("secret")).start().await.expect("a session");
     leads(&owner).await;
     let client = zookeeper_client(server.address()).await;
     assert_eq!(client.list_children(BASE).await, Err(Error::NoAuth));
-    // With the wrong password, which ZooKeeper takes for another user.
+    // A wrong password makes another user for ZooKeeper.
     let other = builder(server.address(), "other").access(access("wrong")).start().await.expect("a session");
     let denied = |error: &ElectionError| matches!(error, ElectionError::Store(StoreError::Denied { .. }));
     interrupted(&mut other.events(), denied).await;
@@ -179,7 +179,7 @@ async fn the_base_path_and_the_node_are_only_for_the_user_who_created_them() {
 }
 
 #[tokio::test]
-async fn a_credential_that_the_servers_refuse_is_told() {
+async fn refused_credentials_fail_the_elector() {
     let server = ZookeeperServer::start().await;
     let access = ZookeeperAccess::auth("nonsense", "x");
     let refused = soon(builder(server.address(), "one").access(access).start()).await;
@@ -187,7 +187,7 @@ async fn a_credential_that_the_servers_refuse_is_told() {
 }
 
 #[tokio::test]
-async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
+async fn unanswered_nodes_are_found_or_undone() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let client = zookeeper_client(server.address()).await;
@@ -197,7 +197,7 @@ async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
     leads(&elector).await;
     let names = nodes(&client).await;
     assert_eq!(names.len(), 1, "{names:?}");
-    // The connection that is lost with the answer does not come back before it is to be undone.
+    // The connection, lost with the answer, stays away until the proxy heals.
     proxy.refuse(true);
     proxy.lose_answer("_c_");
     delete(&client, &names[0]).await;
@@ -209,7 +209,7 @@ async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
 }
 
 #[tokio::test]
-async fn the_first_of_all_candidates_creates_the_base_path_and_that_is_no_interruption() {
+async fn the_first_candidate_creates_the_base_path() {
     let server = ZookeeperServer::start().await;
     let first = candidate(server.address(), "first").await;
     let mut events = first.events();
@@ -232,9 +232,9 @@ async fn each_candidate_watches_only_the_one_before_it() {
         proxies.push(proxy);
         candidates.push(elector);
     }
-    // The leader watches its own, and so does its successor.
+    // Both the leader and its successor watch the leader's node.
     until("all watch", async || watches(&server).await == (5, 6)).await;
-    let reign = token(&candidates[0]);
+    let old_token = token(&candidates[0]);
     let names = nodes(&client).await;
     let before: Vec<_> = proxies.iter().map(Proxy::to_server).collect();
     delete(&client, &names[2]).await;
@@ -242,13 +242,13 @@ async fn each_candidate_watches_only_the_one_before_it() {
     let asked = proxies.iter().zip(before).map(|(proxy, before)| proxy.to_server() > before);
     let asked: Vec<_> = asked.collect();
     assert_eq!(asked, [false, false, false, true, false, false], "only the successor has to look");
-    assert_eq!(token(&candidates[0]), reign);
+    assert_eq!(token(&candidates[0]), old_token);
 
-    // The end of the leader is the business of one, too.
+    // The leader's exit also wakes one candidate.
     candidates[0].close().await;
     leads(&candidates[1]).await;
     assert_eq!(candidates.iter().filter(|candidate| candidate.is_leader()).count(), 1);
-    // Who was deleted sees it when it has to look, and competes again behind the others.
+    // A candidate whose node was deleted notices at its next look and queues up again.
     candidates[1].close().await;
     leads(&candidates[3]).await;
     follows(&candidates[2], "candidate-3").await;
@@ -256,12 +256,12 @@ async fn each_candidate_watches_only_the_one_before_it() {
 }
 
 #[tokio::test]
-async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_own_node_is_gone() {
+async fn candidates_far_back_notice_changes_ahead() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let mut candidates = Vec::new();
     for name in ["first", "second", "third", "fourth"] {
-        let builder = builder(server.address(), name).session_timeout(SHORT_TIMEOUT);
+        let builder = builder(server.address(), name).ttl(SHORT_TIMEOUT);
         let candidate = builder.start().await.expect("a session");
         reaches(&candidate, "it takes part", |state| !matches!(state, Leadership::Unknown)).await;
         candidates.push(candidate);
@@ -275,7 +275,7 @@ async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_
 }
 
 #[tokio::test]
-async fn all_know_who_leads_and_none_after_close() {
+async fn all_know_the_leader_until_close() {
     let server = ZookeeperServer::start().await;
     let first = candidate(server.address(), "first").await;
     leads(&first).await;
@@ -295,7 +295,7 @@ async fn without_any_candidate_there_is_no_leader() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     create(&client, "garbage", "").await;
-    // Where nobody may create anything nobody can be a candidate.
+    // Without the permission to create nodes there is no candidate.
     let reading = [Acl::new(Permission::READ, AuthId::anyone())];
     client.set_acl(BASE, &reading, None).await.expect("it serves");
     let elector = candidate(server.address(), "one").await;
@@ -320,7 +320,7 @@ async fn nodes_that_are_no_candidates_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_candidate_that_does_not_say_who_it_is_is_followed_all_the_same() {
+async fn leaders_without_identity_are_followed() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     create(&client, "x-lock-0000000000", "").await;
@@ -342,20 +342,20 @@ async fn candidates_of_other_programs_take_part() {
     let elector = elector.expect("a session");
     follows(&elector, "curator").await;
     delete(&client, "_c_0-lock-0000000000").await;
-    // It watches the one before it only, and so has not heard.
+    // It watches only its predecessor and has not noticed.
     assert_eq!(elector.leader_ident().await.expect("somebody leads"), "kazoo");
     delete(&client, "0__lock__0000000001").await;
     leads(&elector).await;
 }
 
 #[tokio::test]
-async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
+async fn expired_sessions_fail_the_elector() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let builder = |address| builder(address, "one").session_timeout(SHORT_TIMEOUT);
+    let builder = |address| builder(address, "one").ttl(SHORT_TIMEOUT);
     let elector = builder(proxy.address()).start().await.expect("a session");
     leads(&elector).await;
-    let reign = token(&elector);
+    let old_token = token(&elector);
     let client = zookeeper_client(server.address()).await;
     let mut events = elector.events();
     proxy.stall();
@@ -368,7 +368,7 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
     }
     let expired = |error: &ElectionError| matches!(error, ElectionError::SessionExpired);
     assert!(matches!(told.last(), Some(Event::Failed(error)) if expired(error)), "{told:?}");
-    let retired = |event: &Event| matches!(event, Event::Retired { token } if *token == reign);
+    let retired = |event: &Event| matches!(event, Event::Retired { token } if *token == old_token);
     assert!(told.iter().any(retired), "{told:?}");
     assert!(matches!(&*elector.leadership().borrow(), Leadership::Failed(error) if expired(error)));
     assert!(matches!(elector.resign().await, Err(ElectionError::Closed)));
@@ -378,23 +378,23 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
 
     let new = builder(proxy.address()).start().await.expect("a session");
     leads(&new).await;
-    assert!(token(&new) > reign);
+    assert!(token(&new) > old_token);
 }
 
 #[tokio::test]
-async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
+async fn electors_survive_interruptions_within_the_session() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let elector = builder(proxy.address(), "one").session_timeout(2 * SHORT_TIMEOUT);
+    let elector = builder(proxy.address(), "one").ttl(2 * SHORT_TIMEOUT);
     let elector = elector.start().await.expect("a session");
     leads(&elector).await;
-    let (reign, mut events) = (token(&elector), elector.events());
+    let (old_token, mut events) = (token(&elector), elector.events());
     proxy.stall();
     sleep(SHORT_TIMEOUT / 2).await;
     proxy.heal();
     proxy.cut();
     sleep(3 * SHORT_TIMEOUT).await;
-    assert_eq!(token(&elector), reign);
+    assert_eq!(token(&elector), old_token);
     elector.close().await;
     while let Some(event) = soon(events.next()).await {
         assert!(!matches!(&event, Event::Failed(error) if !error.is_cancelled()), "{event:?}");
@@ -402,7 +402,7 @@ async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
 }
 
 #[tokio::test]
-async fn close_removes_the_node_at_once() {
+async fn close_removes_the_node_immediately() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let first = candidate(server.address(), "first").await;

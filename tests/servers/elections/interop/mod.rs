@@ -16,7 +16,7 @@ use crate::states::{LONG, follows, leads, reaches};
 use programs::Program;
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
-/// Longer than a test may wait: whoever leads in time was told that the one before is gone.
+/// Longer than a test waits: a candidate that leads in time noticed that its predecessor left.
 const TTL: Duration = Duration::from_secs(120);
 const _: () = assert!(TTL.as_secs() / 3 > LONG.as_secs());
 
@@ -24,19 +24,19 @@ mod etcd {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_etcdctl_leads_and_does_so_once_it_resigns() {
+    async fn we_follow_etcdctl_until_it_resigns() {
         let server = EtcdServer::start().await;
         let (theirs, key) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
         follows(&ours, "theirs").await;
-        let info = LeaderInfo { key, id: "theirs".to_owned(), address: String::new() };
+        let info = LeaderInfo { key, identity: "theirs".to_owned(), address: String::new() };
         assert_eq!(ours.leader_info().await.expect("it serves"), info);
         theirs.interrupt().await;
         leads(&ours).await;
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_lease_of_an_etcdctl_that_was_killed_has_ended() {
+    async fn we_replace_a_killed_etcdctl() {
         let server = EtcdServer::start().await;
         let (theirs, key) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -44,7 +44,7 @@ mod etcd {
         theirs.kill().await;
         assert_eq!(ours.leader_info().await.expect("it serves").key, key);
         assert!(!ours.is_leader());
-        // It is a minute long, for which nobody here waits; etcd ends one whose time is up in the same way.
+        // Its lease is a minute long. etcd expires a lease in the same way as it revokes one.
         let lease = key.rsplit('/').next().and_then(|lease| i64::from_str_radix(lease, 16).ok());
         let mut client = etcd_client(server.address()).await;
         client.lease_revoke(lease.expect("a number")).await.expect("it lives");
@@ -52,7 +52,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn what_an_etcdctl_that_was_killed_left_behind_can_be_cleared() {
+    async fn keys_of_a_killed_etcdctl_can_be_cleared() {
         let server = EtcdServer::start().await;
         let (theirs, _) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -63,7 +63,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn etcdctl_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+    async fn etcdctl_waits_for_us_and_we_for_it() {
         let server = EtcdServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -94,7 +94,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn etcdctl_that_listens_is_told_of_ours_by_id_and_address() {
+    async fn listening_etcdctl_sees_our_identity_and_address() {
         let server = EtcdServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -110,7 +110,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn ours_and_etcdctl_lead_in_the_order_in_which_they_came() {
+    async fn etcdctl_and_we_lead_in_order_of_arrival() {
         let server = EtcdServer::start().await;
         let first = candidate(&server, "first").await;
         leads(&first).await;
@@ -119,7 +119,7 @@ mod etcd {
         let last = candidate(&server, "last").await;
         follows(&last, "first").await;
         theirs.is_silent().await;
-        // It comes last from now on.
+        // It is the last in the queue from now on.
         first.resign().await.expect("it serves");
         theirs.says().await;
         assert!(!first.is_leader() && !last.is_leader());
@@ -133,8 +133,8 @@ mod etcd {
     }
 
     async fn candidate(server: &EtcdServer, id: &str) -> EtcdElector {
-        let builder = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).id(id);
-        builder.address(format!("{id}:80")).session_ttl(TTL).start().await.expect("a session")
+        let builder = EtcdElector::builder(etcd_client(server.address()).await, ELECTION).identity(id);
+        builder.address(format!("{id}:80")).ttl(TTL).start().await.expect("a session")
     }
 
     /// An etcdctl that leads, and its key.
@@ -150,7 +150,7 @@ mod zookeeper {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_kazoo_leads_and_does_so_once_it_releases() {
+    async fn we_follow_kazoo_until_it_releases() {
         let server = ZookeeperServer::start().await;
         let mut theirs = holder(&server, "theirs").await;
         let ours = candidate(&server, "ours").await;
@@ -163,7 +163,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_session_of_a_kazoo_that_was_killed_has_ended() {
+    async fn we_replace_a_killed_kazoo() {
         let server = ZookeeperServer::start().await;
         let theirs = holder(&server, "theirs").await;
         let ours = candidate(&server, "ours").await;
@@ -173,7 +173,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_follows_a_kazoo_that_does_not_say_who_it_is() {
+    async fn we_follow_a_kazoo_without_identity() {
         let server = ZookeeperServer::start().await;
         let mut theirs = holder(&server, "").await;
         let ours = candidate(&server, "ours").await;
@@ -184,7 +184,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn kazoo_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+    async fn kazoo_waits_for_us_and_we_for_it() {
         let server = ZookeeperServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -216,7 +216,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_and_kazoo_lead_in_the_order_in_which_they_came() {
+    async fn kazoo_and_we_lead_in_order_of_arrival() {
         let server = ZookeeperServer::start().await;
         let first = candidate(&server, "first").await;
         leads(&first).await;
@@ -226,7 +226,7 @@ mod zookeeper {
         let last = candidate(&server, "last").await;
         follows(&last, "first").await;
         theirs.is_silent().await;
-        // It comes last from now on.
+        // It is the last in the queue from now on.
         first.resign().await.expect("it serves");
         assert_eq!(theirs.says().await, "True");
         assert!(!first.is_leader() && !last.is_leader());
@@ -234,7 +234,7 @@ mod zookeeper {
         assert_eq!(theirs.ask("contenders").await, "theirs last first");
         assert_eq!(theirs.ask("release").await, "True");
         leads(&last).await;
-        // It is not woken by the end of one further ahead than the one before it, so it is asked.
+        // Only its predecessor's exit wakes it, so the test asks.
         assert_eq!(first.leader_ident().await.expect("it serves"), "last");
         last.close().await;
         leads(&first).await;
@@ -242,7 +242,7 @@ mod zookeeper {
 
     async fn candidate(server: &ZookeeperServer, identity: &str) -> ZookeeperElector {
         let builder = ZookeeperElector::builder(server.endpoint(), ELECTION).identity(identity);
-        let builder = builder.session_timeout(TTL).extra_lock_pattern("__lock__");
+        let builder = builder.ttl(TTL).extra_lock_pattern("__lock__");
         builder.start().await.expect("a session")
     }
 
@@ -257,7 +257,7 @@ mod redis {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_redis_py_has_the_key_and_leads_once_it_releases() {
+    async fn we_follow_redis_py_until_it_releases() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, None).await;
         let ours = candidate(&server).await;
@@ -267,7 +267,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_time_of_a_redis_py_that_was_killed_is_up() {
+    async fn we_replace_a_killed_redis_py() {
         let server = RedisServer::start().await;
         let started = Instant::now();
         let (theirs, token) = holder(&server, Some(2)).await;
@@ -279,7 +279,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn redis_py_whose_time_is_up_can_neither_extend_nor_release_what_ours_has() {
+    async fn an_expired_redis_py_cannot_touch_our_key() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, Some(2)).await;
         let ours = candidate(&server).await;
@@ -294,7 +294,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn ours_that_waits_leaves_redis_py_the_key_when_it_resigns_and_closes() {
+    async fn waiting_we_leave_redis_py_its_key() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, None).await;
         let ours = candidate(&server).await;
@@ -307,7 +307,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn redis_py_waits_until_ours_resigns_and_then_ours_knows_it() {
+    async fn redis_py_waits_until_we_resign() {
         let server = RedisServer::start().await;
         let ours = candidate(&server).await;
         leads(&ours).await;
@@ -333,7 +333,7 @@ mod redis {
     }
 
     async fn candidate(server: &RedisServer) -> RedisElector {
-        let builder = RedisElector::builder(server.endpoint(), ELECTION).node_id("ours");
+        let builder = RedisElector::builder(server.endpoint(), ELECTION).identity("ours");
         builder.ttl(TTL).start().await.expect("valid settings")
     }
 
@@ -345,7 +345,7 @@ mod redis {
         (theirs, token)
     }
 
-    /// It does not get the key now, and goes on trying.
+    /// Checks that it fails to get the key and retries.
     async fn is_refused(server: &RedisServer, theirs: &mut Program) {
         assert_eq!(theirs.ask("try").await, "False");
         let before = server.calls("set").await;

@@ -16,10 +16,10 @@ use writerlease_test_support::server::{EtcdServer, NOT_FOUND, RedisServer, Zooke
 
 use crate::{engines::ELECTION, states::LONG};
 
-/// A process that is spoken to in lines. It is killed when this is dropped, and when the test dies.
+/// A process that reads and writes lines. It is killed when this is dropped or the test dies.
 pub struct Program {
     name: &'static str,
-    /// The Debian package with it.
+    /// The Debian package of the program.
     package: &'static str,
     process: Child,
     input: ChildStdin,
@@ -27,19 +27,19 @@ pub struct Program {
 }
 
 impl Program {
-    /// `etcdctl elect`, which says its key and its proposal when it leads.
+    /// Starts `etcdctl elect`, which prints its key and its proposal when it leads.
     pub fn elect(server: &EtcdServer, proposal: &str) -> Self {
         Self::etcdctl(server, &["elect", ELECTION, proposal])
     }
 
-    /// `etcdctl elect --listen`, which says the key and the proposal of each leader.
+    /// Starts `etcdctl elect --listen`, which prints the key and the proposal of each leader.
     pub fn listen(server: &EtcdServer) -> Self {
         Self::etcdctl(server, &["elect", "--listen", ELECTION])
     }
 
     fn etcdctl(server: &EtcdServer, arguments: &[&str]) -> Self {
         let mut command = dying_with_us("etcdctl");
-        // Not as an argument: etcdctl refuses one where the environment has another.
+        // An argument would clash with the environment's value, which etcdctl refuses.
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", server.endpoint()).args(arguments);
         Self::run("etcdctl", "etcd-client", command)
     }
@@ -69,13 +69,13 @@ impl Program {
         Self { name, package, process, input, output }
     }
 
-    /// Tells it to do something and returns what it answers.
+    /// Sends a command and returns its answer.
     pub async fn ask(&mut self, command: &str) -> String {
         self.tell(command).await;
         self.says().await
     }
 
-    /// Tells it to do something, which may take longer.
+    /// Sends a command that may take longer.
     pub async fn tell(&mut self, command: &str) {
         match self.input.write_all(format!("{command}\n").as_bytes()).await {
             Ok(()) => {}
@@ -84,7 +84,7 @@ impl Program {
         }
     }
 
-    /// What it says next.
+    /// Waits for its next line.
     pub async fn says(&mut self) -> String {
         let line = timeout(LONG, self.output.next_line()).await;
         match line.unwrap_or_else(|_| panic!("{} says nothing", self.name)).expect("it says text") {
@@ -93,7 +93,7 @@ impl Program {
         }
     }
 
-    /// Waits until it has got so far as others can see.
+    /// Waits until others can see its progress.
     pub async fn reaches(&mut self, what: &str, condition: impl AsyncFn() -> bool) {
         let started = Instant::now();
         while !condition().await {
@@ -105,14 +105,14 @@ impl Program {
         }
     }
 
-    /// That it has said nothing yet.
+    /// Checks that it has printed nothing yet.
     pub async fn is_silent(&mut self) {
         if let Ok(line) = timeout(MOMENT, self.output.next_line()).await {
             panic!("{} says {line:?}", self.name);
         }
     }
 
-    /// SIGINT: it may clean up. Returns when it has ended.
+    /// Sends SIGINT, on which it may clean up, and waits for its end.
     pub async fn interrupt(mut self) {
         let id = self.process.id().expect("it runs").to_string();
         let status = Command::new("kill").args(["-INT", &id]).status().await;
@@ -121,7 +121,7 @@ impl Program {
         ended.unwrap_or_else(|_| panic!("{} does not end", self.name)).expect("it can be waited for");
     }
 
-    /// SIGKILL: no goodbye to anybody.
+    /// Sends SIGKILL, so that it cannot clean up.
     pub async fn kill(mut self) {
         self.process.kill().await.expect("it can be killed");
     }
@@ -134,7 +134,7 @@ impl Program {
     }
 }
 
-/// By this name, because another one may come first in `PATH`, without Debian's packages.
+/// Debian's Python. Another one, without its packages, may come first in `PATH`.
 fn python(script: &str) -> Command {
     let mut command = dying_with_us("/usr/bin/python3");
     command.arg(format!("{}/elections/interop/{script}", env!("CARGO_MANIFEST_DIR")));
@@ -148,7 +148,7 @@ fn dying_with_us(program: &str) -> Command {
     command
 }
 
-/// What a program has written may take as long to be seen.
+/// How long a program's write may take to become visible.
 const MOMENT: Duration = Duration::from_millis(50);
-/// Between two looks at how far it has got.
+/// The pause between two looks at its progress.
 const POLL: Duration = Duration::from_millis(5);
