@@ -72,7 +72,7 @@
 //!
 //! # Several conditions
 //!
-//! Each condition of an object can be a part of its own. Parts that are pending at the same time
+//! Each condition of an object can be a separate part. Parts that are pending at the same time
 //! become one write, and [`action_of`] combines their actions:
 //!
 //! ```

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_namespace_and_name_or_the_name() {
+    fn a_key_is_namespace_and_name() {
         assert_eq!(&*entry(&widget("7", "ready", json!([]))).key, "ns/a");
         assert_eq!(split_key("ns/a"), (Some("ns"), "a"));
         let node = DynamicObject::new(
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_is_the_last_to_write_the_status() {
+    fn the_last_writer_of_the_status_counts() {
         let managers = json!([
             manager("theirs", "2026-01-01T00:00:01Z", "f:status"),
             manager("older", "2026-01-01T00:00:00Z", "f:status"),
@@ -291,9 +291,9 @@ mod tests {
             &condition("True", "2026-01-01T00:00:00Z"),
             &condition("False", "2026-01-01T00:00:00Z")
         ));
-        let mut anew = widget("9", "ready", json!([]));
-        anew.metadata.uid = Some("2".into());
-        assert!(!is_same_status(&one.value, &entry(&anew).value), "another object of the same name");
+        let mut recreated = widget("9", "ready", json!([]));
+        recreated.metadata.uid = Some("2".into());
+        assert!(!is_same_status(&one.value, &entry(&recreated).value), "another object of the same name");
         assert!(is_same_status(&one.value, &edited.value) && !is_same_status(&one.value, &other.value));
         let written = with_status(&one.value, json!({ "phase": "failed" })).unwrap();
         assert_eq!(written, other.value);

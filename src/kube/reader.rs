@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::object::{split_key, version_of};
 use crate::store::{Entry, StoreError, Version};
 
-/// A reflector's cache, and what the server has told us since.
+/// A reflector's cache, and what the server has answered since.
 pub(super) struct Reader<K> {
     lookup: Lookup<K>,
     corrections: Mutex<HashMap<Arc<str>, Correction>>,

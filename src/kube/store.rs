@@ -157,7 +157,7 @@ where
     }
 
     /// Sets the field managers that compete for the lease, such as another version of this program
-    /// under a name of its own. Writes of other field managers are never evidence. Default: the
+    /// under another name. Writes of other field managers are never evidence. Default: the
     /// [`manager`](Self::manager) alone.
     #[must_use]
     pub fn competitors(self, names: &[&str]) -> Self {
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_competitors_write_of_the_subject_is_evidence() {
+    async fn only_competitors_writes_of_the_subject_are_evidence() {
         let store = store().manager("controller").competitors(&["controller", "controller-v2"]);
         let before = entry(&object("a", 1, "old", "controller"));
         for (status, manager, competes) in [
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_to_a_deleted_object_is_a_conflict() {
+    async fn writing_a_deleted_object_is_a_conflict() {
         let requests = Arc::new(Mutex::new(Vec::new()));
         let server = {
             let requests = requests.clone();
@@ -559,7 +559,7 @@ mod tests {
                 if &*entry.key == "ns/a"),
             "{seen:?}"
         );
-        // A clone with a setting of its own shares the subscribers, too.
+        // A clone with a setting shares the subscribers, too.
         let (_, second) = store.clone().manager("controller").tap(listing("b", 2));
         second.for_each(async |_| {}).await;
         let seen = items(4).await;
