@@ -1,4 +1,4 @@
-//! Kubernetes objects as entries of a store, and back.
+//! Translates Kubernetes objects into entries of a store, and back.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use serde_json::{Map, Value, json};
 
 use crate::store::{Entry, StoreError, Version};
 
-/// What is written.
+/// The part of an object that a store writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
+pub(super) enum Subject {
     Status,
     Object,
 }
 
-/// What an object is called in the store.
+/// Returns the key of an object: `namespace/name`, or the name of an object without a namespace.
 pub(super) fn key_of(object: &impl Resource) -> Arc<str> {
     let meta = object.meta();
     let name = meta.name.as_deref().unwrap_or_default();
@@ -27,74 +27,80 @@ pub(super) fn key_of(object: &impl Resource) -> Arc<str> {
     }
 }
 
-/// The namespace, if there is one, and the name.
-pub(super) fn names(key: &str) -> (Option<&str>, &str) {
+/// Splits a key into the namespace, if there is one, and the name.
+pub(super) fn split_key(key: &str) -> (Option<&str>, &str) {
     key.split_once('/').map_or((None, key), |(namespace, name)| (Some(namespace), name))
 }
 
-/// An object as it was at its resourceVersion.
+/// Encodes an object at its resourceVersion.
 ///
-/// The value leaves out what the server writes by itself each time: a write whose answer was lost is known by its bytes.
+/// The value leaves out `resourceVersion` and `managedFields`, which the server changes with every
+/// write: a write whose answer was lost is recognised by its bytes.
 pub(super) fn entry_of<K: Resource + Serialize>(
     object: &K,
     subject: Subject,
-    ours: &[Arc<str>],
+    competitors: &[Arc<str>],
 ) -> Result<Entry, StoreError> {
     let meta = object.meta();
     let Some(version) = &meta.resource_version else {
-        return Err(invalid("an object without a resourceVersion", None));
+        return Err(invalid("the object has no resourceVersion"));
     };
     let mut version = version_of(version);
-    if let Some(writer) = writer_of(meta.managed_fields.as_deref().unwrap_or_default(), subject, ours) {
+    if let Some(writer) = writer_of(meta.managed_fields.as_deref().unwrap_or_default(), subject, competitors)
+    {
         version = version.with_writer(writer);
     }
-    let mut value = serde_json::to_value(object).map_err(not_json)?;
+    let mut value = serde_json::to_value(object).map_err(invalid_json)?;
     if let Some(meta) = meta_of(&mut value) {
         meta.remove("resourceVersion");
         meta.remove("managedFields");
     }
-    // As bytes they are the same only in one order, whatever serde_json is made to keep.
+    // Equal objects must have equal bytes, even if another crate turns on serde_json's
+    // `preserve_order`.
     value.sort_all_objects();
-    let value = serde_json::to_vec(&value).map_err(not_json)?;
+    let value = serde_json::to_vec(&value).map_err(invalid_json)?;
     Ok(Entry { key: key_of(object), value: value.into(), version })
 }
 
-/// What to send in order to write a value in the place of a version.
+/// Returns the request body that writes a value in place of the expected version.
 pub(super) fn body_of(value: &[u8], expected: Option<&Version>) -> Result<Vec<u8>, StoreError> {
-    let mut object: Value = serde_json::from_slice(value).map_err(not_json)?;
+    let mut object: Value = serde_json::from_slice(value).map_err(invalid_json)?;
     let Some(meta) = meta_of(&mut object) else {
-        return Err(invalid("the value is no object with metadata", None));
+        return Err(invalid("the value has no metadata"));
     };
     if let Some(expected) = expected {
         meta.insert("resourceVersion".into(), json!(resource_version(expected)));
     }
-    serde_json::to_vec(&object).map_err(not_json)
+    serde_json::to_vec(&object).map_err(invalid_json)
 }
 
-pub(crate) fn decode<K: DeserializeOwned>(value: &[u8]) -> Result<K, StoreError> {
-    serde_json::from_slice(value).map_err(not_json)
+/// Decodes the value of an entry.
+pub(super) fn decode<K: DeserializeOwned>(value: &[u8]) -> Result<K, StoreError> {
+    serde_json::from_slice(value).map_err(invalid_json)
 }
 
-/// All versions of all objects come from one counter. Kubernetes said so late (KEP-5504), but etcd's revision is what they
-/// always were. What is no number can be compared all the same.
-pub(crate) fn version_of(resource_version: &str) -> Version {
+/// Translates a resourceVersion.
+///
+/// All objects share one counter, etcd's revision. Kubernetes has documented their order only since
+/// KEP-5504. A resourceVersion that is not a number is compared for equality only.
+pub(super) fn version_of(resource_version: &str) -> Version {
     match resource_version.parse() {
         Ok(number) => Version::ordered(number),
         Err(_) => Version::opaque(resource_version.to_owned()),
     }
 }
 
-/// As the server wants to see it.
+/// Translates a version back into a resourceVersion.
 pub(super) fn resource_version(version: &Version) -> String {
     match version.revision() {
-        Some(order) => order.to_string(),
+        Some(revision) => revision.to_string(),
         None => String::from_utf8_lossy(version.token()).into_owned(),
     }
 }
 
-/// Whether two values differ in nothing of what the guard writes: somebody else did other work. An object that is new, or
-/// another one of the same name, begins without a status.
-pub(crate) fn is_same(before: Option<&[u8]>, after: &[u8], subject: Subject) -> bool {
+/// Returns whether a write left the subject unchanged. A new object, also one that reuses a name,
+/// begins without a status.
+pub(super) fn is_unchanged(before: Option<&[u8]>, after: &[u8], subject: Subject) -> bool {
     let parse = |value| serde_json::from_slice::<Value>(value).ok();
     let Some(after) = parse(after) else { return false };
     let before = before.and_then(parse);
@@ -108,15 +114,15 @@ pub(crate) fn is_same(before: Option<&[u8]>, after: &[u8], subject: Subject) -> 
     }
 }
 
-/// Whether two states of one object, which was not made anew in between, have the same status, whenever its conditions were
-/// written.
-pub(crate) fn is_same_work(one: &[u8], other: &[u8]) -> bool {
+/// Returns whether two states of one object have the same status apart from the times of its
+/// conditions. States of two objects of the same name never do.
+pub(super) fn is_same_status(one: &[u8], other: &[u8]) -> bool {
     let [Ok(one), Ok(other)] = [one, other].map(|value| {
         let mut object: Value = serde_json::from_slice(value)?;
         let mut status = object.get_mut("status").map(Value::take);
         let conditions = status.as_mut().and_then(|status| status.get_mut("conditions")?.as_array_mut());
         for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
-            condition.retain(|name, _| !TIMES.contains(&name.as_str()));
+            condition.retain(|name, _| !CONDITION_TIMES.contains(&name.as_str()));
         }
         Ok::<_, serde_json::Error>((object.pointer("/metadata/uid").cloned(), status))
     }) else {
@@ -125,20 +131,27 @@ pub(crate) fn is_same_work(one: &[u8], other: &[u8]) -> bool {
     one == other
 }
 
-/// When a condition was set, by the names that Kubernetes' own kinds have for it.
-const TIMES: [&str; 4] = ["lastHeartbeatTime", "lastProbeTime", "lastTransitionTime", "lastUpdateTime"];
+/// The fields for times in the conditions of Kubernetes' own kinds.
+const CONDITION_TIMES: [&str; 4] =
+    ["lastHeartbeatTime", "lastProbeTime", "lastTransitionTime", "lastUpdateTime"];
 
-/// The field manager who wrote last what the guard writes. The times have seconds; of those in the same one it is one of
-/// `ours`, because we would rather take a stranger for a competitor than overlook one.
-fn writer_of(managers: &[ManagedFieldsEntry], subject: Subject, ours: &[Arc<str>]) -> Option<Arc<str>> {
+/// Returns the field manager that wrote the subject last.
+///
+/// The times are in whole seconds. Among the managers of the same second a competitor is preferred:
+/// to mistake a stranger for a competitor does less harm than to overlook a competitor.
+fn writer_of(
+    managers: &[ManagedFieldsEntry],
+    subject: Subject,
+    competitors: &[Arc<str>],
+) -> Option<Arc<str>> {
     let wrote = |entry: &&ManagedFieldsEntry| match subject {
         Subject::Status => entry.fields_v1.as_ref().is_some_and(|fields| fields.0.get("f:status").is_some()),
         Subject::Object => entry.subresource.as_deref() != Some("status"),
     };
-    let is_ours = |entry: &ManagedFieldsEntry| {
-        ours.iter().any(|ours| entry.manager.as_deref().is_some_and(|manager| *manager == **ours))
+    let competes = |entry: &ManagedFieldsEntry| {
+        competitors.iter().any(|name| entry.manager.as_deref().is_some_and(|manager| *manager == **name))
     };
-    let last = managers.iter().filter(wrote).max_by_key(|entry| (entry.time.clone(), is_ours(entry)))?;
+    let last = managers.iter().filter(wrote).max_by_key(|entry| (entry.time.clone(), competes(entry)))?;
     last.manager.as_deref().map(Arc::from)
 }
 
@@ -146,23 +159,26 @@ fn meta_of(object: &mut Value) -> Option<&mut Map<String, Value>> {
     object.get_mut("metadata")?.as_object_mut()
 }
 
-pub(super) fn not_json(error: serde_json::Error) -> StoreError {
-    invalid("the value is no such object", Some(error))
+fn invalid_json(error: serde_json::Error) -> StoreError {
+    StoreError::Invalid {
+        reason: "the value is not an object of this kind".into(),
+        source: Some(error.into()),
+    }
 }
 
-fn invalid(reason: &str, source: Option<serde_json::Error>) -> StoreError {
-    StoreError::Invalid { reason: reason.into(), source: source.map(Into::into) }
+pub(super) fn invalid(reason: &str) -> StoreError {
+    StoreError::Invalid { reason: reason.into(), source: None }
 }
 
-/// The value of an object whose status is to be this.
-pub(crate) fn with_status(value: &[u8], status: Value) -> Result<Bytes, StoreError> {
-    let mut object: Value = serde_json::from_slice(value).map_err(not_json)?;
+/// Returns the value with its status replaced.
+pub(super) fn with_status(value: &[u8], status: Value) -> Result<Bytes, StoreError> {
+    let mut object: Value = serde_json::from_slice(value).map_err(invalid_json)?;
     let Some(object_fields) = object.as_object_mut() else {
-        return Err(invalid("the value is no object", None));
+        return Err(invalid("the value is not a JSON object"));
     };
     object_fields.insert("status".into(), status);
     object.sort_all_objects();
-    Ok(serde_json::to_vec(&object).map_err(not_json)?.into())
+    Ok(serde_json::to_vec(&object).map_err(invalid_json)?.into())
 }
 
 #[cfg(test)]
@@ -191,26 +207,26 @@ mod tests {
         json!({ "manager": name, "time": time, "fieldsType": "FieldsV1", "fieldsV1": { part: {} }, "operation": "Update" })
     }
 
-    const OURS: &str = "ours";
+    const COMPETITOR: &str = "competitor";
 
     fn entry(object: &DynamicObject) -> Entry {
-        entry_of(object, Subject::Status, &[OURS.into()]).unwrap()
+        entry_of(object, Subject::Status, &[COMPETITOR.into()]).unwrap()
     }
 
     #[test]
-    fn a_key_is_namespace_and_name_and_a_name_alone_without_namespaces() {
+    fn a_key_is_namespace_and_name() {
         assert_eq!(&*entry(&widget("7", "ready", json!([]))).key, "ns/a");
-        assert_eq!(names("ns/a"), (Some("ns"), "a"));
+        assert_eq!(split_key("ns/a"), (Some("ns"), "a"));
         let node = DynamicObject::new(
             "node",
             &ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("", "v1", "Node")),
         );
         assert_eq!(&*key_of(&node), "node");
-        assert_eq!(names("node"), (None, "node"));
+        assert_eq!(split_key("node"), (None, "node"));
     }
 
     #[test]
-    fn two_writes_of_one_state_have_the_same_bytes_and_different_versions() {
+    fn equal_states_have_equal_bytes_and_different_versions() {
         let (one, two) = (entry(&widget("7", "ready", json!([]))), entry(&widget("8", "ready", json!([]))));
         assert_eq!(one.value, two.value);
         assert_ne!(one.version, two.version);
@@ -218,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_names_the_version_that_it_replaces() {
+    fn a_body_names_the_version_that_it_replaces() {
         let entry = entry(&widget("7", "ready", json!([manager("x", "2026-01-01T00:00:00Z", "f:status")])));
         let body: Value =
             serde_json::from_slice(&body_of(&entry.value, Some(&entry.version)).unwrap()).unwrap();
@@ -230,55 +246,55 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_are_no_numbers_can_be_told_apart() {
+    fn versions_without_numbers_are_compared_for_equality() {
         let version = version_of("abc");
         assert_eq!((version.revision(), resource_version(&version).as_str()), (None, "abc"));
         assert_ne!(version, version_of("abd"));
     }
 
     #[test]
-    fn the_writer_of_a_status_is_whoever_wrote_the_status_last() {
+    fn the_last_writer_of_the_status_counts() {
         let managers = json!([
             manager("theirs", "2026-01-01T00:00:01Z", "f:status"),
             manager("older", "2026-01-01T00:00:00Z", "f:status"),
             manager("person", "2026-01-01T00:00:09Z", "f:spec"),
         ]);
         assert_eq!(entry(&widget("7", "ready", managers)).version.writer(), Some("theirs"));
-        let at_once = json!([
-            manager(OURS, "2026-01-01T00:00:01Z", "f:status"),
+        let in_one_second = json!([
+            manager(COMPETITOR, "2026-01-01T00:00:01Z", "f:status"),
             manager("theirs", "2026-01-01T00:00:01Z", "f:status"),
         ]);
-        assert_eq!(entry(&widget("7", "ready", at_once)).version.writer(), Some(OURS));
+        assert_eq!(entry(&widget("7", "ready", in_one_second)).version.writer(), Some(COMPETITOR));
         assert_eq!(entry(&widget("7", "ready", json!([]))).version.writer(), None);
     }
 
     #[test]
-    fn a_status_is_the_same_whatever_else_changed() {
+    fn a_status_is_compared_apart_from_everything_else() {
         let one = entry(&widget("7", "ready", json!([])));
         let mut edited = widget("8", "ready", json!([]));
         edited.data["spec"]["size"] = json!(2);
         let edited = entry(&edited);
         let other = entry(&widget("9", "failed", json!([])));
-        assert!(is_same(Some(&one.value), &edited.value, Subject::Status));
-        assert!(!is_same(Some(&one.value), &edited.value, Subject::Object));
-        assert!(!is_same(Some(&one.value), &other.value, Subject::Status));
+        assert!(is_unchanged(Some(&one.value), &edited.value, Subject::Status));
+        assert!(!is_unchanged(Some(&one.value), &edited.value, Subject::Object));
+        assert!(!is_unchanged(Some(&one.value), &other.value, Subject::Status));
         let condition = |status: &str, time: &str| {
             let mut object = widget("7", "ready", json!([]));
             object.data["status"]["conditions"] = json!([{ "status": status, "lastTransitionTime": time }]);
             entry(&object).value
         };
-        assert!(is_same_work(
+        assert!(is_same_status(
             &condition("True", "2026-01-01T00:00:00Z"),
             &condition("True", "2026-01-02T00:00:00Z")
         ));
-        assert!(!is_same_work(
+        assert!(!is_same_status(
             &condition("True", "2026-01-01T00:00:00Z"),
             &condition("False", "2026-01-01T00:00:00Z")
         ));
-        let mut anew = widget("9", "ready", json!([]));
-        anew.metadata.uid = Some("2".into());
-        assert!(!is_same_work(&one.value, &entry(&anew).value), "another object of the same name");
-        assert!(is_same_work(&one.value, &edited.value) && !is_same_work(&one.value, &other.value));
+        let mut recreated = widget("9", "ready", json!([]));
+        recreated.metadata.uid = Some("2".into());
+        assert!(!is_same_status(&one.value, &entry(&recreated).value), "another object of the same name");
+        assert!(is_same_status(&one.value, &edited.value) && !is_same_status(&one.value, &other.value));
         let written = with_status(&one.value, json!({ "phase": "failed" })).unwrap();
         assert_eq!(written, other.value);
     }

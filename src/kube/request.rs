@@ -1,4 +1,4 @@
-//! Requests to the API server, and what its refusals mean.
+//! Sends requests to the API server and interprets its refusals.
 
 use std::{
     sync::{
@@ -13,11 +13,12 @@ use tokio::time::timeout;
 
 use crate::store::{Current, StoreError, unavailable};
 
-/// Sends a write and waits for the answer, at most so long.
+/// Sends a write and waits at most `limit` for the answer.
 ///
-/// kube's client repeats requests by itself, up to 15 times when the server is overloaded or a proxy gives up on it. Of such
-/// a write nobody knows whether an earlier try has landed: a conflict may be with ourselves. So that is
-/// [`StoreError::Unavailable`], as if the answer had been lost, and the guard recognises its own bytes.
+/// kube's client repeats a request by itself, up to 15 times, when the server is overloaded or a
+/// proxy gives up on it. If such a write ends in a conflict, the conflict may be with its own
+/// earlier try. The result is then [`StoreError::Unavailable`], as if the answer had been lost, and
+/// the guard recognises its own bytes.
 pub(super) async fn write(
     client: &Client,
     mut request: http::Request<Vec<u8>>,
@@ -25,37 +26,32 @@ pub(super) async fn write(
 ) -> Result<String, StoreError> {
     let tries = Tries::default();
     request.extensions_mut().insert(Tries(tries.0.clone()));
-    let error = match timeout(limit, client.request_text(request)).await {
-        Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => refusal(error),
-        Err(_) => return Err(unavailable(format!("no answer within {limit:?}"))),
-    };
-    Err(match error {
-        StoreError::Conflict { .. } if tries.were_many() => {
-            unavailable("refused as stale when the client tried again; an earlier try may have landed")
+    match send(client, request, limit).await?.map_err(refusal) {
+        Err(StoreError::Conflict { .. }) if tries.were_many() => {
+            Err(unavailable("the client's retry conflicted; its earlier try may have succeeded"))
         }
-        other => other,
-    })
+        answer => answer,
+    }
 }
 
-/// Reads, waiting for the answer at most so long; `None` if there is nothing to read.
+/// Sends a read and waits at most `limit` for the answer. Returns `None` if the object does not
+/// exist.
 pub(super) async fn read(
     client: &Client,
     request: http::Request<Vec<u8>>,
     limit: Duration,
 ) -> Result<Option<String>, StoreError> {
-    match timeout(limit, client.request_text(request)).await {
-        Ok(Ok(answer)) => Ok(Some(answer)),
-        Ok(Err(Error::Api(status))) if status.code == 404 => Ok(None),
-        Ok(Err(error)) => Err(refusal(error)),
-        Err(_) => Err(unavailable(format!("no answer within {limit:?}"))),
+    match send(client, request, limit).await? {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(refusal(error)),
     }
 }
 
-/// What a client's error says of a request.
+/// Translates an error of kube's client.
 pub(super) fn refusal(error: Error) -> StoreError {
     let Error::Api(status) = &error else {
-        let reason = "no answer of the API server".into();
+        let reason = "the request to the API server failed".into();
         return StoreError::Unavailable { reason, source: Some(error.into()) };
     };
     let Status { code, reason, message, .. } = &**status;
@@ -65,11 +61,11 @@ pub(super) fn refusal(error: Error) -> StoreError {
     };
     match code {
         409 => StoreError::Conflict { current: Current::Unknown },
-        // Who wants to write it has read it.
+        // A caller writes only what it has read, so the object has gone since.
         404 | 410 => StoreError::Conflict { current: Current::Absent },
         401 | 403 => StoreError::Denied { reason, source: Some(error.into()) },
         413 => StoreError::TooLarge { reason, source: Some(error.into()) },
-        // etcd's own limit, and that of the server's client, come through as internal errors.
+        // The limits of etcd and of the server's etcd client surface as internal errors.
         500 if reason.contains("request is too large") || reason.contains("message larger than max") => {
             StoreError::TooLarge { reason, source: Some(error.into()) }
         }
@@ -78,8 +74,18 @@ pub(super) fn refusal(error: Error) -> StoreError {
     }
 }
 
-/// Counts how often a client copies a request that carries this: once, in order to be able to repeat it, and once more each
-/// time that it does.
+async fn send(
+    client: &Client,
+    request: http::Request<Vec<u8>>,
+    limit: Duration,
+) -> Result<Result<String, Error>, StoreError> {
+    timeout(limit, client.request_text(request))
+        .await
+        .map_err(|_| unavailable(format!("no answer within {limit:?}")))
+}
+
+/// Counts how often kube's client copies the request that carries this: once to be able to repeat
+/// it, and once more for each repetition.
 #[derive(Debug, Default)]
 struct Tries(Arc<AtomicU32>);
 

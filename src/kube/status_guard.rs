@@ -1,4 +1,4 @@
-//! The guard of a kind's status.
+//! Guards the status of the objects of one kind.
 
 use std::{
     fmt::Debug,
@@ -14,7 +14,7 @@ use kube::{Resource, runtime::controller::Action};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    object::{decode, is_same_work, version_of, with_status},
+    object::{decode, is_same_status, version_of, with_status},
     store::KubeStore,
 };
 use crate::{
@@ -25,9 +25,9 @@ use crate::{
     store::StoreError,
 };
 
-/// Guards the status of Kubernetes objects of one kind. The [module](super) shows how it is used.
+/// A guard of the status of Kubernetes objects of one kind. The [module](super) shows its use.
 ///
-/// A handle is cheap to clone.
+/// Clones are cheap and share everything.
 pub struct StatusGuard<K>
 where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -36,63 +36,69 @@ where
     guard: Guard<KubeStore<K>>,
 }
 
-/// What became of a call so far: what a reconcile returns, or, awaited, how it ends. Dropping it changes nothing.
+/// The state of a call to [`StatusGuard::ensure_status`].
+///
+/// A reconcile returns its [`action`](Self::action). Awaited, it yields how the call ends. To drop
+/// it changes nothing.
 #[derive(Debug)]
-#[must_use = "`action` is what a reconcile returns"]
+#[must_use = "a reconcile returns its `action`"]
 pub struct EnsureStatus {
     state: State,
-    /// After this time it may be our turn, or a refusal may be known.
-    patience: Duration,
+    /// When to call a pending reconcile again: by then this replica may lead, or a refusal may be
+    /// known.
+    requeue_after: Duration,
 }
 
 #[derive(Debug)]
 enum State {
-    /// It is as it should be, as far as the object tells that was reconciled.
-    Right,
+    /// The reconciled object has the desired status, and nothing is pending.
+    Satisfied,
     Pending(Ensure),
     Refused(Refused),
 }
 
-/// The API server refuses to write an object's status for good: it is denied (403), or makes no sense to it (422).
+/// The API server refused a status for good: the write was denied (401, 403), invalid (400, 422) or
+/// too large (413).
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the status of {key} is refused: {error}")]
 pub struct Refused {
     /// `namespace/name`, or the name.
     pub key: Arc<str>,
-    /// What the server said.
+    /// The answer of the server.
     #[source]
     pub error: Arc<StoreError>,
 }
 
-/// What is pending is looked at again no later, because a refusal has no event.
-const LATEST: Duration = Duration::from_secs(60);
-/// Nor earlier.
-const EARLIEST: Duration = Duration::from_secs(1);
+/// The shortest time until a pending reconcile is called again.
+const MIN_REQUEUE: Duration = Duration::from_secs(1);
+/// The longest, because no event announces a refusal.
+const MAX_REQUEUE: Duration = Duration::from_secs(60);
 
 impl<K> StatusGuard<K>
 where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Clone + Send + Sync,
 {
-    /// Guards the status of a store's objects under a lease. Each kind needs a lease of its own: the keys are the objects'
-    /// names, and do not tell kinds apart.
+    /// Guards the status of a store's objects under a lease. Each kind needs its own lease, because
+    /// the keys are the objects' names without their kind.
     ///
     /// # Errors
     ///
-    /// [`SpawnError::NoRuntime`] outside of a tokio runtime.
+    /// [`SpawnError::NoRuntime`] outside a tokio runtime.
     pub fn new(store: KubeStore<K>, lease: WriterLease<Arc<str>>) -> Result<Self, SpawnError> {
         Self::with_contention(
             store,
             lease,
-            ContentionTracker::comparing(|one: &Bytes, other| is_same_work(one, other)),
+            ContentionTracker::comparing(|one: &Bytes, other| is_same_status(one, other)),
         )
     }
 
-    /// Like [`new`](Self::new), with a contention tracker of one's own, such as [`tracker`](Self::tracker) makes.
+    /// Like [`new`](Self::new), with a contention tracker such as one that
+    /// [`tracker`](Self::tracker) returns.
     ///
     /// # Errors
     ///
-    /// As for [`new`](Self::new).
+    /// The same as [`new`](Self::new).
     pub fn with_contention(
         store: KubeStore<K>,
         lease: WriterLease<Arc<str>>,
@@ -101,9 +107,11 @@ where
         Ok(Self { guard: Guard::with_contention(store, lease, "", Arc::new(contention))? })
     }
 
-    /// A contention tracker for which the status of two objects is the same if `same` says so. By default it is the same if it
-    /// differs in nothing but the times of conditions (`lastTransitionTime` and its like), which are new in each write. An
-    /// object that was made anew is never the same.
+    /// Returns a contention tracker that compares the status of two states of an object by `same`.
+    ///
+    /// By default all of the status is compared except the times of its conditions, such as
+    /// `lastTransitionTime`, which differ in each write. An object that was deleted and created
+    /// again is always different from the earlier one.
     pub fn tracker(
         same: impl Fn(&K, &K) -> bool + Send + Sync + 'static,
     ) -> ContentionTracker<Arc<str>, Bytes> {
@@ -113,30 +121,35 @@ where
         })
     }
 
-    /// Wants the status of `object` to be as `desire` says, and returns at once.
+    /// Requests that the status of `object` become as `desired` says. Returns immediately.
     ///
-    /// `desire` is given the object as it is, though later without its `resourceVersion` and `managedFields`, and returns the
-    /// status to write, or `None` if it is right. It is asked again for each attempt and each change, so it should be quick and
-    /// must depend on nothing that changes meanwhile; what it depends on of the spec it should take from what it is given. A
-    /// newer call for the same object takes the place of an older one.
+    /// `desired` returns the status to write, or `None` if the object has it already. It is called
+    /// with `object`, and again for each attempt and each change with the current state of the
+    /// object, then without its `resourceVersion` and `managedFields`. It should be quick, and must
+    /// depend only on its argument and on values that stay the same: take the spec from the
+    /// argument. A newer call for the same object replaces an older one.
     ///
-    /// The status is replaced as a whole: fields of it that `T` does not know are gone.
+    /// The status is replaced as a whole: fields that `T` does not declare are deleted.
     ///
-    /// An object that was deleted and created again under the same name is another one, whose status is not touched.
+    /// If the object is deleted and another one is created under its name, the status of the new
+    /// one is left alone.
     ///
-    /// A panic of `desire` in an attempt holds up this object only; a status that cannot be JSON (a map whose keys are no
-    /// strings) counts as one.
-    pub fn ensure_status<D, T>(&self, object: &K, desire: D) -> EnsureStatus
+    /// A panic of `desired` during an attempt delays this object only. A status that cannot be
+    /// encoded as JSON, such as a map with keys other than strings, counts as a panic.
+    pub fn ensure_status<D, T>(&self, object: &K, desired: D) -> EnsureStatus
     where
         D: Fn(&K) -> Option<T> + Send + Sync + 'static,
         T: Serialize,
     {
-        self.ensure_part(object, "", desire)
+        self.ensure_part(object, "", desired)
     }
 
-    /// Like [`ensure_status`](Self::ensure_status), for one concern of several that share a status, such as one condition.
-    /// Parts of one object that are pending at once become one write: each is given what the one before it wants to write.
-    pub fn ensure_part<D, T>(&self, object: &K, part: &str, desire: D) -> EnsureStatus
+    /// Like [`ensure_status`](Self::ensure_status), for one of several parts of a status, such as
+    /// one condition.
+    ///
+    /// Parts of an object that are pending at the same time become one write: each `desired` is
+    /// called with the result of the one before it.
+    pub fn ensure_part<D, T>(&self, object: &K, part: &str, desired: D) -> EnsureStatus
     where
         D: Fn(&K) -> Option<T> + Send + Sync + 'static,
         T: Serialize,
@@ -145,79 +158,80 @@ where
         let version = object.meta().resource_version.as_deref().map(version_of);
         let state = if let Some(error) = self.guard.take_refusal(&key, version.as_ref()) {
             State::Refused(Refused { key, error })
-        } else if desire(object).is_none() && !self.guard.is_pending(&key) {
-            State::Right
+        } else if desired(object).is_none() && !self.guard.is_pending(&key) {
+            State::Satisfied
         } else {
             let uid = object.meta().uid.clone();
-            let desire = move |current: Option<&[u8]>| {
+            let evaluate = move |current: Option<&[u8]>| {
                 let Some(value) = current else { return Desired::Gone };
                 let object: K = decode(value).expect("the store encoded it");
                 if object.meta().uid != uid {
                     return Desired::Gone;
                 }
-                let Some(status) = desire(&object) else { return Desired::Right };
-                let status = serde_json::to_value(status).expect("a status can be written as JSON");
+                let Some(status) = desired(&object) else { return Desired::Right };
+                let status = serde_json::to_value(status).expect("the status cannot be encoded as JSON");
                 Desired::Write(with_status(value, status).expect("the store encoded it"))
             };
-            State::Pending(self.guard.want(&key, part, Arc::new(desire)))
+            State::Pending(self.guard.want(&key, part, Arc::new(evaluate)))
         };
-        let patience = self.guard.lease().snapshot().lease_remaining.clamp(EARLIEST, LATEST);
-        EnsureStatus { state, patience }
+        let requeue_after = self.guard.lease().snapshot().lease_remaining.clamp(MIN_REQUEUE, MAX_REQUEUE);
+        EnsureStatus { state, requeue_after }
     }
 
-    /// Gives up what is pending for an object, in all its parts.
+    /// Drops all that is pending for an object, in all its parts.
     pub fn forget(&self, object: &K) {
         self.guard.remove(&KubeStore::key(object));
     }
 
-    /// What is beneath: the lease, the store, what goes wrong.
+    /// Returns the guard beneath, with the lease, the store and the notices.
     pub fn guard(&self) -> &Guard<KubeStore<K>> {
         &self.guard
     }
 }
 
 impl EnsureStatus {
-    /// What a reconcile returns: whether to be called again without a change of the object, and when.
+    /// Returns the action for a reconcile to return.
     ///
-    /// | | |
+    /// | state | action |
     /// |---|---|
-    /// | it is right | await the next change |
-    /// | pending | its event comes; or look again when the lease ends, after 1 to 60 s |
-    /// | two groups fight over the status ([`EnsureOutcome::Contended`]) | requeue when the tracker lets it be written again |
+    /// | the object has the status | await the next change |
+    /// | pending | requeue when the lease ends, after 1 to 60 s, in case that no change comes before |
+    /// | two groups fight over the status ([`EnsureOutcome::Contended`]) | requeue when the tracker allows the next write |
     /// | the last attempt was refused | an error, for [`error_policy`] |
     ///
     /// # Errors
     ///
-    /// [`Refused`], once per refusal, unless the object changed since; nothing is tried before the next call.
+    /// [`Refused`], once per refusal, unless the object has changed since. The next call tries
+    /// again.
     pub fn action(self) -> Result<Action, Refused> {
         action_of([self])
     }
 
-    /// When to look again, if not at the next change.
-    fn again(self) -> Result<Option<Duration>, Refused> {
+    /// Returns the time until the reconcile is to be called again; `None` to await a change.
+    fn requeue(self) -> Result<Option<Duration>, Refused> {
         match self.state {
-            State::Right => Ok(None),
+            State::Satisfied => Ok(None),
             State::Refused(refused) => Err(refused),
-            State::Pending(ensured) => Ok(Some(match ensured.now_or_never() {
-                Some(EnsureOutcome::Contended { until }) => until.remaining().max(EARLIEST),
-                _ => self.patience,
+            State::Pending(ensure) => Ok(Some(match ensure.now_or_never() {
+                Some(EnsureOutcome::Contended { until }) => until.remaining().max(MIN_REQUEUE),
+                _ => self.requeue_after,
             })),
         }
     }
 }
 
-/// What a reconcile returns that wanted [several parts](StatusGuard::ensure_part) or objects: the [`action`](EnsureStatus::action)
-/// that comes first.
+/// Returns the earliest [`action`](EnsureStatus::action) of several calls, for a reconcile of
+/// [several parts](StatusGuard::ensure_part) or objects.
 ///
 /// # Errors
 ///
-/// [`Refused`], for the first that is.
+/// The first [`Refused`] of them.
 pub fn action_of(all: impl IntoIterator<Item = EnsureStatus>) -> Result<Action, Refused> {
     let mut earliest = None;
     let mut refused = None;
-    for ensuring in all {
-        match ensuring.again() {
-            Ok(again) => earliest = earliest.into_iter().chain(again).min(),
+    for status in all {
+        match status.requeue() {
+            Ok(requeue) => earliest = earliest.into_iter().chain(requeue).min(),
             Err(error) => drop(refused.get_or_insert(error)),
         }
     }
@@ -227,14 +241,15 @@ pub fn action_of(all: impl IntoIterator<Item = EnsureStatus>) -> Result<Action, 
     }
 }
 
-/// Waits for the end, which a reconcile should not do: it would hold its object up. Cancel safe.
+/// Waits until the call ends. A reconcile should not wait, because it would delay its object.
+/// Cancel safe.
 impl Future for EnsureStatus {
     type Output = EnsureOutcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EnsureOutcome> {
         match &mut self.state {
-            State::Right => Poll::Ready(EnsureOutcome::Satisfied),
-            State::Pending(ensured) => Pin::new(ensured).poll(cx),
+            State::Satisfied => Poll::Ready(EnsureOutcome::Satisfied),
+            State::Pending(ensure) => Pin::new(ensure).poll(cx),
             State::Refused(refused) => Poll::Ready(match &*refused.error {
                 StoreError::Denied { .. } => EnsureOutcome::Denied(refused.error.clone()),
                 StoreError::TooLarge { .. } => EnsureOutcome::TooLarge(refused.error.clone()),
@@ -244,13 +259,15 @@ impl Future for EnsureStatus {
     }
 }
 
-/// The `error_policy` of a controller whose reconcile returns [`Refused`]: what was denied is tried again in a minute,
-/// because rights are given without an event; what makes no sense to the server waits for a change of the object.
+/// The `error_policy` of a controller whose reconcile returns [`Refused`].
 ///
-/// In a policy of one's own, call it for this error.
+/// A denied write is tried again after a minute, because no event announces new rights. An invalid
+/// or too large status waits for a change of the object.
+///
+/// A policy for further errors can call this one for `Refused`.
 pub fn error_policy<K, C>(_object: Arc<K>, refused: &Refused, _context: Arc<C>) -> Action {
     match &*refused.error {
-        StoreError::Denied { .. } => Action::requeue(LATEST),
+        StoreError::Denied { .. } => Action::requeue(MAX_REQUEUE),
         _ => Action::await_change(),
     }
 }

@@ -1,7 +1,6 @@
-//! Kubernetes objects as a store: their status, or all of them.
+//! Kubernetes objects as a store: their status, or the whole objects.
 
 use std::{
-    collections::HashMap,
     fmt::{self, Debug},
     hash::Hash,
     sync::Arc,
@@ -13,66 +12,84 @@ use futures_util::{Stream, StreamExt, future::Either};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, GetParams, PostParams, Preconditions, Request},
-    runtime::{
-        WatchStreamExt,
-        reflector::{self, ObjectRef},
-        watcher,
-    },
+    runtime::{WatchStreamExt, reflector, watcher},
 };
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::{
-    object::{Subject, body_of, decode, entry_of, is_same, key_of, names, resource_version, version_of},
+    object::{
+        Subject, body_of, decode, entry_of, invalid, is_unchanged, key_of, resource_version, split_key,
+    },
+    reader::{Correction, Reader},
     request,
-    watch::{self, Taps},
+    watch::{self, Subscribers},
 };
 use crate::store::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
 
-/// Stores the status of Kubernetes objects of one kind, or the objects themselves.
+/// Stores the status of Kubernetes objects of one kind, or the whole objects.
 ///
-/// A key is `namespace/name`, or the name alone where there are no namespaces. A value is the object as JSON, without its
-/// `resourceVersion` and `managedFields`: as JSON of `K`, so what `K` does not know is left out. That is no matter where
-/// only the status is written and `K` knows that, because then the server ignores all else. Fields of the status that `K` does
-/// not know are deleted by a write; to write whole objects let `K` know all of them, or be
-/// [`DynamicObject`](kube::core::DynamicObject).
+/// A key is `namespace/name`, or the name of an object without a namespace. A value is the object
+/// as JSON, without its `resourceVersion` and `managedFields`.
+///
+/// The JSON is that of `K`, so fields that `K` does not declare are lost. A write of the status
+/// deletes those of the status and leaves the rest of the object alone, because the server ignores
+/// it. A write of a [whole object](Self::whole_objects) deletes them everywhere: let `K` declare
+/// all fields, or use [`DynamicObject`](kube::core::DynamicObject).
 ///
 /// | | |
 /// |---|---|
-/// | reads | from a reflector's [`Store`](reflector::Store), if there is [one](Self::reader), and otherwise from the server |
-/// | writes | `PUT` with the resourceVersion that was read; the status alone, unless [whole objects](Self::whole_objects) |
-/// | watches | what [`observe`](Self::observe) is given, if it is, and otherwise [a watch of its own](Self::watching) |
-/// | order | that of the resourceVersions |
+/// | reads | from a [reflector](Self::reader), or from the server if none is set |
+/// | writes | `PUT` with the resourceVersion that was read, to the status or to the [whole object](Self::whole_objects) |
+/// | watches | the stream that is [tapped](Self::tap), or a watch of its own |
+/// | revision of a version | the resourceVersion |
 ///
-/// A request waits for its answer for [at most 5 s](Self::timeout), whatever kube's client tries meanwhile.
+/// A request waits at most [5 s](Self::request_timeout) for its answer, including the retries of
+/// kube's client.
 ///
-/// # Whose writes are evidence
+/// Clones share what they know. A setting changes the value it is called on; clones made earlier
+/// keep theirs.
 ///
-/// An object has many writers. A write shows that a competitor is alive only if it changed what the guard writes, and was
-/// made by a field manager that [competes](Self::competitors). That somebody edits the spec says nothing, nor that somebody
-/// deletes an object or makes it anew. It takes the objects' `managedFields`: where those are cleared before
-/// [`observe`](Self::observe), whoever writes the status is a competitor.
+/// # Evidence
+///
+/// An object has many writers. A write is evidence that a competitor is alive if it changed the
+/// subject (the status or the whole object) and its field manager is a
+/// [competitor](Self::competitors). An edit of the spec is no evidence for a store of statuses, nor
+/// is the deletion or recreation of an object. The field manager comes from the object's
+/// `managedFields`: where these are cleared before the store sees them, every write of the subject
+/// is evidence.
 ///
 /// # Rights
 ///
-/// `get`, `list` and `watch` on the kind, and `update` on its `status`; for whole objects `create`, `update` and `delete`.
+/// `get`, `list` and `watch` on the kind, and `update` on its `status`. For whole objects:
+/// `create`, `update` and `delete` on the kind.
 ///
 /// # Interruptions
 ///
-/// kube's watcher repairs itself and does not say when: an interruption counts as over when the next event comes, which on a
-/// quiet cluster takes its time.
+/// kube's watcher reconnects by itself and does not report when it succeeded. An interruption ends
+/// with the next event, which may take long on a quiet cluster.
 ///
 /// # Errors
 ///
-/// 409 is a conflict, and so is 404 on a write, unless the object is there and has no status or there is no place to make it
-/// ([`StoreError::Invalid`]); 401 and 403 are [`StoreError::Denied`], 413 [`StoreError::TooLarge`], 429 and
-/// 5xx [`StoreError::Unavailable`], and what else the server refuses (400, 422) [`StoreError::Invalid`]. A conflict that came
-/// after kube's client had tried more than once is `Unavailable`: it may be with our own first try. There are no fences.
+/// | answer of the server | error |
+/// |---|---|
+/// | 409 | [`Conflict`](StoreError::Conflict) |
+/// | 409 after kube's client repeated the request | [`Unavailable`](StoreError::Unavailable): its first try may have succeeded |
+/// | 404 to a write | [`Conflict`](StoreError::Conflict) |
+/// | 404 because the kind has no status, or the namespace is missing | [`Invalid`](StoreError::Invalid) |
+/// | 401, 403 | [`Denied`](StoreError::Denied) |
+/// | 413 | [`TooLarge`](StoreError::TooLarge) |
+/// | 408, 429, 5xx, none | [`Unavailable`](StoreError::Unavailable) |
+/// | 400, 422 and other refusals | [`Invalid`](StoreError::Invalid) |
+///
+/// Kubernetes cannot check a [`Fence`]: a write or a delete that carries one is
+/// [`Invalid`](StoreError::Invalid).
 pub struct KubeStore<K: Resource> {
     inner: Arc<Inner<K>>,
 }
 
+#[derive(Clone)]
 struct Inner<K: Resource> {
     api: Api<K>,
     client: Client,
@@ -80,29 +97,14 @@ struct Inner<K: Resource> {
     subject: Subject,
     manager: Arc<str>,
     competitors: Vec<Arc<str>>,
-    timeout: Duration,
-    watched: watcher::Config,
-    reader: Option<Reader<K>>,
-    /// Where the reader may be behind: what we wrote, or know to be stale.
-    ahead: Mutex<HashMap<Arc<str>, Ahead>>,
-    /// None, if it watches by itself.
-    taps: Option<Mutex<Taps>>,
+    request_timeout: Duration,
+    watcher_config: watcher::Config,
+    reader: Option<Arc<Reader<K>>>,
+    /// The watches that a tapped stream feeds; `None` if each watch runs a watcher of its own.
+    tap: Option<Arc<Mutex<Subscribers>>>,
 }
 
-/// Looks an object up by namespace and name. (A reflector's store asks more of `K` than those need who have none.)
-type Reader<K> = Box<dyn Fn(Option<&str>, &str) -> Option<Arc<K>> + Send + Sync>;
-
-/// What we know that a reader may not.
-enum Ahead {
-    /// It was this, or is newer.
-    Is(Entry),
-    /// It is not this any more.
-    Not(Version),
-}
-
-/// For so long a request waits for its answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// The field manager, until it is set.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const MANAGER: &str = env!("CARGO_PKG_NAME");
 
 impl<K> KubeStore<K>
@@ -110,7 +112,7 @@ where
     K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Clone + Send + Sync,
 {
-    /// The status of the objects of an API: of one namespace, or of all.
+    /// Stores the status of the objects of an API: of one namespace, or of all.
     pub fn new(api: Api<K>) -> Self
     where
         K::DynamicType: Default,
@@ -118,7 +120,7 @@ where
         Self::with_kind(api, K::DynamicType::default())
     }
 
-    /// The same for objects whose kind is known only when the program runs.
+    /// Like [`new`](Self::new), for objects whose kind is known only at run time.
     pub fn with_kind(api: Api<K>, kind: K::DynamicType) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -128,23 +130,24 @@ where
                 subject: Subject::Status,
                 manager: MANAGER.into(),
                 competitors: vec![MANAGER.into()],
-                timeout: TIMEOUT,
-                watched: watcher::Config::default(),
+                request_timeout: REQUEST_TIMEOUT,
+                watcher_config: watcher::Config::default(),
                 reader: None,
-                ahead: Mutex::default(),
-                taps: None,
+                tap: None,
             }),
         }
     }
 
-    /// Writes whole objects, and creates them, instead of the status of those that there are.
+    /// Stores whole objects, which includes their creation, instead of the status of existing
+    /// objects.
     #[must_use]
     pub fn whole_objects(self) -> Self {
         self.set(|inner| inner.subject = Subject::Object)
     }
 
-    /// The name under which the server notes our writes in `managedFields`, and that of our competitors, who are other replicas
-    /// of the same program. Default: `writerlease`.
+    /// Sets the field manager of all replicas of this program: the name under which the server
+    /// lists their writes in `managedFields`. It becomes the only [competitor](Self::competitors).
+    /// Default: `writerlease`.
     #[must_use]
     pub fn manager(self, name: &str) -> Self {
         self.set(|inner| {
@@ -153,91 +156,121 @@ where
         })
     }
 
-    /// The field managers that do the same work as we, such as the name of another version of the program. Default: the
-    /// [`manager`](Self::manager) alone. Writes of others are never evidence.
+    /// Sets the field managers that compete for the lease, such as another version of this program
+    /// under another name. Writes of other field managers are never evidence. Default: the
+    /// [`manager`](Self::manager) alone.
     #[must_use]
     pub fn competitors(self, names: &[&str]) -> Self {
         self.set(|inner| inner.competitors = names.iter().map(|name| Arc::from(*name)).collect())
     }
 
-    /// How long a request waits for its answer. Default: 5 s. It should be well below the lease's attempt timeout (10 s).
+    /// Sets how long a request waits for its answer. It should be well below the lease's attempt
+    /// timeout (10 s). Default: 5 s.
     #[must_use]
-    pub fn timeout(self, limit: Duration) -> Self {
-        self.set(|inner| inner.timeout = limit)
+    pub fn request_timeout(self, limit: Duration) -> Self {
+        self.set(|inner| inner.request_timeout = limit)
     }
 
-    /// Reads from a reflector, such as a controller has, and asks the server only where that is known to be behind.
+    /// Reads from a reflector, such as that of a controller, and asks the server only where the
+    /// reflector lacks an object or is known to lag.
     #[must_use]
     pub fn reader(self, reader: reflector::Store<K>) -> Self
     where
         K::DynamicType: Hash + Eq,
     {
-        let kind = self.inner.kind.clone();
-        self.set(|inner| {
-            inner.reader = Some(Box::new(move |namespace, name| {
-                let object = ObjectRef::new_with(name, kind.clone());
-                reader.get(&match namespace {
-                    Some(namespace) => object.within(namespace),
-                    None => object,
-                })
-            }));
-        })
+        self.set(|inner| inner.reader = Some(Arc::new(Reader::new(reader, inner.kind.clone()))))
     }
 
-    /// What the store's own watch looks for, such as the labels that the controller selects by. Default: everything.
+    /// Sets what the store's own watch selects, such as the labels that the controller selects.
+    /// Default: all objects.
     #[must_use]
-    pub fn watching(self, config: watcher::Config) -> Self {
-        self.set(|inner| inner.watched = config)
+    pub fn watcher_config(self, config: watcher::Config) -> Self {
+        self.set(|inner| inner.watcher_config = config)
     }
 
-    /// Starts no watch, but learns from what [`observe`](Self::observe) is given.
-    #[must_use]
-    pub fn observing(self) -> Self {
-        self.set(|inner| inner.taps = Some(Mutex::default()))
-    }
-
-    /// Passes the events of a watcher through, and learns from them: no watch beside the one that feeds a controller or a
-    /// reflector. Its errors are passed through, too. A stream that is dropped is an interruption, and another one may follow.
+    /// Learns from a watcher's stream instead of a watch of its own.
     ///
-    /// The guard must exist before the stream is polled, or it knows nothing before the watcher lists again.
+    /// Returns the store, for the guard, and the stream, for a controller or a reflector, so that
+    /// both share one watch. The stream passes every item on, errors included. Poll it after the
+    /// guard was made: a guard that missed the listing learns nothing until the watcher lists
+    /// again.
     ///
-    /// # Panics
+    /// When the stream is dropped, the guard's watch is interrupted. To continue it, tap another
+    /// stream with a clone of the returned store.
     ///
-    /// If the store is not [`observing`](Self::observing).
-    pub fn observe<S>(&self, events: S) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + use<S, K>
+    /// ```no_run
+    /// use futures_util::StreamExt;
+    /// use k8s_openapi::api::core::v1::Service;
+    /// use kube::{
+    ///     Api, Client,
+    ///     runtime::{WatchStreamExt, reflector, watcher},
+    /// };
+    /// use writerlease::{
+    ///     WriterLease,
+    ///     kube::{KubeStore, StatusGuard},
+    /// };
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let services = Api::<Service>::all(Client::try_default().await?);
+    /// let events = watcher(services.clone(), watcher::Config::default()).default_backoff();
+    /// let (reader, writer) = reflector::store();
+    /// let (store, events) = KubeStore::new(services).reader(reader).tap(events);
+    /// let guard = StatusGuard::new(store, WriterLease::builder("services").spawn()?)?;
+    /// events.reflect(writer).for_each(async |_| {}).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "the store learns from the stream only while the stream is polled"]
+    pub fn tap<S>(
+        self,
+        events: S,
+    ) -> (Self, impl Stream<Item = watcher::Result<watcher::Event<K>>> + use<S, K>)
     where
         S: Stream<Item = watcher::Result<watcher::Event<K>>>,
     {
-        assert!(self.inner.taps.is_some(), "a store that is to observe must be made with `observing`");
-        let source = Source(self.inner.clone());
-        events.inspect(move |item| {
-            let inner = &source.0;
-            if let Some(taps) = &inner.taps {
-                taps.lock().tell(item, |object| inner.entry(object));
-            }
-        })
+        let subscribers = self.inner.tap.clone().unwrap_or_default();
+        let store = self.set(|inner| inner.tap = Some(subscribers.clone()));
+        let inner = store.inner.clone();
+        let subscribers = InterruptOnDrop(subscribers);
+        let events = events.inspect(move |item| {
+            subscribers.0.lock().emit(item, |object| inner.entry(object));
+        });
+        (store, events)
     }
 
-    /// The key of an object.
+    /// Returns the key of an object.
     pub fn key(object: &K) -> Arc<str> {
         key_of(object)
     }
 
     fn set(mut self, change: impl FnOnce(&mut Inner<K>)) -> Self {
-        let inner = Arc::get_mut(&mut self.inner).expect("settings come before the first clone");
-        change(inner);
+        change(Arc::make_mut(&mut self.inner));
         self
+    }
+
+    /// Interprets a 404 to a write. Mostly the object was deleted; if it still has the expected
+    /// version, or was to be created, the request named a place that does not exist.
+    async fn not_found(&self, key: &str, expected: &Expected) -> StoreError {
+        let reason = match expected {
+            Expected::Absent => "the namespace or the kind does not exist",
+            Expected::Version(version) => match self.get(key).await {
+                Err(error) => return error,
+                Ok(Some(entry)) if entry.version == *version => {
+                    "objects of this kind have no status subresource"
+                }
+                Ok(_) => return StoreError::Conflict { current: Current::Absent },
+            },
+        };
+        invalid(reason)
     }
 }
 
-/// What is observed, until it is dropped.
-struct Source<K: Resource>(Arc<Inner<K>>);
+/// Belongs to a tapped stream.
+struct InterruptOnDrop(Arc<Mutex<Subscribers>>);
 
-impl<K: Resource> Drop for Source<K> {
+impl Drop for InterruptOnDrop {
     fn drop(&mut self) {
-        if let Some(taps) = &self.0.taps {
-            taps.lock().interrupt();
-        }
+        self.0.lock().interrupt();
     }
 }
 
@@ -266,50 +299,9 @@ impl<K: Resource + Serialize> Inner<K> {
         Request::new(K::url_path(&self.kind, namespace))
     }
 
-    fn read(&self, key: &str) -> Option<Arc<K>> {
-        let (namespace, name) = names(key);
-        self.reader.as_ref()?(namespace, name)
-    }
-
-    /// What the reader has, if it is not known to be behind; or what we know better.
-    fn cached(&self, key: &str) -> Option<Entry> {
-        let object = self.read(key)?;
-        let mut ahead = self.ahead.lock();
-        match ahead.get(key) {
-            Some(known) if known.is_ahead_of(&*object) => return known.entry(),
-            Some(_) => drop(ahead.remove(key)),
-            None => {}
-        }
-        self.entry(&object).ok()
-    }
-
-    fn is_ahead(&self, key: &str, known: Ahead) {
-        if self.reader.is_none() {
-            return;
-        }
-        let mut ahead = self.ahead.lock();
-        // Before it grows. Of what is deleted the reader has nothing that could be behind.
-        if ahead.len() == ahead.capacity() {
-            ahead.retain(|key, known| self.read(key).is_some_and(|object| known.is_ahead_of(&*object)));
-        }
-        ahead.insert(key.into(), known);
-    }
-}
-
-impl Ahead {
-    fn is_ahead_of(&self, object: &impl Resource) -> bool {
-        let order =
-            object.meta().resource_version.as_deref().and_then(|version| version_of(version).revision());
-        match self {
-            Self::Is(entry) => order < entry.version.revision(),
-            Self::Not(version) => order <= version.revision(),
-        }
-    }
-
-    fn entry(&self) -> Option<Entry> {
-        match self {
-            Self::Is(entry) => Some(entry.clone()),
-            Self::Not(_) => None,
+    fn correct(&self, key: &str, correction: Correction) {
+        if let Some(reader) = &self.reader {
+            reader.correct(key, correction);
         }
     }
 }
@@ -321,16 +313,19 @@ where
 {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let inner = &*self.inner;
-        if let Some(entry) = inner.cached(non_empty(key)?) {
+        let key = non_empty(key)?;
+        if let Some(entry) =
+            inner.reader.as_ref().and_then(|reader| reader.get(key, |object| inner.entry(object)))
+        {
             return Ok(Some(entry));
         }
-        let (namespace, name) = names(key);
-        let request = inner.request(namespace).get(name, &GetParams::default()).map_err(unsent)?;
-        let Some(answer) = request::read(&inner.client, request, inner.timeout).await? else {
+        let (namespace, name) = split_key(key);
+        let request = inner.request(namespace).get(name, &GetParams::default()).map_err(invalid_request)?;
+        let Some(answer) = request::read(&inner.client, request, inner.request_timeout).await? else {
             return Ok(None);
         };
         let entry = inner.entry(&decode(answer.as_bytes())?)?;
-        inner.is_ahead(key, Ahead::Is(entry.clone()));
+        inner.correct(key, Correction::Current(entry.clone()));
         Ok(Some(entry))
     }
 
@@ -342,8 +337,8 @@ where
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
         let inner = &*self.inner;
-        unfenced(fence)?;
-        let (namespace, name) = names(non_empty(key)?);
+        reject_fence(fence)?;
+        let (namespace, name) = split_key(non_empty(key)?);
         let request = inner.request(namespace);
         let params = PostParams { field_manager: Some(inner.manager.to_string()), ..PostParams::default() };
         let request = match (&expected, inner.subject) {
@@ -355,57 +350,57 @@ where
             }
             (Expected::Absent, Subject::Object) => request.create(&params, body_of(&value, None)?),
             (Expected::Absent, Subject::Status) => {
-                let reason = "an object that does not exist has no status".into();
-                return Err(StoreError::Invalid { reason, source: None });
+                return Err(invalid("a status cannot be created without its object"));
             }
         };
-        let written = request::write(&inner.client, request.map_err(unsent)?, inner.timeout).await;
+        let written =
+            request::write(&inner.client, request.map_err(invalid_request)?, inner.request_timeout).await;
         if let Err(StoreError::Conflict { current }) = &written {
             if let Expected::Version(version) = &expected {
-                inner.is_ahead(key, Ahead::Not(version.clone()));
+                inner.correct(key, Correction::Outdated(version.clone()));
             }
             if *current == Current::Absent {
-                return Err(self.missing(key, &expected).await);
+                return Err(self.not_found(key, &expected).await);
             }
         }
         let entry = inner.entry(&decode(written?.as_bytes())?)?;
-        if inner.subject == Subject::Status && !is_same(Some(&entry.value), &value, Subject::Status) {
+        if inner.subject == Subject::Status && !is_unchanged(Some(&entry.value), &value, Subject::Status) {
             tracing::warn!(
                 key,
-                "the server did not store the status as it was written: are there fields that its schema does not have? \
-                 Whoever wants them again will not be content",
+                "the server changed the status while storing it, probably by dropping fields that the schema does not declare; \
+                 a reconcile that sets such a field will never be satisfied",
             );
         }
         let version = entry.version.clone();
-        inner.is_ahead(key, Ahead::Is(entry));
+        inner.correct(key, Correction::Current(entry));
         Ok(version)
     }
 
     async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
         let inner = &*self.inner;
-        unfenced(fence)?;
-        let (namespace, name) = names(non_empty(key)?);
+        reject_fence(fence)?;
+        let (namespace, name) = split_key(non_empty(key)?);
         let preconditions =
             Preconditions { resource_version: Some(resource_version(expected)), ..Preconditions::default() };
         let params = DeleteParams::default().preconditions(preconditions);
-        let request = inner.request(namespace).delete(name, &params).map_err(unsent)?;
-        let deleted = request::write(&inner.client, request, inner.timeout).await;
-        inner.is_ahead(key, Ahead::Not(expected.clone()));
+        let request = inner.request(namespace).delete(name, &params).map_err(invalid_request)?;
+        let deleted = request::write(&inner.client, request, inner.request_timeout).await;
+        inner.correct(key, Correction::Outdated(expected.clone()));
         deleted.map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
         let inner = &self.inner;
-        let Some(taps) = &inner.taps else {
-            let entries = inner.clone();
-            let entry = move |object: &K| entries.entry(object);
-            let events = watcher(inner.api.clone(), inner.watched.clone()).default_backoff();
-            return Either::Left(watch::own(prefix.to_owned(), events, entry));
+        let Some(tap) = &inner.tap else {
+            let events = watcher(inner.api.clone(), inner.watcher_config.clone()).default_backoff();
+            let inner = inner.clone();
+            let entry_of = move |object: &K| inner.entry(object);
+            return Either::Left(watch::translated(prefix.to_owned(), events, entry_of));
         };
-        let (told, events) = mpsc::unbounded_channel();
-        taps.lock().add(prefix, told);
-        Either::Right(futures_util::stream::unfold(events, |mut events| async move {
-            Some((events.recv().await?, events))
+        let (sender, items) = mpsc::unbounded_channel();
+        tap.lock().add(prefix, sender);
+        Either::Right(futures_util::stream::unfold(items, |mut items| async move {
+            Some((items.recv().await?, items))
         }))
     }
 
@@ -413,44 +408,19 @@ where
         let inner = &*self.inner;
         let by_competitor =
             version.writer().is_none_or(|by| inner.competitors.iter().any(|one| **one == *by));
-        by_competitor && !is_same(before, after, inner.subject)
+        by_competitor && !is_unchanged(before, after, inner.subject)
     }
 }
 
-impl<K> KubeStore<K>
-where
-    K: Resource + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Clone + Send + Sync,
-{
-    /// What it means that the server found nothing where a write should go: mostly that the object is gone, but if it is still
-    /// what the write was based on, or if it was to be made, then there is no place for it.
-    async fn missing(&self, key: &str, expected: &Expected) -> StoreError {
-        let reason = match expected {
-            Expected::Absent => "there is no such namespace, or no such kind",
-            Expected::Version(version) => match self.get(key).await {
-                Err(error) => return error,
-                Ok(Some(entry)) if entry.version == *version => {
-                    "objects of this kind have no status subresource"
-                }
-                Ok(_) => return StoreError::Conflict { current: Current::Absent },
-            },
-        };
-        StoreError::Invalid { reason: reason.into(), source: None }
-    }
-}
-
-fn unfenced(fence: Option<&Fence>) -> Result<(), StoreError> {
+fn reject_fence(fence: Option<&Fence>) -> Result<(), StoreError> {
     match fence {
         None => Ok(()),
-        Some(_) => {
-            let reason = "Kubernetes has nothing to check a fence with".into();
-            Err(StoreError::Invalid { reason, source: None })
-        }
+        Some(_) => Err(invalid("Kubernetes cannot check a fence")),
     }
 }
 
-fn unsent(error: kube::core::request::Error) -> StoreError {
-    StoreError::Invalid { reason: "no request can be made of that".into(), source: Some(error.into()) }
+fn invalid_request(error: kube::core::request::Error) -> StoreError {
+    StoreError::Invalid { reason: "the request cannot be built".into(), source: Some(error.into()) }
 }
 
 #[cfg(test)]
@@ -473,15 +443,15 @@ mod tests {
 
     type Answer = Result<Response<Body>, BoxError>;
 
-    /// A store over a server that answers so.
+    /// Makes a store whose server answers as `answer` says.
     fn store_of(answer: impl Fn(Request<Body>) -> Answer + Send + 'static) -> Objects {
         let service = service_fn(move |request| std::future::ready(answer(request)));
         KubeStore::with_kind(Api::all_with(Client::new(service, "default"), &kind()), kind())
     }
 
-    /// A store over no server.
+    /// Makes a store without a server.
     fn store() -> Objects {
-        store_of(|_| Err("nobody is asked".into()))
+        store_of(|_| Err("this test needs no server".into()))
     }
 
     fn object(name: &str, version: u64, status: &str, manager: &str) -> DynamicObject {
@@ -504,7 +474,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_competitors_write_of_what_we_write_is_evidence() {
+    async fn only_competitors_writes_of_the_subject_are_evidence() {
         let store = store().manager("controller").competitors(&["controller", "controller-v2"]);
         let before = entry(&object("a", 1, "old", "controller"));
         for (status, manager, competes) in [
@@ -514,23 +484,26 @@ mod tests {
             ("old", "controller", false),
         ] {
             let after = entry(&object("a", 2, status, manager));
-            let told = store.competes(Some(&before.value), &after.value, &after.version);
-            assert_eq!(told, competes, "{status} by {manager}");
+            let judged = store.competes(Some(&before.value), &after.value, &after.version);
+            assert_eq!(judged, competes, "{status} by {manager}");
         }
-        let mut nobodys = object("a", 2, "new", "");
-        nobodys.metadata.managed_fields = None;
-        let after = entry(&nobodys);
-        assert!(store.competes(Some(&before.value), &after.value, &after.version), "it may be theirs");
+        let mut unmanaged = object("a", 2, "new", "");
+        unmanaged.metadata.managed_fields = None;
+        let after = entry(&unmanaged);
+        assert!(
+            store.competes(Some(&before.value), &after.value, &after.version),
+            "the writer may be a competitor"
+        );
 
-        // Nobody wrote the status of an object that is new, also if another one had its name before.
-        let mut anew = nobodys;
-        anew.metadata.uid = Some("another".into());
+        // A new object begins without a status, even if another object had its name before.
+        let mut recreated = unmanaged;
+        recreated.metadata.uid = Some("another".into());
         for (status, competes) in [(Some("new"), true), (Some("old"), true), (None, false)] {
             match status {
-                Some(status) => anew.data["status"]["phase"] = json!(status),
-                None => drop(anew.data.as_object_mut().unwrap().remove("status")),
+                Some(status) => recreated.data["status"]["phase"] = json!(status),
+                None => drop(recreated.data.as_object_mut().unwrap().remove("status")),
             }
-            let after = entry(&anew);
+            let after = entry(&recreated);
             for before in [None, Some(&*before.value)] {
                 assert_eq!(store.competes(before, &after.value, &after.version), competes, "{status:?}");
             }
@@ -538,12 +511,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_of_what_is_deleted_is_a_conflict_also_while_the_reader_still_has_it() {
-        let asked = Arc::new(Mutex::new(Vec::new()));
+    async fn writing_a_deleted_object_is_a_conflict() {
+        let requests = Arc::new(Mutex::new(Vec::new()));
         let server = {
-            let asked = asked.clone();
+            let requests = requests.clone();
             move |request: Request<Body>| {
-                asked.lock().push(request.method().clone());
+                requests.lock().push(request.method().clone());
                 let status =
                     json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404 });
                 Ok(Response::builder().status(404).body(Body::from(status.to_string().into_bytes()))?)
@@ -553,38 +526,47 @@ mod tests {
         let store = store_of(server).reader(writer.as_reader());
         let object = object("a", 1, "old", "controller");
         writer.apply_watcher_event(&watcher::Event::Apply(object));
-        let read = store.get("ns/a").await.unwrap().expect("the reader has it");
+        let read = store.get("ns/a").await.unwrap().expect("the reader has the object");
         let refused = store.put("ns/a", read.value, Expected::Version(read.version), None).await;
         assert!(matches!(refused, Err(StoreError::Conflict { current: Current::Absent })), "{refused:?}");
-        assert_eq!(store.get("ns/a").await.unwrap(), None, "what the reader has is not believed any more");
-        assert_eq!(*asked.lock(), [http::Method::PUT, http::Method::GET, http::Method::GET]);
+        assert_eq!(store.get("ns/a").await.unwrap(), None, "the reader is known to lag");
+        assert_eq!(*requests.lock(), [http::Method::PUT, http::Method::GET, http::Method::GET]);
     }
 
     #[tokio::test]
-    async fn what_we_know_better_than_the_reader_is_forgotten_when_it_has_caught_up_or_the_object_is_gone() {
-        let mut writer = reflector::store::Writer::new(kind());
-        let store = store().reader(writer.as_reader());
-        let inner = &store.inner;
-        let mut reads =
-            |object: &DynamicObject| writer.apply_watcher_event(&watcher::Event::Apply(object.clone()));
-        let [old, new, newer] = [1, 2, 3].map(|version| object("a", version, "any", "controller"));
-        reads(&old);
-        assert_eq!(inner.cached("ns/a"), Some(entry(&old)));
-        inner.is_ahead("ns/a", Ahead::Is(entry(&new)));
-        assert_eq!(inner.cached("ns/a"), Some(entry(&new)));
-        inner.is_ahead("ns/a", Ahead::Not(entry(&new).version));
-        assert_eq!(inner.cached("ns/a"), None, "the server is asked");
-        reads(&new);
-        assert_eq!(inner.cached("ns/a"), None);
-        reads(&newer);
-        assert_eq!(inner.cached("ns/a"), Some(entry(&newer)));
-        assert!(inner.ahead.lock().is_empty());
+    async fn settings_of_a_clone_leave_the_original_alone() {
+        let original = store().manager("controller");
+        let clone = original.clone().manager("other").request_timeout(Duration::from_secs(1)).whole_objects();
+        assert_eq!((&*original.inner.manager, original.inner.subject), ("controller", Subject::Status));
+        assert_eq!((&*clone.inner.manager, clone.inner.subject), ("other", Subject::Object));
+        assert_eq!(original.inner.request_timeout, REQUEST_TIMEOUT);
+    }
 
-        // Objects come, are written once, and go.
-        for version in 10..1000 {
-            let object = object(&format!("b-{version}"), version, "any", "controller");
-            inner.is_ahead(&entry(&object).key, Ahead::Is(entry(&object)));
-        }
-        assert!(inner.ahead.lock().len() < 10, "{}", inner.ahead.lock().len());
+    #[tokio::test]
+    async fn a_later_tap_continues_an_earlier_watch() {
+        let listing = |name: &str, version| {
+            let object = object(name, version, "any", "controller");
+            let events = [watcher::Event::Init, watcher::Event::InitApply(object), watcher::Event::InitDone];
+            futures_util::stream::iter(events.map(Ok))
+        };
+        let (store, first) = store().tap(listing("a", 1));
+        let mut watch = Box::pin(store.watch("ns/"));
+        let mut items = async |count| -> Vec<_> { watch.by_ref().take(count).collect().await };
+        assert_eq!(first.count().await, 3, "all items pass through");
+        let seen = items(4).await;
+        assert!(
+            matches!(&seen[..], [Ok(Event::Init), Ok(Event::InitEntry(entry)), Ok(Event::InitDone), Err(_)]
+                if &*entry.key == "ns/a"),
+            "{seen:?}"
+        );
+        // A clone with a setting shares the subscribers, too.
+        let (_, second) = store.clone().manager("controller").tap(listing("b", 2));
+        second.for_each(async |_| {}).await;
+        let seen = items(4).await;
+        assert!(
+            matches!(&seen[..], [Ok(Event::Init), Ok(Event::InitEntry(entry)), Ok(Event::InitDone), Err(_)]
+                if &*entry.key == "ns/b"),
+            "{seen:?}"
+        );
     }
 }

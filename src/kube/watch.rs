@@ -1,4 +1,4 @@
-//! The events of a kube watcher as those of a store's watch.
+//! Translates the events of a kube watcher into those of a store's watch.
 
 use futures_util::{Stream, StreamExt};
 use kube::runtime::watcher;
@@ -7,24 +7,28 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::request::refusal;
 use crate::store::{Entry, Event, StoreError, unavailable};
 
-type Told = Result<Event, StoreError>;
+/// An item of a store's watch.
+pub(super) type WatchItem = Result<Event, StoreError>;
 
-/// What to tell of a watcher that repairs itself: it reports errors as often as they come, and does not say when it goes on.
+/// Translates the items of one watcher.
+///
+/// A watcher repairs itself: it reports every failed try, and it does not report that it continues.
 #[derive(Debug, Default)]
 pub(super) struct Translation {
-    /// The reader was told of an interruption, and nothing came since.
+    /// An interruption was emitted and nothing has come since.
     interrupted: bool,
-    /// A listing was announced, which is tried as long as it fails; nothing of it came so far.
+    /// The watcher has begun a listing, of which nothing has come yet. It repeats a listing until
+    /// one succeeds.
     announced: bool,
 }
 
 impl Translation {
-    /// What an item of a watcher's stream says.
-    pub fn tell<K>(
+    /// Emits the watch items that follow from an item of the watcher: none, one or two.
+    pub fn translate<K>(
         &mut self,
         item: &watcher::Result<watcher::Event<K>>,
-        entry: impl Fn(&K) -> Result<Entry, StoreError>,
-        mut tell: impl FnMut(Told),
+        entry_of: impl Fn(&K) -> Result<Entry, StoreError>,
+        mut emit: impl FnMut(WatchItem),
     ) {
         let event = match item {
             Ok(watcher::Event::Init) => {
@@ -34,106 +38,110 @@ impl Translation {
             Ok(event) => event,
             Err(error) => {
                 if !std::mem::replace(&mut self.interrupted, true) {
-                    tell(Err(interruption(error)));
+                    emit(Err(interruption(error)));
                 }
                 return;
             }
         };
-        let is_over = std::mem::take(&mut self.interrupted);
+        let was_interrupted = std::mem::take(&mut self.interrupted);
         if std::mem::take(&mut self.announced) {
-            tell(Ok(Event::Init));
-        } else if is_over {
-            tell(Ok(Event::Resumed));
+            emit(Ok(Event::Init));
+        } else if was_interrupted {
+            emit(Ok(Event::Resumed));
         }
-        let told = match event {
+        let translated = match event {
             watcher::Event::Init | watcher::Event::InitDone => Ok(Event::InitDone),
-            watcher::Event::InitApply(object) => entry(object).map(Event::InitEntry),
-            watcher::Event::Apply(object) => entry(object).map(Event::Put),
+            watcher::Event::InitApply(object) => entry_of(object).map(Event::InitEntry),
+            watcher::Event::Apply(object) => entry_of(object).map(Event::Put),
             watcher::Event::Delete(object) => {
-                entry(object).map(|Entry { key, version, .. }| Event::Delete { key, version })
+                entry_of(object).map(|Entry { key, version, .. }| Event::Delete { key, version })
             }
         };
-        match told {
-            Ok(event) => tell(Ok(event)),
-            // One object that makes no sense ends no watch; a write of it would be refused as well.
-            Err(error) => tracing::warn!(%error, "an event of a watch is left out"),
+        match translated {
+            Ok(event) => emit(Ok(event)),
+            // One malformed object must not end the watch of all others. A write to it would fail
+            // the same way.
+            Err(error) => tracing::warn!(%error, "skipping a watch event that cannot be encoded"),
         }
     }
 }
 
-/// What a watcher tells, cut down to the keys of a prefix.
-pub(super) fn under(prefix: &str, told: &Told) -> bool {
-    match told {
+/// The watch of a store that runs a watcher of its own.
+pub(super) fn translated<K>(
+    prefix: String,
+    items: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    entry_of: impl Fn(&K) -> Result<Entry, StoreError> + Send + 'static,
+) -> impl Stream<Item = WatchItem> + Send + 'static {
+    let mut translation = Translation::default();
+    items.flat_map(move |item| {
+        let mut emitted = Vec::with_capacity(2);
+        translation.translate(&item, &entry_of, |item| emitted.push(item));
+        emitted.retain(|item| concerns(&prefix, item));
+        futures_util::stream::iter(emitted)
+    })
+}
+
+/// The watches that are fed by a tapped watcher.
+#[derive(Debug, Default)]
+pub(super) struct Subscribers {
+    translation: Translation,
+    all: Vec<Subscriber>,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    prefix: String,
+    items: UnboundedSender<WatchItem>,
+    /// A listing or an interruption has come. Events before the first listing are withheld.
+    started: bool,
+}
+
+impl Subscribers {
+    pub fn add(&mut self, prefix: &str, items: UnboundedSender<WatchItem>) {
+        self.all.push(Subscriber { prefix: prefix.into(), items, started: false });
+    }
+
+    /// Passes an item of the tapped watcher to all subscribers.
+    pub fn emit<K>(
+        &mut self,
+        item: &watcher::Result<watcher::Event<K>>,
+        entry_of: impl Fn(&K) -> Result<Entry, StoreError>,
+    ) {
+        let all = &mut self.all;
+        self.translation.translate(item, entry_of, |item| emit_to(all, &item));
+    }
+
+    /// Reports that the tapped stream was dropped.
+    pub fn interrupt(&mut self) {
+        if !std::mem::replace(&mut self.translation.interrupted, true) {
+            emit_to(&mut self.all, &Err(unavailable("the tapped stream was dropped")));
+        }
+    }
+}
+
+/// Sends an item to the subscribers that it concerns, and removes those that have gone.
+fn emit_to(subscribers: &mut Vec<Subscriber>, item: &WatchItem) {
+    subscribers.retain_mut(|subscriber| {
+        subscriber.started |= matches!(item, Ok(Event::Init) | Err(_));
+        if subscriber.started && concerns(&subscriber.prefix, item) {
+            return subscriber.items.send(copy(item)).is_ok();
+        }
+        !subscriber.items.is_closed()
+    });
+}
+
+/// Returns whether an item belongs into a watch of a prefix.
+fn concerns(prefix: &str, item: &WatchItem) -> bool {
+    match item {
         Ok(event) => event.key().is_none_or(|key| key.starts_with(prefix)),
         Err(_) => true,
     }
 }
 
-/// The watch of a store that watches by itself.
-pub(super) fn own<K>(
-    prefix: String,
-    items: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
-    entry: impl Fn(&K) -> Result<Entry, StoreError> + Send + 'static,
-) -> impl Stream<Item = Told> + Send + 'static {
-    let mut translation = Translation::default();
-    items.flat_map(move |item| {
-        let mut all = Vec::with_capacity(2);
-        translation.tell(&item, &entry, |told| all.push(told));
-        all.retain(|told| under(&prefix, told));
-        futures_util::stream::iter(all)
-    })
-}
-
-/// Those who watch what somebody else's watcher tells.
-#[derive(Debug, Default)]
-pub(super) struct Taps {
-    translation: Translation,
-    all: Vec<Tap>,
-}
-
-#[derive(Debug)]
-struct Tap {
-    prefix: String,
-    told: UnboundedSender<Told>,
-    /// It is told nothing before a listing begins.
-    listed: bool,
-}
-
-impl Taps {
-    pub fn add(&mut self, prefix: &str, told: UnboundedSender<Told>) {
-        self.all.push(Tap { prefix: prefix.into(), told, listed: false });
-    }
-
-    pub fn tell<K>(
-        &mut self,
-        item: &watcher::Result<watcher::Event<K>>,
-        entry: impl Fn(&K) -> Result<Entry, StoreError>,
-    ) {
-        let all = &mut self.all;
-        self.translation.tell(item, entry, |told| tell_all(all, &told));
-    }
-
-    /// There is nothing to observe any more.
-    pub fn interrupt(&mut self) {
-        if !std::mem::replace(&mut self.translation.interrupted, true) {
-            tell_all(&mut self.all, &Err(unavailable("what was observed was dropped")));
-        }
-    }
-}
-
-fn tell_all(all: &mut Vec<Tap>, told: &Told) {
-    all.retain_mut(|tap| {
-        tap.listed |= matches!(told, Ok(Event::Init) | Err(_));
-        if tap.listed && under(&tap.prefix, told) {
-            return tap.told.send(copy(told)).is_ok();
-        }
-        !tap.told.is_closed()
-    });
-}
-
-/// Errors have sources that cannot be copied.
-fn copy(told: &Told) -> Told {
-    match told {
+/// Copies an item. The copy of an error keeps only its text, because the source of an error cannot
+/// be cloned.
+fn copy(item: &WatchItem) -> WatchItem {
+    match item {
         Ok(event) => Ok(event.clone()),
         Err(error) => Err(unavailable(error.to_string())),
     }

@@ -106,7 +106,7 @@ on_one_server![
     what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change,
     what_was_refused_of_an_object_is_forgotten_when_it_changes,
     what_has_no_place_on_the_server_is_refused_for_good,
-    what_is_observed_may_be_dropped_and_made_anew,
+    a_later_tap_continues_a_dropped_one,
     a_write_that_landed_and_was_tried_again_is_known_as_ours,
     a_write_whose_answer_is_lost_is_known_as_ours,
     parts_of_a_status_that_are_wanted_at_once_become_one_write,
@@ -260,13 +260,13 @@ async fn what_has_no_place_on_the_server_is_refused_for_good(place: Place) {
     assert!(matches!(status, Err(StoreError::Invalid { .. })), "{status:?}");
 }
 
-async fn what_is_observed_may_be_dropped_and_made_anew(place: Place) {
-    let store = KubeStore::new(place.widgets.clone()).observing();
+async fn a_later_tap_continues_a_dropped_one(place: Place) {
+    let events = || watcher(place.widgets.clone(), watcher::Config::default()).default_backoff();
+    let (store, first) = KubeStore::new(place.widgets.clone()).tap(events());
     let guard = StatusGuard::<Widget>::new(store.clone(), lease()).unwrap();
     let mut notices = guard.guard().notices();
-    for _ in 0..2 {
-        let events =
-            store.observe(watcher(place.widgets.clone(), watcher::Config::default()).default_backoff());
+    let (_, second) = store.tap(events());
+    for events in [first, second] {
         let watch = tokio::spawn(events.for_each(|_| async {}));
         let live = async {
             while guard.guard().watch_state() != WatchState::Live {
@@ -318,12 +318,10 @@ async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
     let proxy = Proxy::start(place.server.api.address()).await;
     let client = Client::try_from(place.server.config(ADMINISTRATOR, proxy.address())).unwrap();
     let (reader, writer) = reflector::store();
-    let store = place.store(client).reader(reader.clone()).observing();
-    let guard = StatusGuard::new(store.clone(), lease()).unwrap();
-    let events = store
-        .observe(watcher(place.widgets.clone(), watcher::Config::default()).default_backoff())
-        .reflect(writer);
-    let watch = tokio::spawn(events.for_each(|_| async {}));
+    let events = watcher(place.widgets.clone(), watcher::Config::default()).default_backoff();
+    let (store, events) = place.store(client).reader(reader.clone()).tap(events);
+    let guard = StatusGuard::new(store, lease()).unwrap();
+    let watch = tokio::spawn(events.reflect(writer).for_each(|_| async {}));
     reader.wait_until_ready().await.unwrap();
 
     for round in 1..5 {
@@ -349,7 +347,7 @@ async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
 async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
     let server = server().await;
     let place = Place::new(server.clone(), "place".into()).await;
-    let store = KubeStore::new(place.widgets.clone()).timeout(SECOND);
+    let store = KubeStore::new(place.widgets.clone()).request_timeout(SECOND);
     let key = place.key("widget");
     let entry = store.get(&key).await.unwrap().expect("it is there");
     server.api.pause();

@@ -3,8 +3,3 @@
 
 pub mod replica;
 pub mod widget;
-
-// The crate's documentation shows this program. It is compiled here, where its dependencies are.
-#[cfg(doctest)]
-#[doc = include_str!("../../../src/kube/controller.md")]
-mod documented {}

@@ -60,10 +60,11 @@ impl Replica {
         let widgets = Api::<Widget>::namespaced(client, &settings.namespace);
         let lease = WriterLease::builder("widgets").term(settings.term).spawn()?;
         let (reader, writer) = reflector::store();
-        let store = KubeStore::new(widgets.clone()).manager(MANAGER).reader(reader.clone()).observing();
-        let guard = StatusGuard::new(store.clone(), lease.clone())?;
         let events = watcher(widgets.clone(), watcher::Config::default()).default_backoff();
-        let changed = store.observe(events).reflect(writer).applied_objects();
+        let store = KubeStore::new(widgets.clone()).manager(MANAGER).reader(reader.clone());
+        let (store, events) = store.tap(events);
+        let guard = StatusGuard::new(store, lease.clone())?;
+        let changed = events.reflect(writer).applied_objects();
         let (leave, left) = oneshot::channel::<()>();
         let context = Context { number, settings, widgets, guard: guard.clone() };
         let controller = Controller::for_stream(changed, reader)
