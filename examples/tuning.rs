@@ -130,7 +130,7 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
 fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
-    let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).laps()?;
+    let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
     for lap in laps {
         println!("all right after {:?}, {} writes landed, {} refused", lap.right, lap.landed, lap.refused);
     }

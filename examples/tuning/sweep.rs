@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use writerlease::lab::simulation::{Plan, Tally, Tuning, Violation};
+use writerlease::lab::simulation::{Plan, RunStats, Tuning, Violation};
 
 use crate::course::{Course, Figures, measure};
 
@@ -49,7 +49,7 @@ pub fn faults(runs: u64) {
     );
     for (what, tuning) in changes() {
         let mut broken = 0;
-        let mut total = Tally::default();
+        let mut total = RunStats::default();
         for seed in 0..runs {
             let mut plan = Plan::drawn(seed);
             plan.tuning = tuning;
@@ -58,7 +58,7 @@ pub fn faults(runs: u64) {
                 Err(_) => broken += 1,
             }
         }
-        let Tally { refused, won, suspicions, oldest, leaderless, .. } = total;
+        let RunStats { refused, won, suspicions, oldest, leaderless, .. } = total;
         let (oldest, leaderless) = (oldest.as_secs(), leaderless.as_secs());
         println!("{what} {broken} | {refused} | {won} | {suspicions} | {oldest} | {leaderless} |");
     }
