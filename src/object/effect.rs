@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    opaque::Types,
+    opaque::{Types, Version},
     wish::{Request, Wishes},
 };
-use crate::engine::{Timestamp, outcome::Verdict};
+use crate::engine::{
+    Timestamp,
+    outcome::{Outcome, Verdict},
+};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +99,22 @@ pub struct Change<T: Types> {
     /// When the change arrived.
     pub arrived: Timestamp,
     pub(super) deferred: bool,
+}
+
+impl<T: Types> Answer<T> {
+    /// Returns the verdict of an attempt that got this answer to a write that `was_sent`, or to its read.
+    pub(super) fn verdict(&self, was_sent: bool) -> Verdict {
+        match self {
+            // A read has no such answer.
+            Self::Written(_) | Self::Conflict if !was_sent => Outcome::Failed.retry(),
+            Self::Written(version) => Outcome::Written.done().at_revision(version.revision()),
+            Self::Conflict => Outcome::Conflict.retry(),
+            Self::Fenced => Outcome::WrittenByOther.retry(),
+            Self::Unanswered => Outcome::Failed.retry(),
+            Self::Denied(_) => Outcome::Failed.done(),
+            Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
+        }
+    }
 }
 
 impl<T: Types> Change<T> {

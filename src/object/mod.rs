@@ -65,16 +65,22 @@
 //!    what is known. Versions with a [`key_revision`](Version::key_revision) tell. With others, changes count again once the
 //!    watch has caught up with the read, or lists anew.
 
+mod attempt;
 mod effect;
 mod known;
 mod opaque;
+mod own_write;
+mod pending;
 #[cfg(test)]
 mod tests;
 mod wish;
 
-use std::collections::VecDeque;
-
-use self::known::{Age, Known};
+use self::{
+    attempt::{Attempt, Sent},
+    known::{Age, Known},
+    own_write::OwnWrite,
+    pending::PendingRequests,
+};
 pub use self::{
     effect::{Answer, Change, Completion, Effect, Step},
     opaque::{Desired, Types, Version},
@@ -88,41 +94,19 @@ use crate::engine::{
 /// One guarded object; the [module](self) draws it.
 pub struct Object<T: Types> {
     known: Known<T>,
-    requests: Vec<Request<T::Wish, T::Waiter>>,
+    requests: PendingRequests<T>,
     /// Whether the last value that we saw while requests were pending did not satisfy them.
     unsatisfied: bool,
-    /// The wishes that were pending when a newer request first replaced one of them. The key's age counts from these, so
-    /// we must notice when somebody fulfils them.
-    earlier: Option<Wishes<T>>,
     /// The last value that satisfied all requests, until one of them next wants to write.
     satisfied: Option<T::Value>,
-    /// The version of our last write and when it started, until the watch reports it.
-    echo: Option<(T::Version, Timestamp)>,
-    /// The value of a write without an answer. The next value that equals it is ours.
-    unacknowledged: Option<T::Value>,
-    in_flight: Option<Attempt<T>>,
-    /// Changes that wait for the end of the attempt.
-    deferred: VecDeque<Change<T>>,
-    /// Why the store refused the last request for good, and at which version, until the version is another one.
-    refusal: Option<(Option<T::Version>, T::Reason)>,
+    own_write: OwnWrite<T>,
+    in_flight: Option<Box<Attempt<T>>>,
+    /// Why the store refused the last attempt for good, and at which version, until the version is another one.
+    refusal: Option<Box<(Option<T::Version>, T::Reason)>>,
     /// The current listing contained the object.
     listed: bool,
     /// Counts whatever makes the answer to a question stale.
     generation: u64,
-}
-
-/// The attempt that is in flight.
-struct Attempt<T: Types> {
-    /// The requests that it tries to fulfil. Those that came later wait for the next attempt.
-    requests: Vec<RequestId>,
-    sent: Option<Sent<T>>,
-}
-
-/// A write that was sent.
-struct Sent<T: Types> {
-    value: T::Value,
-    changed: Vec<RequestId>,
-    started: Timestamp,
 }
 
 type Effects<T> = Vec<Effect<T>>;
@@ -133,14 +117,11 @@ impl<T: Types> Object<T> {
     pub fn new(absent: bool) -> Self {
         Self {
             known: Known::new(absent),
-            requests: Vec::new(),
+            requests: PendingRequests::none(),
             unsatisfied: false,
-            earlier: None,
             satisfied: None,
-            echo: None,
-            unacknowledged: None,
+            own_write: OwnWrite::none(),
             in_flight: None,
-            deferred: VecDeque::new(),
             refusal: None,
             listed: false,
             generation: 0,
@@ -153,15 +134,11 @@ impl<T: Types> Object<T> {
         self.generation += 1;
         if self.requests.is_empty() {
             self.unsatisfied = false;
-        } else if self.unsatisfied && self.earlier.is_none() {
-            self.earlier = Some(self.wishes());
+        } else if self.unsatisfied {
+            self.requests.remember();
         }
-        match self.requests.iter_mut().find(|old| old.part == request.part) {
-            Some(old) => {
-                effects.push(Effect::Complete(std::mem::replace(old, request), Completion::Superseded));
-            }
-            None => self.requests.push(request),
-        }
+        let replaced = self.requests.add(request);
+        effects.extend(replaced.map(|replaced| Effect::Complete(replaced, Completion::Superseded)));
         effects.extend([Effect::Queue, Effect::Assess]);
         effects
     }
@@ -171,7 +148,7 @@ impl<T: Types> Object<T> {
         if self.requests.is_empty() || self.known.is_nothing() {
             return None;
         }
-        let question = Question { wishes: self.wishes(), ..Question::empty(self.generation) };
+        let question = Question { wishes: self.requests.wishes(), ..Question::empty(self.generation) };
         Some((question, self.known.value().cloned()))
     }
 
@@ -192,11 +169,8 @@ impl<T: Types> Object<T> {
         }
         self.unsatisfied = evaluation.as_ref().is_some_and(|evaluation| !evaluation.is_satisfied());
         let wanted = evaluation.and_then(|evaluation| evaluation.write);
-        let effects = match &wanted {
-            Some(_) => self.satisfied.take().map(Effect::Lost).into_iter().collect(),
-            None => Vec::new(),
-        };
-        Ok((wanted, effects))
+        let lost = wanted.as_ref().and_then(|_| self.satisfied.take());
+        Ok((wanted, lost.map(Effect::Lost).into_iter().collect()))
     }
 
     /// The requests that were assessed are contended: gives them up.
@@ -211,25 +185,21 @@ impl<T: Types> Object<T> {
 
     /// The caller withdraws all requests. An attempt in flight goes on and is not repeated.
     pub fn handle_removal(&mut self) -> Effects<T> {
-        let mut effects = Vec::new();
-        self.complete(&mut effects, |_| true, |_| Completion::Removed);
+        let mut effects = self.complete_all(Completion::Removed);
         effects.push(Effect::Clear);
         effects
     }
 
     /// The lease takes no more jobs: gives all requests up.
     pub fn handle_closure(&mut self, reason: T::Reason) -> Effects<T> {
-        let mut effects = Vec::new();
-        self.complete(&mut effects, |_| true, |_| Completion::GivenUp(reason.clone()));
-        effects
+        self.complete_all(Completion::GivenUp(reason))
     }
 
     /// An attempt starts. Returns the wishes to evaluate against what it reads.
     pub fn handle_attempt(&mut self) -> Wishes<T> {
         self.generation += 1;
-        let requests = self.requests.iter().map(|request| request.id).collect();
-        self.in_flight = Some(Attempt { requests, sent: None });
-        self.wishes()
+        self.in_flight = Some(Box::new(Attempt::new(self.requests.ids())));
+        self.requests.wishes()
     }
 
     /// Returns the value before the one that an attempt read, if it makes a difference whether a rival wrote that one.
@@ -240,7 +210,7 @@ impl<T: Types> Object<T> {
     ) -> Option<Before<T::Value>> {
         let (value, version) = read?;
         let is_news = self.known.version() != Some(version);
-        let asks = is_news && evaluation.is_satisfied() && self.unacknowledged.as_ref() != Some(value);
+        let asks = is_news && evaluation.is_satisfied() && !self.own_write.is(Some(value));
         asks.then(|| Before(self.known.value().cloned()))
     }
 
@@ -286,14 +256,13 @@ impl<T: Types> Object<T> {
     ) -> Verdict {
         let value = read.as_ref().map(|(value, _)| value.clone());
         let version = read.as_ref().map(|(_, version)| version.clone());
-        let ours = self.unacknowledged.take().is_some_and(|sent| value.as_ref() == Some(&sent));
+        let ours = self.own_write.take(value.as_ref());
         let is_news = self.known.version() != version.as_ref();
         // The first sight of a value shows nothing, and nobody who deletes an object does our work.
         let by_other = is_satisfied && self.unsatisfied && !ours && is_news && (by_rival || value.is_none());
-        self.generation += 1;
         self.known.learn(read);
         self.satisfied = value.filter(|_| is_satisfied);
-        effects.extend(self.earlier.take().map(Effect::Discard));
+        self.requests.forget_earlier(effects);
         self.complete_attempt(effects, |_| match &version {
             Some(version) if ours => Completion::Written(version.clone()),
             _ if by_other => Completion::ByOther,
@@ -301,8 +270,11 @@ impl<T: Types> Object<T> {
         });
         if by_other {
             effects.push(Effect::Evidence { revision: version.as_ref().and_then(Version::revision) });
-            // That cleared the job of requests that came during the attempt, too.
-            effects.extend((!self.requests.is_empty()).then_some(Effect::Queue));
+        }
+        if !self.requests.is_empty() {
+            // Requests came during the attempt. The evidence has cleared their job, too.
+            effects.extend(by_other.then_some(Effect::Queue));
+            effects.push(Effect::Assess);
         }
         Outcome::Unchanged.done()
     }
@@ -311,62 +283,45 @@ impl<T: Types> Object<T> {
     pub fn handle_answer(&mut self, answer: Answer<T>) -> (Verdict, Effects<T>) {
         let mut effects = Vec::new();
         let sent = self.in_flight.as_mut().and_then(|attempt| attempt.sent.take());
-        let verdict = match (answer, sent) {
-            (Answer::Written(version), Some(sent)) => self.written(&mut effects, sent, version),
-            (Answer::Conflict, Some(_)) => Outcome::Conflict.retry(),
-            (Answer::Fenced, _) => Outcome::WrittenByOther.retry(),
-            (Answer::Unanswered, sent) => {
+        let verdict = answer.verdict(sent.is_some());
+        match answer {
+            Answer::Written(version) => {
                 if let Some(sent) = sent {
-                    self.unacknowledged = Some(sent.value);
+                    self.written(&mut effects, sent, version);
                 }
-                Outcome::Failed.retry()
             }
-            (Answer::Denied(reason), _) => {
-                self.refused(&mut effects, reason);
-                Outcome::Failed.done()
-            }
-            (Answer::Impossible(reason), _) => {
-                self.refused(&mut effects, reason);
-                Outcome::Unchanged.done()
-            }
-            (Answer::Withheld(reason), _) => {
+            Answer::Unanswered => self.own_write.unanswered(sent.map(|sent| sent.value)),
+            Answer::Conflict | Answer::Fenced => {}
+            Answer::Denied(reason) | Answer::Impossible(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
-                Outcome::Unchanged.done()
+                self.refusal = Some(Box::new((self.known.version().cloned(), reason)));
             }
-            // Such an answer belongs to a write, and none was sent.
-            (Answer::Written(_) | Answer::Conflict, None) => Outcome::Failed.retry(),
-        };
+            Answer::Withheld(reason) => {
+                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
+            }
+        }
         (verdict, effects)
     }
 
-    fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) -> Verdict {
+    fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
         let Sent { value, changed, started } = sent;
-        self.generation += 1;
         self.refusal = None;
-        // Its event may be among the deferred changes already.
-        self.echo = Some((version.clone(), started));
+        self.own_write.succeeded(version.clone(), started);
         self.satisfied = Some(value.clone());
         self.known.wrote(value, version.clone());
-        self.unacknowledged = None;
         self.unsatisfied = false;
-        effects.extend(self.earlier.take().map(Effect::Discard));
+        self.requests.forget_earlier(effects);
         self.complete_attempt(effects, |id| match changed.contains(&id) {
             true => Completion::Written(version.clone()),
             false => Completion::Satisfied,
         });
         // Requests that came during the attempt may want more.
         effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
-        Outcome::Written.done().at_revision(version.revision())
-    }
-
-    fn refused(&mut self, effects: &mut Effects<T>, reason: T::Reason) {
-        self.complete_attempt(effects, |_| Completion::GivenUp(reason.clone()));
-        self.refusal = Some((self.known.version().cloned(), reason));
     }
 
     /// The attempt is over. Returns the next change that was deferred; once there is none, ends the attempt.
     pub fn poll_deferred(&mut self) -> Option<Change<T>> {
-        let change = self.deferred.pop_front();
+        let change = self.in_flight.as_mut().and_then(|attempt| attempt.deferred.pop_front());
         if change.is_none() {
             self.generation += 1;
             self.in_flight = None;
@@ -384,11 +339,12 @@ impl<T: Types> Object<T> {
     /// Returns what has to be evaluated before [`handle_change`](Self::handle_change).
     pub fn question(&self, change: &Change<T>) -> Question<T> {
         let mut question = Question::empty(self.generation);
-        let asks = !self.requests.is_empty() && !self.defers(change) && self.known.age(change) == Age::Newer;
+        let is_deferred = self.in_flight.is_some() && !change.deferred;
+        let asks = !self.requests.is_empty() && !is_deferred && self.known.age(change) == Age::Newer;
         if asks {
-            question.wishes = self.wishes();
-            question.earlier = self.earlier.as_ref().map(Wishes::copy);
-            let is_ours = self.unacknowledged.is_some() && self.unacknowledged == change.value;
+            question.wishes = self.requests.wishes();
+            question.earlier = self.requests.earlier();
+            let is_ours = self.own_write.is(change.value.as_ref());
             if change.value.is_some() && !change.listing && !is_ours {
                 question.before = Some(Before(self.known.value().cloned()));
             }
@@ -409,9 +365,9 @@ impl<T: Types> Object<T> {
         judgement: Judgement,
     ) -> Result<Effects<T>, Change<T>> {
         self.listed |= change.listing;
-        if self.defers(&change) {
+        if let Some(attempt) = self.in_flight.as_mut().filter(|_| !change.deferred) {
             change.deferred = true;
-            self.deferred.push_back(change);
+            attempt.deferred.push_back(change);
             return Ok(Vec::new());
         }
         // Old news needs no answer, and nor does an object that nobody wants.
@@ -420,12 +376,7 @@ impl<T: Types> Object<T> {
             return Err(change);
         }
         let mut effects = Vec::new();
-        if let Some((version, started)) = &self.echo
-            && change.version.as_ref() == Some(version)
-        {
-            effects.push(Effect::Echo(change.arrived - *started));
-            self.echo = None;
-        }
+        effects.extend(self.own_write.take_echo(&change).map(Effect::Echo));
         match self.known.age(&change) {
             Age::Older | Age::Unclear => {}
             Age::Known => self.known.caught_up(),
@@ -435,7 +386,7 @@ impl<T: Types> Object<T> {
     }
 
     fn changed(&mut self, effects: &mut Effects<T>, change: Change<T>, judgement: Judgement) {
-        let ours = self.unacknowledged.take().is_some_and(|sent| change.value.as_ref() == Some(&sent));
+        let ours = self.own_write.take(change.value.as_ref());
         // A deletion has no writer to ask for.
         let by_rival = !ours && !change.listing && (judgement.by_rival || change.value.is_none());
         let revision = change.version.as_ref().and_then(Version::revision);
@@ -445,7 +396,7 @@ impl<T: Types> Object<T> {
         };
         let is_deletion = change.value.is_none();
         self.generation += 1;
-        self.echo = None;
+        self.own_write.forget_echo();
         self.refusal = None;
         self.known.record(change.value.clone(), change.version);
         if self.requests.is_empty() {
@@ -463,18 +414,17 @@ impl<T: Types> Object<T> {
         match judgement.satisfied {
             Some(true) if self.unsatisfied && by_rival => {
                 effects.push(Effect::Evidence { revision });
-                self.complete(effects, |_| true, |_| Completion::ByOther);
+                effects.extend(self.complete_all(Completion::ByOther));
             }
             Some(true) => {
                 effects.push(Effect::Clear);
-                self.complete(effects, |_| true, |_| ending.clone());
+                effects.extend(self.complete_all(ending));
             }
             // This fulfils our original request but not the newer one: evidence that the rival is alive. The newer request
             // starts waiting afresh.
             Some(false) if judgement.fulfils_earlier && by_rival => {
                 self.unsatisfied = true;
-                self.generation += 1;
-                effects.extend(self.earlier.take().map(Effect::Discard));
+                self.requests.forget_earlier(effects);
                 effects.extend([Effect::Evidence { revision }, Effect::Queue]);
             }
             Some(false) => self.unsatisfied = true,
@@ -489,17 +439,12 @@ impl<T: Types> Object<T> {
 
     /// Returns the pending requests, in order of their parts' first requests.
     pub fn requests(&self) -> &[Request<T::Wish, T::Waiter>] {
-        &self.requests
+        self.requests.all()
     }
 
     /// Returns the last value that we saw, `None` if the object does not exist or nothing is known.
     pub fn value(&self) -> Option<&T::Value> {
         self.known.value()
-    }
-
-    /// Returns the last version that we saw, also of an object that does not exist any more.
-    pub fn version(&self) -> Option<&T::Version> {
-        self.known.version()
     }
 
     /// Returns whether nothing is known of the object.
@@ -514,27 +459,22 @@ impl<T: Types> Object<T> {
 
     /// Returns whether the object says no more than a new one does after a listing without it.
     pub fn is_blank(&self) -> bool {
-        self.requests.is_empty() && self.in_flight.is_none() && self.echo.is_none() && self.known.is_blank()
+        self.requests.is_empty()
+            && self.in_flight.is_none()
+            && !self.own_write.awaits_echo()
+            && self.known.is_blank()
     }
 
     /// Forgets why the store last refused a request for good. Returns the reason if that was at this version.
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
-        let (version, reason) = self.refusal.take()?;
+        let (version, reason) = *self.refusal.take()?;
         (version.as_ref() == at).then_some(reason)
-    }
-
-    fn wishes(&self) -> Wishes<T> {
-        Wishes::of(&self.requests)
     }
 
     /// Whether the answer to this question is still of use. Objects are forgotten and made anew, so that the generation
     /// alone does not tell.
     fn is_current(&self, question: &Question<T>) -> bool {
-        question.generation == self.generation && question.wishes.are_of(&self.requests)
-    }
-
-    fn defers(&self, change: &Change<T>) -> bool {
-        self.in_flight.is_some() && !change.deferred
+        question.generation == self.generation && question.wishes.are_of(self.requests.all())
     }
 
     /// Ends the requests that `which` picks.
@@ -545,20 +485,19 @@ impl<T: Types> Object<T> {
         ending: impl Fn(RequestId) -> Completions<T>,
     ) {
         self.generation += 1;
-        let ended = self.requests.extract_if(.., |request| which(request.id));
-        effects.extend(ended.map(|request| {
-            let ending = ending(request.id);
-            Effect::Complete(request, ending)
-        }));
-        if self.requests.is_empty() {
-            effects.extend(self.earlier.take().map(Effect::Discard));
-        }
+        self.requests.complete(effects, which, ending);
+    }
+
+    fn complete_all(&mut self, ending: Completions<T>) -> Effects<T> {
+        let mut effects = Vec::new();
+        self.complete(&mut effects, |_| true, |_| ending.clone());
+        effects
     }
 
     /// Ends the requests that the attempt in flight tried to fulfil.
     fn complete_attempt(&mut self, effects: &mut Effects<T>, ending: impl Fn(RequestId) -> Completions<T>) {
-        let attempted = self.in_flight.as_mut().map(|attempt| std::mem::take(&mut attempt.requests));
-        let attempted = attempted.unwrap_or_default();
+        let in_flight = self.in_flight.as_mut();
+        let attempted = in_flight.map(|attempt| std::mem::take(&mut attempt.requests)).unwrap_or_default();
         self.complete(effects, |id| attempted.contains(&id), ending);
     }
 }
