@@ -84,6 +84,8 @@ pub mod kube;
 pub mod lab;
 #[cfg(feature = "tokio")]
 mod lease;
+#[doc(hidden)]
+pub mod object;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod reconnect;
 #[cfg(feature = "redis")]

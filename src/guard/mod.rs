@@ -8,16 +8,13 @@
 //! ```
 
 mod attempt;
-mod book;
-mod feed;
+mod keys;
+mod watch;
 
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -26,14 +23,16 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{broadcast, oneshot},
     task::AbortHandle,
+    time::Instant,
 };
 
-pub(crate) use self::book::Desired;
-use self::book::{Book, Desire, Part};
+pub(crate) use self::keys::Desired;
+use self::keys::{DesiredFn, KeyTable};
 use crate::{
-    clock::Moment,
+    clock::{self, Moment},
     contention::ContentionTracker,
     lease::{WatchReporter, WriterLease},
+    object::Request,
     status::{LeaseClosed, SpawnError, WatchState},
     store::{Store, StoreError, Version},
 };
@@ -145,8 +144,9 @@ struct Inner<S> {
     store: S,
     lease: WriterLease<Arc<str>>,
     prefix: Box<str>,
-    book: Mutex<Book>,
-    serial: AtomicU64,
+    keys: Mutex<KeyTable>,
+    /// Objects count time from here.
+    origin: Instant,
     notices: broadcast::Sender<Notice>,
     watch_state: Mutex<WatchState>,
     reporter: WatchReporter<Arc<str>>,
@@ -191,15 +191,15 @@ impl<S: Store> Guard<S> {
             store,
             lease,
             prefix: prefix.into().into_boxed_str(),
-            book: Mutex::default(),
-            serial: AtomicU64::new(0),
+            keys: Mutex::default(),
+            origin: clock::now(),
             notices: broadcast::Sender::new(NOTICES),
             watch_state: Mutex::new(WatchState::Starting),
             reporter,
             contention,
         });
         let changes = inner.store.watch(&inner.prefix);
-        let watch = runtime.spawn(feed::run(Arc::downgrade(&inner), changes));
+        let watch = runtime.spawn(watch::run(Arc::downgrade(&inner), changes));
         Ok(Self { inner, _watch: Arc::new(WatchTask(watch.abort_handle())) })
     }
 
@@ -248,41 +248,33 @@ impl<S: Store> Guard<S> {
         self.want(key, part, Arc::new(move |current| Desired::of(desire(current))))
     }
 
-    pub(crate) fn want(&self, key: &str, part: &str, desire: Desire) -> Ensure {
-        let (done, ending) = oneshot::channel();
-        let inner = &self.inner;
-        let key: Arc<str> = format!("{}{key}", inner.prefix).into();
-        let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
-        inner.want(&key, Part { name: part.into(), serial, desire, done });
+    pub(crate) fn want(&self, key: &str, part: &str, wish: DesiredFn) -> Ensure {
+        let (waiter, ending) = oneshot::channel();
+        let key = self.inner.full(key);
+        self.inner.update(&key, |keys| {
+            let request = Request { id: keys.next_request(), part: part.into(), wish, waiter };
+            ((), keys.object(&key).handle_request(request))
+        });
         Ensure { ending }
     }
 
     /// Gives up what is pending for a key, in all its parts. An attempt in flight goes on, but is not repeated.
     pub fn remove(&self, key: &str) {
-        let key: Arc<str> = format!("{}{key}", self.inner.prefix).into();
-        // Users' closures are dropped after the lock is released.
-        let _settled;
-        let mut book = self.inner.book.lock();
-        _settled = book.settle(&key, |_| true, |_| EnsureOutcome::Removed);
-        self.inner.lease.remove(&key);
+        self.inner.update_object(&self.inner.full(key), |object| ((), object.handle_removal()));
     }
 
-    /// Whether anything is pending for a key.
+    /// Returns whether anything is pending for a key.
     #[cfg(feature = "kube")]
     pub(crate) fn is_pending(&self, key: &str) -> bool {
-        self.inner.book.lock().is_pending(&format!("{}{key}", self.inner.prefix))
+        self.inner.keys.lock().get(&self.inner.full(key)).is_some_and(|object| object.is_pending())
     }
 
-    /// Why the store refused the last work for a key for good, if it did so at this version; once. What was refused at
-    /// another one is forgotten.
+    /// Returns why the store refused the last request for a key for good, if it did so at this version; once. A refusal at
+    /// another version is forgotten.
     #[cfg(feature = "kube")]
     pub(crate) fn take_refusal(&self, key: &str, at: Option<&Version>) -> Option<Arc<StoreError>> {
-        let key: Arc<str> = format!("{}{key}", self.inner.prefix).into();
-        let mut book = self.inner.book.lock();
-        let refusal = book.existing(&key)?.refusal.take();
-        book.tidy(&key);
-        let (version, error) = refusal?;
-        (version.as_ref() == at).then_some(error)
+        let refusal = self.inner.keys.lock().take_refusal(&self.inner.full(key), at)?;
+        refusal.refusal().cloned()
     }
 
     /// The lease.
@@ -308,6 +300,23 @@ impl<S: Store> Guard<S> {
     /// What goes wrong from now on, also for works that nobody waits for.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
         self.inner.notices.subscribe()
+    }
+}
+
+impl EnsureOutcome {
+    /// Returns what the store said if it refused for good.
+    fn refusal(&self) -> Option<&Arc<StoreError>> {
+        match self {
+            Self::Denied(error) | Self::TooLarge(error) | Self::Invalid(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl<S> Inner<S> {
+    /// Returns the key as the store knows it.
+    fn full(&self, key: &str) -> Arc<str> {
+        format!("{}{key}", self.prefix).into()
     }
 }
 

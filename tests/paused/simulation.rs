@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use writerlease::lab::simulation::{Fault, FaultKind, Lap, Plan, Tally};
+use writerlease::lab::simulation::{FaultKind, Plan, PlannedFault, RoundStats, RunStats};
 
 /// Returns 2000 seeds, or 50 without optimization. The environment variables `SEEDS` and `FIRST`
 /// set their number and the first one.
@@ -24,7 +24,7 @@ fn seeds() -> Range<u64> {
 fn all_promises_hold_for_drawn_plans() {
     let (seeds, next) = (seeds(), AtomicU64::new(0));
     let run = || {
-        let mut total = Tally::default();
+        let mut total = RunStats::default();
         loop {
             let seed = seeds.start + next.fetch_add(1, Relaxed);
             if !seeds.contains(&seed) {
@@ -45,14 +45,14 @@ fn all_promises_hold_for_drawn_plans() {
     let total = thread::scope(|scope| {
         let runs: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         let totals = runs.into_iter().map(|run| run.join().expect("all promises hold"));
-        totals.fold(Tally::default(), |sum, tally| sum + tally)
+        totals.fold(RunStats::default(), |sum, tally| sum + tally)
     });
     println!(
         "{} seeds, {:.0} simulated hours: {total:?}",
         seeds.end - seeds.start,
         total.time.as_secs_f64() / 3600.0
     );
-    assert!(total.landed > total.rounds, "something was written");
+    assert!(total.written > total.rounds, "something was written");
 }
 
 #[test]
@@ -81,12 +81,12 @@ fn median<T: Ord + Copy>(mut all: Vec<T>) -> T {
 }
 
 /// Returns the time until the first successful write of these rounds.
-fn first_write(laps: &[Lap]) -> Duration {
+fn first_write(laps: &[RoundStats]) -> Duration {
     let first = laps.iter().find_map(|lap| Some(lap.began + lap.first_write?));
     first.expect("a replica writes") - laps[0].began
 }
 
-fn refused_until_right(laps: &[Lap]) -> u64 {
+fn refused_until_right(laps: &[RoundStats]) -> u64 {
     let right = laps.iter().position(|lap| lap.right.is_some()).expect("a round completes");
     laps[..=right].iter().map(|lap| lap.refused).sum()
 }
@@ -98,7 +98,7 @@ fn start_takes_32_echoes_and_one_refused_write() {
             let refused = (0..11).map(|seed| {
                 let mut plan = Plan::steady(seed, replicas, 20, 8);
                 plan.latency = latency;
-                let (_, laps) = plan.laps().unwrap();
+                let (_, laps) = plan.rounds().unwrap();
                 assert!(first_write(&laps) <= latency * 2 * 32, "seed {seed}: {laps:?}");
                 refused_until_right(&laps)
             });
@@ -116,8 +116,8 @@ fn dead_leader_is_replaced_in_three_seconds() {
                 plan.latency = latency;
                 // At the start of the twelfth round, before any replica receives its requests.
                 let dies = plan.cadence * 12 + latency / 4;
-                plan.faults.push(Fault::new(FaultKind::CrashLeader, dies, Duration::MAX));
-                let (_, laps) = plan.laps().unwrap();
+                plan.faults.push(PlannedFault::new(FaultKind::CrashLeader, dies, Duration::MAX));
+                let (_, laps) = plan.rounds().unwrap();
                 assert!(first_write(&laps[11..]) < Duration::from_secs(10), "seed {seed}: {laps:?}");
                 (first_write(&laps[11..]), refused_until_right(&laps[11..]))
             });

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use writerlease::lab::simulation::{Fault, FaultKind, Lap, Plan, Violation};
+use writerlease::lab::simulation::{FaultKind, Plan, PlannedFault, RoundStats, Violation};
 
 /// A steady plan, and the round at the start of which the leader dies.
 pub struct Course {
@@ -58,18 +58,18 @@ impl Course {
         // Rounds start at multiples of the cadence. No replica has received this round's requests
         // yet.
         let at = plan.cadence * dies as u32 + plan.latency / 4;
-        plan.faults.push(Fault::new(FaultKind::CrashLeader, at, Duration::MAX));
+        plan.faults.push(PlannedFault::new(FaultKind::CrashLeader, at, Duration::MAX));
         Self { plan, dies }
     }
 
     fn run(&self) -> Result<Outcome, Violation> {
-        let (_, laps) = self.plan.laps()?;
+        let (_, laps) = self.plan.rounds()?;
         let echo = 2.0 * self.plan.latency.as_secs_f64();
-        let wrote = |laps: &[Lap]| {
+        let wrote = |laps: &[RoundStats]| {
             let began = laps[0].began;
             laps.iter().find_map(|lap| lap.first_write.map(|first| (lap.began + first - began).as_secs_f64()))
         };
-        let until_right = |laps: &[Lap]| {
+        let until_right = |laps: &[RoundStats]| {
             let last = laps.iter().position(|lap| lap.right.is_some()).unwrap_or(laps.len() - 1);
             let right =
                 laps[last].right.map(|right| (laps[last].began + right - laps[0].began).as_secs_f64());
@@ -161,7 +161,7 @@ pub fn false_takeovers(replicas: usize, latency: u64, tail: u32, runs: u64) -> R
             plan
         };
         // Subtracts the start-up, which is measured elsewhere.
-        let ((all, _), (start, _)) = (plan(1000).laps()?, plan(10).laps()?);
+        let ((all, _), (start, _)) = (plan(1000).rounds()?, plan(10).rounds()?);
         rounds += all.rounds - start.rounds;
         suspicions += all.suspicions - start.suspicions;
         takeovers += all.won - start.won;

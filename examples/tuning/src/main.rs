@@ -134,11 +134,11 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
 fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
-    let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).laps()?;
+    let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
     for lap in laps {
         println!(
             "up to date after {:?}, {} writes succeeded, {} refused",
-            lap.right, lap.landed, lap.refused
+            lap.right, lap.written, lap.refused
         );
     }
     println!("{:?} simulated in {:?}", tally.time, began.elapsed());

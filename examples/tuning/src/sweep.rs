@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use writerlease::lab::simulation::{Plan, Tally, Tuning, Violation};
+use writerlease::lab::simulation::{Plan, RunStats, Tuning, Violation};
 
 use crate::course::{Course, Figures, measure};
 
@@ -50,7 +50,7 @@ pub fn faults(runs: u64) {
     );
     for (row, tuning) in changes() {
         let mut broken = 0;
-        let mut total = Tally::default();
+        let mut total = RunStats::default();
         for seed in 0..runs {
             let mut plan = Plan::drawn(seed);
             plan.tuning = tuning;
@@ -59,7 +59,7 @@ pub fn faults(runs: u64) {
                 Err(_) => broken += 1,
             }
         }
-        let Tally { refused, won, suspicions, oldest, leaderless, .. } = total;
+        let RunStats { refused, won, suspicions, oldest, leaderless, .. } = total;
         let (oldest, leaderless) = (oldest.as_secs(), leaderless.as_secs());
         println!("{row} {broken} | {refused} | {won} | {suspicions} | {oldest} | {leaderless} |");
     }

@@ -1,4 +1,4 @@
-//! Who decides when a replica writes: the engine, or what it is compared with.
+//! The algorithm that decides when a replica writes: the engine, or one that it is compared with.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::Algorithm;
+use super::plan::Algorithm;
 use crate::engine::{
     AttemptId, Engine, Timestamp,
     config::LeaseConfig,
@@ -26,11 +26,13 @@ pub(super) enum Contender {
     Retry(Retrier),
 }
 
-/// An attempt that begins.
+/// An attempt that starts.
 pub(super) struct Start {
+    /// `None` if no engine started it.
     pub id: Option<AttemptId>,
     pub key: usize,
-    pub work: u64,
+    /// The number of the newest request when the job was queued.
+    pub job: u64,
 }
 
 impl Contender {
@@ -64,24 +66,24 @@ impl Contender {
         }
     }
 
-    pub fn tries(&mut self, now: Timestamp, key: usize, work: u64) {
+    pub fn try_work(&mut self, now: Timestamp, key: usize, job: u64) {
         match self {
-            Self::Lease(engine) => drop(engine.handle_try(now, key, work)),
-            Self::Go(go) => go.tries(now, key, work),
-            Self::Retry(retrier) => retrier.tries(now, key, work),
+            Self::Lease(engine) => drop(engine.handle_try(now, key, job)),
+            Self::Go(go) => go.try_work(now, key, job),
+            Self::Retry(retrier) => retrier.try_work(now, key, job),
         }
     }
 
-    /// Somebody else did it.
-    pub fn extends(&mut self, now: Timestamp, key: usize, order: u64) {
+    /// A rival did what was wanted.
+    pub fn extend(&mut self, now: Timestamp, key: usize, revision: Option<u64>) {
         match self {
-            Self::Lease(engine) => drop(engine.handle_extend(now, &key, Some(order))),
-            Self::Go(go) => go.extends(now, key),
+            Self::Lease(engine) => drop(engine.handle_extend(now, &key, revision)),
+            Self::Go(go) => go.extend(now, key),
             Self::Retry(retrier) => retrier.queue.remove(key),
         }
     }
 
-    pub fn removes(&mut self, now: Timestamp, key: usize) {
+    pub fn remove(&mut self, now: Timestamp, key: usize) {
         match self {
             Self::Lease(engine) => drop(engine.handle_remove(now, &key)),
             Self::Go(go) => go.queue.remove(key),
@@ -89,50 +91,51 @@ impl Contender {
         }
     }
 
-    pub fn starts(&mut self, now: Timestamp) -> Option<Start> {
+    pub fn start(&mut self, now: Timestamp) -> Option<Start> {
         match self {
             Self::Lease(engine) => {
                 let start = engine.poll_attempt(now)?;
-                Some(Start { id: Some(start.id), key: start.key, work: start.job })
+                Some(Start { id: Some(start.id), key: start.key, job: start.job })
             }
-            Self::Go(go) => go.starts(now),
-            Self::Retry(retrier) => retrier.starts(now),
+            Self::Go(go) => go.start(now),
+            Self::Retry(retrier) => retrier.start(now),
         }
     }
 
-    pub fn wakes(&self) -> Option<Timestamp> {
+    pub fn wake_at(&self) -> Option<Timestamp> {
         match self {
             Self::Lease(engine) => engine.poll_timeout(),
             Self::Go(go) => go.queue.next().filter(|_| go.working.is_none()),
-            Self::Retry(retrier) => retrier.queue.next().filter(|_| retrier.out < retrier.workers),
+            Self::Retry(retrier) => retrier.queue.next().filter(|_| retrier.in_flight < retrier.workers),
         }
     }
 
-    pub fn ends(&mut self, now: Timestamp, start: Start, verdict: Verdict) {
+    pub fn end(&mut self, now: Timestamp, start: Start, verdict: Verdict) {
         match self {
             Self::Lease(engine) => {
                 if let Some(id) = start.id {
-                    engine.handle_outcome(now, id, verdict, start.work);
+                    engine.handle_outcome(now, id, verdict, start.job);
                 }
             }
-            Self::Go(go) => go.ends(now, &start, verdict.outcome),
-            Self::Retry(retrier) => retrier.ends(now, &start, verdict.outcome),
+            Self::Go(go) => go.end(now, &start, verdict.outcome),
+            Self::Retry(retrier) => retrier.end(now, &start, verdict.outcome),
         }
     }
 }
 
-/// Keys with work, and when it is their turn: client-go's delaying queue. A key may be in work and have its turn all the same.
+/// Keys with jobs, and when it is their turn: client-go's delaying queue. A key may have its turn while an attempt of it is in
+/// flight.
 #[derive(Default)]
 struct Queue {
-    works: BTreeMap<usize, u64>,
-    /// Those of one moment in the order in which they came.
+    jobs: BTreeMap<usize, u64>,
+    /// Turns of one moment are in the order in which they were added.
     turns: BTreeSet<(Timestamp, u64, usize)>,
     turn: BTreeMap<usize, (Timestamp, u64)>,
     serial: u64,
 }
 
 impl Queue {
-    /// At the earlier of two times, if it has one already.
+    /// Gives a key its turn at this time, or at the earlier of two times if it has one already.
     fn add(&mut self, key: usize, at: Timestamp) {
         if let Some(&(before, serial)) = self.turn.get(&key) {
             if before <= at {
@@ -146,35 +149,35 @@ impl Queue {
     }
 
     fn remove(&mut self, key: usize) {
-        self.works.remove(&key);
+        self.jobs.remove(&key);
     }
 
     fn next(&self) -> Option<Timestamp> {
         self.turns.first().map(|&(at, ..)| at)
     }
 
-    /// The next key whose turn it is and that has work.
+    /// Takes the next key whose turn it is and that has a job.
     fn pop(&mut self, now: Timestamp) -> Option<(usize, u64)> {
         while let Some(&(at, _, key)) = self.turns.first()
             && at <= now
         {
             self.turns.pop_first();
             self.turn.remove(&key);
-            if let Some(&work) = self.works.get(&key) {
-                return Some((key, work));
+            if let Some(&job) = self.jobs.get(&key) {
+                return Some((key, job));
             }
         }
         None
     }
 
     fn finish(&mut self, start: &Start) {
-        if self.works.get(&start.key) == Some(&start.work) {
-            self.works.remove(&start.key);
+        if self.jobs.get(&start.key) == Some(&start.job) {
+            self.jobs.remove(&start.key);
         }
     }
 }
 
-/// What openshift/router's `writerlease` does, with one worker, as its router uses it: a conflict gives the lease up.
+/// The algorithm of openshift/router's `writerlease` with one worker, as its router uses it: a conflict gives the lease up.
 pub(super) struct GoLease {
     queue: Queue,
     working: Option<usize>,
@@ -183,7 +186,7 @@ pub(super) struct GoLease {
     tick: u32,
     term: Duration,
     retry: Duration,
-    dice: SmallRng,
+    rng: SmallRng,
 }
 
 #[derive(PartialEq)]
@@ -193,7 +196,7 @@ enum GoState {
     Follower,
 }
 
-/// Its backoff: 20 ms, times 4, jittered by half, 5 steps.
+/// Its backoff: 20 ms, times 4, jittered by half, in 5 steps.
 const GO_BASE: Duration = Duration::from_millis(20);
 const GO_FACTOR: f64 = 4.0;
 const GO_JITTER: f64 = 0.5;
@@ -209,40 +212,40 @@ impl GoLease {
             tick: 0,
             term: config.term,
             retry: config.retry_interval,
-            dice: SmallRng::seed_from_u64(config.seed),
+            rng: SmallRng::seed_from_u64(config.seed),
         }
     }
 
-    fn tries(&mut self, now: Timestamp, key: usize, work: u64) {
-        self.queue.works.insert(key, work);
+    fn try_work(&mut self, now: Timestamp, key: usize, job: u64) {
+        self.queue.jobs.insert(key, job);
         let follows = self.state == GoState::Follower;
         let at = if follows { self.expires.max(now + 2 * GO_BASE) } else { now };
         self.queue.add(key, at);
     }
 
-    fn extends(&mut self, now: Timestamp, key: usize) {
-        if self.queue.works.remove(&key).is_some() && self.state == GoState::Follower {
+    fn extend(&mut self, now: Timestamp, key: usize) {
+        if self.queue.jobs.remove(&key).is_some() && self.state == GoState::Follower {
             self.tick += 1;
             self.expires = now + self.backoff();
         }
     }
 
-    fn starts(&mut self, now: Timestamp) -> Option<Start> {
+    fn start(&mut self, now: Timestamp) -> Option<Start> {
         if self.working.is_some() {
             return None;
         }
-        while let Some((key, work)) = self.queue.pop(now) {
+        while let Some((key, job)) = self.queue.pop(now) {
             if self.state == GoState::Follower && now < self.expires {
                 self.queue.add(key, self.expires);
                 continue;
             }
             self.working = Some(key);
-            return Some(Start { id: None, key, work });
+            return Some(Start { id: None, key, job });
         }
         None
     }
 
-    fn ends(&mut self, now: Timestamp, start: &Start, outcome: Outcome) {
+    fn end(&mut self, now: Timestamp, start: &Start, outcome: Outcome) {
         self.working = None;
         match outcome {
             Outcome::Written => {
@@ -266,54 +269,54 @@ impl GoLease {
     fn backoff(&mut self) -> Duration {
         let mut backoff = GO_BASE;
         for _ in 0..self.tick.min(GO_STEPS + 1) {
-            let jitter: f64 = self.dice.random();
+            let jitter: f64 = self.rng.random();
             backoff = backoff.mul_f64((1.0 + GO_JITTER * jitter) * GO_FACTOR);
         }
         if self.tick > GO_STEPS { self.term } else { backoff.min(self.term) }
     }
 }
 
-/// What a controller does without us: it writes, and retries on a conflict with client-go's `RetryOnConflict` and
-/// `DefaultRetry`; around it the backoff of the work queue.
+/// A controller without a lease: it writes, and retries on a conflict with client-go's `RetryOnConflict` and `DefaultRetry`.
+/// Around that is the backoff of its work queue.
 pub(super) struct Retrier {
     queue: Queue,
-    out: usize,
+    in_flight: usize,
     workers: usize,
     /// How many conflicts a key has had in a row.
     conflicts: BTreeMap<usize, u32>,
-    dice: SmallRng,
+    rng: SmallRng,
 }
 
 impl Retrier {
     fn new(config: &LeaseConfig) -> Self {
-        let dice = SmallRng::seed_from_u64(config.seed);
+        let rng = SmallRng::seed_from_u64(config.seed);
         let workers = config.concurrency;
-        Self { queue: Queue::default(), out: 0, workers, conflicts: BTreeMap::new(), dice }
+        Self { queue: Queue::default(), in_flight: 0, workers, conflicts: BTreeMap::new(), rng }
     }
 
-    fn tries(&mut self, now: Timestamp, key: usize, work: u64) {
-        self.queue.works.insert(key, work);
+    fn try_work(&mut self, now: Timestamp, key: usize, job: u64) {
+        self.queue.jobs.insert(key, job);
         self.queue.add(key, now);
     }
 
-    fn starts(&mut self, now: Timestamp) -> Option<Start> {
-        if self.out >= self.workers {
+    fn start(&mut self, now: Timestamp) -> Option<Start> {
+        if self.in_flight >= self.workers {
             return None;
         }
-        let (key, work) = self.queue.pop(now)?;
-        self.out += 1;
-        Some(Start { id: None, key, work })
+        let (key, job) = self.queue.pop(now)?;
+        self.in_flight += 1;
+        Some(Start { id: None, key, job })
     }
 
-    fn ends(&mut self, now: Timestamp, start: &Start, outcome: Outcome) {
-        self.out -= 1;
+    fn end(&mut self, now: Timestamp, start: &Start, outcome: Outcome) {
+        self.in_flight -= 1;
         if matches!(outcome, Outcome::Written | Outcome::Unchanged) {
             self.conflicts.remove(&start.key);
             return self.queue.finish(start);
         }
         let conflicts = self.conflicts.entry(start.key).or_default();
         *conflicts += 1;
-        let jitter: f64 = self.dice.random();
+        let jitter: f64 = self.rng.random();
         let pause = match *conflicts {
             conflicts if conflicts % STEPS > 0 => PAUSE.mul_f64(1.0 + JITTER * jitter),
             conflicts => REQUEUE * (1 << (conflicts / STEPS - 1).min(20)),

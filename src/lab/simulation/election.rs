@@ -2,35 +2,37 @@
 
 use std::time::Duration;
 
-/// Who was elected last.
+use super::message::ProcessId;
+
+/// The office for which processes stand.
 #[derive(Default)]
-pub(super) struct Election {
+pub(super) struct Office {
     holder: Option<Holder>,
-    /// Of the last one; each has another.
+    /// The fence of the last holder; each one has another.
     fence: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Holder {
-    replica: (usize, u32),
+    process: ProcessId,
     until: Duration,
 }
 
-impl Election {
-    /// A replica, in one of its lives, asks for the office, or to keep it. Returns its fence, if it has it.
-    pub fn asks(&mut self, now: Duration, replica: (usize, u32), ttl: Duration) -> Option<u64> {
+impl Office {
+    /// A process asks for the office, or to keep it. Returns the fence if it has it.
+    pub fn ask(&mut self, now: Duration, process: ProcessId, ttl: Duration) -> Option<u64> {
         match &mut self.holder {
-            Some(holder) if now < holder.until && holder.replica != replica => return None,
+            Some(holder) if now < holder.until && holder.process != process => return None,
             Some(holder) if now < holder.until => holder.until = now + ttl,
             _ => {
                 self.fence += 1;
-                self.holder = Some(Holder { replica, until: now + ttl });
+                self.holder = Some(Holder { process, until: now + ttl });
             }
         }
         Some(self.fence)
     }
 
-    /// Whether a write with this fence may land.
+    /// Whether a write with this fence may succeed.
     pub fn admits(&self, now: Duration, fence: Option<u64>) -> bool {
         fence == Some(self.fence) && self.holder.is_some_and(|holder| now < holder.until)
     }

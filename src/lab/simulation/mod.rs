@@ -30,97 +30,22 @@
 //! }
 //! ```
 
+mod broadcast;
+mod checker;
 mod contender;
 mod election;
-mod event;
-mod faults;
+mod event_queue;
+mod host;
+mod message;
 mod plan;
-mod post;
+mod process;
 mod promises;
-mod replica;
-mod witness;
+mod report;
+mod run;
 mod world;
 
-use std::{fmt, ops::Add, time::Duration};
-
-pub use plan::{Algorithm, Fault, FaultKind, Member, Plan};
-
+pub use self::{
+    plan::{Algorithm, FaultKind, Member, Plan, PlannedFault},
+    report::{RoundStats, RunStats, Violation},
+};
 pub use crate::engine::Tuning;
-
-/// What must not happen, and did.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Violation {
-    /// Which promise was broken.
-    pub promise: &'static str,
-    /// When, since the beginning.
-    pub at: Duration,
-    /// By whom, and with what.
-    pub detail: String,
-}
-
-/// A round of a run: everybody wants all keys to change once.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Lap {
-    /// When it began.
-    pub began: Duration,
-    /// After how long the first of its writes landed.
-    pub first_write: Option<Duration>,
-    /// After how long all keys were right; none, if the next one began before.
-    pub right: Option<Duration>,
-    /// The writes that landed in it.
-    pub landed: u64,
-    /// The writes that were refused in it as stale.
-    pub refused: u64,
-}
-
-/// What came of a run in which all promises held.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Tally {
-    /// How long it was, in the time of the simulation.
-    pub time: Duration,
-    /// Rounds in which something was wanted.
-    pub rounds: u64,
-    /// Writes that landed.
-    pub landed: u64,
-    /// Writes that were refused as stale.
-    pub refused: u64,
-    /// Writes that were refused because another one was elected.
-    pub fenced: u64,
-    /// The longest that a key was pending, of the time in which all was well.
-    pub oldest: Duration,
-    /// Times that a replica became leader, in the last of its lives.
-    pub won: u64,
-    /// Times that a replica suspected the leader, in the last of its lives.
-    pub suspicions: u64,
-    /// The longest that nobody led, of the time in which all was well.
-    pub leaderless: Duration,
-}
-
-impl Add for Tally {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            time: self.time + other.time,
-            rounds: self.rounds + other.rounds,
-            landed: self.landed + other.landed,
-            refused: self.refused + other.refused,
-            oldest: self.oldest.max(other.oldest),
-            fenced: self.fenced + other.fenced,
-            won: self.won + other.won,
-            suspicions: self.suspicions + other.suspicions,
-            leaderless: self.leaderless.max(other.leaderless),
-        }
-    }
-}
-
-impl std::error::Error for Violation {}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "after {:?}: {}: {}", self.at, self.promise, self.detail)
-    }
-}

@@ -4,7 +4,6 @@ use std::{ops::Range, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::{Lap, Tally, Violation, world::World};
 use crate::engine::Tuning;
 
 /// A run, before it happens.
@@ -32,7 +31,7 @@ pub struct Plan {
     /// Elections decide who leads, with a time to live of so long, and writes carry a fence; none, if there are none.
     pub election: Option<Duration>,
     /// What goes wrong meanwhile.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<PlannedFault>,
     /// How long that may go on.
     pub storm: Duration,
     /// How long all is well afterwards.
@@ -79,7 +78,7 @@ impl Member {
 /// Something that goes wrong for a while.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub struct Fault {
+pub struct PlannedFault {
     /// What.
     pub kind: FaultKind,
     /// From then on.
@@ -117,30 +116,30 @@ pub enum FaultKind {
 impl Plan {
     /// The plan of a seed.
     pub fn drawn(seed: u64) -> Self {
-        let mut dice = SmallRng::seed_from_u64(seed);
-        let keys = dice.random_range(1..=12);
-        let count = dice.random_range(1..=7);
-        let (overlapping, groups) = (dice.random_bool(0.25), 1 + u8::from(dice.random_bool(0.15)));
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let keys = rng.random_range(1..=12);
+        let count = rng.random_range(1..=7);
+        let (overlapping, groups) = (rng.random_bool(0.25), 1 + u8::from(rng.random_bool(0.15)));
         let members = (0..count).map(|_| {
             let (first_key, of) = match overlapping {
                 false => (0, keys),
                 true => {
-                    let first = dice.random_range(0..keys);
-                    (first, dice.random_range(1..=keys - first))
+                    let first = rng.random_range(0..keys);
+                    (first, rng.random_range(1..=keys - first))
                 }
             };
-            let group = dice.random_range(0..groups);
-            Member { first_key, keys: of, group, rate: dice.random_range(0.98..=1.02) }
+            let group = rng.random_range(0..groups);
+            Member { first_key, keys: of, group, rate: rng.random_range(0.98..=1.02) }
         });
         let members: Vec<_> = members.collect();
-        let storm = Duration::from_secs(dice.random_range(20..=120));
-        let pick = |dice: &mut SmallRng| dice.random_range(0..count);
-        let faults = (0..dice.random_range(0..=6)).map(|_| {
-            let kind = match dice.random_range(0..11) {
-                0 | 1 => FaultKind::Pause(pick(&mut dice)),
-                2 => FaultKind::Crash(pick(&mut dice)),
-                3 => FaultKind::Partition(pick(&mut dice)),
-                4 => FaultKind::Blind(pick(&mut dice)),
+        let storm = Duration::from_secs(rng.random_range(20..=120));
+        let pick = |rng: &mut SmallRng| rng.random_range(0..count);
+        let faults = (0..rng.random_range(0..=6)).map(|_| {
+            let kind = match rng.random_range(0..11) {
+                0 | 1 => FaultKind::Pause(pick(&mut rng)),
+                2 => FaultKind::Crash(pick(&mut rng)),
+                3 => FaultKind::Partition(pick(&mut rng)),
+                4 => FaultKind::Blind(pick(&mut rng)),
                 5 => FaultKind::Outage,
                 6 => FaultKind::LostAnswers,
                 7 => FaultKind::Edits,
@@ -148,30 +147,30 @@ impl Plan {
                 9 => FaultKind::Burst,
                 _ => FaultKind::CrashLeader,
             };
-            let from = storm.mul_f64(dice.random_range(0.0..0.9));
-            let until = (from + Duration::from_millis(1 << dice.random_range(5..=16))).min(storm);
-            Fault { kind, from, until }
+            let from = storm.mul_f64(rng.random_range(0.0..0.9));
+            let until = (from + Duration::from_millis(1 << rng.random_range(5..=16))).min(storm);
+            PlannedFault { kind, from, until }
         });
         let faults = faults.collect();
-        let tail = *[0, 0, 1000, 100].get(dice.random_range(0..4)).unwrap_or(&0);
-        let disorder = *[0, 0, 100, 10].get(dice.random_range(0..4)).unwrap_or(&0);
+        let tail = *[0, 0, 1000, 100].get(rng.random_range(0..4)).unwrap_or(&0);
+        let disorder = *[0, 0, 100, 10].get(rng.random_range(0..4)).unwrap_or(&0);
         Self {
             seed,
             members,
             keys,
-            term: Duration::from_secs(dice.random_range(5..=60)),
-            latency: Duration::from_micros(1 << dice.random_range(9..=17)),
+            term: Duration::from_secs(rng.random_range(5..=60)),
+            latency: Duration::from_micros(1 << rng.random_range(9..=17)),
             tail,
             disorder,
-            cadence: Duration::from_millis(1 << dice.random_range(7..=12)),
-            churn: *[0, 0, 0, 10].get(dice.random_range(0..4)).unwrap_or(&0),
+            cadence: Duration::from_millis(1 << rng.random_range(7..=12)),
+            churn: *[0, 0, 0, 10].get(rng.random_range(0..4)).unwrap_or(&0),
             // Whoever is elected does what it wants, and nobody anything else.
-            election: (dice.random_bool(0.2) && !overlapping && groups == 1)
-                .then(|| Duration::from_millis(1 << dice.random_range(10..=14))),
+            election: (rng.random_bool(0.2) && !overlapping && groups == 1)
+                .then(|| Duration::from_millis(1 << rng.random_range(10..=14))),
             faults,
             storm,
             // Long enough to see that somebody leads in the end, for some.
-            calm: Duration::from_secs(if dice.random_bool(0.25) { 240 } else { 100 }),
+            calm: Duration::from_secs(if rng.random_bool(0.25) { 240 } else { 100 }),
             tuning: Tuning::default(),
             algorithm: Algorithm::Lease,
         }
@@ -208,15 +207,6 @@ impl Plan {
         self.churn == 0 || !place.is_multiple_of(u64::from(self.churn))
     }
 
-    /// Lets it happen.
-    ///
-    /// # Errors
-    ///
-    /// The first [`Violation`].
-    pub fn run(&self) -> Result<Tally, Violation> {
-        World::new(self, true).run().map(|(tally, _)| tally)
-    }
-
     pub(super) fn end(&self) -> Duration {
         self.storm + self.calm
     }
@@ -226,33 +216,8 @@ impl Plan {
         self.end().saturating_sub(QUIET)
     }
 
-    /// Lets it happen, and says how each round went. What must hold in time, and who leads, is not checked: other figures of
-    /// the rules, and more work than can be done, break such promises.
-    ///
-    /// # Errors
-    ///
-    /// The first [`Violation`] of another promise.
-    pub fn laps(&self) -> Result<(Tally, Vec<Lap>), Violation> {
-        World::new(self, false).run()
-    }
-
-    /// A smaller plan that breaks the same promise; this one, if there is none, or if no promise is broken at all.
-    #[must_use]
-    pub fn shrink(&self) -> Self {
-        let broken = |plan: &Self| plan.run().err().map(|violation| violation.promise);
-        let Some(promise) = broken(self) else { return self.clone() };
-        let mut smallest = self.clone();
-        loop {
-            let smaller = smallest.smaller().into_iter().find(|plan| broken(plan) == Some(promise));
-            match smaller {
-                Some(smaller) => smallest = smaller,
-                None => return smallest,
-            }
-        }
-    }
-
     /// Plans that are smaller in one respect, the smallest first.
-    fn smaller(&self) -> Vec<Self> {
+    pub(super) fn smaller(&self) -> Vec<Self> {
         let mut plans = Vec::new();
         for index in 0..self.faults.len() {
             let mut plan = self.clone();
@@ -300,7 +265,7 @@ impl Plan {
     }
 }
 
-impl Fault {
+impl PlannedFault {
     /// What goes wrong, and when.
     pub fn new(kind: FaultKind, from: Duration, until: Duration) -> Self {
         Self { kind, from, until }

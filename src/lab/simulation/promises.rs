@@ -1,174 +1,158 @@
-//! What must hold.
+//! The promises, checked against a world after each of its events.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    time::Duration,
+};
 
 use super::{
-    Algorithm, Member, Violation,
-    replica::Value,
-    world::{Slot, World},
+    host::Host,
+    message::{Content, Stored},
+    plan::{Algorithm, Member, Plan},
+    report::{RunStats, Violation},
+    world::{Observation, World},
 };
 use crate::engine::{Counters, Role};
 
-/// What changes no more once a leader has settled.
+pub(super) struct Promises {
+    /// Whether promises about time, and about who leads, are checked.
+    in_time: bool,
+    /// For each replica, when its last attempts started.
+    started: Vec<VecDeque<Duration>>,
+    /// For each group without a leader, since when.
+    leaderless: HashMap<u8, Duration>,
+    /// The counters once a leader had settled.
+    settled: Option<Settled>,
+    oldest: Duration,
+    longest_leaderless: Duration,
+}
+
+/// Counters that stand still once a leader has settled.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Settled {
+struct Settled {
     won: u64,
     suspicions: u64,
     refused: u64,
 }
 
-impl World<'_> {
-    /// How often all is looked at; more rarely if that takes long.
-    pub fn looks_every(&self) -> Duration {
-        CHECK * (1 + self.plan.members.len() * self.plan.keys / 2000) as u32
-    }
-
-    pub fn check(&mut self) -> Result<(), Violation> {
-        let (now, calm) = (self.now, self.calm());
-        self.wanted.retain(|at| now - *at <= SPAN);
-        let mut oldest_of_all = Duration::ZERO;
-        for one in 0..self.slots.len() {
-            let begun = &mut self.slots[one].begun;
-            while begun.front().is_some_and(|begun| now - *begun > SPAN) {
-                begun.pop_front();
-            }
-            let slot = &self.slots[one];
-            let Some(replica) = &slot.replica else { continue };
-            // What the engine is compared with promises nothing.
-            let Some(engine) = replica.contender.engine() else { continue };
-            if !(1..=16).contains(&engine.window()) {
-                return Err(self.violation("the window is within its bounds", one, engine.window()));
-            }
-            if engine.patience() > self.plan.term {
-                let detail = format!("{:?}", engine.patience());
-                return Err(self.violation("patience is never above the term", one, detail));
-            }
-            // A tenth more than the term, and what rivals draw.
-            let by_work = self.plan.term.mul_f64(1.1) + engine.echo() * self.plan.tuning.rival_echoes;
-            let most = self.plan.election.unwrap_or(by_work);
-            let lease = engine.lease_end() - replica.local(now);
-            let latest = replica.witness.latest_end(engine);
-            if self.plan.election.is_none() && replica.is_leader(now) && engine.lease_end() > latest {
-                let detail = format!("{:?}, not {latest:?}", engine.lease_end());
-                return Err(self.violation(
-                    "a leader's lease counts from the start of its attempts",
-                    one,
-                    detail,
-                ));
-            }
-            if !slot.paused && lease > most {
-                let detail = format!("{lease:?}, {most:?} allowed");
-                return Err(self.violation("a lease ends within its bounds", one, detail));
-            }
-            let most = (self.wanted.len() + 2) * self.plan.members[one].keys * 3 + 200;
-            if slot.begun.len() > most {
-                let detail = format!("{} attempts in {SPAN:?}, {most} allowed", slot.begun.len());
-                return Err(self.violation("no replica exceeds its attempt rate", one, detail));
-            }
-            for (since, key) in replica.pending() {
-                // Whoever is luckier writes what changes faster than it can be written.
-                let is_disputed = !self.is_easy() && self.is_shared(one, key);
-                let longest = if is_disputed { DISPUTED } else { self.old() };
-                let age = now - since.max(self.plan.storm.min(now));
-                if calm > longest && age > longest {
-                    let detail = format!("key {key} is pending for {age:?}:\n{}", self.standing());
-                    return Err(self.violation("every pending key is done in time", one, detail));
-                }
-                if !is_disputed {
-                    oldest_of_all = oldest_of_all.max(age);
-                }
-            }
+impl Promises {
+    pub fn new(plan: &Plan, in_time: bool) -> Self {
+        Self {
+            in_time,
+            started: vec![VecDeque::new(); plan.members.len()],
+            leaderless: HashMap::new(),
+            settled: None,
+            oldest: Duration::ZERO,
+            longest_leaderless: Duration::ZERO,
         }
-        self.tally.oldest = self.tally.oldest.max(oldest_of_all);
-        self.check_leaders()?;
-        self.check_stability()
     }
 
-    /// What was wanted last gets as long as anything else.
-    pub fn may_go_on(&self, at: Duration) -> bool {
-        let mut replicas = self.slots.iter().filter_map(|slot| slot.replica.as_ref());
-        let last = self.plan.last_want() + self.old();
-        self.checks && at <= last && replicas.any(|replica| replica.pending().next().is_some())
+    /// How often all is checked; more rarely if that takes long.
+    pub fn check_every(&self, plan: &Plan) -> Option<Duration> {
+        self.in_time.then(|| CHECK * (1 + plan.members.len() * plan.keys / 2000) as u32)
     }
 
-    /// At the end nothing is pending, and all is as it should be.
-    pub fn check_the_end(&mut self) -> Result<(), Violation> {
-        for (one, slot) in self.slots.iter().enumerate() {
-            let Some(replica) = &slot.replica else { continue };
-            let Some(engine) = replica.contender.engine() else { continue };
-            self.tally.won += engine.counters().won;
-            self.tally.suspicions += engine.counters().suspicions;
-            if !self.checks {
-                continue;
+    /// Whether a run may go on after its end: the last request gets as much time as any other.
+    pub fn allow_more(&self, world: &World, at: Duration) -> bool {
+        let last = world.plan.last_want() + old(world.plan);
+        let mut processes = world.hosts.iter().filter_map(|host| host.process.as_ref());
+        self.in_time && at <= last && processes.any(|process| process.pending().next().is_some())
+    }
+
+    pub fn check(&mut self, world: &World, observation: Observation) -> Result<(), Violation> {
+        match observation {
+            Observation::Polled { replica, started } => {
+                check_engine(world, replica)?;
+                self.started[replica].extend((0..started).map(|_| world.now));
+                check_started(world, replica, started)
             }
-            if let Some((since, key)) = replica.pending().min() {
-                let detail = format!("key {key}, since {since:?}:\n{}", self.standing());
-                return Err(self.violation("nothing is pending at the end", one, detail));
+            Observation::SecondAttempt { replica, key } => {
+                Err(violation(world, "no key has two attempts at the same time", replica, key))
             }
-            for (key, value) in self.store.iter().enumerate() {
-                let Some(goal) = replica.goal(key) else { continue };
-                let is_ours = value.group == self.plan.members[one].group;
-                if value.round < goal || !(is_ours || self.is_shared(one, key)) {
-                    let detail = format!("key {key} is at {value:?}, round {goal} is wanted");
-                    return Err(self.violation("all is as it should be at the end", one, detail));
-                }
+            Observation::Written { replica, key, before, after } => {
+                check_write(world, replica, key, before, after)
             }
+            Observation::Elected => self.check_leaders(world),
+            Observation::Check => self.check_all(world),
         }
-        Ok(())
     }
 
-    /// Of the replicas that want the same, exactly one leads in the end. An election never lets two.
-    pub fn check_leaders(&mut self) -> Result<(), Violation> {
-        let (now, calm) = (self.now, self.calm());
-        let (is_steady, is_easy) = (self.is_steady(), self.is_easy());
-        if self.plan.algorithm != Algorithm::Lease || !self.checks {
+    fn check_all(&mut self, world: &World) -> Result<(), Violation> {
+        let mut oldest = Duration::ZERO;
+        for replica in 0..world.hosts.len() {
+            let started = &mut self.started[replica];
+            while started.front().is_some_and(|started| world.now - *started > SPAN) {
+                started.pop_front();
+            }
+            check_bounds(world, replica)?;
+            let rounds =
+                world.rounds.iter().rev().take_while(|round| world.now - round.began <= SPAN).count();
+            let most = (rounds + 2) * world.plan.members[replica].keys * 3 + 200;
+            if started.len() > most {
+                let detail = format!("{} attempts in {SPAN:?}, {most} allowed", started.len());
+                return Err(violation(world, "no replica exceeds its attempt rate", replica, detail));
+            }
+            oldest = oldest.max(check_ages(world, replica)?);
+        }
+        self.oldest = self.oldest.max(oldest);
+        self.check_leaders(world)?;
+        self.check_stability(world)
+    }
+
+    /// Of the replicas that want the same, exactly one leads in the end. An election never lets two lead.
+    fn check_leaders(&mut self, world: &World) -> Result<(), Violation> {
+        let (plan, calm) = (world.plan, calm(world));
+        let (is_steady, is_easy) = (is_steady(world), is_easy(plan));
+        if plan.algorithm != Algorithm::Lease || !self.in_time {
             return Ok(());
         }
         let mut leaders: HashMap<u8, usize> = HashMap::new();
-        for (slot, member) in self.slots.iter().zip(&self.plan.members) {
-            *leaders.entry(member.group).or_default() += usize::from(slot.leads(now));
+        for (host, member) in world.hosts.iter().zip(&plan.members) {
+            *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
         }
         for (group, leaders) in leaders {
-            let mut ranges = self.plan.members.iter().filter(|member| member.group == group);
+            let mut ranges = plan.members.iter().filter(|member| member.group == group);
             let first = ranges.next().map(Member::range);
             let are_same = ranges.all(|member| Some(member.range()) == first);
-            let is_alone = self.plan.members.iter().all(|member| member.group == group);
+            let is_alone = plan.members.iter().all(|member| member.group == group);
             let is_settled = calm > SETTLED && is_steady && are_same && (is_easy || is_alone);
-            if leaders > 1 && (is_settled || self.plan.election.is_some()) {
-                let detail = format!("{leaders} lead:\n{}", self.standing());
-                return Err(self.violation("no two replicas lead", 0, detail));
+            if leaders > 1 && (is_settled || plan.election.is_some()) {
+                let detail = format!("{leaders} lead:\n{}", standing(world));
+                return Err(violation(world, "no two replicas lead", 0, detail));
             }
             if leaders > 0 || !(is_steady && are_same && is_easy) || calm.is_zero() {
                 self.leaderless.remove(&group);
                 continue;
             }
-            let leaderless = now - *self.leaderless.entry(group).or_insert(now);
-            self.tally.leaderless = self.tally.leaderless.max(leaderless);
+            let leaderless = world.now - *self.leaderless.entry(group).or_insert(world.now);
+            self.longest_leaderless = self.longest_leaderless.max(leaderless);
             if leaderless > LEADERLESS {
-                let detail = format!("none for {leaderless:?}:\n{}", self.standing());
-                return Err(self.violation("one replica leads", 0, detail));
+                let detail = format!("none for {leaderless:?}:\n{}", standing(world));
+                return Err(violation(world, "one replica leads", 0, detail));
             }
         }
         Ok(())
     }
 
-    /// One group that wants the same, whose leader has settled and has nothing in its way, changes nothing any more.
-    fn check_stability(&mut self) -> Result<(), Violation> {
-        let first = &self.plan.members[0];
-        let all_want = |member: &Member| (member.range(), member.group) == (first.range(), first.group);
-        if self.calm() < SETTLED
-            || !self.is_steady()
-            || !self.is_easy()
-            || !self.plan.members.iter().all(all_want)
-            || self.plan.election.is_some()
+    /// In one group that wants the same, a leader that has settled and keeps up stays, and nothing moves any more.
+    fn check_stability(&mut self, world: &World) -> Result<(), Violation> {
+        let plan = world.plan;
+        let first = &plan.members[0];
+        let wants_same = |member: &Member| (member.range(), member.group) == (first.range(), first.group);
+        if calm(world) < SETTLED
+            || !is_steady(world)
+            || !is_easy(plan)
+            || !plan.members.iter().all(wants_same)
+            || plan.election.is_some()
         {
             return Ok(());
         }
-        let engines = || self.slots.iter().filter_map(|slot| slot.replica.as_ref()?.contender.engine());
+        let engines = || world.hosts.iter().filter_map(|host| host.process.as_ref()?.contender.engine());
         let sum = |of: fn(&Counters) -> u64| engines().map(|engine| of(&engine.counters())).sum::<u64>();
-        let now =
-            Settled { won: sum(|c| c.won), suspicions: sum(|c| c.suspicions), refused: self.tally.refused };
-        if !self.slots.iter().any(|slot| slot.leads(self.now)) {
+        let refused = world.stats.refused;
+        let now = Settled { won: sum(|c| c.won), suspicions: sum(|c| c.suspicions), refused };
+        if !world.hosts.iter().any(|host| host.leads(world.now)) {
             return Ok(());
         }
         let Some(before) = self.settled else {
@@ -176,125 +160,221 @@ impl World<'_> {
             return Ok(());
         };
         if now != before {
-            let detail = format!("{before:?} became {now:?}:\n{}", self.standing());
-            return Err(self.violation("a leader that has settled stays, unchallenged", 0, detail));
+            let detail = format!("{before:?} became {now:?}:\n{}", standing(world));
+            return Err(violation(world, "a leader that has settled stays, unchallenged", 0, detail));
         }
         Ok(())
     }
 
-    /// What an engine was told moved it as it should.
-    pub fn check_witness(&self, one: usize) -> Result<(), Violation> {
-        let broken = self.slots[one].replica.as_ref().and_then(|replica| replica.witness.broken());
-        broken.map_or(Ok(()), |(promise, detail)| Err(self.violation(promise, one, detail)))
-    }
-
-    /// Who competes makes one attempt at a time, and nobody any who is not elected. This many have just begun.
-    pub fn check_begins(&mut self, one: usize, count: usize) -> Result<(), Violation> {
-        // Most polls begin nothing.
-        if count == 0 {
-            return Ok(());
-        }
-        let now = self.now;
-        let replica = self.replica(one);
-        let leads = replica.is_leader(now);
-        let is_silent = replica.witness.is_silent();
-        let Some(engine) = replica.contender.engine() else { return Ok(()) };
-        let competes = match engine.role() {
-            Role::Election => true,
-            Role::Leader => !leads,
-            Role::Follower => false,
+    /// At the end nothing is pending, and every key is as it should be. Returns the figures of the run.
+    pub fn check_end(self, world: &World) -> Result<RunStats, Violation> {
+        let mut stats = RunStats {
+            time: world.plan.end(),
+            rounds: world.round,
+            oldest: self.oldest,
+            leaderless: self.longest_leaderless,
+            ..world.stats
         };
-        let out = replica.attempts_since(now.saturating_sub(SLOT));
-        if competes && out > 1 {
-            return Err(self.violation("who competes makes one attempt at a time", one, out));
+        for (replica, host) in world.hosts.iter().enumerate() {
+            let Some(process) = &host.process else { continue };
+            let Some(engine) = process.contender.engine() else { continue };
+            stats.won += engine.counters().won;
+            stats.suspicions += engine.counters().suspicions;
+            if !self.in_time {
+                continue;
+            }
+            if let Some((since, key)) = process.pending().min() {
+                let detail = format!("key {key}, since {since:?}:\n{}", standing(world));
+                return Err(violation(world, "nothing is pending at the end", replica, detail));
+            }
+            for (key, stored) in world.store.iter().enumerate() {
+                let Some(goal) = process.goal(key) else { continue };
+                let group = world.plan.members[replica].group;
+                let is_ours = stored.content.is_some_and(|content| content.group == group);
+                if stored.round() < goal || !(is_ours || is_shared(world.plan, replica, key)) {
+                    let detail = format!("key {key} is at {stored:?}, round {goal} is wanted");
+                    return Err(violation(world, "every key is as it should be at the end", replica, detail));
+                }
+            }
         }
-        if is_silent && out > 1 {
-            return Err(self.violation(
-                "one attempt at a time finds out whether the store is back",
-                one,
-                out,
-            ));
-        }
-        if self.plan.election.is_some() && !leads {
-            return Err(self.violation("nobody works who is not elected", one, count));
-        }
-        Ok(())
-    }
-
-    /// No write that landed is undone by one that knew less.
-    pub fn check_write(&self, one: usize, key: usize, value: Value) -> Result<(), Violation> {
-        let before = self.store[key];
-        if before.group == value.group && before.round > value.round {
-            let detail = format!("key {key} was at {before:?}, and is at round {}", value.round);
-            return Err(self.violation("no write is lost", one, detail));
-        }
-        Ok(())
-    }
-
-    /// For how long a key may be pending.
-    fn old(&self) -> Duration {
-        self.plan.term + OLD
-    }
-
-    /// For how long all has been well.
-    fn calm(&self) -> Duration {
-        self.now.saturating_sub(self.plan.storm)
-    }
-
-    /// Whether there is still work.
-    fn is_steady(&self) -> bool {
-        self.now < self.plan.last_want()
-    }
-
-    /// Whether one alone keeps up.
-    fn is_easy(&self) -> bool {
-        self.plan.cadence >= 8 * self.plan.latency
-    }
-
-    /// Whether another group wants something else of a key.
-    fn is_shared(&self, one: usize, key: usize) -> bool {
-        let ours = self.plan.members[one].group;
-        let mut others = self.plan.members.iter().filter(|other| other.group != ours);
-        others.any(|other| other.range().contains(&key))
-    }
-
-    /// How it stands, for whoever has to find out why.
-    fn standing(&self) -> String {
-        let stands = |slot: &Slot| {
-            let Some(replica) = &slot.replica else { return "dead".to_owned() };
-            let Some(engine) = replica.contender.engine() else { return "alive".to_owned() };
-            format!(
-                "{:?}, tick {}, lease {:?}, patience {:?}, echo {:?}, {} pending, {} out, {:?}",
-                engine.role(),
-                engine.losses(),
-                engine.lease_end() - replica.local(self.now),
-                engine.patience(),
-                engine.echo(),
-                engine.len(),
-                engine.in_flight(),
-                engine.counters()
-            )
-        };
-        self.slots.iter().map(stands).collect::<Vec<_>>().join("\n")
-    }
-
-    pub fn violation(&self, promise: &'static str, one: usize, detail: impl fmt::Display) -> Violation {
-        Violation { promise, at: self.now, detail: format!("replica {one}: {detail}") }
+        Ok(stats)
     }
 }
 
-/// For so long an attempt holds its slot, by any clock.
+/// The settings of an engine, and its lease, stay within their bounds.
+fn check_bounds(world: &World, replica: usize) -> Result<(), Violation> {
+    let (plan, host) = (world.plan, &world.hosts[replica]);
+    let Some(process) = &host.process else { return Ok(()) };
+    // The algorithms that the engine is compared with promise nothing.
+    let Some(engine) = process.contender.engine() else { return Ok(()) };
+    if !(1..=16).contains(&engine.window()) {
+        return Err(violation(world, "the window is within its bounds", replica, engine.window()));
+    }
+    if engine.patience() > plan.term {
+        let detail = format!("{:?}", engine.patience());
+        return Err(violation(world, "patience is never above the term", replica, detail));
+    }
+    let latest = process.checker.latest_end(engine);
+    if plan.election.is_none() && process.is_leader(world.now) && engine.lease_end() > latest {
+        let detail = format!("{:?}, not {latest:?}", engine.lease_end());
+        return Err(violation(
+            world,
+            "a leader's lease counts from the start of its attempts",
+            replica,
+            detail,
+        ));
+    }
+    // A tenth more than the term, and the delay that rivals draw.
+    let by_work = plan.term.mul_f64(1.1) + engine.echo() * plan.tuning.rival_echoes;
+    let most = plan.election.unwrap_or(by_work);
+    let lease = engine.lease_end() - process.local(world.now);
+    if !host.paused && lease > most {
+        let detail = format!("{lease:?}, {most:?} allowed");
+        return Err(violation(world, "a lease ends within its bounds", replica, detail));
+    }
+    Ok(())
+}
+
+/// No key is pending for too long. Returns the age of the oldest one that no two groups fight over.
+fn check_ages(world: &World, replica: usize) -> Result<Duration, Violation> {
+    let plan = world.plan;
+    let Some(process) = &world.hosts[replica].process else { return Ok(Duration::ZERO) };
+    if process.contender.engine().is_none() {
+        return Ok(Duration::ZERO);
+    }
+    let mut oldest = Duration::ZERO;
+    for (since, key) in process.pending() {
+        // A key that changes faster than it can be written belongs to the luckier group.
+        let is_disputed = !is_easy(plan) && is_shared(plan, replica, key);
+        let longest = if is_disputed { DISPUTED } else { old(plan) };
+        let age = world.now - since.max(plan.storm.min(world.now));
+        if calm(world) > longest && age > longest {
+            let detail = format!("key {key} is pending for {age:?}:\n{}", standing(world));
+            return Err(violation(world, "every pending key is done in time", replica, detail));
+        }
+        if !is_disputed {
+            oldest = oldest.max(age);
+        }
+    }
+    Ok(oldest)
+}
+
+/// Each event moved the engine as it should.
+fn check_engine(world: &World, replica: usize) -> Result<(), Violation> {
+    let process = world.hosts[replica].process.as_ref();
+    let broken = process.and_then(|process| process.checker.broken());
+    broken.map_or(Ok(()), |(promise, detail)| Err(violation(world, promise, replica, detail)))
+}
+
+/// A replica that competes has one attempt in flight at a time; one that is not elected has none. `count` attempts have
+/// just started.
+fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Violation> {
+    // Most polls start nothing.
+    if count == 0 {
+        return Ok(());
+    }
+    let Some(process) = &world.hosts[replica].process else { return Ok(()) };
+    let Some(engine) = process.contender.engine() else { return Ok(()) };
+    let leads = process.is_leader(world.now);
+    let competes = match engine.role() {
+        Role::Election => true,
+        Role::Leader => !leads,
+        Role::Follower => false,
+    };
+    let in_flight = process.attempts_since(world.now.saturating_sub(SLOT));
+    if competes && in_flight > 1 {
+        let promise = "a replica that competes makes one attempt at a time";
+        return Err(violation(world, promise, replica, in_flight));
+    }
+    if process.checker.is_silent() && in_flight > 1 {
+        let promise = "one attempt at a time finds out whether the store is back";
+        return Err(violation(world, promise, replica, in_flight));
+    }
+    if world.plan.election.is_some() && !leads {
+        return Err(violation(world, "a replica that is not elected starts nothing", replica, count));
+    }
+    Ok(())
+}
+
+/// No write that succeeded is undone by a replica that knew less.
+fn check_write(
+    world: &World,
+    replica: usize,
+    key: usize,
+    before: Stored,
+    after: Content,
+) -> Result<(), Violation> {
+    let is_undone = |before: Content| before.group == after.group && before.round > after.round;
+    if before.content.is_some_and(is_undone) {
+        let detail = format!("key {key} was at {before:?}, and is at round {}", after.round);
+        return Err(violation(world, "no write is lost", replica, detail));
+    }
+    Ok(())
+}
+
+/// For how long a key may be pending.
+fn old(plan: &Plan) -> Duration {
+    plan.term + OLD
+}
+
+/// For how long all has been well.
+fn calm(world: &World) -> Duration {
+    world.now.saturating_sub(world.plan.storm)
+}
+
+/// Whether new rounds still begin.
+fn is_steady(world: &World) -> bool {
+    world.now < world.plan.last_want()
+}
+
+/// Whether one replica alone keeps up.
+fn is_easy(plan: &Plan) -> bool {
+    plan.cadence >= 8 * plan.latency
+}
+
+/// Whether another group wants something else of a key.
+fn is_shared(plan: &Plan, replica: usize, key: usize) -> bool {
+    let ours = plan.members[replica].group;
+    let mut others = plan.members.iter().filter(|other| other.group != ours);
+    others.any(|other| other.range().contains(&key))
+}
+
+/// The state of all engines, for whoever looks for the cause of a violation.
+fn standing(world: &World) -> String {
+    let stands = |host: &Host| {
+        let Some(process) = &host.process else { return "dead".to_owned() };
+        let Some(engine) = process.contender.engine() else { return "alive".to_owned() };
+        format!(
+            "{:?}, losses {}, lease {:?}, patience {:?}, echo {:?}, {} pending, {} in flight, {:?}",
+            engine.role(),
+            engine.losses(),
+            engine.lease_end() - process.local(world.now),
+            engine.patience(),
+            engine.echo(),
+            engine.len(),
+            engine.in_flight(),
+            engine.counters()
+        )
+    };
+    world.hosts.iter().map(stands).collect::<Vec<_>>().join("\n")
+}
+
+fn violation(world: &World, promise: &'static str, replica: usize, detail: impl fmt::Display) -> Violation {
+    Violation { promise, at: world.now, detail: format!("replica {replica}: {detail}") }
+}
+
+/// How long an attempt holds its slot, by any clock.
 const SLOT: Duration = Duration::from_secs(4);
-/// Between two looks at what must hold.
+/// The time between two checks of everything.
 const CHECK: Duration = Duration::from_millis(250);
-/// Attempts are counted over this time.
+/// The time over which attempts are counted.
 const SPAN: Duration = Duration::from_secs(10);
-/// Once all is well, no key is pending for longer than a term, above which patience never is, and this: attempts take their
-/// time, too, and may be refused.
+/// How much longer than the term, which is the most that patience can be, a key may be pending once all is well: attempts
+/// take their time, too, and may be refused.
 const OLD: Duration = Duration::from_secs(30);
-/// Nor any over which two groups fight than this.
+/// How long a key may be pending over which two groups fight.
 const DISPUTED: Duration = Duration::from_secs(150);
-/// Once all has been well for so long, no two lead.
+/// Once all has been well for this long, no two replicas lead.
 const SETTLED: Duration = Duration::from_secs(60);
-/// Once all is well, nobody leads for no longer than this.
+/// The longest time without a leader once all faults are over.
 const LEADERLESS: Duration = Duration::from_secs(120);

@@ -1,293 +1,170 @@
-//! The world: one queue of events, and what each of them does. What must hold is checked in `promises`.
+//! The world: processes, a store, the network between them, and what goes wrong. Each event changes it; the promises are
+//! checked from outside, by `promises`.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, mem, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{
-    FaultKind, Lap, Plan, Tally, Violation,
-    election::Election,
-    event::{Agenda, Event},
-    post::{Letter, Post},
-    promises::Settled,
-    replica::{Begin, Change, Replica, Value},
+    broadcast::{Broadcast, Delivery},
+    contender::Contender,
+    election::Office,
+    event_queue::{Event, EventQueue},
+    host::Host,
+    message::{Call, Content, News, ProcessId, Revision, Simulated, Stored, Write, WriteResult},
+    plan::{FaultKind, Plan},
+    process::Process,
+    report::{RoundStats, RunStats},
 };
-use crate::engine::outcome::Outcome;
+use crate::{
+    engine::{config::LeaseBuilder, outcome::Outcome},
+    object::Answer,
+};
 
 pub(super) struct World<'a> {
     pub plan: &'a Plan,
-    /// Whether it is checked what must hold in time.
-    pub checks: bool,
-    pub dice: SmallRng,
     pub now: Duration,
-    agenda: Agenda,
-    /// News that are on their way.
-    posts: Vec<Post>,
-    free_posts: Vec<usize>,
-    /// Of the last request.
-    serial: u64,
-    pub store: Vec<Value>,
-    /// Of the last write.
-    order: u64,
-    election: Election,
+    pub store: Vec<Stored>,
+    pub hosts: Vec<Host>,
     pub round: u64,
-    pub slots: Vec<Slot>,
-    /// Whom each fault struck that strikes whoever leads.
-    pub struck: Vec<Option<usize>>,
-    /// When all were told to want something, in the last while.
-    pub wanted: VecDeque<Duration>,
-    /// Since when nobody leads, of each group.
-    pub leaderless: HashMap<u8, Duration>,
-    /// Where it stood once a leader had settled.
-    pub settled: Option<Settled>,
-    pub tally: Tally,
-    laps: Vec<Lap>,
+    pub stats: RunStats,
+    pub rounds: Vec<RoundStats>,
+    /// What promises are checked against, in order. The checks take them out.
+    pub observations: VecDeque<Observation>,
+    rng: SmallRng,
+    queue: EventQueue,
+    broadcasts: Vec<Broadcast>,
+    free_broadcasts: Vec<usize>,
+    /// The serial of the last call.
+    calls: u64,
+    /// The revision of the last write.
+    revision: u64,
+    office: Office,
+    /// For each `CrashLeader` fault, the replica that it hit.
+    struck: Vec<Option<usize>>,
     /// How many keys are not at the last round yet.
     behind: usize,
+    check_every: Option<Duration>,
 }
 
-/// A place for a replica, which may die and come back.
-#[derive(Default)]
-pub(super) struct Slot {
-    pub replica: Option<Replica>,
-    /// Counts the lives.
-    pub life: u32,
-    pub paused: bool,
-    pub cut: bool,
-    pub blind: bool,
-    /// What came in while it was paused.
-    pub waiting: Vec<Event>,
-    /// When it will be asked again.
-    pub wakes: Option<Duration>,
-    /// When the last news arrives that is on its way.
-    pub news_until: Duration,
-    /// The request of each key that waits for an answer.
-    pub requests: BTreeMap<usize, u64>,
-    /// When the last attempts began, for their rate.
-    pub begun: VecDeque<Duration>,
-    /// When it asked for the office, of what it was told last.
-    pub asked: Duration,
-}
-
-impl Slot {
-    pub fn leads(&self, now: Duration) -> bool {
-        self.replica.as_ref().is_some_and(|replica| replica.is_leader(now))
-    }
+/// Something that a promise is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Observation {
+    /// A process was polled, and started so many attempts.
+    Polled { replica: usize, started: usize },
+    /// A process started a second attempt of a key.
+    SecondAttempt { replica: usize, key: usize },
+    /// A write succeeded.
+    Written { replica: usize, key: usize, before: Stored, after: Content },
+    /// A process learnt whether it is elected.
+    Elected,
+    /// Some time has passed.
+    Check,
 }
 
 impl<'a> World<'a> {
-    pub fn new(plan: &'a Plan, checks: bool) -> Self {
+    /// The world before its first event. `check_every` says how often all promises are checked.
+    pub fn new(plan: &'a Plan, check_every: Option<Duration>) -> Self {
         let mut world = Self {
             plan,
-            checks,
-            dice: SmallRng::seed_from_u64(plan.seed ^ 0x5eed),
             now: Duration::ZERO,
-            agenda: Agenda::default(),
-            posts: Vec::new(),
-            free_posts: Vec::new(),
-            serial: 0,
-            store: vec![Value::default(); plan.keys],
-            order: 0,
-            election: Election::default(),
+            store: vec![Stored::default(); plan.keys],
+            hosts: plan.members.iter().map(|_| Host::default()).collect(),
             round: 0,
-            slots: Vec::new(),
+            stats: RunStats::default(),
+            rounds: Vec::new(),
+            observations: VecDeque::new(),
+            rng: SmallRng::seed_from_u64(plan.seed ^ 0x5eed),
+            queue: EventQueue::default(),
+            broadcasts: Vec::new(),
+            free_broadcasts: Vec::new(),
+            calls: 0,
+            revision: 0,
+            office: Office::default(),
             struck: vec![None; plan.faults.len()],
-            wanted: VecDeque::new(),
-            leaderless: HashMap::new(),
-            settled: None,
-            tally: Tally::default(),
-            laps: Vec::new(),
             behind: 0,
+            check_every,
         };
-        for one in 0..plan.members.len() {
-            world.slots.push(Slot::default());
-            world.starts(one);
+        for replica in 0..plan.members.len() {
+            world.start(replica);
         }
-        for (fault, spec) in plan.faults.iter().enumerate() {
-            world.at(spec.from, Event::Begins { fault });
-            world.at(spec.until, Event::Ends { fault });
+        for (fault, planned) in plan.faults.iter().enumerate() {
+            world.at(planned.from, Event::FaultBegins { fault });
+            world.at(planned.until, Event::FaultEnds { fault });
         }
         world.at(plan.cadence, Event::Round);
-        if checks {
-            world.at(world.looks_every(), Event::Check);
+        if let Some(every) = check_every {
+            world.at(every, Event::Check);
         }
         world
     }
 
-    pub fn run(mut self) -> Result<(Tally, Vec<Lap>), Violation> {
-        let end = self.plan.end();
-        while let Some((at, event)) = self.agenda.pop()
-            && (at <= end || self.may_go_on(at))
-        {
-            self.now = at;
-            self.handle(event)?;
-        }
-        self.tally.time = end;
-        self.tally.rounds = self.round;
-        self.check_the_end()?;
-        Ok((self.tally, self.laps))
+    pub fn next_event(&mut self) -> Option<(Duration, Event)> {
+        self.queue.pop()
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), Violation> {
-        // Whoever is stopped takes nothing in; it is all there when it goes on.
-        if let Some((one, life)) = event.addressee() {
-            let slot = &mut self.slots[one];
-            if life != slot.life || slot.replica.is_none() {
-                return Ok(());
+    pub fn handle(&mut self, at: Duration, event: Event) {
+        self.now = at;
+        if let Some(process) = event.recipient() {
+            let host = &mut self.hosts[process.replica];
+            if !host.runs(process) {
+                return;
             }
-            if slot.paused {
-                slot.waiting.push(event);
-                return Ok(());
+            // A process that is stopped takes nothing in; the events are there when it goes on.
+            if host.paused {
+                host.waiting.push(event);
+                return;
             }
         }
         match event {
             Event::Round => self.next_round(),
-            Event::Wants { one, round, .. } => {
-                let (plan, member, now) = (self.plan, self.plan.members[one], self.now);
-                for key in member.range() {
-                    if plan.is_wanted(key, round) {
-                        self.replica(one).wants(now, key, round);
-                    } else {
-                        self.replica(one).leaves(now, key);
-                    }
-                }
-                self.polls(one)?;
+            Event::Request { process, round } => self.request(process.replica, round),
+            Event::Wake { process } => {
+                self.hosts[process.replica].wake_at = None;
+                self.poll(process.replica);
             }
-            Event::Wake { one, .. } => {
-                self.slots[one].wakes = None;
-                self.polls(one)?;
-            }
-            Event::Reading { one, life, key, request } => {
-                if self.is_connected(one) {
-                    let value = self.store[key];
-                    let arrives = self.now + self.half();
-                    self.at(arrives, Event::Read { one, life, key, request, value });
+            Event::ReadArrives { call } => self.handle_read(call),
+            Event::ReadAnswered { call, stored } => self.handle_read_answer(call, stored),
+            Event::WriteArrives { call, write } => self.handle_write(call, write),
+            Event::WriteAnswered { call, result } => self.handle_write_answer(call, result),
+            Event::Timeout { call } => self.answer(call, Answer::Unanswered),
+            Event::WatchOpens { process, watch, since } => {
+                if self.hosts[process.replica].sees(watch) {
+                    self.process(process.replica).open_watch(at, at - since);
                 }
             }
-            Event::Read { one, life, key, request, value } => {
-                if self.is_answered(one, key, request) {
-                    let now = self.now;
-                    let attempt = self.replica(one).attempt(key);
-                    if let Some(round) = self.replica(one).read(now, key, value)
-                        && let Some(begin) = attempt
-                    {
-                        let request = self.request(one, key, Some(round));
-                        let arrives = self.now + self.half();
-                        let value = Value { round, group: self.plan.members[one].group, ..value };
-                        self.at(arrives, Event::Writing { one, life, key, request, value, begin });
-                    }
-                    self.polls(one)?;
+            Event::ListingEnds { process, watch } => {
+                if self.hosts[process.replica].sees(watch) {
+                    self.process(process.replica).end_listing(at);
+                    self.poll(process.replica);
                 }
             }
-            Event::Writing { one, life, key, request, value, begin } => {
-                if !self.is_connected(one) {
-                    return Ok(());
-                }
-                let is_lost = self.lasts(FaultKind::LostAnswers) && self.dice.random_bool(0.5);
-                let landed = if self.plan.election.is_some() && !self.election.admits(self.now, begin.fence) {
-                    self.tally.fenced += 1;
-                    Err(Outcome::WrittenByOther)
-                } else if self.store[key].order != value.order {
-                    self.tally.refused += 1;
-                    if let Some(lap) = self.laps.last_mut() {
-                        lap.refused += 1;
-                    }
-                    Err(Outcome::Conflict)
-                } else {
-                    self.check_write(one, key, value)?;
-                    self.tally.landed += 1;
-                    self.note_write(key, value);
-                    let landed = self.writes(key, value);
-                    self.tell(key, landed, (!is_lost).then_some((one, life, begin.began)));
-                    Ok(landed)
-                };
-                if !is_lost {
-                    let arrives = self.now + self.half();
-                    self.at(arrives, Event::Wrote { one, life, key, request, landed });
+            Event::Delivery { broadcast } => {
+                let delivery = self.broadcasts[broadcast].take();
+                self.deliver_next(broadcast);
+                if let Some(news) = delivery {
+                    self.handle(at, news);
                 }
             }
-            Event::Wrote { one, key, request, landed, .. } => {
-                if self.is_connected(one) && self.is_answered(one, key, request) {
-                    let now = self.now;
-                    match landed {
-                        Ok(value) => self.replica(one).wrote(now, key, value),
-                        Err(outcome) => self.replica(one).failed(now, key, outcome, None),
-                    }
-                    self.polls(one)?;
+            Event::News { process, news } => {
+                if self.hosts[process.replica].sees(news.watch) {
+                    self.process(process.replica).receive(at, news);
+                    self.poll(process.replica);
                 }
             }
-            Event::Timeout { one, key, request, sent, .. } => {
-                if self.is_answered(one, key, request) {
-                    let now = self.now;
-                    self.replica(one).failed(now, key, Outcome::Failed, sent);
-                    self.polls(one)?;
-                }
-            }
-            Event::Delivery { post } => {
-                let hears = self.posts[post].take();
-                self.send(post);
-                if let Some(hears) = hears {
-                    return self.handle(hears);
-                }
-            }
-            Event::Lists { one, since, .. } => {
-                if !self.slots[one].cut && !self.slots[one].blind {
-                    let now = self.now;
-                    self.replica(one).lists(now, now - since);
-                }
-            }
-            Event::Hears { one, change, .. } => {
-                if !self.slots[one].cut && !self.slots[one].blind {
-                    let now = self.now;
-                    self.replica(one).hears(now, change);
-                    self.polls(one)?;
-                }
-            }
-            Event::Begins { fault } => self.begins(fault),
-            Event::Ends { fault } => self.ends(fault),
-            Event::Edit { fault } => self.edits(fault),
-            Event::Stands { one, life } => {
-                let (arrives, Some(ttl)) = (self.now + self.half(), self.plan.election) else {
-                    return Ok(());
-                };
-                self.at(arrives, Event::Asks { one, life, asked: self.now });
-                self.at(self.now + ttl / 3, Event::Stands { one, life });
-            }
-            Event::Asks { one, life, asked } => {
-                if self.is_connected(one)
-                    && let Some(ttl) = self.plan.election
-                {
-                    let fence = self.election.asks(self.now, (one, life), ttl);
-                    let arrives = self.now + self.half();
-                    self.at(arrives, Event::Told { one, life, asked, fence });
-                }
-            }
-            Event::Told { one, asked, fence, .. } => {
-                // Answers may overtake each other.
-                if self.is_connected(one)
-                    && self.slots[one].asked < asked
-                    && let Some(ttl) = self.plan.election
-                {
-                    self.slots[one].asked = asked;
-                    let now = self.now;
-                    match fence {
-                        // Clocks differ by as much.
-                        Some(fence) => self.replica(one).elected(now, asked, ttl.mul_f64(0.95), fence),
-                        None => self.replica(one).not_elected(now),
-                    }
-                    self.check_leaders()?;
-                    self.polls(one)?;
-                }
-            }
+            Event::FaultBegins { fault } => self.begin_fault(fault),
+            Event::FaultEnds { fault } => self.end_fault(fault),
+            Event::Edit { fault } => self.edit(fault),
+            Event::Campaign { process } => self.campaign(process),
+            Event::VoteArrives { process, asked } => self.handle_vote(process, asked),
+            Event::VoteAnswered { process, asked, fence } => self.handle_vote_answer(process, asked, fence),
             Event::Check => {
-                self.at(self.now + self.looks_every(), Event::Check);
-                self.check()?;
+                self.observations.push_back(Observation::Check);
+                if let Some(every) = self.check_every {
+                    self.at(at + every, Event::Check);
+                }
             }
         }
-        Ok(())
     }
 
     fn next_round(&mut self) {
@@ -295,168 +172,371 @@ impl<'a> World<'a> {
             return;
         }
         self.round += 1;
-        for one in 0..self.slots.len() {
-            let (life, at) = (self.slots[one].life, self.now + self.half());
-            if self.slots[one].replica.is_some() {
-                self.at(at, Event::Wants { one, life, round: self.round });
+        for replica in 0..self.hosts.len() {
+            let at = self.now + self.one_way();
+            if self.hosts[replica].process.is_some() {
+                let process = self.id(replica);
+                self.at(at, Event::Request { process, round: self.round });
             }
         }
-        self.wanted.push_back(self.now);
         self.behind = self.plan.keys;
-        self.laps.push(Lap { began: self.now, ..Lap::default() });
-        let burst = self.lasts(FaultKind::Burst);
+        self.rounds.push(RoundStats { began: self.now, ..RoundStats::default() });
+        let burst = self.has_fault(FaultKind::Burst);
         let gap = if burst { self.plan.cadence.min(self.plan.latency) } else { self.plan.cadence };
         self.at(self.now + gap, Event::Round);
     }
 
-    /// A write of a replica lands.
-    fn note_write(&mut self, key: usize, value: Value) {
-        let Some(lap) = self.laps.last_mut() else { return };
-        let since = self.now - lap.began;
-        lap.landed += 1;
-        lap.first_write.get_or_insert(since);
-        if value.round == self.round && self.store[key].round < self.round {
-            // What was deleted is written twice.
+    fn request(&mut self, replica: usize, round: u64) {
+        let (plan, now) = (self.plan, self.now);
+        for key in plan.members[replica].range() {
+            if plan.is_wanted(key, round) {
+                self.process(replica).request(now, key, round);
+            } else {
+                self.process(replica).withdraw(now, key);
+            }
+        }
+        self.poll(replica);
+    }
+
+    /// Lets a process start the attempts that it may, and makes sure that it is polled again.
+    fn poll(&mut self, replica: usize) {
+        let (now, process) = (self.now, self.id(replica));
+        let started = match self.process(replica).poll(now) {
+            Ok(started) => started,
+            Err(key) => {
+                self.observations.push_back(Observation::SecondAttempt { replica, key });
+                return;
+            }
+        };
+        self.observations.push_back(Observation::Polled { replica, started: started.len() });
+        for key in started {
+            let call = self.call(process, key);
+            let arrives = now + self.one_way();
+            self.at(arrives, Event::ReadArrives { call });
+        }
+        if let Some(wake_at) = self.process(replica).wake_at()
+            && self.hosts[replica].wake_at.is_none_or(|before| wake_at < before)
+        {
+            let wake_at = wake_at.max(now);
+            self.hosts[replica].wake_at = Some(wake_at);
+            self.at(wake_at, Event::Wake { process });
+        }
+    }
+
+    /// A call that waits for its answer, until it times out.
+    fn call(&mut self, process: ProcessId, key: usize) -> Call {
+        self.calls += 1;
+        let call = Call { process, key, serial: self.calls };
+        self.hosts[process.replica].expect_answer(call);
+        self.queue.push_in_order(self.now + TIMEOUT, Event::Timeout { call });
+        call
+    }
+
+    fn handle_read(&mut self, call: Call) {
+        if self.is_connected(call.process.replica) {
+            let stored = self.store[call.key];
+            let arrives = self.now + self.one_way();
+            self.at(arrives, Event::ReadAnswered { call, stored });
+        }
+    }
+
+    fn handle_read_answer(&mut self, call: Call, stored: Stored) {
+        let (now, replica) = (self.now, call.process.replica);
+        if !self.hosts[replica].take_answer(call) {
+            return;
+        }
+        if let Some(write) = self.process(replica).read(now, call.key, stored) {
+            let call = self.call(call.process, call.key);
+            let arrives = now + self.one_way();
+            self.at(arrives, Event::WriteArrives { call, write });
+        }
+        self.poll(replica);
+    }
+
+    fn handle_write(&mut self, call: Call, write: Write) {
+        let (replica, key) = (call.process.replica, call.key);
+        if !self.is_connected(replica) {
+            return;
+        }
+        let is_lost = self.has_fault(FaultKind::LostAnswers) && self.rng.random_bool(0.5);
+        let before = self.store[key];
+        let result = if self.plan.election.is_some() && !self.office.admits(self.now, write.fence) {
+            self.stats.fenced += 1;
+            Err(Outcome::WrittenByOther)
+        } else if before.entry().map(|(_, revision)| revision) != write.expected {
+            self.stats.refused += 1;
+            if let Some(round) = self.rounds.last_mut() {
+                round.refused += 1;
+            }
+            Err(Outcome::Conflict)
+        } else {
+            let after = write.content;
+            self.observations.push_back(Observation::Written { replica, key, before, after });
+            self.stats.written += 1;
+            self.count_write(before, after);
+            Ok(self.store(key, Some(after)))
+        };
+        if !is_lost {
+            let arrives = self.now + self.one_way();
+            self.at(arrives, Event::WriteAnswered { call, result });
+        }
+    }
+
+    fn count_write(&mut self, before: Stored, after: Content) {
+        let Some(round) = self.rounds.last_mut() else { return };
+        let since = self.now - round.began;
+        round.written += 1;
+        round.first_write.get_or_insert(since);
+        if after.round == self.round && before.round() < self.round {
+            // A key that was deleted is written twice.
             self.behind = self.behind.saturating_sub(1);
             if self.behind == 0 {
-                lap.right = Some(since);
+                round.right = Some(since);
             }
         }
     }
 
-    /// Lets a replica begin what it may, and sees to it that it is asked again.
-    fn polls(&mut self, one: usize) -> Result<(), Violation> {
-        let (now, life) = (self.now, self.slots[one].life);
-        let begins = self.replica(one).polls(now);
-        let begins = begins.map_err(|key| self.violation("no key has two attempts at once", one, key))?;
-        self.check_witness(one)?;
-        self.check_begins(one, begins.len())?;
-        for Begin { key, .. } in begins {
-            let request = self.request(one, key, None);
-            let at = self.now + self.half();
-            self.slots[one].begun.push_back(now);
-            self.at(at, Event::Reading { one, life, key, request });
+    fn handle_write_answer(&mut self, call: Call, result: WriteResult) {
+        if self.is_connected(call.process.replica) {
+            let answer = match result {
+                Ok(revision) => Answer::Written(revision),
+                Err(Outcome::WrittenByOther) => Answer::Fenced,
+                Err(_) => Answer::Conflict,
+            };
+            self.answer(call, answer);
         }
-        let wakes = self.replica(one).wakes();
-        if let Some(wakes) = wakes.filter(|wakes| self.slots[one].wakes.is_none_or(|before| *wakes < before))
-        {
-            let wakes = wakes.max(self.now);
-            self.slots[one].wakes = Some(wakes);
-            self.at(wakes, Event::Wake { one, life });
+    }
+
+    fn answer(&mut self, call: Call, answer: Answer<Simulated>) {
+        let (now, replica) = (self.now, call.process.replica);
+        if self.hosts[replica].take_answer(call) {
+            self.process(replica).answer(now, call.key, answer);
+            self.poll(replica);
         }
-        Ok(())
     }
 
-    /// A request that waits for an answer, for so long.
-    fn request(&mut self, one: usize, key: usize, sent: Option<u64>) -> u64 {
-        self.serial += 1;
-        let (request, life) = (self.serial, self.slots[one].life);
-        self.slots[one].requests.insert(key, request);
-        self.agenda.push_orderly(self.now + REQUEST, Event::Timeout { one, life, key, request, sent });
-        request
-    }
-
-    /// Whether this was what was waited for.
-    fn is_answered(&mut self, one: usize, key: usize, request: u64) -> bool {
-        let requests = &mut self.slots[one].requests;
-        let waits = requests.get(&key) == Some(&request);
-        if waits {
-            requests.remove(&key);
-        }
-        waits
-    }
-
-    /// Changes a key.
-    pub fn writes(&mut self, key: usize, value: Value) -> Value {
-        self.order += 1;
-        self.store[key] = Value { order: self.order, ..value };
-        self.store[key]
-    }
-
-    /// Tells all of a change; the writer also since when it had been at it.
-    pub fn tell(&mut self, key: usize, value: Value, writer: Option<(usize, u32, Duration)>) {
-        let change = Change { key, value, listing: false, ours_since: None };
-        let mut letters = Vec::with_capacity(self.slots.len());
-        for one in 0..self.slots.len() {
-            let life = self.slots[one].life;
-            let ours_since =
-                writer.filter(|(writer, of, _)| (*writer, *of) == (one, life)).map(|(.., since)| since);
-            let unordered = self.one_in(self.plan.disorder);
-            let mut arrives = self.now + self.half();
-            if unordered {
-                arrives += self.half();
+    /// Changes a key, and sends the news of it to everybody.
+    fn store(&mut self, key: usize, content: Option<Content>) -> Revision {
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        let stored = Stored { content, revision };
+        self.store[key] = stored;
+        let mut deliveries = Vec::with_capacity(self.hosts.len());
+        for replica in 0..self.hosts.len() {
+            let (process, watch) = (self.id(replica), self.hosts[replica].watch);
+            let is_unordered = self.one_in(self.plan.disorder);
+            let mut arrives = self.now + self.one_way();
+            if is_unordered {
+                arrives = (arrives + self.one_way()).max(self.hosts[replica].listing_at);
             } else {
-                arrives = arrives.max(self.slots[one].news_until);
-                self.slots[one].news_until = arrives;
+                arrives = arrives.max(self.hosts[replica].news_until);
+                self.hosts[replica].news_until = arrives;
             }
-            letters.push(Letter { arrives, one, life, ours_since });
+            deliveries.push(Delivery { arrives, process, watch });
             if self.one_in(self.plan.disorder) {
-                letters.push(Letter { arrives: arrives + self.half(), one, life, ours_since: None });
+                let arrives = arrives + self.one_way();
+                deliveries.push(Delivery { arrives, process, watch });
             }
         }
-        let post = Post::new(change, letters);
-        let place = self.free_posts.pop().unwrap_or(self.posts.len());
-        if place == self.posts.len() {
-            self.posts.push(post);
+        let broadcast = Broadcast::new(News { key, stored, listing: false, watch: 0 }, deliveries);
+        let place = self.free_broadcasts.pop().unwrap_or(self.broadcasts.len());
+        if place == self.broadcasts.len() {
+            self.broadcasts.push(broadcast);
         } else {
-            self.posts[place] = post;
+            self.broadcasts[place] = broadcast;
         }
-        self.send(place);
+        self.deliver_next(place);
+        revision
     }
 
-    /// The next one of these letters is on its way.
-    fn send(&mut self, place: usize) {
-        match self.posts[place].next() {
-            Some(arrives) => self.at(arrives, Event::Delivery { post: place }),
-            None => self.free_posts.push(place),
+    fn deliver_next(&mut self, place: usize) {
+        match self.broadcasts[place].next() {
+            Some(arrives) => self.at(arrives, Event::Delivery { broadcast: place }),
+            None => self.free_broadcasts.push(place),
         }
     }
 
-    /// The watch of a replica begins anew; the first answer tells how far away the store is.
-    pub fn lists(&mut self, one: usize) {
-        let life = self.slots[one].life;
-        let arrives = self.now + self.half() + self.half();
-        self.slots[one].news_until = arrives;
-        self.at(arrives, Event::Lists { one, life, since: self.now });
+    /// A process watches anew, and the store answers with a listing.
+    fn watch(&mut self, replica: usize) {
+        let process = self.id(replica);
+        let arrives = self.now + self.one_way() + self.one_way();
+        let host = &mut self.hosts[replica];
+        host.watch += 1;
+        host.listing_at = arrives;
+        host.news_until = arrives;
+        let watch = host.watch;
+        self.at(arrives, Event::WatchOpens { process, watch, since: self.now });
         for key in 0..self.store.len() {
-            let change = Change { key, value: self.store[key], listing: true, ours_since: None };
-            if change.value.order > 0 {
-                self.at(arrives, Event::Hears { one, life, change });
+            let stored = self.store[key];
+            if stored.content.is_some() {
+                let news = News { key, stored, listing: true, watch };
+                self.at(arrives, Event::News { process, news });
             }
         }
+        self.at(arrives, Event::ListingEnds { process, watch });
     }
 
-    pub fn replica(&mut self, one: usize) -> &mut Replica {
-        // Events of former lives are dropped before.
-        self.slots[one].replica.as_mut().expect("it lives")
+    fn campaign(&mut self, process: ProcessId) {
+        let Some(ttl) = self.plan.election else { return };
+        let arrives = self.now + self.one_way();
+        self.at(arrives, Event::VoteArrives { process, asked: self.now });
+        self.at(self.now + ttl / 3, Event::Campaign { process });
     }
 
-    pub fn lasts(&self, kind: FaultKind) -> bool {
+    fn handle_vote(&mut self, process: ProcessId, asked: Duration) {
+        if self.is_connected(process.replica)
+            && let Some(ttl) = self.plan.election
+        {
+            let fence = self.office.ask(self.now, process, ttl);
+            let arrives = self.now + self.one_way();
+            self.at(arrives, Event::VoteAnswered { process, asked, fence });
+        }
+    }
+
+    fn handle_vote_answer(&mut self, process: ProcessId, asked: Duration, fence: Option<u64>) {
+        let (now, replica) = (self.now, process.replica);
+        // Answers may overtake each other.
+        if !self.is_connected(replica) || self.hosts[replica].asked >= asked {
+            return;
+        }
+        let Some(ttl) = self.plan.election else { return };
+        self.hosts[replica].asked = asked;
+        match fence {
+            // Clocks differ by as much.
+            Some(fence) => self.process(replica).elected(now, asked, ttl.mul_f64(0.95), fence),
+            None => self.process(replica).not_elected(now),
+        }
+        self.observations.push_back(Observation::Elected);
+        self.poll(replica);
+    }
+
+    fn start(&mut self, replica: usize) {
+        let plan = self.plan;
+        let incarnation = u64::from(self.hosts[replica].incarnation + 1);
+        let seed = plan.seed.wrapping_mul(1_000_003).wrapping_add((replica as u64) << 16 | incarnation);
+        let config = LeaseBuilder::new(format!("replica-{replica}")).term(plan.term).seed(seed).build();
+        let mut config = config.expect("plans are valid");
+        config.tuning = plan.tuning;
+        let contender = Contender::new(plan.algorithm, config);
+        self.hosts[replica].start(Process::new(plan.members[replica], contender, self.now));
+        self.watch(replica);
+        let process = self.id(replica);
+        if plan.election.is_some() {
+            // Nothing runs before the process is elected.
+            let now = self.now;
+            self.process(replica).not_elected(now);
+            self.at(now + plan.latency, Event::Campaign { process });
+        }
+        if self.round > 0 {
+            self.at(self.now, Event::Request { process, round: self.round });
+        }
+    }
+
+    fn begin_fault(&mut self, fault: usize) {
+        let now = self.now;
+        match self.plan.faults[fault].kind {
+            FaultKind::Pause(replica) => self.hosts[replica].paused = true,
+            FaultKind::Crash(replica) => self.hosts[replica].crash(),
+            FaultKind::CrashLeader => {
+                self.struck[fault] = self.hosts.iter().position(|host| host.leads(now));
+                if let Some(leader) = self.struck[fault] {
+                    self.hosts[leader].crash();
+                }
+            }
+            FaultKind::Partition(replica) => self.hosts[replica].partitioned = true,
+            FaultKind::Blind(replica) => self.hosts[replica].blind = true,
+            FaultKind::Edits | FaultKind::Deletes => self.at(now, Event::Edit { fault }),
+            FaultKind::Outage | FaultKind::LostAnswers | FaultKind::Burst => {}
+        }
+    }
+
+    fn end_fault(&mut self, fault: usize) {
+        let kind = self.plan.faults[fault].kind;
+        // Another fault of the same kind may still last; but the replica that a `CrashLeader` hit is its own.
+        if kind != FaultKind::CrashLeader && self.has_fault(kind) {
+            return;
+        }
+        let is_dead = |host: &Host| host.process.is_none();
+        match kind {
+            FaultKind::Pause(replica) => {
+                self.hosts[replica].paused = false;
+                for event in mem::take(&mut self.hosts[replica].waiting) {
+                    self.at(self.now, event);
+                }
+            }
+            FaultKind::Crash(replica) if is_dead(&self.hosts[replica]) => self.start(replica),
+            FaultKind::CrashLeader => {
+                if let Some(replica) = self.struck[fault].filter(|replica| is_dead(&self.hosts[*replica])) {
+                    self.start(replica);
+                }
+            }
+            FaultKind::Partition(replica) => {
+                self.hosts[replica].partitioned = false;
+                self.watch(replica);
+            }
+            FaultKind::Blind(replica) => {
+                self.hosts[replica].blind = false;
+                self.watch(replica);
+            }
+            _ => {}
+        }
+    }
+
+    /// Somebody else edits a part of a key that no replica cares for, or deletes the key.
+    fn edit(&mut self, fault: usize) {
+        if self.now >= self.plan.faults[fault].until {
+            return;
+        }
+        let key = self.rng.random_range(0..self.store.len());
+        let (content, gap) = match self.plan.faults[fault].kind {
+            FaultKind::Deletes => (None, DELETE_GAP),
+            _ => (self.store[key].content, self.plan.latency.max(EDIT_GAP)),
+        };
+        if self.store[key].content.is_some() {
+            self.store(key, content);
+        }
+        self.at(self.now + gap, Event::Edit { fault });
+    }
+
+    /// A replica's process. Events of former incarnations do not come this far.
+    fn process(&mut self, replica: usize) -> &mut Process {
+        self.hosts[replica].process.as_mut().expect("the process runs")
+    }
+
+    fn id(&self, replica: usize) -> ProcessId {
+        ProcessId { replica, incarnation: self.hosts[replica].incarnation }
+    }
+
+    fn has_fault(&self, kind: FaultKind) -> bool {
         let now = self.now;
         self.plan.faults.iter().any(|fault| fault.kind == kind && fault.from <= now && now < fault.until)
     }
 
-    /// Whether a replica and the store hear of each other.
-    fn is_connected(&self, one: usize) -> bool {
-        !self.slots[one].cut && !self.lasts(FaultKind::Outage)
+    /// Whether a replica and the store reach each other.
+    fn is_connected(&self, replica: usize) -> bool {
+        !self.hosts[replica].partitioned && !self.has_fault(FaultKind::Outage)
     }
 
-    /// How long a message takes, one way.
-    pub fn half(&mut self) -> Duration {
+    /// Draws how long a message takes.
+    fn one_way(&mut self) -> Duration {
         let usual = self.plan.latency / 2;
-        let spread = usual.mul_f64(self.dice.random_range(0.8..1.2));
-        if self.one_in(self.plan.tail) { spread * self.dice.random_range(10..100) } else { spread }
+        let spread = usual.mul_f64(self.rng.random_range(0.8..1.2));
+        if self.one_in(self.plan.tail) { spread * self.rng.random_range(10..100) } else { spread }
     }
 
-    /// While the storm lasts.
-    pub fn one_in(&mut self, many: u32) -> bool {
-        many > 0 && self.now < self.plan.storm && self.dice.random_range(0..many) == 0
+    /// Draws whether something happens that happens once in `many` times, while the storm lasts.
+    fn one_in(&mut self, many: u32) -> bool {
+        many > 0 && self.now < self.plan.storm && self.rng.random_range(0..many) == 0
     }
 
-    pub fn at(&mut self, at: Duration, event: Event) {
-        self.agenda.push(at, event);
+    fn at(&mut self, at: Duration, event: Event) {
+        self.queue.push(at, event);
     }
 }
 
-/// How long a request waits for its answer.
-const REQUEST: Duration = Duration::from_secs(5);
+/// How long a call waits for its answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The least time between two edits.
+const EDIT_GAP: Duration = Duration::from_millis(20);
+/// The time between two deletions.
+const DELETE_GAP: Duration = Duration::from_millis(500);

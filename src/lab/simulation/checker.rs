@@ -1,4 +1,4 @@
-//! What must hold in a replica each time that its engine takes something in.
+//! The promises that one engine keeps with every event that it takes in.
 
 use std::fmt::Display;
 
@@ -7,20 +7,20 @@ use crate::engine::{
     outcome::{Outcome, Verdict},
 };
 
-/// Remembers what the engine was told, and compares.
+/// Remembers the events of one engine, and compares.
 #[derive(Default)]
-pub(super) struct Witness {
-    /// When the attempt began that began last of those whose writes landed.
-    landed: Timestamp,
-    /// Where the write that won the lease stands in the store's order.
+pub(super) struct Checker {
+    /// When the latest attempt began whose write succeeded.
+    last_written: Timestamp,
+    /// The position of the write that won the lease, in the store's order.
     won_at: Option<u64>,
     last_answer: Timestamp,
-    /// Since when the store gives no answer: when the last attempt failed, if none was answered since it began.
+    /// When the last attempt failed, if the store has answered none since that one began.
     silent: Option<Timestamp>,
     broken: Option<(&'static str, String)>,
 }
 
-/// How an engine stood.
+/// The state of an engine at one time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
     at: Timestamp,
@@ -34,33 +34,33 @@ impl Standing {
     }
 }
 
-impl Witness {
-    /// What did not hold.
+impl Checker {
+    /// The first promise that was broken, and how.
     pub fn broken(&self) -> Option<&(&'static str, String)> {
         self.broken.as_ref()
     }
 
+    /// Whether the store gives no answer.
     pub fn is_silent(&self) -> bool {
         self.silent.is_some()
     }
 
-    /// Until when the lease of a leader by work may be.
+    /// The latest end of the lease that a leader by work may count on.
     pub fn latest_end(&self, engine: &Engine<usize, u64>) -> Timestamp {
-        self.landed + engine.config().term
+        self.last_written + engine.config().term
     }
 
-    /// An attempt begins.
-    pub fn begins(&mut self, engine: &Engine<usize, u64>, now: Timestamp) {
+    pub fn attempt_starts(&mut self, engine: &Engine<usize, u64>, now: Timestamp) {
         if let Some(silent) = self.silent
             && now < silent + engine.config().backoff_base
         {
-            self.breaks("all attempts pause after a failure", format!("{:?}", now - silent));
+            self.break_promise("all attempts pause after a failure", format!("{:?}", now - silent));
         }
     }
 
-    /// An attempt ended, which began so. The engine stood like this before it was told. `by_work`: no election decides until
-    /// when it leads.
-    pub fn ended(
+    /// An attempt ended. `began` is the engine when it started, `before` the engine before it took the verdict in. With
+    /// `by_work`, no election decides until when it leads.
+    pub fn attempt_ended(
         &mut self,
         engine: &Engine<usize, u64>,
         began: Standing,
@@ -78,44 +78,45 @@ impl Witness {
                 }
                 return;
             }
-            Outcome::Written => self.landed(engine, began, before, verdict.revision, by_work),
+            Outcome::Written => self.written(engine, began, before, verdict.revision, by_work),
             _ => {}
         }
         self.last_answer = now;
         self.silent = None;
     }
 
-    fn landed(
+    fn written(
         &mut self,
         engine: &Engine<usize, u64>,
         began: Standing,
         before: Standing,
-        order: Option<u64>,
+        revision: Option<u64>,
         by_work: bool,
     ) {
-        self.landed = self.landed.max(began.at);
+        self.last_written = self.last_written.max(began.at);
         let wins = engine.role() == Role::Leader && before.role != Role::Leader;
         let extends = began.role == Role::Leader && began.role_generation == engine.role_generation();
         if wins {
-            self.won_at = order;
+            self.won_at = revision;
         }
         let end = began.at + engine.config().term;
         if by_work && (wins || extends) && before.at < end && engine.lease_end() < end {
             let detail = format!("until {:?}, not {end:?}", engine.lease_end());
-            self.breaks("a write holds the lease for a term", detail);
+            self.break_promise("a write holds the lease for a term", detail);
         }
     }
 
-    /// The engine was told of somebody else's write when it stood like this.
-    pub fn heard(&mut self, engine: &Engine<usize, u64>, before: Standing, order: u64) {
-        let is_old = before.role == Role::Leader && self.won_at.is_some_and(|won| order < won);
+    /// The engine took evidence in. `before` is the engine before that.
+    pub fn rival_was_seen(&mut self, engine: &Engine<usize, u64>, before: Standing, revision: Option<u64>) {
+        let is_older = revision.zip(self.won_at).is_some_and(|(revision, won)| revision < won);
+        let is_old = before.role == Role::Leader && is_older;
         if is_old && engine.role_generation() != before.role_generation {
-            let detail = format!("{order}, won at {:?}", self.won_at);
-            self.breaks("news older than the write that won depose nobody", detail);
+            let detail = format!("{revision:?}, won at {:?}", self.won_at);
+            self.break_promise("news older than the write that won depose nobody", detail);
         }
     }
 
-    fn breaks(&mut self, promise: &'static str, detail: impl Display) {
+    fn break_promise(&mut self, promise: &'static str, detail: impl Display) {
         self.broken.get_or_insert_with(|| (promise, detail.to_string()));
     }
 }

@@ -1,0 +1,329 @@
+//! A running replica: the real engine, or an algorithm that it is compared with, and a shell around real objects.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    checker::{Checker, Standing},
+    contender::{Contender, Start},
+    message::{Content, News, Simulated, Stored, Write},
+    plan::Member,
+};
+use crate::{
+    engine::{Timestamp, nanos, outcome::Verdict},
+    object::{Answer, Change, Effect, Object, Request, RequestId, Step, Wishes},
+};
+
+pub(super) struct Process {
+    pub contender: Contender,
+    member: Member,
+    /// When the clock was at zero, in the world's time.
+    born: Duration,
+    /// The member's keys, from the first one on.
+    keys: Vec<Key>,
+    /// How many requests there have been.
+    requests: u64,
+    attempts: BTreeMap<usize, Attempt>,
+    /// The fence of the last leadership that it won, if elections are held.
+    fence: Option<u64>,
+    pub checker: Checker,
+}
+
+/// A key, as the process sees it.
+struct Key {
+    object: Object<Simulated>,
+    /// The round that was wanted last; zero if none is.
+    goal: u64,
+    ages: Ages,
+}
+
+/// The rounds that were wanted and that the process does not know to be reached, and since when in the world's time. The
+/// first one stands apart, because there are seldom more.
+#[derive(Default)]
+struct Ages {
+    first: Option<(u64, Duration)>,
+    later: VecDeque<(u64, Duration)>,
+}
+
+/// An attempt that is in flight.
+struct Attempt {
+    start: Start,
+    started: Duration,
+    fence: Option<u64>,
+    wishes: Wishes<Simulated>,
+    /// `None` if no engine started it.
+    standing: Option<Standing>,
+}
+
+impl Process {
+    pub fn new(member: Member, contender: Contender, born: Duration) -> Self {
+        let key = || Key { object: Object::new(false), goal: 0, ages: Ages::default() };
+        Self {
+            contender,
+            keys: (0..member.keys).map(|_| key()).collect(),
+            member,
+            born,
+            requests: 0,
+            attempts: BTreeMap::new(),
+            fence: None,
+            checker: Checker::default(),
+        }
+    }
+
+    /// The process's own clock.
+    pub fn local(&self, now: Duration) -> Timestamp {
+        Timestamp::from_nanos((nanos(now - self.born) as f64 * self.member.rate) as u64)
+    }
+
+    /// When it has to be polled again, in the world's time.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let wake_at = self.contender.wake_at()?.as_nanos();
+        // A nanosecond or two more, because the way there and back rounds.
+        Some(self.born + Duration::from_nanos((wake_at as f64 / self.member.rate) as u64 + 2))
+    }
+
+    pub fn is_leader(&self, now: Duration) -> bool {
+        self.contender.is_leader(self.local(now))
+    }
+
+    /// The keys that are pending, and since when.
+    pub fn pending(&self) -> impl Iterator<Item = (Duration, usize)> {
+        let keys = self.keys.iter().zip(self.member.first_key..);
+        keys.filter_map(|(key, number)| key.ages.first.map(|(_, since)| (since, number)))
+    }
+
+    /// The round of a key that it wants, or wanted last.
+    pub fn goal(&self, key: usize) -> Option<u64> {
+        let key = self.keys.get(key.checked_sub(self.member.first_key)?)?;
+        (key.goal > 0).then_some(key.goal)
+    }
+
+    /// Wants a round of a key, unless it knows that the key is there already.
+    pub fn request(&mut self, now: Duration, number: usize, round: u64) {
+        let group = self.member.group;
+        let id = RequestId(self.requests);
+        let key = self.key(number);
+        key.goal = round;
+        if key.object.value().is_some_and(|value| value.reaches(group, round)) {
+            return;
+        }
+        key.ages.add(round, now);
+        let wish = Content { round, group };
+        let effects = key.object.handle_request(Request { id, part: "".into(), wish, waiter: () });
+        self.requests += 1;
+        self.carry_out(now, number, effects);
+    }
+
+    /// Wants a key no more.
+    pub fn withdraw(&mut self, now: Duration, number: usize) {
+        let key = self.key(number);
+        key.goal = 0;
+        let effects = key.object.handle_removal();
+        self.carry_out(now, number, effects);
+    }
+
+    /// Starts the attempts that may start now, and returns their keys.
+    ///
+    /// # Errors
+    ///
+    /// The key that has an attempt in flight already.
+    pub fn poll(&mut self, now: Duration) -> Result<Vec<usize>, usize> {
+        let local = self.local(now);
+        let mut started = Vec::new();
+        while let Some(start) = self.contender.start(local) {
+            let (key, fence) = (start.key, self.fence);
+            let standing = self.standing(now);
+            if let Some(engine) = self.contender.engine() {
+                self.checker.attempt_starts(engine, local);
+            }
+            if self.attempts.contains_key(&key) {
+                return Err(key);
+            }
+            let wishes = self.key(key).object.handle_attempt();
+            self.attempts.insert(key, Attempt { start, started: now, fence, wishes, standing });
+            started.push(key);
+        }
+        Ok(started)
+    }
+
+    /// How many attempts are in flight that started after `since`.
+    pub fn attempts_since(&self, since: Duration) -> usize {
+        self.attempts.values().filter(|attempt| attempt.started > since).count()
+    }
+
+    /// An attempt has read a key. Returns the write to send. If there is nothing to write, that ends the attempt.
+    pub fn read(&mut self, now: Duration, number: usize, stored: Stored) -> Option<Write> {
+        let local = self.local(now);
+        let attempt = self.attempts.get(&number)?;
+        let (fence, read) = (attempt.fence, stored.entry());
+        let evaluation = attempt.wishes.evaluate(read.as_ref().map(|(content, _)| content));
+        let object = &mut self.keys[number - self.member.first_key].object;
+        let by_rival = object.before_read(read.as_ref(), &evaluation).is_some();
+        let (step, effects) = object.handle_read(local, read, evaluation, by_rival);
+        self.carry_out(now, number, effects);
+        match step {
+            Step::Write { value, expected } => Some(Write { content: value, expected, fence }),
+            Step::Finish(verdict) => {
+                self.finish(now, number, verdict);
+                None
+            }
+        }
+    }
+
+    /// The answer to an attempt's write, or that there is none to its read. That ends the attempt.
+    pub fn answer(&mut self, now: Duration, number: usize, answer: Answer<Simulated>) {
+        let (verdict, effects) = self.key(number).object.handle_answer(answer);
+        self.carry_out(now, number, effects);
+        self.finish(now, number, verdict);
+    }
+
+    /// An attempt is over: takes in the changes that waited for it, then lets the contender know.
+    fn finish(&mut self, now: Duration, number: usize, verdict: Verdict) {
+        while let Some(change) = self.key(number).object.poll_deferred() {
+            self.take_in(now, number, change);
+        }
+        let Some(attempt) = self.attempts.remove(&number) else { return };
+        let (local, before) = (self.local(now), self.standing(now));
+        self.contender.end(local, attempt.start, verdict);
+        if let Some(engine) = self.contender.engine()
+            && let Some((began, before)) = attempt.standing.zip(before)
+        {
+            self.checker.attempt_ended(engine, began, before, verdict, self.fence.is_none());
+        }
+    }
+
+    /// The store has answered a watch after this time, with a listing that follows.
+    pub fn open_watch(&mut self, now: Duration, round_trip: Duration) {
+        let local = self.local(now);
+        self.keys.iter_mut().for_each(|key| key.object.handle_listing());
+        if let Some(engine) = self.contender.engine_mut() {
+            engine.handle_echo_hint(local, round_trip);
+        }
+    }
+
+    /// The listing is complete.
+    pub fn end_listing(&mut self, now: Duration) {
+        let local = self.local(now);
+        for number in self.member.range() {
+            if !self.key(number).object.is_listed() {
+                self.take_in(now, number, Change::listed(None, local));
+            }
+        }
+    }
+
+    /// Receives news, perhaps of a key that it does not want.
+    pub fn receive(&mut self, now: Duration, news: News) {
+        if self.member.range().contains(&news.key) {
+            let change = news.change(self.local(now));
+            self.take_in(now, news.key, change);
+        }
+    }
+
+    fn take_in(&mut self, now: Duration, number: usize, change: Change<Simulated>) {
+        let value = change.value;
+        let object = &mut self.key(number).object;
+        let question = object.question(&change);
+        let judgement = question.judge(|wishes| Some(wishes.evaluate(value.as_ref())), |_| true);
+        let effects = object.handle_change(change, &question, judgement);
+        self.carry_out(now, number, effects.expect("nothing happened since the question"));
+        let key = self.key(number);
+        let is_gone = key.object.value().is_none() && !key.object.is_unknown();
+        if is_gone && key.goal > 0 && !key.object.is_pending() {
+            let goal = key.goal;
+            self.request(now, number, goal);
+        }
+    }
+
+    /// The process was elected, or was confirmed, for this time from when it asked.
+    pub fn elected(&mut self, now: Duration, asked: Duration, lasts: Duration, fence: u64) {
+        self.fence = Some(fence);
+        let (local, until) = (self.local(now), self.local(asked) + lasts);
+        if let Some(engine) = self.contender.engine_mut() {
+            engine.handle_elected(local, until);
+        }
+    }
+
+    pub fn not_elected(&mut self, now: Duration) {
+        let local = self.local(now);
+        if let Some(engine) = self.contender.engine_mut() {
+            engine.handle_not_elected(local);
+        }
+    }
+
+    fn carry_out(&mut self, now: Duration, number: usize, effects: Vec<Effect<Simulated>>) {
+        let local = self.local(now);
+        for effect in effects {
+            match effect {
+                Effect::Queue => {
+                    let newest = self.key(number).object.requests().iter().map(|request| request.id.0).max();
+                    self.contender.try_work(local, number, newest.expect("the job has a request"));
+                }
+                Effect::Clear => self.contender.remove(local, number),
+                Effect::Evidence { revision } => self.extend(now, number, revision),
+                Effect::Echo(echo) => {
+                    if let Some(engine) = self.contender.engine_mut() {
+                        engine.handle_echo(local, echo);
+                    }
+                }
+                Effect::Assess => self.assess(now, number),
+                // Callers do not wait here, and what was lost is a matter of the contention tracker.
+                Effect::Complete(..) | Effect::Discard(_) | Effect::Lost(_) => {}
+            }
+        }
+        let group = self.member.group;
+        let Key { object, ages, .. } = self.key(number);
+        if object.is_pending() {
+            ages.forget_reached(object.value(), group);
+        } else {
+            *ages = Ages::default();
+        }
+    }
+
+    fn assess(&mut self, now: Duration, number: usize) {
+        let object = &mut self.key(number).object;
+        let Some((question, value)) = object.assessment() else { return };
+        let evaluation = question.wishes.evaluate(value.as_ref());
+        let assessed = object.handle_assessment(&question, Some(evaluation));
+        let (_, effects) = assessed.expect("nothing happened since the question");
+        self.carry_out(now, number, effects);
+    }
+
+    /// A rival did what was wanted.
+    fn extend(&mut self, now: Duration, number: usize, revision: Option<u64>) {
+        let (local, before) = (self.local(now), self.standing(now));
+        self.contender.extend(local, number, revision);
+        if let Some(engine) = self.contender.engine()
+            && let Some(before) = before
+        {
+            self.checker.rival_was_seen(engine, before, revision);
+        }
+    }
+
+    /// How the engine stands now.
+    fn standing(&self, now: Duration) -> Option<Standing> {
+        self.contender.engine().map(|engine| Standing::of(engine, self.local(now)))
+    }
+
+    fn key(&mut self, number: usize) -> &mut Key {
+        &mut self.keys[number - self.member.first_key]
+    }
+}
+
+impl Ages {
+    fn add(&mut self, round: u64, now: Duration) {
+        match self.first {
+            None => self.first = Some((round, now)),
+            Some(_) => self.later.push_back((round, now)),
+        }
+    }
+
+    fn forget_reached(&mut self, value: Option<&Content>, group: u8) {
+        while let Some((round, _)) = self.first
+            && value.is_some_and(|value| value.reaches(group, round))
+        {
+            self.first = self.later.pop_front();
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Events that come in with data of their own, and effects that go out.
+
+use std::time::Duration;
+
+use super::{
+    opaque::{Types, Version},
+    wish::{Request, Wishes},
+};
+use crate::engine::{
+    Timestamp,
+    outcome::{Outcome, Verdict},
+};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion<N, R> {
+    /// Our write of this version fulfilled it.
+    Written(N),
+    /// The value was satisfactory already, or became so without a rival.
+    Satisfied,
+    /// A rival's write fulfilled it.
+    ByOther,
+    /// A newer request for the same part replaced it.
+    Superseded,
+    /// The caller withdrew it.
+    Removed,
+    /// The object does not exist, and the request does not create it.
+    Gone,
+    /// The shell gave it up.
+    GivenUp(R),
+}
+
+/// An instruction to the shell. Effects are carried out in order, under the lock that protects the object.
+#[derive(Debug, PartialEq)]
+pub enum Effect<T: Types> {
+    /// Queue the object's job in the lease. If the lease is closed, call [`handle_closure`](Object::handle_closure).
+    Queue,
+    /// Clear the object's job in the lease. This says nothing about rivals.
+    Clear,
+    /// Extend a rival's lease, which also clears the object's job.
+    Evidence {
+        /// The position of the rival's write in the store's order of writes.
+        revision: Option<u64>,
+    },
+    /// The request ended. Its wish belongs to a user: drop it after the lock is released.
+    Complete(Request<T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
+    /// Our own write came back through the watch after this time.
+    Echo(Duration),
+    /// Somebody changed this value, which had satisfied all requests.
+    Lost(T::Value),
+    /// Once the lock is released, evaluate the [`assessment`](Object::assessment) and bring it back.
+    Assess,
+    /// Drop these after the lock is released.
+    Discard(Wishes<T>),
+}
+
+/// The next step of an attempt.
+#[derive(Debug, PartialEq)]
+pub enum Step<T: Types> {
+    /// Write the value if the object still has the expected version, then call [`handle_answer`](Object::handle_answer).
+    Write {
+        /// The value.
+        value: T::Value,
+        /// The version that was read, `None` if the object did not exist.
+        expected: Option<T::Version>,
+    },
+    /// The attempt has nothing to write.
+    Finish(Verdict),
+}
+
+/// The answer to a read that failed, or to a write.
+#[derive(Debug, PartialEq)]
+pub enum Answer<T: Types> {
+    /// The write succeeded with this version.
+    Written(T::Version),
+    /// The write was refused as stale.
+    Conflict,
+    /// The write was refused because another replica is elected.
+    Fenced,
+    /// The store gave no answer: a write may have succeeded.
+    Unanswered,
+    /// The store denied the request.
+    Denied(T::Reason),
+    /// The store can never take the value.
+    Impossible(T::Reason),
+    /// The shell did not send the write.
+    Withheld(T::Reason),
+}
+
+/// A change of the object, as the watch reports it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change<T: Types> {
+    /// The value, `None` if the object does not exist any more.
+    pub value: Option<T::Value>,
+    /// The version, `None` if a listing did not contain the object.
+    pub version: Option<T::Version>,
+    /// The change is an entry of a listing, or a listing without the object.
+    pub listing: bool,
+    /// When the change arrived.
+    pub arrived: Timestamp,
+    pub(super) deferred: bool,
+}
+
+impl<T: Types> Answer<T> {
+    /// Returns the verdict of an attempt that got this answer to a write that `was_sent`, or to its read.
+    pub(super) fn verdict(&self, was_sent: bool) -> Verdict {
+        match self {
+            // A read has no such answer.
+            Self::Written(_) | Self::Conflict if !was_sent => Outcome::Failed.retry(),
+            Self::Written(version) => Outcome::Written.done().at_revision(version.revision()),
+            Self::Conflict => Outcome::Conflict.retry(),
+            Self::Fenced => Outcome::WrittenByOther.retry(),
+            Self::Unanswered => Outcome::Failed.retry(),
+            Self::Denied(_) => Outcome::Failed.done(),
+            Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
+        }
+    }
+}
+
+impl<T: Types> Change<T> {
+    /// Returns a change that the watch reported as it happened.
+    pub fn new(value: Option<T::Value>, version: T::Version, arrived: Timestamp) -> Self {
+        Self { value, version: Some(version), listing: false, arrived, deferred: false }
+    }
+
+    /// Returns an entry of a listing, or with `None` that a listing did not contain the object.
+    pub fn listed(entry: Option<(T::Value, T::Version)>, arrived: Timestamp) -> Self {
+        let (value, version) = entry.unzip();
+        Self { value, version, listing: true, arrived, deferred: false }
+    }
+}

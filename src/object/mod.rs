@@ -1,0 +1,503 @@
+//! One guarded object as a pure state machine: requests, reads, answers and changes go in, effects come out.
+//!
+//! ```text
+//!      callers ── handle_request, handle_removal ─────┐
+//!                                                     v
+//!                                               ┌───────────┐  Queue, Clear, Evidence ──> the lease
+//!    the store ── handle_read, handle_answer ──>│  Object   │  Complete ──> the caller of a request
+//!                                               │           │  Echo ──> the lease's delays
+//!                                               │ known     │  Lost ──> the contention tracker
+//!    the watch ── handle_change,                │ requested │  Assess, Discard ──> the shell
+//!                 handle_listing ──────────────>│ in flight │
+//!                                               └───────────┘
+//!                                                     ^
+//!    the lease ── handle_attempt, poll_deferred ──────┘
+//! ```
+//!
+//! The guard is a shell around these objects: it owns the lock, the store and the watch, and evaluates the wishes of its
+//! users, which are closures. The simulator is another shell. Nothing here takes a lock, reads a clock, awaits or logs.
+//!
+//! A shell evaluates outside of its lock. So each event that depends on wishes takes two steps: a bare noun
+//! ([`assessment`](Object::assessment), [`question`](Object::question), the wishes of
+//! [`handle_attempt`](Object::handle_attempt)) copies what has to be evaluated, and the event brings the answer back. An
+//! answer to a [`Question`] that changed meanwhile is refused, and the shell asks again.
+//!
+//! An attempt is `handle_attempt`, `handle_read`, [`Step::Write`] and `handle_answer`, then `poll_deferred` until it
+//! returns `None`. A read that fails skips to `handle_answer`. The shell passes the [`Verdict`] to the engine last.
+//!
+//! # Events and effects
+//!
+//! | event | condition | effects |
+//! |---|---|---|
+//! | [`handle_request`](Object::handle_request) | always | `Queue`, `Assess` |
+//! | | the part has a request already | that one is `Superseded` |
+//! | [`handle_assessment`](Object::handle_assessment) | the known value is unsatisfactory | notes that; `Lost` if it was satisfactory before |
+//! | [`handle_removal`](Object::handle_removal) | always | all `Removed`, `Clear` |
+//! | [`handle_closure`](Object::handle_closure) | always | all `GivenUp` |
+//! | [`handle_contention`](Object::handle_contention) | always | those assessed `GivenUp`; `Clear` if none is left |
+//! | [`handle_read`](Object::handle_read) | the object must exist and does not | `Gone` |
+//! | | something to write | [`Step::Write`]; `Lost` if the value was satisfactory before |
+//! | | nothing to write, and it is our unacknowledged write | `Written` |
+//! | | nothing to write, and a rival wrote since we saw it unsatisfactory | `ByOther`, `Evidence`, `Queue` if more is requested |
+//! | | nothing to write otherwise | `Satisfied` |
+//! | [`handle_answer`](Object::handle_answer) | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
+//! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
+//! | | denied, impossible, or withheld | `GivenUp` |
+//! | [`handle_change`](Object::handle_change) | an attempt is in flight | none: deferred until it ends |
+//! | | our last write came back | `Echo` |
+//! | | older than what is known, or not comparable with it | none |
+//! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
+//! | | satisfactory otherwise | `Clear`, all `Written` if the write is ours, otherwise `Satisfied` |
+//! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
+//! | | unsatisfactory otherwise | notes that |
+//!
+//! # The rules behind the table
+//!
+//! 1. **Evidence is a transition.** A rival's write from an unsatisfactory value to a satisfactory one shows that the
+//!    rival does our work. The first sight of a value shows nothing, and nor does an entry of a listing: somebody may have
+//!    written it long ago.
+//! 2. **The earliest unfulfilled request counts.** A key's age in the lease is that of its oldest unfulfilled request. A
+//!    rival that fulfils that one is alive, even if a newer request has replaced it.
+//! 3. **Our own writes are no evidence.** Changes wait while an attempt is in flight, because one of them may be the
+//!    attempt's own write that overtook its answer. After a write without an answer, the next value that equals it is
+//!    taken for ours.
+//! 4. **Old news clears no new request.** A read may be ahead of the watch, so a change counts only if it is newer than
+//!    what is known. Versions with a [`key_revision`](Version::key_revision) tell. With others, changes count again once the
+//!    watch has caught up with the read, or lists anew.
+
+mod attempt;
+mod effect;
+mod known;
+mod opaque;
+mod own_write;
+mod pending;
+#[cfg(test)]
+mod tests;
+mod wish;
+
+use self::{
+    attempt::{Attempt, Sent},
+    known::{Age, Known},
+    own_write::OwnWrite,
+    pending::PendingRequests,
+};
+pub use self::{
+    effect::{Answer, Change, Completion, Effect, Step},
+    opaque::{Desired, Types, Version},
+    wish::{Before, Evaluation, Judgement, Question, Request, RequestId, Stale, Wishes},
+};
+use crate::engine::{
+    Timestamp,
+    outcome::{Outcome, Verdict},
+};
+
+/// One guarded object; the [module](self) draws it.
+pub struct Object<T: Types> {
+    known: Known<T>,
+    requests: PendingRequests<T>,
+    /// Whether the last value that we saw while requests were pending did not satisfy them.
+    unsatisfied: bool,
+    /// The last value that satisfied all requests, until one of them next wants to write.
+    satisfied: Option<T::Value>,
+    own_write: OwnWrite<T>,
+    in_flight: Option<Box<Attempt<T>>>,
+    /// Why the store refused the last attempt for good, and at which version, until the version is another one.
+    refusal: Option<Box<(Option<T::Version>, T::Reason)>>,
+    /// The current listing contained the object.
+    listed: bool,
+    /// Counts whatever makes the answer to a question stale.
+    generation: u64,
+}
+
+type Effects<T> = Vec<Effect<T>>;
+type Completions<T> = Completion<<T as Types>::Version, <T as Types>::Reason>;
+
+impl<T: Types> Object<T> {
+    /// Returns an object without requests. With `absent`, a complete listing did not contain it; otherwise nothing is known.
+    pub fn new(absent: bool) -> Self {
+        Self {
+            known: Known::new(absent),
+            requests: PendingRequests::none(),
+            unsatisfied: false,
+            satisfied: None,
+            own_write: OwnWrite::none(),
+            in_flight: None,
+            refusal: None,
+            listed: false,
+            generation: 0,
+        }
+    }
+
+    /// Takes in a request, which replaces a pending one for the same part.
+    pub fn handle_request(&mut self, request: Request<T::Wish, T::Waiter>) -> Effects<T> {
+        let mut effects = Vec::new();
+        self.generation += 1;
+        if self.requests.is_empty() {
+            self.unsatisfied = false;
+        } else if self.unsatisfied {
+            self.requests.remember();
+        }
+        let replaced = self.requests.add(request);
+        effects.extend(replaced.map(|replaced| Effect::Complete(replaced, Completion::Superseded)));
+        effects.extend([Effect::Queue, Effect::Assess]);
+        effects
+    }
+
+    /// Returns the wishes to evaluate against the known value, and that value. `None` if nothing is requested or known.
+    pub fn assessment(&self) -> Option<(Question<T>, Option<T::Value>)> {
+        if self.requests.is_empty() || self.known.is_nothing() {
+            return None;
+        }
+        let question = Question { wishes: self.requests.wishes(), ..Question::empty(self.generation) };
+        Some((question, self.known.value().cloned()))
+    }
+
+    /// Takes in the evaluation of an [`assessment`](Self::assessment), `None` if a wish could not be evaluated. Returns the
+    /// value that is wanted instead of the known one: if it is contended, call
+    /// [`handle_contention`](Self::handle_contention).
+    ///
+    /// # Errors
+    ///
+    /// [`Stale`] if the assessment is another one by now.
+    pub fn handle_assessment(
+        &mut self,
+        question: &Question<T>,
+        evaluation: Option<Evaluation<T::Value>>,
+    ) -> Result<(Option<T::Value>, Effects<T>), Stale> {
+        if !self.is_current(question) {
+            return Err(Stale);
+        }
+        self.unsatisfied = evaluation.as_ref().is_some_and(|evaluation| !evaluation.is_satisfied());
+        let wanted = evaluation.and_then(|evaluation| evaluation.write);
+        let lost = wanted.as_ref().and_then(|_| self.satisfied.take());
+        Ok((wanted, lost.map(Effect::Lost).into_iter().collect()))
+    }
+
+    /// The requests that were assessed are contended: gives them up.
+    pub fn handle_contention(&mut self, assessed: &Wishes<T>, reason: T::Reason) -> Effects<T> {
+        let mut effects = Vec::new();
+        self.complete(&mut effects, |id| assessed.contains(id), |_| Completion::GivenUp(reason.clone()));
+        if self.requests.is_empty() {
+            effects.push(Effect::Clear);
+        }
+        effects
+    }
+
+    /// The caller withdraws all requests. An attempt in flight goes on and is not repeated.
+    pub fn handle_removal(&mut self) -> Effects<T> {
+        let mut effects = self.complete_all(Completion::Removed);
+        effects.push(Effect::Clear);
+        effects
+    }
+
+    /// The lease takes no more jobs: gives all requests up.
+    pub fn handle_closure(&mut self, reason: T::Reason) -> Effects<T> {
+        self.complete_all(Completion::GivenUp(reason))
+    }
+
+    /// An attempt starts. Returns the wishes to evaluate against what it reads.
+    pub fn handle_attempt(&mut self) -> Wishes<T> {
+        self.generation += 1;
+        self.in_flight = Some(Box::new(Attempt::new(self.requests.ids())));
+        self.requests.wishes()
+    }
+
+    /// Returns the value before the one that an attempt read, if it makes a difference whether a rival wrote that one.
+    pub fn before_read(
+        &self,
+        read: Option<&(T::Value, T::Version)>,
+        evaluation: &Evaluation<T::Value>,
+    ) -> Option<Before<T::Value>> {
+        let (value, version) = read?;
+        let is_news = self.known.version() != Some(version);
+        let asks = is_news && evaluation.is_satisfied() && !self.own_write.is(Some(value));
+        asks.then(|| Before(self.known.value().cloned()))
+    }
+
+    /// Takes in the value and version that an attempt read, the evaluation of its wishes, and whether a rival wrote the
+    /// value.
+    pub fn handle_read(
+        &mut self,
+        now: Timestamp,
+        read: Option<(T::Value, T::Version)>,
+        evaluation: Evaluation<T::Value>,
+        by_rival: bool,
+    ) -> (Step<T>, Effects<T>) {
+        let mut effects = Vec::new();
+        let is_satisfied = evaluation.is_satisfied();
+        let Evaluation { write, changed, gone } = evaluation;
+        if !gone.is_empty() {
+            self.complete(&mut effects, |id| gone.contains(&id), |_| Completion::Gone);
+        }
+        let Some(value) = write else {
+            let verdict = self.nothing_to_write(&mut effects, read, is_satisfied, by_rival);
+            return (Step::Finish(verdict), effects);
+        };
+        let expected = read.as_ref().map(|(_, version)| version.clone());
+        self.generation += 1;
+        self.known.learn(read);
+        self.unsatisfied = true;
+        // It is to be written again, so somebody changed it. Or the caller wants another value by now: the contention
+        // tracker compares the two.
+        effects.extend(self.satisfied.take().map(Effect::Lost));
+        if let Some(attempt) = &mut self.in_flight {
+            attempt.sent = Some(Sent { value: value.clone(), changed, started: now });
+        }
+        (Step::Write { value, expected }, effects)
+    }
+
+    /// The value is satisfactory, or the object that must exist does not.
+    fn nothing_to_write(
+        &mut self,
+        effects: &mut Effects<T>,
+        read: Option<(T::Value, T::Version)>,
+        is_satisfied: bool,
+        by_rival: bool,
+    ) -> Verdict {
+        let value = read.as_ref().map(|(value, _)| value.clone());
+        let version = read.as_ref().map(|(_, version)| version.clone());
+        let ours = self.own_write.take(value.as_ref());
+        let is_news = self.known.version() != version.as_ref();
+        // The first sight of a value shows nothing, and nobody who deletes an object does our work.
+        let by_other = is_satisfied && self.unsatisfied && !ours && is_news && (by_rival || value.is_none());
+        self.known.learn(read);
+        self.satisfied = value.filter(|_| is_satisfied);
+        self.requests.forget_earlier(effects);
+        self.complete_attempt(effects, |_| match &version {
+            Some(version) if ours => Completion::Written(version.clone()),
+            _ if by_other => Completion::ByOther,
+            _ => Completion::Satisfied,
+        });
+        if by_other {
+            effects.push(Effect::Evidence { revision: version.as_ref().and_then(Version::revision) });
+        }
+        if !self.requests.is_empty() {
+            // Requests came during the attempt. The evidence has cleared their job, too.
+            effects.extend(by_other.then_some(Effect::Queue));
+            effects.push(Effect::Assess);
+        }
+        Outcome::Unchanged.done()
+    }
+
+    /// Takes in the answer to a read that failed, or to a write. Returns the verdict of the attempt.
+    pub fn handle_answer(&mut self, answer: Answer<T>) -> (Verdict, Effects<T>) {
+        let mut effects = Vec::new();
+        let sent = self.in_flight.as_mut().and_then(|attempt| attempt.sent.take());
+        let verdict = answer.verdict(sent.is_some());
+        match answer {
+            Answer::Written(version) => {
+                if let Some(sent) = sent {
+                    self.written(&mut effects, sent, version);
+                }
+            }
+            Answer::Unanswered => self.own_write.unanswered(sent.map(|sent| sent.value)),
+            Answer::Conflict | Answer::Fenced => {}
+            Answer::Denied(reason) | Answer::Impossible(reason) => {
+                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
+                self.refusal = Some(Box::new((self.known.version().cloned(), reason)));
+            }
+            Answer::Withheld(reason) => {
+                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
+            }
+        }
+        (verdict, effects)
+    }
+
+    fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
+        let Sent { value, changed, started } = sent;
+        self.refusal = None;
+        self.own_write.succeeded(version.clone(), started);
+        self.satisfied = Some(value.clone());
+        self.known.wrote(value, version.clone());
+        self.unsatisfied = false;
+        self.requests.forget_earlier(effects);
+        self.complete_attempt(effects, |id| match changed.contains(&id) {
+            true => Completion::Written(version.clone()),
+            false => Completion::Satisfied,
+        });
+        // Requests that came during the attempt may want more.
+        effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
+    }
+
+    /// The attempt is over. Returns the next change that was deferred; once there is none, ends the attempt.
+    pub fn poll_deferred(&mut self) -> Option<Change<T>> {
+        let change = self.in_flight.as_mut().and_then(|attempt| attempt.deferred.pop_front());
+        if change.is_none() {
+            self.generation += 1;
+            self.in_flight = None;
+        }
+        change
+    }
+
+    /// A listing begins: the watch is no longer behind what we know.
+    pub fn handle_listing(&mut self) {
+        self.generation += 1;
+        self.listed = false;
+        self.known.caught_up();
+    }
+
+    /// Returns what has to be evaluated before [`handle_change`](Self::handle_change).
+    pub fn question(&self, change: &Change<T>) -> Question<T> {
+        let mut question = Question::empty(self.generation);
+        let is_deferred = self.in_flight.is_some() && !change.deferred;
+        let asks = !self.requests.is_empty() && !is_deferred && self.known.age(change) == Age::Newer;
+        if asks {
+            question.wishes = self.requests.wishes();
+            question.earlier = self.requests.earlier();
+            let is_ours = self.own_write.is(change.value.as_ref());
+            if change.value.is_some() && !change.listing && !is_ours {
+                question.before = Some(Before(self.known.value().cloned()));
+            }
+        }
+        question
+    }
+
+    /// Takes in a change and the answer to its [`question`](Self::question). While an attempt is in flight the change is
+    /// deferred, because it may be the attempt's own write.
+    ///
+    /// # Errors
+    ///
+    /// Returns the change if the question is another one by now.
+    pub fn handle_change(
+        &mut self,
+        mut change: Change<T>,
+        question: &Question<T>,
+        judgement: Judgement,
+    ) -> Result<Effects<T>, Change<T>> {
+        self.listed |= change.listing;
+        if let Some(attempt) = self.in_flight.as_mut().filter(|_| !change.deferred) {
+            change.deferred = true;
+            attempt.deferred.push_back(change);
+            return Ok(Vec::new());
+        }
+        // Old news needs no answer, and nor does an object that nobody wants.
+        let needs_answer = !self.requests.is_empty() && self.known.age(&change) == Age::Newer;
+        if needs_answer && !self.is_current(question) {
+            return Err(change);
+        }
+        let mut effects = Vec::new();
+        effects.extend(self.own_write.take_echo(&change).map(Effect::Echo));
+        match self.known.age(&change) {
+            Age::Older | Age::Unclear => {}
+            Age::Known => self.known.caught_up(),
+            Age::Newer => self.changed(&mut effects, change, judgement),
+        }
+        Ok(effects)
+    }
+
+    fn changed(&mut self, effects: &mut Effects<T>, change: Change<T>, judgement: Judgement) {
+        let ours = self.own_write.take(change.value.as_ref());
+        // A deletion has no writer to ask for.
+        let by_rival = !ours && !change.listing && (judgement.by_rival || change.value.is_none());
+        let revision = change.version.as_ref().and_then(Version::revision);
+        let ending = match &change.version {
+            Some(version) if ours => Completion::Written(version.clone()),
+            _ => Completion::Satisfied,
+        };
+        let is_deletion = change.value.is_none();
+        self.generation += 1;
+        self.own_write.forget_echo();
+        self.refusal = None;
+        self.known.record(change.value.clone(), change.version);
+        if self.requests.is_empty() {
+            // An object that is created anew under the same key is not one that somebody changed.
+            if is_deletion {
+                self.satisfied = None;
+            }
+            return;
+        }
+        match judgement.satisfied {
+            Some(true) => self.satisfied = change.value,
+            _ if is_deletion => self.satisfied = None,
+            _ => {}
+        }
+        match judgement.satisfied {
+            Some(true) if self.unsatisfied && by_rival => {
+                effects.push(Effect::Evidence { revision });
+                effects.extend(self.complete_all(Completion::ByOther));
+            }
+            Some(true) => {
+                effects.push(Effect::Clear);
+                effects.extend(self.complete_all(ending));
+            }
+            // This fulfils our original request but not the newer one: evidence that the rival is alive. The newer request
+            // starts waiting afresh.
+            Some(false) if judgement.fulfils_earlier && by_rival => {
+                self.unsatisfied = true;
+                self.requests.forget_earlier(effects);
+                effects.extend([Effect::Evidence { revision }, Effect::Queue]);
+            }
+            Some(false) => self.unsatisfied = true,
+            None => {}
+        }
+    }
+
+    /// Returns whether any request is pending.
+    pub fn is_pending(&self) -> bool {
+        !self.requests.is_empty()
+    }
+
+    /// Returns the pending requests, in order of their parts' first requests.
+    pub fn requests(&self) -> &[Request<T::Wish, T::Waiter>] {
+        self.requests.all()
+    }
+
+    /// Returns the last value that we saw, `None` if the object does not exist or nothing is known.
+    pub fn value(&self) -> Option<&T::Value> {
+        self.known.value()
+    }
+
+    /// Returns whether nothing is known of the object.
+    pub fn is_unknown(&self) -> bool {
+        self.known.is_nothing()
+    }
+
+    /// Returns whether the current listing contained the object.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Returns whether the object says no more than a new one does after a listing without it.
+    pub fn is_blank(&self) -> bool {
+        self.requests.is_empty()
+            && self.in_flight.is_none()
+            && !self.own_write.awaits_echo()
+            && self.known.is_blank()
+    }
+
+    /// Forgets why the store last refused a request for good. Returns the reason if that was at this version.
+    pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
+        let (version, reason) = *self.refusal.take()?;
+        (version.as_ref() == at).then_some(reason)
+    }
+
+    /// Whether the answer to this question is still of use. Objects are forgotten and made anew, so that the generation
+    /// alone does not tell.
+    fn is_current(&self, question: &Question<T>) -> bool {
+        question.generation == self.generation && question.wishes.are_of(self.requests.all())
+    }
+
+    /// Ends the requests that `which` picks.
+    fn complete(
+        &mut self,
+        effects: &mut Effects<T>,
+        which: impl Fn(RequestId) -> bool,
+        ending: impl Fn(RequestId) -> Completions<T>,
+    ) {
+        self.generation += 1;
+        self.requests.complete(effects, which, ending);
+    }
+
+    fn complete_all(&mut self, ending: Completions<T>) -> Effects<T> {
+        let mut effects = Vec::new();
+        self.complete(&mut effects, |_| true, |_| ending.clone());
+        effects
+    }
+
+    /// Ends the requests that the attempt in flight tried to fulfil.
+    fn complete_attempt(&mut self, effects: &mut Effects<T>, ending: impl Fn(RequestId) -> Completions<T>) {
+        let in_flight = self.in_flight.as_mut();
+        let attempted = in_flight.map(|attempt| std::mem::take(&mut attempt.requests)).unwrap_or_default();
+        self.complete(effects, |id| attempted.contains(&id), ending);
+    }
+}

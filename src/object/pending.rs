@@ -1,0 +1,82 @@
+//! The pending requests of an object, at most one for each part.
+
+use super::{
+    effect::{Completion, Effect},
+    opaque::Types,
+    wish::{Request, RequestId, Wishes},
+};
+
+pub(super) struct PendingRequests<T: Types> {
+    /// In order of their parts' first requests.
+    requests: Vec<Request<T::Wish, T::Waiter>>,
+    /// The wishes that were pending when a newer request first replaced or joined them, once the object was known to be
+    /// unsatisfactory. The key's age counts from these, so we must notice when somebody fulfils them.
+    earlier: Option<Wishes<T>>,
+}
+
+impl<T: Types> PendingRequests<T> {
+    pub fn none() -> Self {
+        Self { requests: Vec::new(), earlier: None }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    pub fn all(&self) -> &[Request<T::Wish, T::Waiter>] {
+        &self.requests
+    }
+
+    pub fn ids(&self) -> Vec<RequestId> {
+        self.requests.iter().map(|request| request.id).collect()
+    }
+
+    pub fn wishes(&self) -> Wishes<T> {
+        Wishes::of(&self.requests)
+    }
+
+    pub fn earlier(&self) -> Option<Wishes<T>> {
+        self.earlier.as_ref().map(Wishes::copy)
+    }
+
+    /// Adds a request, and returns the one for the same part that it replaces.
+    pub fn add(&mut self, request: Request<T::Wish, T::Waiter>) -> Option<Request<T::Wish, T::Waiter>> {
+        let same = self.requests.iter_mut().find(|old| old.part == request.part);
+        match same {
+            Some(old) => Some(std::mem::replace(old, request)),
+            None => {
+                self.requests.push(request);
+                None
+            }
+        }
+    }
+
+    /// Remembers the wishes that are pending now as the earlier ones, unless there are some already.
+    pub fn remember(&mut self) {
+        if self.earlier.is_none() {
+            self.earlier = Some(self.wishes());
+        }
+    }
+
+    /// Forgets the earlier wishes: somebody fulfilled them.
+    pub fn forget_earlier(&mut self, effects: &mut Vec<Effect<T>>) {
+        effects.extend(self.earlier.take().map(Effect::Discard));
+    }
+
+    /// Ends the requests that `which` picks.
+    pub fn complete(
+        &mut self,
+        effects: &mut Vec<Effect<T>>,
+        which: impl Fn(RequestId) -> bool,
+        ending: impl Fn(RequestId) -> Completion<T::Version, T::Reason>,
+    ) {
+        let ended = self.requests.extract_if(.., |request| which(request.id));
+        effects.extend(ended.map(|request| {
+            let ending = ending(request.id);
+            Effect::Complete(request, ending)
+        }));
+        if self.requests.is_empty() {
+            self.forget_earlier(effects);
+        }
+    }
+}

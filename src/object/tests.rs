@@ -1,0 +1,648 @@
+//! The table of events and effects, row by row, then the rules behind it.
+
+use std::time::Duration;
+
+use super::*;
+
+/// An object with one text for a value.
+#[derive(Debug, PartialEq)]
+enum Text {}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wish {
+    /// Exactly this text.
+    Exactly(&'static str),
+    /// This word, whatever else there is.
+    Word(&'static str),
+    /// Exactly this text, if the object exists.
+    Existing(&'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum TestVersion {
+    Ordered(u64),
+    Opaque(u64),
+}
+
+use TestVersion::{Opaque, Ordered};
+use Wish::{Exactly, Existing, Word};
+
+impl Version for TestVersion {
+    fn revision(&self) -> Option<u64> {
+        self.key_revision()
+    }
+
+    fn key_revision(&self) -> Option<u64> {
+        match *self {
+            Ordered(revision) => Some(revision),
+            Opaque(_) => None,
+        }
+    }
+}
+
+impl Types for Text {
+    type Value = String;
+    type Version = TestVersion;
+    type Wish = Wish;
+    type Waiter = ();
+    type Reason = &'static str;
+
+    fn evaluate(wish: &Wish, current: Option<&String>) -> Desired<String> {
+        match *wish {
+            Exactly(text) if current.is_some_and(|current| current == text) => Desired::Right,
+            Exactly(text) => Desired::Write(text.into()),
+            Word(word) if current.is_some_and(|current| current.contains(word)) => Desired::Right,
+            Word(word) => Desired::Write(format!("{} {word}", current.map_or("", |current| current))),
+            Existing(_) if current.is_none() => Desired::Gone,
+            Existing(text) => Self::evaluate(&Exactly(text), current),
+        }
+    }
+}
+
+/// A shell with one object, in a store whose writes all come from rivals.
+struct Shell {
+    object: Object<Text>,
+    now: Timestamp,
+    rivals: bool,
+}
+
+type Read = Option<(&'static str, TestVersion)>;
+
+impl Shell {
+    /// The object does not exist, as a listing has shown.
+    fn absent() -> Self {
+        Self { object: Object::new(true), now: Timestamp::ZERO, rivals: true }
+    }
+
+    /// The watch has reported this value.
+    fn with(value: &str, version: TestVersion) -> Self {
+        let mut shell = Self::absent();
+        assert_eq!(shell.put(value, version), [""; 0]);
+        shell
+    }
+
+    fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
+        let request = Request { id: RequestId(id), part: part.into(), wish, waiter: () };
+        let effects = self.object.handle_request(request);
+        self.assess();
+        brief(effects)
+    }
+
+    fn assess(&mut self) -> Vec<String> {
+        let Some((question, value)) = self.object.assessment() else { return Vec::new() };
+        let evaluation = question.wishes.evaluate(value.as_ref());
+        brief(self.object.handle_assessment(&question, Some(evaluation)).expect("nothing has changed").1)
+    }
+
+    fn change(&mut self, change: Change<Text>) -> Vec<String> {
+        let value = change.value.clone();
+        let question = self.object.question(&change);
+        let judgement = question.judge(|wishes| Some(wishes.evaluate(value.as_ref())), |_| self.rivals);
+        brief(self.object.handle_change(change, &question, judgement).expect("nothing has changed"))
+    }
+
+    /// The watch reports a write.
+    fn put(&mut self, value: &str, version: TestVersion) -> Vec<String> {
+        self.change(Change::new(Some(value.into()), version, self.now))
+    }
+
+    /// The watch reports a deletion.
+    fn delete(&mut self, version: TestVersion) -> Vec<String> {
+        self.change(Change::new(None, version, self.now))
+    }
+
+    fn list(&mut self, read: Read) -> Vec<String> {
+        self.object.handle_listing();
+        self.change(Change::listed(entry(read), self.now))
+    }
+
+    /// An attempt starts and reads.
+    fn read(&mut self, read: Read) -> (Step<Text>, Vec<String>) {
+        let wishes = self.object.handle_attempt();
+        let read = entry(read);
+        let evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
+        let by_rival = self.object.before_read(read.as_ref(), &evaluation).is_some() && self.rivals;
+        let (step, effects) = self.object.handle_read(self.now, read, evaluation, by_rival);
+        (step, brief(effects))
+    }
+
+    /// An attempt starts, reads, and sends its write.
+    fn send(&mut self, read: Read) {
+        let (step, _) = self.read(read);
+        assert!(matches!(step, Step::Write { .. }), "{step:?}");
+    }
+
+    fn answer(&mut self, answer: Answer<Text>) -> (Verdict, Vec<String>) {
+        let (verdict, effects) = self.object.handle_answer(answer);
+        (verdict, brief(effects))
+    }
+
+    /// The attempt ends.
+    fn end(&mut self) -> Vec<String> {
+        let mut effects = Vec::new();
+        while let Some(change) = self.object.poll_deferred() {
+            effects.extend(self.change(change));
+        }
+        effects
+    }
+
+    /// One attempt reads, writes and succeeds.
+    fn write(&mut self, read: Read, version: TestVersion) -> Vec<String> {
+        self.send(read);
+        let (verdict, effects) = self.answer(Answer::Written(version));
+        assert_eq!(verdict.outcome, Outcome::Written);
+        self.end();
+        effects
+    }
+}
+
+fn entry(read: Read) -> Option<(String, TestVersion)> {
+    read.map(|(value, version)| (value.to_owned(), version))
+}
+
+fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
+    let brief = |effect| match effect {
+        Effect::Queue => "queue".into(),
+        Effect::Clear => "clear".into(),
+        Effect::Assess => "assess".into(),
+        Effect::Discard(_) => "discard".into(),
+        Effect::Evidence { revision } => format!("evidence {revision:?}"),
+        Effect::Echo(echo) => format!("echo {echo:?}"),
+        Effect::Lost(value) => format!("lost {value}"),
+        Effect::Complete(request, completion) => format!("{} {completion:?}", request.id.0),
+    };
+    effects.into_iter().map(brief).collect()
+}
+
+// --- requests ---
+
+#[test]
+fn request_is_queued_and_assessed() {
+    assert_eq!(Shell::absent().request(1, "", Exactly("a")), ["queue", "assess"]);
+}
+
+#[test]
+fn newer_request_supersedes_its_part_only() {
+    let mut shell = Shell::absent();
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    assert_eq!(shell.request(3, "left", Word("L")), ["1 Superseded", "queue", "assess"]);
+    assert_eq!(shell.object.requests().iter().map(|request| request.id.0).collect::<Vec<_>>(), [3, 2]);
+}
+
+#[test]
+fn assessment_reports_a_satisfactory_value_as_lost() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    assert_eq!(shell.put("b", Ordered(2)), [""; 0]);
+    let request = Request { id: RequestId(2), part: "".into(), wish: Exactly("a"), waiter: () };
+    shell.object.handle_request(request);
+    assert_eq!(shell.assess(), ["lost a"]);
+    assert_eq!(shell.assess(), [""; 0], "once");
+}
+
+#[test]
+fn assessment_of_changed_requests_is_stale() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    let (question, value) = shell.object.assessment().unwrap();
+    let evaluation = question.wishes.evaluate(value.as_ref());
+    shell.request(2, "", Exactly("b"));
+    assert_eq!(shell.object.handle_assessment(&question, Some(evaluation)), Err(Stale));
+}
+
+#[test]
+fn removal_ends_all_parts_and_clears() {
+    let mut shell = Shell::absent();
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    assert_eq!(
+        brief(shell.object.handle_removal()),
+        ["1 Removed", "2 Removed", "discard", "clear"],
+        "the first part was unsatisfied when the second came"
+    );
+    assert_eq!(brief(shell.object.handle_removal()), ["clear"]);
+}
+
+#[test]
+fn closure_gives_all_requests_up() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(brief(shell.object.handle_closure("closed")), [r#"1 GivenUp("closed")"#]);
+}
+
+#[test]
+fn contention_gives_up_assessed_requests_only() {
+    let mut shell = Shell::absent();
+    shell.request(1, "left", Word("l"));
+    let (question, _) = shell.object.assessment().unwrap();
+    shell.request(2, "right", Word("r"));
+    let effects = shell.object.handle_contention(&question.wishes, "contended");
+    assert_eq!(brief(effects), [r#"1 GivenUp("contended")"#], "the other one stays queued");
+    let (question, _) = shell.object.assessment().unwrap();
+    let effects = shell.object.handle_contention(&question.wishes, "contended");
+    assert_eq!(brief(effects), [r#"2 GivenUp("contended")"#, "discard", "clear"]);
+}
+
+// --- reads ---
+
+#[test]
+fn unsatisfactory_read_is_written_against_its_version() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    let (step, effects) = shell.read(Some(("b", Ordered(1))));
+    assert_eq!(step, Step::Write { value: "a".into(), expected: Some(Ordered(1)) });
+    assert_eq!(effects, [""; 0]);
+}
+
+#[test]
+fn absent_object_is_created() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.read(None).0, Step::Write { value: "a".into(), expected: None });
+}
+
+#[test]
+fn absent_object_that_must_exist_is_gone() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Existing("a"));
+    let (step, effects) = shell.read(None);
+    assert_eq!((step, effects), (Step::Finish(Outcome::Unchanged.done()), vec!["1 Gone".into()]));
+}
+
+#[test]
+fn part_that_must_exist_keeps_no_other_from_creating() {
+    let mut shell = Shell::absent();
+    shell.request(1, "left", Existing("l"));
+    shell.request(2, "right", Word("r"));
+    let (step, effects) = shell.read(None);
+    assert_eq!(step, Step::Write { value: " r".into(), expected: None });
+    assert_eq!(effects, ["1 Gone"]);
+}
+
+#[test]
+fn rewriting_a_satisfactory_value_reports_it_lost() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    // The assessment still sees our own write.
+    shell.request(2, "", Exactly("a"));
+    let (_, effects) = shell.read(Some(("b", Ordered(2))));
+    assert_eq!(effects, ["lost a"]);
+}
+
+#[test]
+fn satisfactory_read_at_first_sight_is_satisfied() {
+    let mut shell = Shell { object: Object::new(false), ..Shell::absent() };
+    shell.request(1, "", Exactly("a"));
+    let (step, effects) = shell.read(Some(("a", Ordered(1))));
+    assert_eq!((step, effects), (Step::Finish(Outcome::Unchanged.done()), vec!["1 Satisfied".into()]));
+}
+
+#[test]
+fn satisfactory_read_after_unsatisfactory_sight_is_evidence() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    let (_, effects) = shell.read(Some(("a", Ordered(2))));
+    assert_eq!(effects, ["1 ByOther", "evidence Some(2)"]);
+}
+
+#[test]
+fn read_that_nobody_competed_for_is_no_evidence() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.rivals = false;
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.read(Some(("a", Ordered(2)))).1, ["1 Satisfied"]);
+}
+
+#[test]
+fn evidence_requeues_requests_that_came_meanwhile() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "left", Word("l"));
+    let wishes = shell.object.handle_attempt();
+    shell.request(2, "right", Word("r"));
+    let read = entry(Some(("l", Ordered(2))));
+    let evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
+    let (_, effects) = shell.object.handle_read(shell.now, read, evaluation, true);
+    assert_eq!(brief(effects), ["discard", "1 ByOther", "evidence Some(2)", "queue", "assess"]);
+}
+
+#[test]
+fn read_of_our_unacknowledged_write_is_written() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("b", Ordered(1))));
+    assert_eq!(shell.answer(Answer::Unanswered), (Outcome::Failed.retry(), Vec::new()));
+    shell.end();
+    assert_eq!(shell.read(Some(("a", Ordered(2)))).1, ["1 Written(Ordered(2))"]);
+}
+
+// --- answers ---
+
+#[test]
+fn written_request_ends_as_written_others_satisfied() {
+    let mut shell = Shell::with("l", Ordered(1));
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    shell.send(Some(("l", Ordered(1))));
+    let (verdict, effects) = shell.answer(Answer::Written(Ordered(2)));
+    assert_eq!(verdict, Outcome::Written.done().at_revision(Some(2)));
+    assert_eq!(effects, ["1 Satisfied", "2 Written(Ordered(2))"]);
+}
+
+#[test]
+fn request_during_the_attempt_is_assessed_after_it() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.send(None);
+    assert_eq!(shell.request(2, "", Exactly("b")), ["1 Superseded", "queue", "assess"]);
+    assert_eq!(shell.answer(Answer::Written(Ordered(1))).1, ["discard", "assess"]);
+    shell.assess();
+    shell.end();
+    assert_eq!(
+        shell.put("b", Ordered(2)),
+        ["evidence Some(2)", "2 ByOther"],
+        "it was unsatisfied by our write"
+    );
+}
+
+#[test]
+fn refusals_and_failures_are_tried_again() {
+    for (answer, verdict) in [
+        (Answer::Conflict, Outcome::Conflict.retry()),
+        (Answer::Fenced, Outcome::WrittenByOther.retry()),
+        (Answer::Unanswered, Outcome::Failed.retry()),
+    ] {
+        let mut shell = Shell::absent();
+        shell.request(1, "", Exactly("a"));
+        shell.send(None);
+        assert_eq!(shell.answer(answer), (verdict, Vec::new()));
+        assert!(shell.object.is_pending());
+    }
+}
+
+#[test]
+fn failed_read_is_tried_again() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.object.handle_attempt();
+    assert_eq!(shell.answer(Answer::Unanswered), (Outcome::Failed.retry(), Vec::new()));
+    shell.end();
+    assert_eq!(shell.put("a", Ordered(1)), ["evidence Some(1)", "1 ByOther"], "nothing was sent");
+}
+
+#[test]
+fn refusals_for_good_give_the_requests_up() {
+    for (answer, verdict, is_refusal) in [
+        (Answer::Denied("no"), Outcome::Failed.done(), true),
+        (Answer::Impossible("no"), Outcome::Unchanged.done(), true),
+        (Answer::Withheld("no"), Outcome::Unchanged.done(), false),
+    ] {
+        let mut shell = Shell::with("b", Ordered(1));
+        shell.request(1, "", Exactly("a"));
+        shell.send(Some(("b", Ordered(1))));
+        assert_eq!(shell.answer(answer), (verdict, vec![r#"1 GivenUp("no")"#.into()]));
+        shell.end();
+        assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), is_refusal.then_some("no"));
+        assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), None, "once");
+    }
+}
+
+#[test]
+fn refusal_belongs_to_one_version() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    shell.object.handle_attempt();
+    let _ = shell.answer(Answer::Denied("no"));
+    shell.end();
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(2))), None);
+    shell.request(2, "", Exactly("a"));
+    shell.object.handle_attempt();
+    let _ = shell.answer(Answer::Denied("no"));
+    shell.end();
+    shell.put("c", Ordered(2));
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), None, "the object is another one");
+}
+
+// --- changes ---
+
+#[test]
+fn change_waits_for_the_attempt_in_flight() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.send(None);
+    shell.now = shell.now + Duration::from_millis(5);
+    assert_eq!(shell.put("a", Ordered(1)), [""; 0]);
+    shell.now = shell.now + Duration::from_millis(5);
+    assert_eq!(shell.answer(Answer::Written(Ordered(1))).1, ["1 Written(Ordered(1))"]);
+    assert_eq!(shell.end(), ["echo 5ms"], "counted to its arrival");
+}
+
+#[test]
+fn changes_are_taken_in_in_order() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.send(None);
+    shell.put("b", Ordered(1));
+    shell.put("a", Ordered(2));
+    let _ = shell.answer(Answer::Conflict);
+    assert_eq!(shell.end(), ["evidence Some(2)", "1 ByOther"]);
+}
+
+#[test]
+fn our_write_measures_the_echo_once() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    shell.now = shell.now + Duration::from_millis(7);
+    assert_eq!(shell.put("a", Ordered(1)), ["echo 7ms"]);
+    assert_eq!(shell.put("a", Ordered(1)), [""; 0]);
+}
+
+#[test]
+fn older_change_has_no_effect() {
+    let mut shell = Shell::with("b", Ordered(5));
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.put("a", Ordered(4)), [""; 0]);
+    assert!(shell.object.is_pending());
+}
+
+#[test]
+fn rivals_write_that_satisfies_is_evidence() {
+    let mut shell = Shell::absent();
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    let effects = shell.put("l r", Ordered(3));
+    assert_eq!(effects, ["evidence Some(3)", "1 ByOther", "2 ByOther", "discard"]);
+}
+
+#[test]
+fn satisfactory_write_of_others_clears_only() {
+    let mut shell = Shell::absent();
+    shell.rivals = false;
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.put("a", Ordered(1)), ["clear", "1 Satisfied"]);
+}
+
+#[test]
+fn edit_of_a_satisfactory_value_clears_only() {
+    let mut shell = Shell::with("a", Ordered(1));
+    shell.request(1, "", Word("a"));
+    assert_eq!(shell.put("a b", Ordered(2)), ["clear", "1 Satisfied"]);
+}
+
+#[test]
+fn listing_clears_and_is_no_evidence() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.list(Some(("a", Ordered(1)))), ["clear", "1 Satisfied"]);
+    assert!(shell.object.is_listed());
+}
+
+#[test]
+fn listing_without_the_object_shows_its_absence() {
+    let mut shell = Shell::with("a", Ordered(1));
+    assert_eq!(shell.list(None), [""; 0]);
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.put("a", Ordered(2)), ["evidence Some(2)", "1 ByOther"], "it was absent in between");
+}
+
+#[test]
+fn change_to_our_unacknowledged_value_is_written() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.send(None);
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    assert_eq!(shell.put("a", Ordered(1)), ["clear", "1 Written(Ordered(1))"]);
+}
+
+#[test]
+fn another_value_ends_the_wait_for_unacknowledged() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.send(None);
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    assert_eq!(shell.put("b", Ordered(1)), [""; 0], "our write cannot succeed any more");
+    assert_eq!(shell.put("a", Ordered(2)), ["evidence Some(2)", "1 ByOther"]);
+}
+
+#[test]
+fn unsatisfactory_change_leaves_the_request() {
+    let mut shell = Shell::with("a", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.put("b", Ordered(2)), [""; 0]);
+    assert_eq!(shell.put("a", Ordered(3)), ["evidence Some(3)", "1 ByOther"], "it noted that");
+}
+
+#[test]
+fn rival_that_fulfils_an_earlier_request_is_alive() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.request(2, "", Exactly("b"));
+    shell.request(3, "", Exactly("c"));
+    assert_eq!(shell.put("b", Ordered(1)), [""; 0], "the second was never the oldest one");
+    assert_eq!(shell.put("a", Ordered(2)), ["discard", "evidence Some(2)", "queue"]);
+    assert_eq!(shell.put("a", Ordered(3)), [""; 0], "once");
+    assert_eq!(shell.put("c", Ordered(4)), ["evidence Some(4)", "3 ByOther"]);
+}
+
+#[test]
+fn wish_that_cannot_be_evaluated_keeps_its_request() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    let change = Change::new(Some("a".into()), Ordered(1), shell.now);
+    let question = shell.object.question(&change);
+    let judgement = question.judge(|_| None, |_| true);
+    assert_eq!(judgement.satisfied, None);
+    assert_eq!(brief(shell.object.handle_change(change, &question, judgement).unwrap()), [""; 0]);
+    assert!(shell.object.is_pending());
+}
+
+#[test]
+fn change_with_an_answer_to_another_question_returns() {
+    let mut shell = Shell::absent();
+    let change = Change::new(Some("a".into()), Ordered(1), shell.now);
+    let question = shell.object.question(&change);
+    let judgement = question.judge(|_| panic!("nothing is wanted"), |_| panic!("nothing is wanted"));
+    shell.request(1, "", Exactly("a"));
+    let change = shell.object.handle_change(change, &question, judgement).expect_err("a request came");
+    assert_eq!(shell.change(change), ["evidence Some(1)", "1 ByOther"]);
+}
+
+#[test]
+fn answer_for_a_forgotten_object_is_stale() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    let change = Change::new(Some("a".into()), Ordered(1), shell.now);
+    let question = shell.object.question(&change);
+    let judgement = question.judge(|wishes| Some(wishes.evaluate(change.value.as_ref())), |_| true);
+    shell.object.handle_removal();
+    assert!(shell.object.is_blank());
+    let mut anew = Shell::absent();
+    anew.request(2, "", Exactly("b"));
+    assert!(
+        anew.object.handle_change(change, &question, judgement).is_err(),
+        "another request has its place"
+    );
+}
+
+// --- ahead of the watch ---
+
+#[test]
+fn past_of_a_deleted_object_clears_nothing() {
+    let mut shell = Shell::with("old", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    for _ in 0..2 {
+        // The first attempt, and a retry that finds the same.
+        shell.send(None);
+        let _ = shell.answer(Answer::Conflict);
+        shell.end();
+    }
+    assert_eq!(shell.put("a", Ordered(2)), [""; 0], "that was before the deletion that we saw");
+    assert_eq!(shell.delete(Ordered(3)), [""; 0]);
+    assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "1 ByOther"]);
+}
+
+#[test]
+fn unordered_watch_behind_our_read_clears_nothing() {
+    let mut shell = Shell::with("old", Opaque(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("now", Opaque(7))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.put("a", Opaque(3)), [""; 0], "it may be old");
+    assert_eq!(shell.put("now", Opaque(7)), [""; 0], "the watch has caught up");
+    assert_eq!(shell.put("a", Opaque(8)), ["evidence None", "1 ByOther"]);
+}
+
+#[test]
+fn unordered_watch_catches_up_with_a_listing() {
+    let mut shell = Shell::with("old", Opaque(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("now", Opaque(7))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.list(Some(("other", Opaque(3)))), [""; 0]);
+    assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
+}
+
+// --- forgetting ---
+
+#[test]
+fn object_without_requests_that_is_absent_is_blank() {
+    let mut shell = Shell::absent();
+    assert!(shell.object.is_blank());
+    shell.request(1, "", Exactly("a"));
+    assert!(!shell.object.is_blank());
+    shell.write(None, Ordered(1));
+    assert!(!shell.object.is_blank());
+    shell.delete(Ordered(2));
+    assert!(shell.object.is_blank());
+    shell.object.handle_attempt();
+    assert!(!shell.object.is_blank(), "an attempt may come for a request that was withdrawn");
+    shell.end();
+    assert!(shell.object.is_blank());
+}
