@@ -89,6 +89,24 @@ fn waits_through_an_outage_give_no_sample() {
     assert_eq!(world.unspread(), ms(400) * 3, "the store is back: this is the first sample");
 }
 
+#[test]
+fn requests_from_during_an_outage_give_no_sample() {
+    let mut world = World::following(1);
+    world.wants_all(["first", "second", "waits"]);
+    let attempt = world.sleeps_for_one();
+    world.ends(attempt, Outcome::Failed);
+    let attempt = world.sleeps_for_one();
+    assert_eq!(attempt.key, "second");
+    world.ends(attempt, Outcome::Conflict);
+    world.wants("after");
+    let patience = world.engine.patience();
+    world.pass(ms(400));
+    world.evidence("waits");
+    assert_eq!(world.engine.patience(), patience, "the store was down while it waited");
+    world.evidence("after");
+    assert_eq!(world.unspread(), ms(400) * 3, "the store was back when it was requested");
+}
+
 /// In each round the first sample makes patience shorter than the round, and the later ones make it
 /// longer again. If the pause between rounds then counted as a silence, no key would ever be
 /// overdue.
