@@ -6,22 +6,10 @@
 //!
 //! | elector | on | replaces | takes part with |
 //! |---|---|---|---|
-#![cfg_attr(
-    feature = "etcd",
-    doc = "| [`EtcdElector`](crate::etcd::EtcdElector) | etcd | pingcap/tiflow `dm/pkg/election` | Go's `clientv3/concurrency`, `etcdctl elect` |"
-)]
-#![cfg_attr(
-    feature = "etcd",
-    doc = "| [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | all that create the same key |"
-)]
-#![cfg_attr(
-    feature = "zookeeper",
-    doc = "| [`ZookeeperElector`](crate::zookeeper::ZookeeperElector) | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |"
-)]
-#![cfg_attr(
-    feature = "redis",
-    doc = "| [`RedisElector`](crate::redis::RedisElector) | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |"
-)]
+//! | [`EtcdElector`](crate::etcd::EtcdElector) | etcd | pingcap/tiflow `dm/pkg/election` | Go's `clientv3/concurrency`, `etcdctl elect` |
+//! | [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | all that create the same key |
+//! | [`ZookeeperElector`](crate::zookeeper::ZookeeperElector) | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |
+//! | [`RedisElector`](crate::redis::RedisElector) | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |
 //!
 //! They replace four Go packages;
 //! [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md) lists
