@@ -360,7 +360,11 @@ fn request_during_the_attempt_is_assessed_after_it() {
     assert_eq!(shell.answer(Answer::Written(Ordered(1))).1, ["discard", "assess"]);
     shell.assess();
     shell.end();
-    assert_eq!(shell.put("b", Ordered(2)), ["evidence Some(2)", "2 ByOther"], "it was unsatisfied by our write");
+    assert_eq!(
+        shell.put("b", Ordered(2)),
+        ["evidence Some(2)", "2 ByOther"],
+        "it was unsatisfied by our write"
+    );
 }
 
 #[test]
@@ -374,7 +378,7 @@ fn refusals_and_failures_are_tried_again() {
         shell.request(1, "", Exactly("a"));
         shell.send(None);
         assert_eq!(shell.answer(answer), (verdict, Vec::new()));
-        assert!(shell.object.is_pending());
+        assert!(!shell.object.requests().is_empty());
     }
 }
 
@@ -461,7 +465,7 @@ fn older_change_has_no_effect() {
     let mut shell = Shell::with("b", Ordered(5));
     shell.request(1, "", Exactly("a"));
     assert_eq!(shell.put("a", Ordered(4)), [""; 0]);
-    assert!(shell.object.is_pending());
+    assert!(!shell.object.requests().is_empty());
 }
 
 #[test]
@@ -554,7 +558,7 @@ fn wish_that_cannot_be_evaluated_keeps_its_request() {
     let judgement = question.judge(|_| None, |_| true);
     assert_eq!(judgement.satisfied, None);
     assert_eq!(brief(shell.object.handle_change(change, &question, judgement).unwrap()), [""; 0]);
-    assert!(shell.object.is_pending());
+    assert!(!shell.object.requests().is_empty());
 }
 
 #[test]
@@ -579,7 +583,10 @@ fn answer_for_a_forgotten_object_is_stale() {
     assert!(shell.object.is_blank());
     let mut anew = Shell::absent();
     anew.request(2, "", Exactly("b"));
-    assert!(anew.object.handle_change(change, &question, judgement).is_err(), "another request has its place");
+    assert!(
+        anew.object.handle_change(change, &question, judgement).is_err(),
+        "another request has its place"
+    );
 }
 
 // --- ahead of the watch ---

@@ -1,9 +1,9 @@
-//! What processes and the store send each other, and the types of the simulated objects.
+//! Messages between processes and the store, and the types of the simulated objects.
 
 use std::time::Duration;
 
 use crate::{
-    engine::outcome::Outcome,
+    engine::{Timestamp, outcome::Outcome},
     object::{Change, Desired, Types, Version},
 };
 
@@ -16,7 +16,8 @@ pub(super) struct ProcessId {
     pub incarnation: u32,
 }
 
-/// The value of a key: the round that its last writer wanted, for that writer's group. Edits of others leave it alone.
+/// The value of a key: the round that its last writer wanted, for that writer's group. Edits of
+/// others leave it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Content {
     pub round: u64,
@@ -73,7 +74,7 @@ pub(super) struct News {
 }
 
 impl Content {
-    /// Whether a request of this group for this round is fulfilled.
+    /// Returns whether this fulfils a request of a group for a round.
     pub fn reaches(self, group: u8, round: u64) -> bool {
         self.group == group && self.round >= round
     }
@@ -91,7 +92,7 @@ impl Stored {
 }
 
 impl News {
-    pub fn change(self, arrived: crate::engine::Timestamp) -> Change<Simulated> {
+    pub fn change(self, arrived: Timestamp) -> Change<Simulated> {
         match self.listing {
             true => Change::listed(self.stored.entry(), arrived),
             false => Change::new(self.stored.content, self.stored.revision, arrived),
@@ -124,7 +125,8 @@ impl Version for Revision {
     }
 }
 
-/// Converts a time to nanoseconds. Cheaper than `as_nanos`, which has more bits than there are years.
+/// Converts a time to nanoseconds. Cheaper than `as_nanos`, which has more bits than there are
+/// years.
 pub(super) fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
 }
