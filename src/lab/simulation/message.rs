@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::plan::Versions;
 use crate::{
     engine::{Timestamp, outcome::Outcome},
     object::{Change, Desired, Types, Version},
@@ -24,9 +25,12 @@ pub(super) struct Content {
     pub group: u8,
 }
 
-/// The position of a write among all writes of the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Revision(pub u64);
+/// The version of a write: its position among all writes of the store, of which processes may know less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Revision {
+    pub position: u64,
+    pub versions: Versions,
+}
 
 /// A key as the store has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,11 +121,11 @@ impl Types for Simulated {
 
 impl Version for Revision {
     fn revision(&self) -> Option<u64> {
-        Some(self.0)
+        (self.versions == Versions::Ordered).then_some(self.position)
     }
 
     fn key_revision(&self) -> Option<u64> {
-        Some(self.0)
+        (self.versions != Versions::Unordered).then_some(self.position)
     }
 }
 

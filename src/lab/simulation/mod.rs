@@ -61,7 +61,7 @@ mod run;
 mod world;
 
 pub use self::{
-    plan::{Algorithm, FaultKind, Member, Plan, PlannedFault},
+    plan::{Algorithm, FaultKind, Member, Plan, PlannedFault, Versions},
     report::{RoundStats, RunStats, Violation},
 };
 pub use crate::engine::Tuning;

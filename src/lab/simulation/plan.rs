@@ -28,6 +28,8 @@ pub struct Plan {
     /// One change in `disorder` is delivered twice, and as many are delivered out of order; none if
     /// it is zero.
     pub disorder: u32,
+    /// The order that the store's versions show.
+    pub versions: Versions,
     /// The time between two rounds, in each of which all keys are to change.
     pub cadence: Duration,
     /// One key in `churn` is not wanted in a round; all are wanted if it is zero.
@@ -58,6 +60,19 @@ pub enum Algorithm {
     /// No lease: each replica writes immediately and retries when refused, as client-go's
     /// `RetryOnConflict` does.
     Retry,
+}
+
+/// The order that a store's versions show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Versions {
+    /// All writes are in order, as etcd's and ZooKeeper's are.
+    #[default]
+    Ordered,
+    /// The writes of each key are in order.
+    OrderedPerKey,
+    /// Versions can only be compared for equality.
+    Unordered,
 }
 
 /// One replica, in all its lives.
@@ -159,7 +174,7 @@ impl Plan {
         let faults = faults.collect();
         let tail = *[0, 0, 1000, 100].get(rng.random_range(0..4)).unwrap_or(&0);
         let disorder = *[0, 0, 100, 10].get(rng.random_range(0..4)).unwrap_or(&0);
-        Self {
+        let mut plan = Self {
             seed,
             members,
             keys,
@@ -167,6 +182,7 @@ impl Plan {
             latency: Duration::from_micros(1 << rng.random_range(9..=17)),
             tail,
             disorder,
+            versions: Versions::Ordered,
             cadence: Duration::from_millis(1 << rng.random_range(7..=12)),
             churn: *[0, 0, 0, 10].get(rng.random_range(0..4)).unwrap_or(&0),
             // The elected replica does the keys that it wants, and nobody does the others.
@@ -178,7 +194,17 @@ impl Plan {
             calm: Duration::from_secs(if rng.random_bool(0.25) { 240 } else { 100 }),
             tuning: Tuning::default(),
             algorithm: Algorithm::Lease,
+        };
+        match rng.random_range(0..4) {
+            0 => plan.versions = Versions::OrderedPerKey,
+            1 => {
+                plan.versions = Versions::Unordered;
+                // The contract of stores: a watch without any order repeats nothing and keeps it.
+                plan.disorder = 0;
+            }
+            _ => {}
         }
+        plan
     }
 
     /// Returns a plan without faults: replicas that want the same keys, one round a second, five
@@ -193,6 +219,7 @@ impl Plan {
             latency: Duration::from_millis(5),
             tail: 0,
             disorder: 0,
+            versions: Versions::Ordered,
             cadence,
             churn: 0,
             election: None,
@@ -270,6 +297,9 @@ impl Plan {
         }
         if self.churn > 0 {
             plans.push(Self { churn: 0, ..self.clone() });
+        }
+        if self.versions != Versions::Ordered {
+            plans.push(Self { versions: Versions::Ordered, ..self.clone() });
         }
         if self.election.is_some() {
             plans.push(Self { election: None, ..self.clone() });

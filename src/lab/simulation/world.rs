@@ -296,7 +296,7 @@ impl<'a> World<'a> {
     /// Changes a key, and sends the news of it to everybody.
     fn store(&mut self, key: usize, content: Option<Content>) -> Revision {
         self.revision += 1;
-        let revision = Revision(self.revision);
+        let revision = Revision { position: self.revision, versions: self.plan.versions };
         let stored = Stored { content, revision };
         self.store[key] = stored;
         let mut deliveries = Vec::with_capacity(self.hosts.len());
@@ -307,7 +307,8 @@ impl<'a> World<'a> {
             if is_unordered {
                 arrives = (arrives + self.one_way()).max(self.hosts[replica].listing_at);
             } else {
-                arrives = arrives.max(self.hosts[replica].news_until);
+                // News of one watch never arrive at the same time, or their order would be lost.
+                arrives = arrives.max(self.hosts[replica].news_until + Duration::from_nanos(1));
                 self.hosts[replica].news_until = arrives;
             }
             deliveries.push(Delivery { arrives, process, watch });
