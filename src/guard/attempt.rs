@@ -1,4 +1,5 @@
-//! The guard's calls of the store: one attempt of a key reads it, evaluates the wishes, and writes if they want that.
+//! The guard's calls of the store: one attempt of a key reads it, evaluates the wishes, and writes
+//! if they want that.
 
 use std::sync::Arc;
 
@@ -30,7 +31,8 @@ impl<S: Store> Inner<S> {
     async fn attempt(self: Arc<Self>, key: Arc<str>, fence: Option<&Fence>) -> Verdict {
         // These copies are dropped at the end of the attempt, when no lock is held.
         let wishes = self.update_object(&key, |object| (object.handle_attempt(), Vec::new()));
-        // The changes that wait for the attempt are taken in however it ends, also by a panic of a closure.
+        // The changes that wait for the attempt are taken in however it ends, also by a panic of a
+        // closure.
         let _guard = AttemptGuard { inner: &self, key: &key };
         let read = match self.store.get(&key).await {
             Ok(entry) => entry.map(|entry| (entry.value, entry.version)),

@@ -1,4 +1,4 @@
-//! The guard's objects behind one lock, and what their effects do outside.
+//! The guard's objects behind one lock, and their effects on the lease and the callers.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::{
     store::{self, Store, Version},
 };
 
-/// What a call wants of the current value. It is a user's closure, so it is called and dropped outside of the lock.
+/// A user's closure that evaluates the current value. It is called and dropped outside of the lock.
 pub(crate) type DesiredFn = Arc<dyn Fn(Option<&[u8]>) -> Desired + Send + Sync>;
 pub(crate) type Desired = object::Desired<Bytes>;
 
@@ -58,7 +58,7 @@ pub(super) struct KeyTable {
     objects: HashMap<Arc<str>, Object>,
     /// A listing was complete: a key without an object did not exist then.
     listed: bool,
-    /// How many requests there have been.
+    /// The number of requests so far.
     requests: u64,
 }
 
@@ -68,7 +68,7 @@ impl KeyTable {
         self.objects.entry(key.clone()).or_insert_with(|| Object::new(absent))
     }
 
-    /// Forgets an object that says nothing.
+    /// Forgets an object that carries no information.
     fn prune(&mut self, key: &str) {
         if self.objects.get(key).is_some_and(Object::is_blank) {
             self.objects.remove(key);
@@ -114,14 +114,15 @@ impl KeyTable {
 impl<S: Store> Inner<S> {
     /// Lets an event change an object, and carries out its effects.
     ///
-    /// Both happen under one lock, which is held while the lease is called: a change must not clear a request that only
-    /// one of the two has.
+    /// Both happen under one lock, which is held while the lease is called: a change must not clear
+    /// a request that only one of the two has.
     pub(super) fn update<R>(
         self: &Arc<Self>,
         key: &Arc<str>,
         event: impl FnOnce(&mut KeyTable) -> (R, Effects),
     ) -> R {
-        // Declared before the lock is taken, so that users' closures are dropped after it is released.
+        // Declared before the lock is taken, so that users' closures are dropped after it is
+        // released.
         let mut leftovers = Leftovers::default();
         let mut keys = self.keys.lock();
         let (result, effects) = event(&mut keys);
@@ -168,8 +169,8 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Evaluates the pending requests against what is known. Evidence is a change from an unsatisfactory value to a
-    /// satisfactory one, so the object must know which one it has.
+    /// Evaluates the pending requests against what is known. Evidence is a change from an
+    /// unsatisfactory value to a satisfactory one, so the object must know which one it has.
     pub(super) fn assess(self: &Arc<Self>, key: &Arc<str>) {
         loop {
             let assessment = self.keys.lock().get(key).and_then(|object| object.assessment());
@@ -188,7 +189,8 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Takes in a change of an object. The wishes are evaluated outside of the lock, and again if they changed meanwhile.
+    /// Takes in a change of an object. The wishes are evaluated outside of the lock, and again if
+    /// they changed meanwhile.
     pub(super) fn take_in(self: &Arc<Self>, key: &Arc<str>, mut change: Change<Guarded>) {
         loop {
             let question = self.keys.lock().question(key, &change);
@@ -211,8 +213,8 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Whether a rival, who does the same work as we do, wrote a value. The store may be a user's, so it is asked without a
-    /// lock.
+    /// Returns whether a rival, who does the same work as we do, wrote a value. The store may be a
+    /// user's, so it is asked without a lock.
     pub(super) fn is_rival(&self, before: &Before<Bytes>, after: &Bytes, version: &Version) -> bool {
         self.store.competes(before.0.as_deref(), after, version)
     }
@@ -227,7 +229,8 @@ impl<S: Store> Inner<S> {
         drop(keys);
     }
 
-    /// Whether `wanted` is contended, and until when. Then everybody who listens is told.
+    /// If writing `wanted` is contended, publishes a notice of that and returns the outcome of its
+    /// requests.
     pub(super) fn contended(&self, key: &Arc<str>, wanted: &Bytes) -> Option<EnsureOutcome> {
         let until = self.contention.contended_until(key, wanted)?;
         // Nobody has to listen.
@@ -235,7 +238,7 @@ impl<S: Store> Inner<S> {
         Some(EnsureOutcome::Contended { until })
     }
 
-    /// The time of an instant, as objects count it.
+    /// Converts an instant to the time of the objects.
     pub(super) fn timestamp(&self, at: tokio::time::Instant) -> Timestamp {
         Timestamp::ZERO + (at - self.origin)
     }
@@ -246,7 +249,8 @@ fn evaluate(wishes: &Wishes<Guarded>, value: Option<&Bytes>) -> Option<Evaluatio
     catch_unwind(AssertUnwindSafe(|| wishes.evaluate(value))).ok()
 }
 
-/// What must wait until the lock is released: users' closures to drop, and an assessment, which calls them.
+/// Work for the time after the lock is released: users' closures to drop, and an assessment, which
+/// calls them.
 #[derive(Default)]
 struct Leftovers {
     wishes: Vec<DesiredFn>,
@@ -255,8 +259,8 @@ struct Leftovers {
 }
 
 impl Leftovers {
-    /// Ends requests. Their callers are told under the lock, so that no call sees an object without its request before it
-    /// knows the outcome.
+    /// Ends requests. Callers learn their outcomes under the lock, before anybody can see the
+    /// object without the requests.
     fn complete(&mut self, effects: impl IntoIterator<Item = Effect<Guarded>>) {
         for effect in effects {
             match effect {

@@ -1,11 +1,16 @@
-//! The guard: desired state in, outcomes fed.
+//! The guard: desired state in, writes and outcomes out.
 //!
 //! ```text
-//!     ensure(key, closure) ──> book: what is known and wanted of each key ──try──> lease ──attempt──┐
-//!            │                   ^            │ a foreign write did our work                        │
-//!            v                   │            └──extend──> lease                                    v
-//!         Ensure               feed <──watch── store <──get, put── read, ask the closures, write if they changed it
+//!      ensure(key, closure) ─────> keys: the objects and their lock ───queue──> lease
+//!               │                      │           ^                              │
+//!               v                      │           │ changes                   attempt
+//!            Ensure <────outcomes──────┘           │                              v
+//!                                        watch: the task ──watch──> store <──get, put── attempt
 //! ```
+//!
+//! The [`object`](crate::object) decides the meaning of reads, answers and changes. These files are
+//! the shell around it: `keys` holds the objects and carries out their effects, `attempt` calls the
+//! store, and `watch` receives its changes.
 
 mod attempt;
 mod keys;
@@ -37,14 +42,16 @@ use crate::{
     store::{Store, StoreError, Version},
 };
 
-/// Guards the keys under a prefix of a store: writes what is wanted when it is this process's turn, and learns from the
-/// writes of others when it isn't.
+/// Keeps the keys under a prefix of a store as its callers want them, with one writer at a time
+/// among all replicas.
 ///
-/// Say what a key must look like, not when to write it. The guard asks the store, asks the closure, writes if the closure
-/// says so, with compare-and-write, and feeds the lease with what came of it. Every replica may want the same thing: one of
-/// them writes, the others see it done.
+/// A caller says how a key must look; the guard decides when to write it. On this process's turn it
+/// reads the key, asks the caller's closure, and writes the closure's value with compare-and-write.
+/// Otherwise it learns from the watch that another replica did so. All replicas may want the same:
+/// one of them writes, and the others see it done.
 ///
-/// The handle is cheap to clone. With the last one the feed ends; work that is pending in the lease is then void.
+/// The handle is cheap to clone. Dropping the last one ends the watch and voids the guard's pending
+/// jobs in the lease.
 ///
 /// ```
 /// use writerlease::{EnsureOutcome, Guard, WriterLease, store::MemoryStore};
@@ -55,7 +62,7 @@ use crate::{
 /// let guard = Guard::new(MemoryStore::new(), lease, "status/")?;
 ///
 /// let admitted = |current: Option<&[u8]>| match current {
-///     Some(b"admitted") => None, // it is there already
+///     Some(b"admitted") => None, // it is right already
 ///     _ => Some("admitted"),     // write this
 /// };
 /// assert!(matches!(guard.ensure("default/my-route", admitted).await, EnsureOutcome::Written(_)));
@@ -68,76 +75,83 @@ pub struct Guard<S: Store> {
     _watch: Arc<WatchTask>,
 }
 
-/// How an [`ensure`](Guard::ensure) ended.
+/// The outcome of an [`ensure`](Guard::ensure).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum EnsureOutcome {
-    /// We wrote it; the version is that of our write.
+    /// We wrote the key; this is the version of our write.
     Written(Version),
-    /// It was so already, or became so by writes that say nothing about a competitor.
+    /// The key was right already, or became so by a write that is not a competitor's.
     Satisfied,
-    /// Somebody else's write did it.
+    /// A competitor's write made the key right.
     ByOther,
-    /// A newer call for the same key and part took its place.
+    /// A newer call for the same key and part replaced this one.
     Superseded,
     /// [`Guard::remove`] was called.
     Removed,
-    /// Two groups want different values of the key: this one was written, changed by somebody else, written again and changed
-    /// again. It is left alone for a while, because to go on would serve nobody; whoever still wants it asks again then.
+    /// Two groups want different values of the key: the value was written, changed by somebody
+    /// else, written again and changed again. The guard leaves the key alone for a while, because
+    /// neither group would win. A caller that still wants the value then calls again.
     Contended {
-        /// For so long.
+        /// The time until which the guard does not write the value.
         until: Moment,
     },
-    /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create it.
+    /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create
+    /// it.
     Gone,
-    /// The store denied the request. Nobody retries; others who may will take over.
+    /// The store denied the request. The guard does not retry; a replica with the right to write
+    /// takes over.
     Denied(Arc<StoreError>),
     /// The value is larger than the store takes.
     TooLarge(Arc<StoreError>),
     /// The store can never take this key or value.
     Invalid(Arc<StoreError>),
-    /// The lease takes no more work.
+    /// The lease takes no more jobs.
     LeaseClosed(LeaseClosed),
     /// The last handle of the guard was dropped.
     Dropped,
 }
 
-/// Waits for the end of an [`ensure`](Guard::ensure). Dropping it changes nothing: the work stays pending.
+/// A future of the [`EnsureOutcome`] of a call. Dropping it changes nothing: the request stays
+/// pending.
 #[derive(Debug)]
 pub struct Ensure {
     ending: oneshot::Receiver<EnsureOutcome>,
 }
 
-/// What the guard tells whoever listens, because nobody may be waiting for an [`Ensure`].
+/// A problem that the guard publishes to all listeners, because nobody may be waiting for the
+/// [`Ensure`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The store refused to do what a key's work wants, for good: it was denied, too large or invalid.
+    /// The store refused a write for good: it was denied, too large or invalid.
     Refused {
         /// The key, prefix included.
         key: Arc<str>,
-        /// What the store said.
+        /// The store's error.
         error: Arc<StoreError>,
     },
-    /// A key's work was given up, because somebody else writes something else again and again; see [`EnsureOutcome::Contended`].
+    /// The requests for a key were given up, because somebody else keeps changing it; see
+    /// [`EnsureOutcome::Contended`].
     Contended {
         /// The key, prefix included.
         key: Arc<str>,
-        /// Nobody writes it for so long.
+        /// The time until which the guard does not write the value.
         until: Moment,
     },
-    /// The watch was interrupted; until it is back the guard is blind to the writes of others, and goes on working.
+    /// The watch was interrupted. Until it is back the guard goes on without seeing the writes of
+    /// others.
     WatchInterrupted {
-        /// What the store said.
+        /// The store's error.
         error: Arc<StoreError>,
     },
-    /// The watch goes on.
+    /// The watch is back.
     WatchRestored,
-    /// The watch is over for good.
+    /// The watch ended for good.
     WatchEnded,
 }
 
-/// Ends the feed with the last [`Guard`].
+/// Ends the watch with the last [`Guard`].
 struct WatchTask(AbortHandle);
 
 struct Inner<S> {
@@ -153,14 +167,16 @@ struct Inner<S> {
     contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
 }
 
-/// How many notices a slow listener may fall behind.
+/// The number of notices that a slow listener may fall behind.
 const NOTICES: usize = 256;
 
 impl<S: Store> Guard<S> {
-    /// Guards the keys of `store` that start with `prefix`, under `lease`, and starts to watch them.
+    /// Guards the keys of `store` that start with `prefix`, under `lease`, and starts to watch
+    /// them.
     ///
-    /// The lease's keys are those of the store, `Arc<str>`. Several guards may share a lease, if their prefixes don't overlap. The guard keeps the last value of each key under
-    /// its prefix in memory, as a controller's cache does.
+    /// The lease's keys are those of the store, `Arc<str>`. Several guards may share a lease if
+    /// their prefixes do not overlap. The guard keeps the last value of each key under its prefix
+    /// in memory, as a controller's cache does.
     ///
     /// # Errors
     ///
@@ -173,8 +189,9 @@ impl<S: Store> Guard<S> {
         Self::with_contention(store, lease, prefix, Arc::default())
     }
 
-    /// Like [`new`](Self::new), with a contention tracker of one's own: with another interval, with a comparison that leaves
-    /// out what differs from write to write, or shared between guards. What is lost is the whole value, as it was stored.
+    /// Like [`new`](Self::new), with the caller's own contention tracker: one with another
+    /// interval, one whose comparison leaves out timestamps, or one that several guards share. The
+    /// tracker compares whole values, as they were stored.
     ///
     /// # Errors
     ///
@@ -203,16 +220,19 @@ impl<S: Store> Guard<S> {
         Ok(Self { inner, _watch: Arc::new(WatchTask(watch.abort_handle())) })
     }
 
-    /// Wants the value of a key to be as `desire` says, and returns at once. The key is relative to the prefix.
+    /// Requests that the value of a key be as `desire` says, and returns immediately. The key is
+    /// relative to the prefix.
     ///
-    /// `desire` is given the current value, `None` if there is none, and returns the value to write, or `None` if the
-    /// current one is right. It is asked again for each attempt and for each change that the watch tells, so it should be
-    /// quick and must depend on nothing that changes meanwhile. If it panics, the key is tried again at the retry interval.
+    /// `desire` receives the current value, `None` if the key does not exist, and returns the value
+    /// to write, or `None` if the current one is right. The guard calls it for each attempt and for
+    /// each change that the watch reports, so it should be quick and must give the same answer each
+    /// time. If it panics, the guard tries the key again at the retry interval.
     ///
-    /// A newer call for the same key takes the place of an older one that is still pending.
+    /// A newer call for the same key replaces an older one that is still pending.
     ///
-    /// Whoever does not lead asks nobody but the guard's watch, and a watch lags: [`EnsureOutcome::ByOther`] may tell of a state that
-    /// is older than the call. Whoever knows from elsewhere of a later change that made the value wrong asks again.
+    /// A replica that does not lead relies on the watch, and a watch lags:
+    /// [`EnsureOutcome::ByOther`] may be about a state that is older than the call. A caller that
+    /// learns elsewhere of a later change calls again.
     pub fn ensure<D, V>(&self, key: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
@@ -221,8 +241,8 @@ impl<S: Store> Guard<S> {
         self.want(key, "", Arc::new(move |current| Desired::of(desire(current))))
     }
 
-    /// Like [`ensure`](Self::ensure), for an object that somebody else creates: if it does not exist, the call ends as
-    /// [`EnsureOutcome::Gone`].
+    /// Like [`ensure`](Self::ensure), for an object that somebody else creates. If it does not
+    /// exist, the call ends as [`EnsureOutcome::Gone`].
     pub fn ensure_existing<D, V>(&self, key: &str, desire: D) -> Ensure
     where
         D: Fn(&[u8]) -> Option<V> + Send + Sync + 'static,
@@ -235,11 +255,12 @@ impl<S: Store> Guard<S> {
         self.want(key, "", Arc::new(desire))
     }
 
-    /// Like [`ensure`](Self::ensure), for one concern of several that share an object, such as one condition of a status.
+    /// Like [`ensure`](Self::ensure), for one part of an object, such as one condition of a status.
     ///
-    /// Parts of one key that are pending at once become one write: each is given the value that the one before it, in order
-    /// of their first calls, wants to write. Those that change something end as [`EnsureOutcome::Written`], the others as
-    /// [`EnsureOutcome::Satisfied`]. `""` is the part of [`ensure`](Self::ensure).
+    /// Parts of one key that are pending at the same time become one write: each receives the value
+    /// that the one before it, in order of their first calls, wants to write. Those that change the
+    /// value end as [`EnsureOutcome::Written`], the others as [`EnsureOutcome::Satisfied`]. `""` is
+    /// the part of [`ensure`](Self::ensure).
     pub fn ensure_part<D, V>(&self, key: &str, part: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
@@ -258,7 +279,8 @@ impl<S: Store> Guard<S> {
         Ensure { ending }
     }
 
-    /// Gives up what is pending for a key, in all its parts. An attempt in flight goes on, but is not repeated.
+    /// Withdraws the pending requests for a key, in all its parts. An attempt in flight goes on and
+    /// is not repeated.
     pub fn remove(&self, key: &str) {
         self.inner.update_object(&self.inner.full(key), |object| ((), object.handle_removal()));
     }
@@ -266,45 +288,46 @@ impl<S: Store> Guard<S> {
     /// Returns whether anything is pending for a key.
     #[cfg(feature = "kube")]
     pub(crate) fn is_pending(&self, key: &str) -> bool {
-        self.inner.keys.lock().get(&self.inner.full(key)).is_some_and(|object| object.is_pending())
+        self.inner.keys.lock().get(&self.inner.full(key)).is_some_and(|object| !object.requests().is_empty())
     }
 
-    /// Returns why the store refused the last request for a key for good, if it did so at this version; once. A refusal at
-    /// another version is forgotten.
+    /// Returns the store's error, once, if it refused the last request for a key for good at this
+    /// version. Forgets a refusal at another version.
     #[cfg(feature = "kube")]
     pub(crate) fn take_refusal(&self, key: &str, at: Option<&Version>) -> Option<Arc<StoreError>> {
         let refusal = self.inner.keys.lock().take_refusal(&self.inner.full(key), at)?;
         refusal.refusal().cloned()
     }
 
-    /// The lease.
+    /// Returns the lease.
     pub fn lease(&self) -> &WriterLease<Arc<str>> {
         &self.inner.lease
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &S {
         &self.inner.store
     }
 
-    /// Whether this guard sees what others write. The lease's [`Status`](crate::Status) tells the same, and each change of it.
+    /// Returns whether this guard sees the writes of others. The lease's [`Status`](crate::Status)
+    /// has it, too, and publishes each change.
     pub fn watch_state(&self) -> WatchState {
         *self.inner.watch_state.lock()
     }
 
-    /// Which keys are contended, and how often that happened.
+    /// Returns the tracker, which knows the contended keys and how often that happened.
     pub fn contention(&self) -> &ContentionTracker<Arc<str>, Bytes> {
         &self.inner.contention
     }
 
-    /// What goes wrong from now on, also for works that nobody waits for.
+    /// Subscribes to the problems from now on, also those of calls for which nobody waits.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
         self.inner.notices.subscribe()
     }
 }
 
 impl EnsureOutcome {
-    /// Returns what the store said if it refused for good.
+    /// Returns the store's error if it refused for good.
     fn refusal(&self) -> Option<&Arc<StoreError>> {
         match self {
             Self::Denied(error) | Self::TooLarge(error) | Self::Invalid(error) => Some(error),
@@ -346,7 +369,7 @@ impl Future for Ensure {
     type Output = EnsureOutcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EnsureOutcome> {
-        // Nobody is left to say how it ended.
+        // A guard that is gone completes nothing.
         Pin::new(&mut self.ending).poll(cx).map(|ending| ending.unwrap_or(EnsureOutcome::Dropped))
     }
 }

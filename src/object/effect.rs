@@ -30,10 +30,12 @@ pub enum Completion<N, R> {
     GivenUp(R),
 }
 
-/// An instruction to the shell. Effects are carried out in order, under the lock that protects the object.
+/// An instruction to the shell. Effects are carried out in order, under the lock that protects the
+/// object.
 #[derive(Debug, PartialEq)]
 pub enum Effect<T: Types> {
-    /// Queue the object's job in the lease. If the lease is closed, call [`handle_closure`](Object::handle_closure).
+    /// Queue the object's job in the lease. If the lease is closed, call
+    /// [`handle_closure`](super::Object::handle_closure).
     Queue,
     /// Clear the object's job in the lease. This says nothing about rivals.
     Clear,
@@ -48,16 +50,23 @@ pub enum Effect<T: Types> {
     Echo(Duration),
     /// Somebody changed this value, which had satisfied all requests.
     Lost(T::Value),
-    /// Once the lock is released, evaluate the [`assessment`](Object::assessment) and bring it back.
+    /// Once the lock is released, evaluate the [`assessment`](super::Object::assessment) and bring it
+    /// back.
     Assess,
     /// Drop these after the lock is released.
     Discard(Wishes<T>),
 }
 
+/// Effects in the order in which a shell carries them out.
+pub type Effects<T> = Vec<Effect<T>>;
+
+pub(super) type Completions<T> = Completion<<T as Types>::Version, <T as Types>::Reason>;
+
 /// The next step of an attempt.
 #[derive(Debug, PartialEq)]
 pub enum Step<T: Types> {
-    /// Write the value if the object still has the expected version, then call [`handle_answer`](Object::handle_answer).
+    /// Write the value if the object still has the expected version, then call
+    /// [`handle_answer`](super::Object::handle_answer).
     Write {
         /// The value.
         value: T::Value,
@@ -102,7 +111,8 @@ pub struct Change<T: Types> {
 }
 
 impl<T: Types> Answer<T> {
-    /// Returns the verdict of an attempt that got this answer to a write that `was_sent`, or to its read.
+    /// Returns the verdict of an attempt that got this answer to a write that `was_sent`, or to its
+    /// read.
     pub(super) fn verdict(&self, was_sent: bool) -> Verdict {
         match self {
             // A read has no such answer.

@@ -30,7 +30,7 @@ pub(super) enum Age {
 }
 
 impl<T: Types> Known<T> {
-    /// Nothing, or with `absent` that the object does not exist.
+    /// Returns no knowledge, or with `absent` the knowledge that the object does not exist.
     pub fn new(absent: bool) -> Self {
         Self { state: absent.then_some(State { value: None, version: None, ahead_of_watch: false }) }
     }
@@ -39,7 +39,7 @@ impl<T: Types> Known<T> {
         self.state.is_none()
     }
 
-    /// Whether all that is known is that the object does not exist.
+    /// Returns whether nothing is known but that the object does not exist.
     pub fn is_blank(&self) -> bool {
         self.state.as_ref().is_none_or(|state| state.value.is_none() && !state.ahead_of_watch)
     }
@@ -52,7 +52,8 @@ impl<T: Types> Known<T> {
         self.state.as_ref()?.version.as_ref()
     }
 
-    /// Takes in what a read returned. That is never older than what we knew, whatever the watch reports next.
+    /// Takes in what a read returned. That is never older than what we knew, whatever the watch
+    /// reports next.
     pub fn learn(&mut self, read: Option<(T::Value, T::Version)>) {
         let was_ahead = self.state.as_ref().is_some_and(|state| state.ahead_of_watch);
         self.state = Some(match read {
@@ -98,7 +99,8 @@ impl<T: Types> Known<T> {
         }
         match (new.key_revision(), old.key_revision()) {
             (Some(new), Some(old)) if new < old => Age::Older,
-            // We read that the object is gone, so the watch will report a deletion. What comes before that is older.
+            // We read that the object is gone, so the watch will report a deletion. What comes
+            // before that is older.
             (Some(_), Some(_)) if known.ahead_of_watch && known.value.is_none() && change.value.is_some() => {
                 Age::Unclear
             }

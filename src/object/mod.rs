@@ -1,4 +1,5 @@
-//! One guarded object as a pure state machine: requests, reads, answers and changes go in, effects come out.
+//! One guarded object as a pure state machine: requests, reads, answers and changes go in, effects
+//! come out.
 //!
 //! ```text
 //!      callers ── handle_request, handle_removal ─────┐
@@ -14,16 +15,19 @@
 //!    the lease ── handle_attempt, poll_deferred ──────┘
 //! ```
 //!
-//! The guard is a shell around these objects: it owns the lock, the store and the watch, and evaluates the wishes of its
-//! users, which are closures. The simulator is another shell. Nothing here takes a lock, reads a clock, awaits or logs.
+//! The guard is a shell around these objects: it owns the lock, the store and the watch, and
+//! evaluates the wishes of its users, which are closures. The simulator is another shell. Nothing
+//! here takes a lock, reads a clock, awaits or logs.
 //!
-//! A shell evaluates outside of its lock. So each event that depends on wishes takes two steps: a bare noun
-//! ([`assessment`](Object::assessment), [`question`](Object::question), the wishes of
-//! [`handle_attempt`](Object::handle_attempt)) copies what has to be evaluated, and the event brings the answer back. An
-//! answer to a [`Question`] that changed meanwhile is refused, and the shell asks again.
+//! A shell evaluates outside of its lock. So each event that depends on wishes takes two steps: a
+//! bare noun ([`assessment`](Object::assessment), [`question`](Object::question), the wishes of
+//! [`handle_attempt`](Object::handle_attempt)) copies what has to be evaluated, and the event
+//! brings the answer back. An answer to a [`Question`] that changed meanwhile is refused, and the
+//! shell asks again.
 //!
-//! An attempt is `handle_attempt`, `handle_read`, [`Step::Write`] and `handle_answer`, then `poll_deferred` until it
-//! returns `None`. A read that fails skips to `handle_answer`. The shell passes the [`Verdict`] to the engine last.
+//! An attempt is `handle_attempt`, `handle_read`, [`Step::Write`] and `handle_answer`, then
+//! `poll_deferred` until it returns `None`. A read that fails skips to `handle_answer`. The shell
+//! passes the [`Verdict`] to the engine last.
 //!
 //! # Events and effects
 //!
@@ -53,17 +57,19 @@
 //!
 //! # The rules behind the table
 //!
-//! 1. **Evidence is a transition.** A rival's write from an unsatisfactory value to a satisfactory one shows that the
-//!    rival does our work. The first sight of a value shows nothing, and nor does an entry of a listing: somebody may have
-//!    written it long ago.
-//! 2. **The earliest unfulfilled request counts.** A key's age in the lease is that of its oldest unfulfilled request. A
-//!    rival that fulfils that one is alive, even if a newer request has replaced it.
-//! 3. **Our own writes are no evidence.** Changes wait while an attempt is in flight, because one of them may be the
-//!    attempt's own write that overtook its answer. After a write without an answer, the next value that equals it is
-//!    taken for ours.
-//! 4. **Old news clears no new request.** A read may be ahead of the watch, so a change counts only if it is newer than
-//!    what is known. Versions with a [`key_revision`](Version::key_revision) tell. With others, changes count again once the
-//!    watch has caught up with the read, or lists anew.
+//! 1. **Evidence is a transition.** A rival's write from an unsatisfactory value to a satisfactory
+//!    one shows that the rival does our work. The first sight of a value shows nothing, and nor
+//!    does an entry of a listing: somebody may have written it long ago.
+//! 2. **The earliest unfulfilled request counts.** A key's age in the lease is that of its oldest
+//!    unfulfilled request. A rival that fulfils that one is alive, even if a newer request has
+//!    replaced it.
+//! 3. **Our own writes are no evidence.** Changes wait while an attempt is in flight, because one
+//!    of them may be the attempt's own write that overtook its answer. After a write without an
+//!    answer, the next value that equals it is taken for ours.
+//! 4. **Old news clears no new request.** A read may be ahead of the watch, so a change counts only
+//!    if it is newer than what is known. Versions with a [`key_revision`](Version::key_revision)
+//!    tell. With others, changes count again once the watch has caught up with the read, or lists
+//!    anew.
 
 mod attempt;
 mod effect;
@@ -77,12 +83,13 @@ mod wish;
 
 use self::{
     attempt::{Attempt, Sent},
+    effect::Completions,
     known::{Age, Known},
     own_write::OwnWrite,
     pending::PendingRequests,
 };
 pub use self::{
-    effect::{Answer, Change, Completion, Effect, Step},
+    effect::{Answer, Change, Completion, Effect, Effects, Step},
     opaque::{Desired, Types, Version},
     wish::{Before, Evaluation, Judgement, Question, Request, RequestId, Stale, Wishes},
 };
@@ -95,13 +102,14 @@ use crate::engine::{
 pub struct Object<T: Types> {
     known: Known<T>,
     requests: PendingRequests<T>,
-    /// Whether the last value that we saw while requests were pending did not satisfy them.
+    /// The last value that we saw while requests were pending did not satisfy them.
     unsatisfied: bool,
     /// The last value that satisfied all requests, until one of them next wants to write.
     satisfied: Option<T::Value>,
     own_write: OwnWrite<T>,
     in_flight: Option<Box<Attempt<T>>>,
-    /// Why the store refused the last attempt for good, and at which version, until the version is another one.
+    /// The reason of the last refusal for good and the version at that time, until the version
+    /// changes.
     refusal: Option<Box<(Option<T::Version>, T::Reason)>>,
     /// The current listing contained the object.
     listed: bool,
@@ -109,11 +117,9 @@ pub struct Object<T: Types> {
     generation: u64,
 }
 
-type Effects<T> = Vec<Effect<T>>;
-type Completions<T> = Completion<<T as Types>::Version, <T as Types>::Reason>;
-
 impl<T: Types> Object<T> {
-    /// Returns an object without requests. With `absent`, a complete listing did not contain it; otherwise nothing is known.
+    /// Returns an object without requests. With `absent`, a complete listing did not contain it;
+    /// otherwise nothing is known.
     pub fn new(absent: bool) -> Self {
         Self {
             known: Known::new(absent),
@@ -130,7 +136,6 @@ impl<T: Types> Object<T> {
 
     /// Takes in a request, which replaces a pending one for the same part.
     pub fn handle_request(&mut self, request: Request<T::Wish, T::Waiter>) -> Effects<T> {
-        let mut effects = Vec::new();
         self.generation += 1;
         if self.requests.is_empty() {
             self.unsatisfied = false;
@@ -138,12 +143,12 @@ impl<T: Types> Object<T> {
             self.requests.remember();
         }
         let replaced = self.requests.add(request);
-        effects.extend(replaced.map(|replaced| Effect::Complete(replaced, Completion::Superseded)));
-        effects.extend([Effect::Queue, Effect::Assess]);
-        effects
+        let ended = replaced.map(|replaced| Effect::Complete(replaced, Completion::Superseded));
+        ended.into_iter().chain([Effect::Queue, Effect::Assess]).collect()
     }
 
-    /// Returns the wishes to evaluate against the known value, and that value. `None` if nothing is requested or known.
+    /// Returns the wishes to evaluate against the known value, and that value. `None` if nothing is
+    /// requested or known.
     pub fn assessment(&self) -> Option<(Question<T>, Option<T::Value>)> {
         if self.requests.is_empty() || self.known.is_nothing() {
             return None;
@@ -152,9 +157,9 @@ impl<T: Types> Object<T> {
         Some((question, self.known.value().cloned()))
     }
 
-    /// Takes in the evaluation of an [`assessment`](Self::assessment), `None` if a wish could not be evaluated. Returns the
-    /// value that is wanted instead of the known one: if it is contended, call
-    /// [`handle_contention`](Self::handle_contention).
+    /// Takes in the evaluation of an [`assessment`](Self::assessment), `None` if a wish could not
+    /// be evaluated. Returns the value that is wanted instead of the known one: if it is contended,
+    /// call [`handle_contention`](Self::handle_contention).
     ///
     /// # Errors
     ///
@@ -202,7 +207,8 @@ impl<T: Types> Object<T> {
         self.requests.wishes()
     }
 
-    /// Returns the value before the one that an attempt read, if it makes a difference whether a rival wrote that one.
+    /// Returns the value before the one that an attempt read, if it makes a difference whether a
+    /// rival wrote that one.
     pub fn before_read(
         &self,
         read: Option<&(T::Value, T::Version)>,
@@ -214,8 +220,8 @@ impl<T: Types> Object<T> {
         asks.then(|| Before(self.known.value().cloned()))
     }
 
-    /// Takes in the value and version that an attempt read, the evaluation of its wishes, and whether a rival wrote the
-    /// value.
+    /// Takes in the value and version that an attempt read, the evaluation of its wishes, and
+    /// whether a rival wrote the value.
     pub fn handle_read(
         &mut self,
         now: Timestamp,
@@ -237,8 +243,8 @@ impl<T: Types> Object<T> {
         self.generation += 1;
         self.known.learn(read);
         self.unsatisfied = true;
-        // It is to be written again, so somebody changed it. Or the caller wants another value by now: the contention
-        // tracker compares the two.
+        // It is to be written again, so somebody changed it. Or the caller wants another value by
+        // now: the contention tracker compares the two.
         effects.extend(self.satisfied.take().map(Effect::Lost));
         if let Some(attempt) = &mut self.in_flight {
             attempt.sent = Some(Sent { value: value.clone(), changed, started: now });
@@ -279,7 +285,8 @@ impl<T: Types> Object<T> {
         Outcome::Unchanged.done()
     }
 
-    /// Takes in the answer to a read that failed, or to a write. Returns the verdict of the attempt.
+    /// Takes in the answer to a read that failed, or to a write. Returns the verdict of the
+    /// attempt.
     pub fn handle_answer(&mut self, answer: Answer<T>) -> (Verdict, Effects<T>) {
         let mut effects = Vec::new();
         let sent = self.in_flight.as_mut().and_then(|attempt| attempt.sent.take());
@@ -304,14 +311,13 @@ impl<T: Types> Object<T> {
     }
 
     fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
-        let Sent { value, changed, started } = sent;
         self.refusal = None;
-        self.own_write.succeeded(version.clone(), started);
-        self.satisfied = Some(value.clone());
-        self.known.wrote(value, version.clone());
+        self.own_write.succeeded(version.clone(), sent.started);
+        self.satisfied = Some(sent.value.clone());
+        self.known.wrote(sent.value, version.clone());
         self.unsatisfied = false;
         self.requests.forget_earlier(effects);
-        self.complete_attempt(effects, |id| match changed.contains(&id) {
+        self.complete_attempt(effects, |id| match sent.changed.contains(&id) {
             true => Completion::Written(version.clone()),
             false => Completion::Satisfied,
         });
@@ -319,7 +325,8 @@ impl<T: Types> Object<T> {
         effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
     }
 
-    /// The attempt is over. Returns the next change that was deferred; once there is none, ends the attempt.
+    /// The attempt is over. Returns the next change that was deferred; once there is none, ends the
+    /// attempt.
     pub fn poll_deferred(&mut self) -> Option<Change<T>> {
         let change = self.in_flight.as_mut().and_then(|attempt| attempt.deferred.pop_front());
         if change.is_none() {
@@ -352,8 +359,8 @@ impl<T: Types> Object<T> {
         question
     }
 
-    /// Takes in a change and the answer to its [`question`](Self::question). While an attempt is in flight the change is
-    /// deferred, because it may be the attempt's own write.
+    /// Takes in a change and the answer to its [`question`](Self::question). While an attempt is in
+    /// flight the change is deferred, because it may be the attempt's own write.
     ///
     /// # Errors
     ///
@@ -399,19 +406,14 @@ impl<T: Types> Object<T> {
         self.own_write.forget_echo();
         self.refusal = None;
         self.known.record(change.value.clone(), change.version);
-        if self.requests.is_empty() {
-            // An object that is created anew under the same key is not one that somebody changed.
-            if is_deletion {
-                self.satisfied = None;
-            }
-            return;
-        }
-        match judgement.satisfied {
+        let satisfied = judgement.satisfied.filter(|_| !self.requests.is_empty());
+        match satisfied {
             Some(true) => self.satisfied = change.value,
+            // An object that is created anew under the same key is not one that somebody changed.
             _ if is_deletion => self.satisfied = None,
             _ => {}
         }
-        match judgement.satisfied {
+        match satisfied {
             Some(true) if self.unsatisfied && by_rival => {
                 effects.push(Effect::Evidence { revision });
                 effects.extend(self.complete_all(Completion::ByOther));
@@ -420,8 +422,8 @@ impl<T: Types> Object<T> {
                 effects.push(Effect::Clear);
                 effects.extend(self.complete_all(ending));
             }
-            // This fulfils our original request but not the newer one: evidence that the rival is alive. The newer request
-            // starts waiting afresh.
+            // This fulfils our original request but not the newer one: evidence that the rival is
+            // alive. The newer request starts waiting afresh.
             Some(false) if judgement.fulfils_earlier && by_rival => {
                 self.unsatisfied = true;
                 self.requests.forget_earlier(effects);
@@ -430,11 +432,6 @@ impl<T: Types> Object<T> {
             Some(false) => self.unsatisfied = true,
             None => {}
         }
-    }
-
-    /// Returns whether any request is pending.
-    pub fn is_pending(&self) -> bool {
-        !self.requests.is_empty()
     }
 
     /// Returns the pending requests, in order of their parts' first requests.
@@ -465,14 +462,15 @@ impl<T: Types> Object<T> {
             && self.known.is_blank()
     }
 
-    /// Forgets why the store last refused a request for good. Returns the reason if that was at this version.
+    /// Forgets why the store last refused a request for good. Returns the reason if that was at
+    /// this version.
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
         let (version, reason) = *self.refusal.take()?;
         (version.as_ref() == at).then_some(reason)
     }
 
-    /// Whether the answer to this question is still of use. Objects are forgotten and made anew, so that the generation
-    /// alone does not tell.
+    /// Returns whether a question is still the same. Shells forget objects and make them anew, so
+    /// the generation alone does not suffice.
     fn is_current(&self, question: &Question<T>) -> bool {
         question.generation == self.generation && question.wishes.are_of(self.requests.all())
     }

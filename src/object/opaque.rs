@@ -1,16 +1,16 @@
 //! The types that an object handles without looking inside.
 
-/// The types that are opaque to an [`Object`], and how a wish evaluates.
+/// The types that are opaque to an [`Object`](super::Object), and how a wish evaluates.
 pub trait Types {
     /// The value of an object.
     type Value: Clone + PartialEq;
     /// The version of a value.
     type Version: Version;
-    /// What a request wants. A copy is evaluated outside of the shell's lock.
+    /// A request's demand on the value. A copy is evaluated outside of the shell's lock.
     type Wish: Clone;
     /// The caller that waits for a request to end.
     type Waiter;
-    /// Why the shell gives a request up.
+    /// The shell's reason to give a request up.
     type Reason: Clone;
 
     /// Evaluates a wish against the current value, `None` if the object does not exist.
@@ -37,7 +37,8 @@ pub enum Desired<V> {
 }
 
 impl<V> Desired<V> {
-    /// Converts what a user's closure returns: the value to write, or `None` if the current one is right.
+    /// Converts what a user's closure returns: the value to write, or `None` if the current one is
+    /// right.
     pub fn of(wanted: Option<impl Into<V>>) -> Self {
         wanted.map_or(Self::Right, |value| Self::Write(value.into()))
     }

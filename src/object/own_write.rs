@@ -1,4 +1,4 @@
-//! How we recognise our own writes when they come back.
+//! Recognition of our own writes when they come back.
 
 use std::time::Duration;
 
@@ -49,12 +49,13 @@ impl<T: Types> OwnWrite<T> {
         self.echo = None;
     }
 
-    /// Whether a value is that of our write without an answer.
+    /// Returns whether a value is that of our write without an answer.
     pub fn is(&self, value: Option<&T::Value>) -> bool {
         self.unacknowledged.is_some() && self.unacknowledged.as_ref() == value
     }
 
-    /// Like [`is`](Self::is), and forgets that write: a later value that equals it is somebody else's.
+    /// Like [`is`](Self::is), and forgets that write: a later value that equals it is somebody
+    /// else's.
     pub fn take(&mut self, value: Option<&T::Value>) -> bool {
         let is_ours = self.is(value);
         self.unacknowledged = None;

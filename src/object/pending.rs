@@ -9,8 +9,9 @@ use super::{
 pub(super) struct PendingRequests<T: Types> {
     /// In order of their parts' first requests.
     requests: Vec<Request<T::Wish, T::Waiter>>,
-    /// The wishes that were pending when a newer request first replaced or joined them, once the object was known to be
-    /// unsatisfactory. The key's age counts from these, so we must notice when somebody fulfils them.
+    /// The wishes that were pending when a newer request first replaced or joined them, once the
+    /// object was known to be unsatisfactory. The key's age counts from these, so we must notice
+    /// when somebody fulfils them.
     earlier: Option<Wishes<T>>,
 }
 
@@ -51,7 +52,8 @@ impl<T: Types> PendingRequests<T> {
         }
     }
 
-    /// Remembers the wishes that are pending now as the earlier ones, unless there are some already.
+    /// Remembers the wishes that are pending now as the earlier ones, unless there are some
+    /// already.
     pub fn remember(&mut self) {
         if self.earlier.is_none() {
             self.earlier = Some(self.wishes());

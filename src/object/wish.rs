@@ -1,4 +1,4 @@
-//! Requests, their wishes, and what comes of evaluating them outside of the shell's lock.
+//! Requests, their wishes, and the results of evaluating these outside of the shell's lock.
 
 use super::opaque::{Desired, Types};
 
@@ -13,13 +13,14 @@ pub struct Request<W, H> {
     pub id: RequestId,
     /// The part of the object that it concerns. A newer request for the same part replaces it.
     pub part: Box<str>,
-    /// What it wants.
+    /// The demand on the value.
     pub wish: W,
     /// The caller that waits for its end.
     pub waiter: H,
 }
 
-/// Copies of pending wishes in order of their parts' first requests, to be evaluated outside of the shell's lock.
+/// Copies of pending wishes in order of their parts' first requests, to be evaluated outside of the
+/// shell's lock.
 #[derive(Debug, PartialEq)]
 pub struct Wishes<T: Types>(Vec<(RequestId, T::Wish)>);
 
@@ -37,23 +38,25 @@ pub struct Question<T: Types> {
     pub wishes: Wishes<T>,
     /// The wishes of the earliest unfulfilled requests, if newer ones have replaced them.
     pub earlier: Option<Wishes<T>>,
-    /// The value before the change. `Some` if it makes a difference whether a rival made the change.
+    /// The value before the change. `Some` if it makes a difference whether a rival made the
+    /// change.
     pub before: Option<Before<T::Value>>,
     pub(super) generation: u64,
 }
 
-/// The last value that was known before a write, `None` if the object did not exist or nothing was known.
+/// The last value that was known before a write, `None` if the object did not exist or nothing was
+/// known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Before<V>(pub Option<V>);
 
 /// The answer to a [`Question`] about a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
-    /// Whether the new value satisfies the pending wishes. `None` if a wish could not be evaluated.
+    /// The new value satisfies the pending wishes. `None` if a wish could not be evaluated.
     pub satisfied: Option<bool>,
-    /// Whether the new value satisfies the earlier wishes.
+    /// The new value satisfies the earlier wishes.
     pub fulfils_earlier: bool,
-    /// Whether a rival, who does the same work as we do, made the change.
+    /// A rival, who does the same work as we do, made the change.
     pub by_rival: bool,
 }
 
@@ -66,12 +69,13 @@ impl<T: Types> Wishes<T> {
         Self(requests.iter().map(|request| (request.id, request.wish.clone())).collect())
     }
 
-    /// Like `clone`, which would ask as much of `T`.
+    /// Does what `clone` would do if it did not ask for `T: Clone`.
     pub(super) fn copy(&self) -> Self {
         Self(self.0.clone())
     }
 
-    /// Evaluates each wish in turn, against the value that the one before it wants to write. Panics if a wish does.
+    /// Evaluates each wish in turn, against the value that the one before it wants to write. Panics
+    /// if a wish does.
     pub fn evaluate(&self, current: Option<&T::Value>) -> Evaluation<T::Value> {
         let mut value = current.cloned();
         let mut evaluation = Evaluation { write: None, changed: Vec::new(), gone: Vec::new() };
@@ -97,7 +101,7 @@ impl<T: Types> Wishes<T> {
         self.0.iter().any(|(wish, _)| *wish == id)
     }
 
-    /// Whether these are the wishes of exactly these requests.
+    /// Returns whether these are the wishes of exactly these requests.
     pub(super) fn are_of(&self, requests: &[Request<T::Wish, T::Waiter>]) -> bool {
         self.0.iter().map(|(id, _)| *id).eq(requests.iter().map(|request| request.id))
     }
@@ -115,8 +119,8 @@ impl<T: Types> Question<T> {
         Self { wishes: Wishes(Vec::new()), earlier: None, before: None, generation }
     }
 
-    /// Answers the question. `evaluate` returns `None` if a wish cannot be evaluated, and `is_rival` whether a rival made
-    /// the change. Neither is called if it makes no difference.
+    /// Answers the question. `evaluate` returns `None` if a wish cannot be evaluated, and
+    /// `is_rival` whether a rival made the change. Neither is called if it makes no difference.
     pub fn judge(
         &self,
         evaluate: impl Fn(&Wishes<T>) -> Option<Evaluation<T::Value>>,

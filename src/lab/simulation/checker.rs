@@ -35,17 +35,17 @@ impl Standing {
 }
 
 impl Checker {
-    /// The first promise that was broken, and how.
+    /// Returns the first promise that was broken, and how.
     pub fn broken(&self) -> Option<&(&'static str, String)> {
         self.broken.as_ref()
     }
 
-    /// Whether the store gives no answer.
+    /// Returns whether the store is known to give no answer.
     pub fn is_silent(&self) -> bool {
         self.silent.is_some()
     }
 
-    /// The latest end of the lease that a leader by work may count on.
+    /// Returns the latest end that the lease of a leader by work may have.
     pub fn latest_end(&self, engine: &Engine<usize, u64>) -> Timestamp {
         self.last_written + engine.config().term
     }
@@ -58,8 +58,8 @@ impl Checker {
         }
     }
 
-    /// An attempt ended. `began` is the engine when it started, `before` the engine before it took the verdict in. With
-    /// `by_work`, no election decides until when it leads.
+    /// An attempt ended. `began` is the engine when it started, `before` the engine before it took
+    /// the verdict in. With `by_work`, no election decides until when it leads.
     pub fn attempt_ended(
         &mut self,
         engine: &Engine<usize, u64>,

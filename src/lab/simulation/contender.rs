@@ -123,8 +123,8 @@ impl Contender {
     }
 }
 
-/// Keys with jobs, and when it is their turn: client-go's delaying queue. A key may have its turn while an attempt of it is in
-/// flight.
+/// Keys with jobs, and when it is their turn: client-go's delaying queue. A key may have its turn
+/// while an attempt of it is in flight.
 #[derive(Default)]
 struct Queue {
     jobs: BTreeMap<usize, u64>,
@@ -177,7 +177,8 @@ impl Queue {
     }
 }
 
-/// The algorithm of openshift/router's `writerlease` with one worker, as its router uses it: a conflict gives the lease up.
+/// The algorithm of openshift/router's `writerlease` with one worker, as its router uses it: a
+/// conflict gives the lease up.
 pub(super) struct GoLease {
     queue: Queue,
     working: Option<usize>,
@@ -276,8 +277,8 @@ impl GoLease {
     }
 }
 
-/// A controller without a lease: it writes, and retries on a conflict with client-go's `RetryOnConflict` and `DefaultRetry`.
-/// Around that is the backoff of its work queue.
+/// A controller without a lease: it writes, and retries on a conflict with client-go's
+/// `RetryOnConflict` and `DefaultRetry`. Around that is the backoff of its work queue.
 pub(super) struct Retrier {
     queue: Queue,
     in_flight: usize,

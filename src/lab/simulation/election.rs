@@ -32,7 +32,7 @@ impl Office {
         Some(self.fence)
     }
 
-    /// Whether a write with this fence may succeed.
+    /// Returns whether a write with this fence may succeed.
     pub fn admits(&self, now: Duration, fence: Option<u64>) -> bool {
         fence == Some(self.fence) && self.holder.is_some_and(|holder| now < holder.until)
     }

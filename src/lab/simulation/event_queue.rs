@@ -9,16 +9,18 @@ use std::{
 use super::message::{Call, News, ProcessId, Stored, Write, WriteResult};
 use crate::engine::nanos;
 
-/// The events that are still to happen. Those of one moment happen in the order in which they were caused.
+/// The events that are still to happen. Those of one moment happen in the order in which they were
+/// caused.
 #[derive(Default)]
 pub(super) struct EventQueue {
-    /// The time, the serial and the place of each event; small, because the heap moves its entries about a lot.
+    /// The time, the serial and the place of each event; small, because the heap moves its entries
+    /// about a lot.
     due: BinaryHeap<Reverse<(u64, u64, usize)>>,
     serial: u64,
     events: Vec<Event>,
     free: Vec<usize>,
-    /// Events that are pushed in the order in which they happen. Most of them are timeouts of calls that were answered long
-    /// before.
+    /// Events that are pushed in the order in which they happen. Most of them are timeouts of calls
+    /// that were answered long before.
     in_order: VecDeque<(u64, u64, Event)>,
 }
 
@@ -140,7 +142,8 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// The process that takes the event in. A message to the store arrives there, whatever became of its sender.
+    /// The process that takes the event in. A message to the store arrives there, whatever became
+    /// of its sender.
     pub fn recipient(&self) -> Option<ProcessId> {
         match *self {
             Self::Request { process, .. }

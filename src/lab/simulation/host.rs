@@ -59,7 +59,7 @@ impl Host {
         self.process.as_ref().is_some_and(|process| process.is_leader(now))
     }
 
-    /// Whether news of this watch reach the process.
+    /// Returns whether news of this watch reach the process.
     pub fn sees(&self, watch: u32) -> bool {
         !self.partitioned && !self.blind && self.watch == watch
     }
@@ -68,7 +68,7 @@ impl Host {
         self.calls.insert(call.key, call.serial);
     }
 
-    /// Whether an answer to this call was waited for. Then it is no more.
+    /// Returns whether the process waits for an answer to this call. From then on it does not.
     pub fn take_answer(&mut self, call: Call) -> bool {
         let waits = self.calls.get(&call.key) == Some(&call.serial);
         if waits {

@@ -1,7 +1,8 @@
-//! What processes and the store send each other, and the types of the simulated objects.
+//! Messages between processes and the store, and the types of the simulated objects.
 
+use super::plan::Versions;
 use crate::{
-    engine::outcome::Outcome,
+    engine::{Timestamp, outcome::Outcome},
     object::{Change, Desired, Types, Version},
 };
 
@@ -14,16 +15,20 @@ pub(super) struct ProcessId {
     pub incarnation: u32,
 }
 
-/// The value of a key: the round that its last writer wanted, for that writer's group. Edits of others leave it alone.
+/// The value of a key: the round that its last writer wanted, for that writer's group. Edits of
+/// others leave it alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Content {
     pub round: u64,
     pub group: u8,
 }
 
-/// The position of a write among all writes of the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Revision(pub u64);
+/// The version of a write: its position among all writes of the store, of which processes may know less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Revision {
+    pub position: u64,
+    pub versions: Versions,
+}
 
 /// A key as the store has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +76,7 @@ pub(super) struct News {
 }
 
 impl Content {
-    /// Whether a request of this group for this round is fulfilled.
+    /// Returns whether this fulfils a request of a group for a round.
     pub fn reaches(self, group: u8, round: u64) -> bool {
         self.group == group && self.round >= round
     }
@@ -89,7 +94,7 @@ impl Stored {
 }
 
 impl News {
-    pub fn change(self, arrived: crate::engine::Timestamp) -> Change<Simulated> {
+    pub fn change(self, arrived: Timestamp) -> Change<Simulated> {
         match self.listing {
             true => Change::listed(self.stored.entry(), arrived),
             false => Change::new(self.stored.content, self.stored.revision, arrived),
@@ -114,10 +119,10 @@ impl Types for Simulated {
 
 impl Version for Revision {
     fn revision(&self) -> Option<u64> {
-        Some(self.0)
+        (self.versions == Versions::Ordered).then_some(self.position)
     }
 
     fn key_revision(&self) -> Option<u64> {
-        Some(self.0)
+        (self.versions != Versions::Unordered).then_some(self.position)
     }
 }

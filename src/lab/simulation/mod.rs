@@ -1,23 +1,37 @@
-//! Many engines, one store and one virtual clock: years of contention in seconds, and each seed one run.
+//! The engine and the guard's objects on virtual time: years of contention in seconds, and each
+//! seed one run.
 //!
-//! The engines are the real ones; what is around them is a model: a store that compares and writes, messages that take their
-//! time or get lost, watches that repeat, reorder and leave out, processes that stop, die and start anew, clocks that run at
-//! their own rates, people who edit and delete the same objects, elections. Each replica does with reads, writes and changes what the [guard](crate::Guard) does. A [`Plan`] says what
-//! happens; it is drawn from a seed, and [`Plan::run`] always does the same with it. What must hold is checked all along; a
-//! [`Violation`] says what did not. [`Plan::shrink`] looks for a smaller plan that still shows it.
+//! Engines and [objects](crate::object) are the real ones. A model surrounds them: a store that
+//! compares and writes, messages that are slow or get lost, watches that repeat, reorder and leave
+//! out, processes that stop, die and start again, clocks that run at their own rates, people who
+//! edit and delete the same objects, and elections. A [`Plan`] says what happens. It is drawn from
+//! a seed, and [`Plan::run`] does the same with it each time. The promises are checked all along,
+//! and a [`Violation`] names the first one that was broken. [`Plan::shrink`] looks for a smaller
+//! plan that still breaks it.
 //!
-//! # What must hold
+//! # Promises
 //!
-//! All along: no write is undone by one that knew less; no key has two attempts at once in one replica; the window, patience
-//! and the lease stay within their bounds, and a leader's lease counts from the start of its attempts; news older than the
-//! write that won depose nobody; no replica hurries, and while the store gives no answer it makes one attempt at a time, after
-//! a pause; an election lets no two lead.
+//! All along:
 //!
-//! Once all has been well for a term and half a minute: no key is pending for longer than that, whoever else is alive (seconds
-//! are usual); but 150 s, if groups want different values of it more often than once in eight round trips, because then it is
-//! luck who writes. Once it has been for 60 s: no two of the replicas that want the same lead at once. Where work comes no
-//! faster than once in eight round trips, nobody leads for two minutes at most; seconds are usual. (Groups that fight over keys
-//! like that may have two leaders each.) At the end: nothing is pending, and all is as it should be.
+//! - No write is undone by a replica that knew less.
+//! - No key has two attempts at the same time in one replica.
+//! - The window, patience and the lease stay within their bounds. A leader's lease counts from the
+//!   start of its attempts.
+//! - News older than the write that won the lease depose nobody.
+//! - No replica exceeds its attempt rate. While the store gives no answer, a replica makes one
+//!   attempt at a time, after a pause.
+//! - An election lets no two replicas lead.
+//!
+//! Once all has been well for a while:
+//!
+//! - After a term and 30 s no key is pending for longer than that, whoever else is alive; a few
+//!   seconds are usual. The limit is 150 s if groups want different values of the key more often
+//!   than once in eight round trips, because then luck decides who writes it.
+//! - After 60 s no two of the replicas that want the same keys lead at the same time. Groups that
+//!   fight over keys as above may have two leaders each.
+//! - If requests come no faster than once in eight round trips, no two minutes pass without a
+//!   leader; a few seconds are usual.
+//! - At the end nothing is pending, and every key is as it should be.
 //!
 //! ```
 //! use writerlease::lab::simulation::Plan;
@@ -37,6 +51,8 @@ mod election;
 mod event_queue;
 mod host;
 mod message;
+mod network;
+mod observation;
 mod plan;
 mod process;
 mod promises;
@@ -45,7 +61,7 @@ mod run;
 mod world;
 
 pub use self::{
-    plan::{Algorithm, FaultKind, Member, Plan, PlannedFault},
+    plan::{Algorithm, FaultKind, Member, Plan, PlannedFault, Versions},
     report::{RoundStats, RunStats, Violation},
 };
 pub use crate::engine::Tuning;

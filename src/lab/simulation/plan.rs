@@ -1,71 +1,91 @@
-//! What happens in a run.
+//! The course of a run, before it happens.
 
 use std::{ops::Range, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::engine::Tuning;
+use crate::engine::{
+    Tuning,
+    config::{LeaseBuilder, LeaseConfig},
+};
 
-/// A run, before it happens.
+/// The replicas, the network and the faults of one run.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
-    /// Draws what the plan does not say: latencies, what is lost, and the engines' own draws.
+    /// Seeds all draws of the run: latencies, lost messages, and the engines' own draws.
     pub seed: u64,
     /// The replicas.
     pub members: Vec<Member>,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: usize,
     /// How long a write holds the lease.
     pub term: Duration,
-    /// How long a request takes, there and back; news take as long.
+    /// The time that a request takes, there and back. News take half of it.
     pub latency: Duration,
-    /// One in so many messages takes ten to a hundred times as long; none, if it is zero.
+    /// One message in `tail` takes ten to a hundred times as long; none if it is zero.
     pub tail: u32,
-    /// One in so many changes is told twice, and as many out of their order; none, if it is zero.
+    /// One change in `disorder` is delivered twice, and as many are delivered out of order; none if
+    /// it is zero.
     pub disorder: u32,
-    /// How often all keys change.
+    /// The order that the store's versions show.
+    pub versions: Versions,
+    /// The time between two rounds, in each of which all keys are to change.
     pub cadence: Duration,
-    /// One in so many keys is not wanted in a round, until the next one; all are, if it is zero.
+    /// One key in `churn` is not wanted in a round; all are wanted if it is zero.
     pub churn: u32,
-    /// Elections decide who leads, with a time to live of so long, and writes carry a fence; none, if there are none.
+    /// With a time to live, elections decide who leads, and writes carry a fence.
     pub election: Option<Duration>,
-    /// What goes wrong meanwhile.
+    /// The faults.
     pub faults: Vec<PlannedFault>,
-    /// How long that may go on.
+    /// The time in which faults may occur.
     pub storm: Duration,
-    /// How long all is well afterwards.
+    /// The time afterwards, in which all is well.
     pub calm: Duration,
     /// The figures of the rules.
     pub tuning: Tuning,
-    /// What the replicas go by.
+    /// The algorithm that decides when replicas write.
     pub algorithm: Algorithm,
 }
 
-/// What replicas go by.
+/// The algorithm that decides when replicas write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// The engine of this crate.
     #[default]
     Lease,
-    /// openshift/router's `writerlease`, as it is in Go.
+    /// openshift/router's `writerlease`, as in Go.
     Go,
-    /// No lease: everybody writes, and retries when refused, as client-go's `RetryOnConflict` does.
+    /// No lease: each replica writes immediately and retries when refused, as client-go's
+    /// `RetryOnConflict` does.
     Retry,
 }
 
-/// A replica.
+/// The order that a store's versions show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Versions {
+    /// All writes are in order, as etcd's and ZooKeeper's are.
+    #[default]
+    Ordered,
+    /// The writes of each key are in order.
+    OrderedPerKey,
+    /// Versions can only be compared for equality.
+    Unordered,
+}
+
+/// One replica, in all its lives.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Member {
-    /// It wants the keys from here ...
+    /// The first key that it wants.
     pub first_key: usize,
-    /// ... and so many of them.
+    /// The number of keys that it wants, counted from the first one.
     pub keys: usize,
-    /// What it wants of them: each group wants something else.
+    /// Its group. Replicas of one group want the same values.
     pub group: u8,
-    /// How fast its clock runs.
+    /// The rate of its clock; 1 is the world's.
     pub rate: f64,
 }
 
@@ -75,46 +95,46 @@ impl Member {
     }
 }
 
-/// Something that goes wrong for a while.
+/// A fault that lasts for a while.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PlannedFault {
-    /// What.
+    /// The kind.
     pub kind: FaultKind,
-    /// From then on.
+    /// The time at which it begins.
     pub from: Duration,
-    /// Until then.
+    /// The time at which it ends.
     pub until: Duration,
 }
 
-/// What can go wrong.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The replica's process is stopped; all that comes in waits.
+    /// The replica's process is stopped. Its messages wait.
     Pause(usize),
-    /// The replica is killed, and starts anew at the end.
+    /// The replica is killed. It starts again when the fault ends.
     Crash(usize),
-    /// So is the one that leads then, if one does.
+    /// The leader at that time, if there is one, is killed. It starts again when the fault ends.
     CrashLeader,
-    /// The replica's requests get no answer, and no news reaches it; the watch lists anew at the end.
+    /// The replica and the store do not reach each other. The watch lists anew when the fault ends.
     Partition(usize),
-    /// The replica gets no news; the watch lists anew at the end.
+    /// The replica receives no news. The watch lists anew when the fault ends.
     Blind(usize),
-    /// Nobody's requests get an answer.
+    /// The store answers no requests.
     Outage,
-    /// Writes land, but half of the answers get lost.
+    /// Writes succeed, but half of the answers get lost.
     LostAnswers,
-    /// Somebody else edits the same objects, one each time that a write would take.
+    /// Somebody else edits the same objects, one for each latency.
     Edits,
-    /// Somebody else deletes them, one each half second.
+    /// Somebody else deletes the objects, one each half second.
     Deletes,
-    /// All keys change again as soon as a write could be done.
+    /// A new round begins after each latency.
     Burst,
 }
 
 impl Plan {
-    /// The plan of a seed.
+    /// Returns the plan of a seed.
     pub fn drawn(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let keys = rng.random_range(1..=12);
@@ -154,7 +174,7 @@ impl Plan {
         let faults = faults.collect();
         let tail = *[0, 0, 1000, 100].get(rng.random_range(0..4)).unwrap_or(&0);
         let disorder = *[0, 0, 100, 10].get(rng.random_range(0..4)).unwrap_or(&0);
-        Self {
+        let mut plan = Self {
             seed,
             members,
             keys,
@@ -162,22 +182,33 @@ impl Plan {
             latency: Duration::from_micros(1 << rng.random_range(9..=17)),
             tail,
             disorder,
+            versions: Versions::Ordered,
             cadence: Duration::from_millis(1 << rng.random_range(7..=12)),
             churn: *[0, 0, 0, 10].get(rng.random_range(0..4)).unwrap_or(&0),
-            // Whoever is elected does what it wants, and nobody anything else.
+            // The elected replica does the keys that it wants, and nobody does the others.
             election: (rng.random_bool(0.2) && !overlapping && groups == 1)
                 .then(|| Duration::from_millis(1 << rng.random_range(10..=14))),
             faults,
             storm,
-            // Long enough to see that somebody leads in the end, for some.
+            // Some are long enough to show that somebody leads in the end.
             calm: Duration::from_secs(if rng.random_bool(0.25) { 240 } else { 100 }),
             tuning: Tuning::default(),
             algorithm: Algorithm::Lease,
+        };
+        match rng.random_range(0..4) {
+            0 => plan.versions = Versions::OrderedPerKey,
+            1 => {
+                plan.versions = Versions::Unordered;
+                // The contract of stores: a watch without any order repeats nothing and keeps it.
+                plan.disorder = 0;
+            }
+            _ => {}
         }
+        plan
     }
 
-    /// Replicas that want the same, once a second, five milliseconds from the store; so many rounds in which nothing goes
-    /// wrong. For figures: change what is to be different.
+    /// Returns a plan without faults: replicas that want the same keys, one round a second, five
+    /// milliseconds from the store. Change the fields that are to differ.
     pub fn steady(seed: u64, replicas: usize, keys: usize, rounds: u32) -> Self {
         let cadence = Duration::from_secs(1);
         Self {
@@ -188,6 +219,7 @@ impl Plan {
             latency: Duration::from_millis(5),
             tail: 0,
             disorder: 0,
+            versions: Versions::Ordered,
             cadence,
             churn: 0,
             election: None,
@@ -199,7 +231,7 @@ impl Plan {
         }
     }
 
-    /// Whether a key is to be at this round.
+    /// Returns whether a key is wanted in this round.
     pub(super) fn is_wanted(&self, key: usize, round: u64) -> bool {
         let place =
             (self.seed ^ round).wrapping_mul(31).wrapping_add(key as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -207,16 +239,29 @@ impl Plan {
         self.churn == 0 || !place.is_multiple_of(u64::from(self.churn))
     }
 
+    /// Returns the settings of a replica's lease, with other draws for each incarnation.
+    pub(super) fn config(&self, replica: usize, incarnation: u32) -> LeaseConfig {
+        let number = (replica as u64) << 16 | u64::from(incarnation);
+        let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(number);
+        let builder = LeaseBuilder::new(format!("replica-{replica}")).term(self.term).seed(seed);
+        LeaseConfig { tuning: self.tuning, ..builder.build().expect("plans are valid") }
+    }
+
+    /// Returns whether a fault of this kind lasts.
+    pub(super) fn has_fault(&self, now: Duration, kind: FaultKind) -> bool {
+        self.faults.iter().any(|fault| fault.kind == kind && fault.from <= now && now < fault.until)
+    }
+
     pub(super) fn end(&self) -> Duration {
         self.storm + self.calm
     }
 
-    /// After this nothing new is wanted.
+    /// The time after which no round begins.
     pub(super) fn last_want(&self) -> Duration {
         self.end().saturating_sub(QUIET)
     }
 
-    /// Plans that are smaller in one respect, the smallest first.
+    /// Returns plans that are smaller in one respect, the smallest first.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let mut plans = Vec::new();
         for index in 0..self.faults.len() {
@@ -253,6 +298,9 @@ impl Plan {
         if self.churn > 0 {
             plans.push(Self { churn: 0, ..self.clone() });
         }
+        if self.versions != Versions::Ordered {
+            plans.push(Self { versions: Versions::Ordered, ..self.clone() });
+        }
         if self.election.is_some() {
             plans.push(Self { election: None, ..self.clone() });
         }
@@ -266,14 +314,14 @@ impl Plan {
 }
 
 impl PlannedFault {
-    /// What goes wrong, and when.
+    /// Returns a fault of this kind that lasts from one time until another.
     pub fn new(kind: FaultKind, from: Duration, until: Duration) -> Self {
         Self { kind, from, until }
     }
 }
 
 impl FaultKind {
-    /// The replica that it is about, if it is about one.
+    /// The replica that the fault concerns, if it concerns one.
     fn concerns(self) -> Option<usize> {
         match self {
             Self::Pause(one) | Self::Crash(one) | Self::Partition(one) | Self::Blind(one) => Some(one),
@@ -281,7 +329,7 @@ impl FaultKind {
         }
     }
 
-    /// The same, once the replica `gone` is left out.
+    /// The same fault in a plan without the replica `gone`.
     fn renumbered(self, gone: usize) -> Self {
         let new = |one: usize| if one > gone { one - 1 } else { one };
         match self {
@@ -294,5 +342,5 @@ impl FaultKind {
     }
 }
 
-/// At the end nothing new is wanted for so long.
+/// The time at the end in which no round begins.
 const QUIET: Duration = Duration::from_secs(30);

@@ -1,4 +1,5 @@
-//! A running replica: the real engine, or an algorithm that it is compared with, and a shell around real objects.
+//! A running replica: the real engine, or an algorithm that it is compared with, and a shell around
+//! real objects.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -39,8 +40,8 @@ struct Key {
     ages: Ages,
 }
 
-/// The rounds that were wanted and that the process does not know to be reached, and since when in the world's time. The
-/// first one stands apart, because there are seldom more.
+/// The rounds that were wanted and that the process does not know to be reached, and since when in
+/// the world's time. The first one stands apart, because there are seldom more.
 #[derive(Default)]
 struct Ages {
     first: Option<(u64, Duration)>,
@@ -153,7 +154,8 @@ impl Process {
         self.attempts.values().filter(|attempt| attempt.started > since).count()
     }
 
-    /// An attempt has read a key. Returns the write to send. If there is nothing to write, that ends the attempt.
+    /// An attempt has read a key. Returns the write to send. If there is nothing to write, that
+    /// ends the attempt.
     pub fn read(&mut self, now: Duration, number: usize, stored: Stored) -> Option<Write> {
         let local = self.local(now);
         let attempt = self.attempts.get(&number)?;
@@ -230,7 +232,7 @@ impl Process {
         self.carry_out(now, number, effects.expect("nothing happened since the question"));
         let key = self.key(number);
         let is_gone = key.object.value().is_none() && !key.object.is_unknown();
-        if is_gone && key.goal > 0 && !key.object.is_pending() {
+        if is_gone && key.goal > 0 && key.object.requests().is_empty() {
             let goal = key.goal;
             self.request(now, number, goal);
         }
@@ -268,16 +270,17 @@ impl Process {
                     }
                 }
                 Effect::Assess => self.assess(now, number),
-                // Callers do not wait here, and what was lost is a matter of the contention tracker.
+                // Callers do not wait here, and what was lost is a matter of the contention
+                // tracker.
                 Effect::Complete(..) | Effect::Discard(_) | Effect::Lost(_) => {}
             }
         }
         let group = self.member.group;
         let Key { object, ages, .. } = self.key(number);
-        if object.is_pending() {
-            ages.forget_reached(object.value(), group);
-        } else {
+        if object.requests().is_empty() {
             *ages = Ages::default();
+        } else {
+            ages.forget_reached(object.value(), group);
         }
     }
 

@@ -9,14 +9,15 @@ use std::{
 use super::{
     host::Host,
     message::{Content, Stored},
+    observation::Observation,
     plan::{Algorithm, Member, Plan},
     report::{RunStats, Violation},
-    world::{Observation, World},
+    world::World,
 };
 use crate::engine::{Counters, Role};
 
 pub(super) struct Promises {
-    /// Whether promises about time, and about who leads, are checked.
+    /// Promises about time, and about who leads, are checked, too.
     in_time: bool,
     /// For each replica, when its last attempts started.
     started: Vec<VecDeque<Duration>>,
@@ -48,12 +49,13 @@ impl Promises {
         }
     }
 
-    /// How often all is checked; more rarely if that takes long.
+    /// Returns the time between two checks of everything; longer if such a check takes long.
     pub fn check_every(&self, plan: &Plan) -> Option<Duration> {
         self.in_time.then(|| CHECK * (1 + plan.members.len() * plan.keys / 2000) as u32)
     }
 
-    /// Whether a run may go on after its end: the last request gets as much time as any other.
+    /// Returns whether a run may go on after its end: the last request gets as much time as any
+    /// other.
     pub fn allow_more(&self, world: &World, at: Duration) -> bool {
         let last = world.plan.last_want() + old(world.plan);
         let mut processes = world.hosts.iter().filter_map(|host| host.process.as_ref());
@@ -100,7 +102,8 @@ impl Promises {
         self.check_stability(world)
     }
 
-    /// Of the replicas that want the same, exactly one leads in the end. An election never lets two lead.
+    /// Of the replicas that want the same, exactly one leads in the end. An election never lets two
+    /// lead.
     fn check_leaders(&mut self, world: &World) -> Result<(), Violation> {
         let (plan, calm) = (world.plan, calm(world));
         let (is_steady, is_easy) = (is_steady(world), is_easy(plan));
@@ -135,7 +138,8 @@ impl Promises {
         Ok(())
     }
 
-    /// In one group that wants the same, a leader that has settled and keeps up stays, and nothing moves any more.
+    /// In one group that wants the same, a leader that has settled and keeps up stays, and nothing
+    /// moves any more.
     fn check_stability(&mut self, world: &World) -> Result<(), Violation> {
         let plan = world.plan;
         let first = &plan.members[0];
@@ -166,7 +170,8 @@ impl Promises {
         Ok(())
     }
 
-    /// At the end nothing is pending, and every key is as it should be. Returns the figures of the run.
+    /// At the end nothing is pending, and every key is as it should be. Returns the figures of the
+    /// run.
     pub fn check_end(self, world: &World) -> Result<RunStats, Violation> {
         let mut stats = RunStats {
             time: world.plan.end(),
@@ -266,8 +271,8 @@ fn check_engine(world: &World, replica: usize) -> Result<(), Violation> {
     broken.map_or(Ok(()), |(promise, detail)| Err(violation(world, promise, replica, detail)))
 }
 
-/// A replica that competes has one attempt in flight at a time; one that is not elected has none. `count` attempts have
-/// just started.
+/// A replica that competes has one attempt in flight at a time; one that is not elected has none.
+/// `count` attempts have just started.
 fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Violation> {
     // Most polls start nothing.
     if count == 0 {
@@ -312,34 +317,34 @@ fn check_write(
     Ok(())
 }
 
-/// For how long a key may be pending.
+/// Returns how long a key may be pending.
 fn old(plan: &Plan) -> Duration {
     plan.term + OLD
 }
 
-/// For how long all has been well.
+/// Returns how long all has been well.
 fn calm(world: &World) -> Duration {
     world.now.saturating_sub(world.plan.storm)
 }
 
-/// Whether new rounds still begin.
+/// Returns whether new rounds still begin.
 fn is_steady(world: &World) -> bool {
     world.now < world.plan.last_want()
 }
 
-/// Whether one replica alone keeps up.
+/// Returns whether one replica alone keeps up.
 fn is_easy(plan: &Plan) -> bool {
     plan.cadence >= 8 * plan.latency
 }
 
-/// Whether another group wants something else of a key.
+/// Returns whether another group wants something else of a key.
 fn is_shared(plan: &Plan, replica: usize, key: usize) -> bool {
     let ours = plan.members[replica].group;
     let mut others = plan.members.iter().filter(|other| other.group != ours);
     others.any(|other| other.range().contains(&key))
 }
 
-/// The state of all engines, for whoever looks for the cause of a violation.
+/// Describes all engines, so that the cause of a violation can be found.
 fn standing(world: &World) -> String {
     let stands = |host: &Host| {
         let Some(process) = &host.process else { return "dead".to_owned() };
@@ -369,8 +374,8 @@ const SLOT: Duration = Duration::from_secs(4);
 const CHECK: Duration = Duration::from_millis(250);
 /// The time over which attempts are counted.
 const SPAN: Duration = Duration::from_secs(10);
-/// How much longer than the term, which is the most that patience can be, a key may be pending once all is well: attempts
-/// take their time, too, and may be refused.
+/// How much longer than the term, which is the most that patience can be, a key may be pending once
+/// all is well: attempts take their time, too, and may be refused.
 const OLD: Duration = Duration::from_secs(30);
 /// How long a key may be pending over which two groups fight.
 const DISPUTED: Duration = Duration::from_secs(150);

@@ -17,8 +17,9 @@ impl Plan {
         run(self, true).map(|(stats, _)| stats)
     }
 
-    /// Runs the plan, and returns the figures of each round. Promises about time, and about who leads, are not checked: other
-    /// [tuning](crate::engine::Tuning), and more requests than can be served, break them.
+    /// Runs the plan, and returns the figures of each round. Promises about time, and about who
+    /// leads, are not checked: other [tuning](crate::engine::Tuning), and more requests than can be
+    /// served, break them.
     ///
     /// # Errors
     ///
@@ -27,7 +28,8 @@ impl Plan {
         run(self, false)
     }
 
-    /// Returns a smaller plan that breaks the same promise: this one if there is none, or if it breaks none.
+    /// Returns a smaller plan that breaks the same promise: this one if there is none, or if it
+    /// breaks none.
     #[must_use]
     pub fn shrink(&self) -> Self {
         let broken = |plan: &Self| plan.run().err().map(|violation| violation.promise);

@@ -1,25 +1,24 @@
-//! The world: processes, a store, the network between them, and what goes wrong. Each event changes it; the promises are
-//! checked from outside, by `promises`.
+//! The world: processes, a store, the network between them, and what goes wrong. Each event changes
+//! it; the promises are checked from outside, by `promises`.
 
 use std::{collections::VecDeque, mem, time::Duration};
 
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use rand::RngExt;
 
 use super::{
-    broadcast::{Broadcast, Delivery},
+    broadcast::{Broadcasts, Delivery},
     contender::Contender,
     election::Office,
     event_queue::{Event, EventQueue},
     host::Host,
     message::{Call, Content, News, ProcessId, Revision, Simulated, Stored, Write, WriteResult},
+    network::Network,
+    observation::Observation,
     plan::{FaultKind, Plan},
     process::Process,
     report::{RoundStats, RunStats},
 };
-use crate::{
-    engine::{config::LeaseBuilder, outcome::Outcome},
-    object::Answer,
-};
+use crate::{engine::outcome::Outcome, object::Answer};
 
 pub(super) struct World<'a> {
     pub plan: &'a Plan,
@@ -29,12 +28,11 @@ pub(super) struct World<'a> {
     pub round: u64,
     pub stats: RunStats,
     pub rounds: Vec<RoundStats>,
-    /// What promises are checked against, in order. The checks take them out.
+    /// The observations that the promises have not been checked against yet.
     pub observations: VecDeque<Observation>,
-    rng: SmallRng,
+    network: Network,
     queue: EventQueue,
-    broadcasts: Vec<Broadcast>,
-    free_broadcasts: Vec<usize>,
+    broadcasts: Broadcasts,
     /// The serial of the last call.
     calls: u64,
     /// The revision of the last write.
@@ -45,21 +43,6 @@ pub(super) struct World<'a> {
     /// How many keys are not at the last round yet.
     behind: usize,
     check_every: Option<Duration>,
-}
-
-/// Something that a promise is about.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Observation {
-    /// A process was polled, and started so many attempts.
-    Polled { replica: usize, started: usize },
-    /// A process started a second attempt of a key.
-    SecondAttempt { replica: usize, key: usize },
-    /// A write succeeded.
-    Written { replica: usize, key: usize, before: Stored, after: Content },
-    /// A process learnt whether it is elected.
-    Elected,
-    /// Some time has passed.
-    Check,
 }
 
 impl<'a> World<'a> {
@@ -74,10 +57,9 @@ impl<'a> World<'a> {
             stats: RunStats::default(),
             rounds: Vec::new(),
             observations: VecDeque::new(),
-            rng: SmallRng::seed_from_u64(plan.seed ^ 0x5eed),
+            network: Network::new(plan),
             queue: EventQueue::default(),
-            broadcasts: Vec::new(),
-            free_broadcasts: Vec::new(),
+            broadcasts: Broadcasts::default(),
             calls: 0,
             revision: 0,
             office: Office::default(),
@@ -140,11 +122,11 @@ impl<'a> World<'a> {
                 }
             }
             Event::Delivery { broadcast } => {
-                let delivery = self.broadcasts[broadcast].take();
-                self.deliver_next(broadcast);
-                if let Some(news) = delivery {
-                    self.handle(at, news);
+                let (news, next) = self.broadcasts.deliver(broadcast);
+                if let Some(next) = next {
+                    self.at(next, event);
                 }
+                self.handle(at, news);
             }
             Event::News { process, news } => {
                 if self.hosts[process.replica].sees(news.watch) {
@@ -173,15 +155,14 @@ impl<'a> World<'a> {
         }
         self.round += 1;
         for replica in 0..self.hosts.len() {
-            let at = self.now + self.one_way();
             if self.hosts[replica].process.is_some() {
                 let process = self.id(replica);
-                self.at(at, Event::Request { process, round: self.round });
+                self.send(Event::Request { process, round: self.round });
             }
         }
         self.behind = self.plan.keys;
         self.rounds.push(RoundStats { began: self.now, ..RoundStats::default() });
-        let burst = self.has_fault(FaultKind::Burst);
+        let burst = self.plan.has_fault(self.now, FaultKind::Burst);
         let gap = if burst { self.plan.cadence.min(self.plan.latency) } else { self.plan.cadence };
         self.at(self.now + gap, Event::Round);
     }
@@ -211,8 +192,7 @@ impl<'a> World<'a> {
         self.observations.push_back(Observation::Polled { replica, started: started.len() });
         for key in started {
             let call = self.call(process, key);
-            let arrives = now + self.one_way();
-            self.at(arrives, Event::ReadArrives { call });
+            self.send(Event::ReadArrives { call });
         }
         if let Some(wake_at) = self.process(replica).wake_at()
             && self.hosts[replica].wake_at.is_none_or(|before| wake_at < before)
@@ -235,8 +215,7 @@ impl<'a> World<'a> {
     fn handle_read(&mut self, call: Call) {
         if self.is_connected(call.process.replica) {
             let stored = self.store[call.key];
-            let arrives = self.now + self.one_way();
-            self.at(arrives, Event::ReadAnswered { call, stored });
+            self.send(Event::ReadAnswered { call, stored });
         }
     }
 
@@ -247,8 +226,7 @@ impl<'a> World<'a> {
         }
         if let Some(write) = self.process(replica).read(now, call.key, stored) {
             let call = self.call(call.process, call.key);
-            let arrives = now + self.one_way();
-            self.at(arrives, Event::WriteArrives { call, write });
+            self.send(Event::WriteArrives { call, write });
         }
         self.poll(replica);
     }
@@ -258,7 +236,8 @@ impl<'a> World<'a> {
         if !self.is_connected(replica) {
             return;
         }
-        let is_lost = self.has_fault(FaultKind::LostAnswers) && self.rng.random_bool(0.5);
+        let is_lost =
+            self.plan.has_fault(self.now, FaultKind::LostAnswers) && self.network.rng.random_bool(0.5);
         let before = self.store[key];
         let result = if self.plan.election.is_some() && !self.office.admits(self.now, write.fence) {
             self.stats.fenced += 1;
@@ -277,8 +256,7 @@ impl<'a> World<'a> {
             Ok(self.store(key, Some(after)))
         };
         if !is_lost {
-            let arrives = self.now + self.one_way();
-            self.at(arrives, Event::WriteAnswered { call, result });
+            self.send(Event::WriteAnswered { call, result });
         }
     }
 
@@ -318,42 +296,32 @@ impl<'a> World<'a> {
     /// Changes a key, and sends the news of it to everybody.
     fn store(&mut self, key: usize, content: Option<Content>) -> Revision {
         self.revision += 1;
-        let revision = Revision(self.revision);
+        let revision = Revision { position: self.revision, versions: self.plan.versions };
         let stored = Stored { content, revision };
         self.store[key] = stored;
         let mut deliveries = Vec::with_capacity(self.hosts.len());
         for replica in 0..self.hosts.len() {
             let (process, watch) = (self.id(replica), self.hosts[replica].watch);
-            let is_unordered = self.one_in(self.plan.disorder);
+            let is_unordered = self.network.is_disordered(self.now);
             let mut arrives = self.now + self.one_way();
             if is_unordered {
                 arrives = (arrives + self.one_way()).max(self.hosts[replica].listing_at);
             } else {
-                arrives = arrives.max(self.hosts[replica].news_until);
+                // News of one watch never arrive at the same time, or their order would be lost.
+                arrives = arrives.max(self.hosts[replica].news_until + Duration::from_nanos(1));
                 self.hosts[replica].news_until = arrives;
             }
             deliveries.push(Delivery { arrives, process, watch });
-            if self.one_in(self.plan.disorder) {
+            if self.network.is_disordered(self.now) {
                 let arrives = arrives + self.one_way();
                 deliveries.push(Delivery { arrives, process, watch });
             }
         }
-        let broadcast = Broadcast::new(News { key, stored, listing: false, watch: 0 }, deliveries);
-        let place = self.free_broadcasts.pop().unwrap_or(self.broadcasts.len());
-        if place == self.broadcasts.len() {
-            self.broadcasts.push(broadcast);
-        } else {
-            self.broadcasts[place] = broadcast;
+        let news = News { key, stored, listing: false, watch: 0 };
+        if let Some((broadcast, arrives)) = self.broadcasts.send(news, deliveries) {
+            self.at(arrives, Event::Delivery { broadcast });
         }
-        self.deliver_next(place);
         revision
-    }
-
-    fn deliver_next(&mut self, place: usize) {
-        match self.broadcasts[place].next() {
-            Some(arrives) => self.at(arrives, Event::Delivery { broadcast: place }),
-            None => self.free_broadcasts.push(place),
-        }
     }
 
     /// A process watches anew, and the store answers with a listing.
@@ -378,8 +346,7 @@ impl<'a> World<'a> {
 
     fn campaign(&mut self, process: ProcessId) {
         let Some(ttl) = self.plan.election else { return };
-        let arrives = self.now + self.one_way();
-        self.at(arrives, Event::VoteArrives { process, asked: self.now });
+        self.send(Event::VoteArrives { process, asked: self.now });
         self.at(self.now + ttl / 3, Event::Campaign { process });
     }
 
@@ -388,8 +355,7 @@ impl<'a> World<'a> {
             && let Some(ttl) = self.plan.election
         {
             let fence = self.office.ask(self.now, process, ttl);
-            let arrives = self.now + self.one_way();
-            self.at(arrives, Event::VoteAnswered { process, asked, fence });
+            self.send(Event::VoteAnswered { process, asked, fence });
         }
     }
 
@@ -412,12 +378,8 @@ impl<'a> World<'a> {
 
     fn start(&mut self, replica: usize) {
         let plan = self.plan;
-        let incarnation = u64::from(self.hosts[replica].incarnation + 1);
-        let seed = plan.seed.wrapping_mul(1_000_003).wrapping_add((replica as u64) << 16 | incarnation);
-        let config = LeaseBuilder::new(format!("replica-{replica}")).term(plan.term).seed(seed).build();
-        let mut config = config.expect("plans are valid");
-        config.tuning = plan.tuning;
-        let contender = Contender::new(plan.algorithm, config);
+        let incarnation = self.hosts[replica].incarnation + 1;
+        let contender = Contender::new(plan.algorithm, plan.config(replica, incarnation));
         self.hosts[replica].start(Process::new(plan.members[replica], contender, self.now));
         self.watch(replica);
         let process = self.id(replica);
@@ -452,8 +414,9 @@ impl<'a> World<'a> {
 
     fn end_fault(&mut self, fault: usize) {
         let kind = self.plan.faults[fault].kind;
-        // Another fault of the same kind may still last; but the replica that a `CrashLeader` hit is its own.
-        if kind != FaultKind::CrashLeader && self.has_fault(kind) {
+        // Another fault of the same kind may still last; but the replica that a `CrashLeader` hit
+        // is its own.
+        if kind != FaultKind::CrashLeader && self.plan.has_fault(self.now, kind) {
             return;
         }
         let is_dead = |host: &Host| host.process.is_none();
@@ -487,7 +450,7 @@ impl<'a> World<'a> {
         if self.now >= self.plan.faults[fault].until {
             return;
         }
-        let key = self.rng.random_range(0..self.store.len());
+        let key = self.network.rng.random_range(0..self.store.len());
         let (content, gap) = match self.plan.faults[fault].kind {
             FaultKind::Deletes => (None, DELETE_GAP),
             _ => (self.store[key].content, self.plan.latency.max(EDIT_GAP)),
@@ -507,26 +470,19 @@ impl<'a> World<'a> {
         ProcessId { replica, incarnation: self.hosts[replica].incarnation }
     }
 
-    fn has_fault(&self, kind: FaultKind) -> bool {
-        let now = self.now;
-        self.plan.faults.iter().any(|fault| fault.kind == kind && fault.from <= now && now < fault.until)
-    }
-
-    /// Whether a replica and the store reach each other.
+    /// Returns whether a replica and the store reach each other.
     fn is_connected(&self, replica: usize) -> bool {
-        !self.hosts[replica].partitioned && !self.has_fault(FaultKind::Outage)
+        !self.hosts[replica].partitioned && !self.plan.has_fault(self.now, FaultKind::Outage)
     }
 
-    /// Draws how long a message takes.
+    /// Sends a message, which arrives as this event.
+    fn send(&mut self, event: Event) {
+        let arrives = self.now + self.one_way();
+        self.at(arrives, event);
+    }
+
     fn one_way(&mut self) -> Duration {
-        let usual = self.plan.latency / 2;
-        let spread = usual.mul_f64(self.rng.random_range(0.8..1.2));
-        if self.one_in(self.plan.tail) { spread * self.rng.random_range(10..100) } else { spread }
-    }
-
-    /// Draws whether something happens that happens once in `many` times, while the storm lasts.
-    fn one_in(&mut self, many: u32) -> bool {
-        many > 0 && self.now < self.plan.storm && self.rng.random_range(0..many) == 0
+        self.network.one_way(self.now)
     }
 
     fn at(&mut self, at: Duration, event: Event) {
