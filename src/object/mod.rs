@@ -110,12 +110,15 @@ pub struct Object<T: Types> {
     in_flight: Option<Box<Attempt<T>>>,
     /// The reason of the last refusal for good and the version at that time, until the version
     /// changes.
-    refusal: Option<Box<(Option<T::Version>, T::Reason)>>,
+    refusal: Option<Box<Refusal<T>>>,
     /// The current listing contained the object.
     listed: bool,
     /// Counts whatever makes the answer to a question stale.
     generation: u64,
 }
+
+/// The version at which the store refused an attempt for good, and its reason.
+type Refusal<T> = (Option<<T as Types>::Version>, <T as Types>::Reason);
 
 impl<T: Types> Object<T> {
     /// Returns an object without requests. With `absent`, a complete listing did not contain it;
