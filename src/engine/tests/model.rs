@@ -48,9 +48,9 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Standing {
     pub(super) role: Role,
-    pub(super) reign: u64,
+    pub(super) role_generation: u64,
     pub(super) epoch: u64,
-    pub(super) tick: u32,
+    pub(super) losses: u32,
     pub(super) lease_end: Timestamp,
     pub(super) window: usize,
     pub(super) patience: Duration,
@@ -60,9 +60,9 @@ impl Standing {
     pub(super) fn of<K: Hash + Eq + Clone, W>(engine: &Engine<K, W>) -> Self {
         Self {
             role: engine.role(),
-            reign: engine.role_generation(),
+            role_generation: engine.role_generation(),
             epoch: engine.epoch(),
-            tick: engine.losses(),
+            losses: engine.losses(),
             lease_end: engine.lease_end(),
             window: engine.window(),
             patience: engine.patience(),
@@ -77,7 +77,7 @@ pub(super) struct Out {
     pub(super) key: Key,
     pub(super) job: Job,
     since: Timestamp,
-    reign: u64,
+    role_generation: u64,
     deadline: Timestamp,
     /// It writes a key that a follower has adopted.
     own: bool,
@@ -213,7 +213,7 @@ impl Run {
         let before = self.standing();
         let pause = self.engine.outage.until();
         let returned = self.engine.handle_outcome(self.now, out.id, verdict, out.job);
-        if out.reign != before.reign {
+        if out.role_generation != before.role_generation {
             assert_eq!(self.standing(), before, "old news moved something");
             assert!(self.engine.outage.until() <= pause, "old news started an outage");
         }
@@ -329,7 +329,7 @@ impl Run {
             key: start.key,
             job,
             since,
-            reign: self.engine.role_generation(),
+            role_generation: self.engine.role_generation(),
             deadline: start.deadline,
             own,
             cleared: false,
@@ -341,11 +341,11 @@ impl Run {
         self.out.iter().filter(|out| out.deadline > self.now)
     }
 
-    /// Only some events move role, tick and lease, and only in their direction.
+    /// Only some events move role, losses and lease, and only in their direction.
     fn check_movement(&self, event: Event, before: Standing) {
         let after = self.standing();
-        assert!(after.tick <= before.tick.saturating_add(1), "one loss is one step");
-        assert!(after.reign >= before.reign && after.epoch - before.epoch <= 1);
+        assert!(after.losses <= before.losses.saturating_add(1), "one loss is one step");
+        assert!(after.role_generation >= before.role_generation && after.epoch - before.epoch <= 1);
         match event {
             Event::Elected(_) | Event::NotElected => {}
             Event::Outcome(_, verdict) if verdict.outcome == Outcome::Written => {

@@ -81,7 +81,7 @@ fn follower_runs_a_try_when_patience_ends() {
     }
 }
 
-// Extend: our write landed
+// Written: our write succeeded
 
 #[test]
 fn success_in_election_makes_a_leader() {
@@ -93,7 +93,7 @@ fn success_in_election_makes_a_leader() {
         world.pass(ms(7));
         assert_eq!(world.ends(probe, Outcome::Written), Some(1));
         let standing = world.standing();
-        assert_eq!((standing.role, standing.tick, standing.epoch), (Role::Leader, 0, 1));
+        assert_eq!((standing.role, standing.losses, standing.epoch), (Role::Leader, 0, 1));
         assert_eq!((standing.window, standing.lease_end), (1, started + TERM));
         assert!(world.leads());
         assert_eq!(world.engine.counters().won, 1);
@@ -127,7 +127,7 @@ fn success_of_a_followers_probe_makes_a_leader() {
         world.pass(ms(3));
         world.ends(probe, Outcome::Written);
         let standing = world.standing();
-        assert_eq!((standing.role, standing.tick, standing.epoch), (Role::Leader, 0, 2));
+        assert_eq!((standing.role, standing.losses, standing.epoch), (Role::Leader, 0, 2));
         assert_eq!((standing.window, standing.lease_end), (1, started + TERM));
     }
 }
@@ -146,7 +146,7 @@ fn success_of_an_overdue_key_only_adopts_it() {
     }
 }
 
-// Release: the job found that another replica is the writer
+// WrittenByOther: the job found that another replica is the writer
 
 #[test]
 fn written_by_other_in_election_makes_a_follower() {
@@ -180,13 +180,13 @@ fn written_by_other_makes_a_leader_a_follower() {
 fn each_written_by_other_lengthens_a_followers_backoff() {
     for seed in SEEDS {
         let mut world = World::following(seed);
-        for tick in 1..10 {
+        for losses in 1..10 {
             world.wants("a");
             let probe = world.sleeps_for_one();
             world.pass(ms(5));
             world.ends(probe, Outcome::WrittenByOther);
-            assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, tick));
-            assert!(backoff(tick).contains(&world.lease()), "{tick} {:?}", world.lease());
+            assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, losses));
+            assert!(backoff(losses).contains(&world.lease()), "{losses} {:?}", world.lease());
         }
     }
 }
@@ -210,7 +210,7 @@ fn evidence_makes_a_leader_a_follower() {
     for seed in SEEDS {
         let mut world = World::leading_wide(seed, 4);
         world.wants_all(["a", "b"]);
-        assert_eq!(world.evidence("a"), Some(world.works - 1));
+        assert_eq!(world.evidence("a"), Some(world.jobs - 1));
         assert_eq!((world.engine.role(), world.engine.losses(), world.engine.len()), (Role::Follower, 0, 1));
         assert_eq!(world.engine.window(), 1);
         assert!(deposed().contains(&world.lease()), "{:?}", world.lease());
@@ -223,11 +223,11 @@ fn evidence_makes_a_leader_a_follower() {
 fn evidence_lengthens_a_followers_backoff() {
     for seed in SEEDS {
         let mut world = World::following(seed);
-        for tick in 1..10 {
+        for losses in 1..10 {
             let (work, _) = world.wants("a");
             assert_eq!(world.evidence("a"), Some(work));
-            assert_eq!((world.engine.losses(), world.engine.len()), (tick, 0));
-            assert!(backoff(tick).contains(&world.lease()), "{tick} {:?}", world.lease());
+            assert_eq!((world.engine.losses(), world.engine.len()), (losses, 0));
+            assert!(backoff(losses).contains(&world.lease()), "{losses} {:?}", world.lease());
         }
     }
 }
@@ -244,16 +244,16 @@ fn evidence_counts_without_pending_work() {
 #[test]
 fn observed_write_moves_lease_but_keeps_the_work() {
     for seed in SEEDS {
-        for (mut world, tick, lease) in [
+        for (mut world, losses, lease) in [
             (World::new(seed), 0, backoff(0)),
             (World::leading_wide(seed, 4), 0, deposed()),
             (World::following(seed), 1, backoff(1)),
         ] {
             world.wants("a");
             world.engine.handle_observe(world.now, None);
-            assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, tick));
+            assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, losses));
             assert_eq!((world.engine.window(), world.engine.len()), (1, 1));
-            assert!(lease.contains(&world.lease()), "{tick} {:?}", world.lease());
+            assert!(lease.contains(&world.lease()), "{losses} {:?}", world.lease());
             assert_eq!(world.sleeps_for_one().key, "a");
         }
     }
@@ -582,10 +582,10 @@ fn replica_that_is_not_elected_runs_nothing() {
         world.wants_many(3);
         assert!(world.polls().is_empty());
         assert_eq!(world.engine.poll_timeout(), None);
-        let reign = world.engine.role_generation();
+        let role_generation = world.engine.role_generation();
         world.pass(secs(3600));
         world.engine.handle_not_elected(world.now);
-        assert_eq!(world.engine.role_generation(), reign);
+        assert_eq!(world.engine.role_generation(), role_generation);
         assert!(world.polls().is_empty());
     }
 }

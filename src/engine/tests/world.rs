@@ -17,7 +17,7 @@ pub(super) const ECHO: Duration = Duration::from_millis(6);
 pub(super) struct World {
     pub(super) engine: Engine<String, u32>,
     pub(super) now: Timestamp,
-    pub(super) works: u32,
+    pub(super) jobs: u32,
 }
 
 /// An attempt that is out.
@@ -40,9 +40,9 @@ pub(super) fn keys(running: &[Running]) -> Vec<&str> {
     running.iter().map(|attempt| attempt.key.as_str()).collect()
 }
 
-/// The range of `backoff(tick)` with the default settings.
-pub(super) fn backoff(tick: u32) -> RangeInclusive<Duration> {
-    match tick {
+/// The range of `backoff(losses)` with the default settings.
+pub(super) fn backoff(losses: u32) -> RangeInclusive<Duration> {
+    match losses {
         0 => ms(20)..=ms(30),
         1 => ms(80)..=ms(132),
         2 => ms(320)..=ms(792),
@@ -65,7 +65,7 @@ impl World {
 
     pub(super) fn with(settings: LeaseBuilder) -> Self {
         // Starts away from the origin, so that a forgotten time shows.
-        Self { engine: Engine::new(settings.build().unwrap()), now: Timestamp::ZERO + secs(1_000), works: 0 }
+        Self { engine: Engine::new(settings.build().unwrap()), now: Timestamp::ZERO + secs(1_000), jobs: 0 }
     }
 
     /// A leader without pending work that won with its first write after the election delay.
@@ -89,7 +89,7 @@ impl World {
         world
     }
 
-    /// A follower without pending work, by evidence in the election: tick 0.
+    /// A follower without pending work, by evidence in the election: losses 0.
     pub(super) fn following(seed: u64) -> Self {
         Self::following_with(settings(seed))
     }
@@ -130,8 +130,8 @@ impl World {
 
     /// Hands in a job. Returns its number and the job it replaced.
     pub(super) fn wants(&mut self, key: &str) -> (u32, Option<u32>) {
-        self.works += 1;
-        (self.works, self.engine.handle_try(self.now, key.to_owned(), self.works))
+        self.jobs += 1;
+        (self.jobs, self.engine.handle_try(self.now, key.to_owned(), self.jobs))
     }
 
     pub(super) fn wants_all<'a>(&mut self, keys: impl IntoIterator<Item = &'a str>) {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::message::ProcessId;
 
-/// The office for which processes stand.
+/// The leadership for which processes stand.
 #[derive(Default)]
-pub(super) struct Office {
+pub(super) struct SimulatedElection {
     holder: Option<Holder>,
     /// The fence of the last holder; each one has another.
     fence: u64,
@@ -18,8 +18,8 @@ struct Holder {
     until: Duration,
 }
 
-impl Office {
-    /// A process asks for the office, or to keep it. Returns the fence if it has it.
+impl SimulatedElection {
+    /// A process asks for the leadership, or to keep it. Returns the fence if it has it.
     pub fn ask(&mut self, now: Duration, process: ProcessId, ttl: Duration) -> Option<u64> {
         match &mut self.holder {
             Some(holder) if now < holder.until && holder.process != process => return None,

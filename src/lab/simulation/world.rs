@@ -8,7 +8,7 @@ use rand::RngExt;
 use super::{
     broadcast::{Broadcasts, Delivery},
     contender::Contender,
-    election::Office,
+    election::SimulatedElection,
     event_queue::{Event, EventQueue},
     host::Host,
     message::{Call, Content, News, ProcessId, Revision, Simulated, Stored, Write, WriteResult},
@@ -37,7 +37,7 @@ pub(super) struct World<'a> {
     calls: u64,
     /// The revision of the last write.
     revision: u64,
-    office: Office,
+    leadership: SimulatedElection,
     /// For each `CrashLeader` fault, the replica that it hit.
     struck: Vec<Option<usize>>,
     /// How many keys are not at the last round yet.
@@ -62,7 +62,7 @@ impl<'a> World<'a> {
             broadcasts: Broadcasts::default(),
             calls: 0,
             revision: 0,
-            office: Office::default(),
+            leadership: SimulatedElection::default(),
             struck: vec![None; plan.faults.len()],
             behind: 0,
             check_every,
@@ -239,7 +239,7 @@ impl<'a> World<'a> {
         let is_lost =
             self.plan.has_fault(self.now, FaultKind::LostAnswers) && self.network.rng.random_bool(0.5);
         let before = self.store[key];
-        let result = if self.plan.election.is_some() && !self.office.admits(self.now, write.fence) {
+        let result = if self.plan.election.is_some() && !self.leadership.admits(self.now, write.fence) {
             self.stats.fenced += 1;
             Err(Outcome::WrittenByOther)
         } else if before.entry().map(|(_, revision)| revision) != write.expected {
@@ -354,7 +354,7 @@ impl<'a> World<'a> {
         if self.is_connected(process.replica)
             && let Some(ttl) = self.plan.election
         {
-            let fence = self.office.ask(self.now, process, ttl);
+            let fence = self.leadership.ask(self.now, process, ttl);
             self.send(Event::VoteAnswered { process, asked, fence });
         }
     }

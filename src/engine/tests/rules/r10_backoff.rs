@@ -1,4 +1,4 @@
-//! Rule 10: `backoff(tick)`.
+//! Rule 10: `backoff(losses)`.
 
 use super::*;
 
@@ -6,9 +6,9 @@ use super::*;
 fn backoff_grows_by_its_factor_to_the_term() {
     for seed in SEEDS {
         let mut world = World::following(seed);
-        for tick in 0..20 {
-            assert_eq!(world.engine.losses(), tick);
-            assert!(backoff(tick).contains(&world.lease()), "{tick}: {:?}", world.lease());
+        for losses in 0..20 {
+            assert_eq!(world.engine.losses(), losses);
+            assert!(backoff(losses).contains(&world.lease()), "{losses}: {:?}", world.lease());
             world.evidence("theirs");
         }
     }
@@ -20,11 +20,11 @@ fn without_jitter_backoff_is_exact_within_a_tenth() {
     for seed in SEEDS {
         let mut world = World::following_with(steady(seed).echo_hint(ms(5)));
         assert_eq!(world.lease(), ms(10));
-        for tick in 1..=4 {
+        for losses in 1..=4 {
             world.evidence("theirs");
-            let exact = ms(10) * 3_u32.pow(tick);
+            let exact = ms(10) * 3_u32.pow(losses);
             let lease = world.lease() + Duration::from_nanos(1);
-            assert!(lease >= exact && lease <= exact.mul_f64(1.1), "{tick}: {lease:?}");
+            assert!(lease >= exact && lease <= exact.mul_f64(1.1), "{losses}: {lease:?}");
         }
         world.evidence("theirs");
         assert!((TERM..=secs(66)).contains(&world.lease()));
