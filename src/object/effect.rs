@@ -35,7 +35,7 @@ pub enum Completion<N, R> {
 #[derive(Debug, PartialEq)]
 pub enum Effect<T: Types> {
     /// Queue the object's job in the lease. If the lease is closed, call
-    /// [`handle_closure`](Object::handle_closure).
+    /// [`handle_closure`](super::Object::handle_closure).
     Queue,
     /// Clear the object's job in the lease. This says nothing about rivals.
     Clear,
@@ -50,8 +50,8 @@ pub enum Effect<T: Types> {
     Echo(Duration),
     /// Somebody changed this value, which had satisfied all requests.
     Lost(T::Value),
-    /// Once the lock is released, evaluate the [`assessment`](Object::assessment) and bring it
-    /// back.
+    /// Once the lock is released, evaluate the [`assessment`](super::Object::assessment) and bring
+    /// it back.
     Assess,
     /// Drop these after the lock is released.
     Discard(Wishes<T>),
@@ -66,7 +66,7 @@ pub(super) type Completions<T> = Completion<<T as Types>::Version, <T as Types>:
 #[derive(Debug, PartialEq)]
 pub enum Step<T: Types> {
     /// Write the value if the object still has the expected version, then call
-    /// [`handle_answer`](Object::handle_answer).
+    /// [`handle_answer`](super::Object::handle_answer).
     Write {
         /// The value.
         value: T::Value,
