@@ -130,9 +130,12 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
 fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
-    let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
-    for lap in laps {
-        println!("all right after {:?}, {} writes landed, {} refused", lap.right, lap.landed, lap.refused);
+    let (tally, rounds) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
+    for round in rounds {
+        println!(
+            "all right after {:?}, {} writes succeeded, {} refused",
+            round.right, round.written, round.refused
+        );
     }
     println!("{:?} simulated in {:?}", tally.time, began.elapsed());
     Ok(())

@@ -1,4 +1,4 @@
-//! The promises of the engine, under whatever a seed draws.
+//! The promises of the engine and the guard's objects, under drawn faults.
 
 use std::{
     ops::Range,
@@ -9,7 +9,8 @@ use std::{
 
 use writerlease::lab::simulation::{FaultKind, Plan, PlannedFault, RoundStats, RunStats};
 
-/// 2000 seeds, or without optimization 50; in the environment `SEEDS` says how many, and `FIRST` from which on.
+/// Returns the seeds to run: 2000, or 50 without optimization. The environment variables `SEEDS` and
+/// `FIRST` set their number and the first one.
 fn seeds() -> Range<u64> {
     let number = |name, unless_set: u64| {
         let set = std::env::var(name).ok();
@@ -20,7 +21,7 @@ fn seeds() -> Range<u64> {
 }
 
 #[test]
-fn all_promises_hold_whatever_a_seed_draws() {
+fn all_promises_hold_for_drawn_plans() {
     let (seeds, next) = (seeds(), AtomicU64::new(0));
     let run = || {
         let mut total = RunStats::default();
@@ -33,7 +34,7 @@ fn all_promises_hold_whatever_a_seed_draws() {
             match plan.run() {
                 Ok(tally) => total = total + tally,
                 Err(violation) => {
-                    // At once, because to shrink it may take long.
+                    // Printed first, because shrinking may take long.
                     println!("seed {seed}: {violation}");
                     panic!("seed {seed}: {violation}\nshrunk: {:#?}", plan.shrink())
                 }
@@ -64,12 +65,12 @@ fn one_seed_is_one_run() {
 }
 
 #[test]
-fn a_plan_that_breaks_no_promise_is_not_shrunk() {
+fn plan_that_breaks_nothing_is_not_shrunk() {
     let plan = Plan::drawn(1);
     assert_eq!(plan.shrink(), plan);
 }
 
-/// Sizes of groups; large ones take too long without optimization.
+/// Returns sizes of groups. Large ones take too long without optimization.
 fn sizes() -> &'static [usize] {
     if cfg!(debug_assertions) { &[2, 10, 50] } else { &[1, 2, 3, 10, 50, 200, 500] }
 }
@@ -79,27 +80,27 @@ fn median<T: Ord + Copy>(mut all: Vec<T>) -> T {
     all[all.len() / 2]
 }
 
-/// After how long the first write of these rounds landed.
-fn first_write(laps: &[RoundStats]) -> Duration {
-    let first = laps.iter().find_map(|lap| Some(lap.began + lap.first_write?));
-    first.expect("somebody writes") - laps[0].began
+/// Returns the time until the first write of these rounds succeeded.
+fn first_write(rounds: &[RoundStats]) -> Duration {
+    let first = rounds.iter().find_map(|round| Some(round.began + round.first_write?));
+    first.expect("somebody writes") - rounds[0].began
 }
 
-fn refused_until_right(laps: &[RoundStats]) -> u64 {
-    let right = laps.iter().position(|lap| lap.right.is_some()).expect("all is right in the end");
-    laps[..=right].iter().map(|lap| lap.refused).sum()
+fn refused_until_right(rounds: &[RoundStats]) -> u64 {
+    let right = rounds.iter().position(|round| round.right.is_some()).expect("all is right in the end");
+    rounds[..=right].iter().map(|round| round.refused).sum()
 }
 
 #[test]
-fn a_start_takes_at_most_32_echoes_and_one_refused_write_whatever_the_group_and_the_latency() {
+fn start_takes_32_echoes_and_one_refused_write() {
     for latency in [2, 10, 50, 100].map(Duration::from_millis) {
         for &replicas in sizes() {
             let refused = (0..11).map(|seed| {
                 let mut plan = Plan::steady(seed, replicas, 20, 8);
                 plan.latency = latency;
-                let (_, laps) = plan.rounds().unwrap();
-                assert!(first_write(&laps) <= latency * 2 * 32, "seed {seed}: {laps:?}");
-                refused_until_right(&laps)
+                let (_, rounds) = plan.rounds().unwrap();
+                assert!(first_write(&rounds) <= latency * 2 * 32, "seed {seed}: {rounds:?}");
+                refused_until_right(&rounds)
             });
             assert!(median(refused.collect()) <= 1, "{replicas} replicas, {latency:?}");
         }
@@ -107,7 +108,7 @@ fn a_start_takes_at_most_32_echoes_and_one_refused_write_whatever_the_group_and_
 }
 
 #[test]
-fn a_dead_leader_is_replaced_in_three_seconds_and_two_refused_writes_whatever_the_group_and_the_latency() {
+fn failover_takes_three_seconds_and_two_refused_writes() {
     for latency in [2, 10, 50, 100].map(Duration::from_millis) {
         for &replicas in sizes().iter().filter(|replicas| **replicas > 1) {
             let runs = (0..11).map(|seed| {
@@ -116,9 +117,9 @@ fn a_dead_leader_is_replaced_in_three_seconds_and_two_refused_writes_whatever_th
                 // As the twelfth round begins, before anybody has heard of it.
                 let dies = plan.cadence * 12 + latency / 4;
                 plan.faults.push(PlannedFault::new(FaultKind::CrashLeader, dies, Duration::MAX));
-                let (_, laps) = plan.rounds().unwrap();
-                assert!(first_write(&laps[11..]) < Duration::from_secs(10), "seed {seed}: {laps:?}");
-                (first_write(&laps[11..]), refused_until_right(&laps[11..]))
+                let (_, rounds) = plan.rounds().unwrap();
+                assert!(first_write(&rounds[11..]) < Duration::from_secs(10), "seed {seed}: {rounds:?}");
+                (first_write(&rounds[11..]), refused_until_right(&rounds[11..]))
             });
             let (times, refused): (Vec<_>, Vec<_>) = runs.unzip();
             assert!(median(times) < Duration::from_secs(3), "{replicas} replicas, {latency:?}");

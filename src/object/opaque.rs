@@ -1,6 +1,6 @@
 //! The types that an object handles without looking inside.
 
-/// The types that are opaque to an [`Object`], and how a wish evaluates.
+/// The types that are opaque to an [`Object`](super::Object), and how a wish evaluates.
 pub trait Types {
     /// The value of an object.
     type Value: Clone + PartialEq;
