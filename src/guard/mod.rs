@@ -42,8 +42,8 @@ use crate::{
     store::{Store, StoreError, Version},
 };
 
-/// Keeps the keys under a prefix of a store as its callers want them, with one writer at a time
-/// among all replicas.
+/// Keeps the keys under a prefix of a store as its callers want them, and keeps replicas that want
+/// the same from contending for them.
 ///
 /// A caller says how a key must look; the guard decides when to write it. On this process's turn it
 /// reads the key, asks the caller's closure, and writes the closure's value with compare-and-write.
@@ -81,7 +81,7 @@ pub struct Guard<S: Store> {
 pub enum EnsureOutcome {
     /// We wrote the key; this is the version of our write.
     Written(Version),
-    /// The key was right already, or became so by a write that is not a competitor's.
+    /// The key was right already, or became so without a competitor.
     Satisfied,
     /// A competitor's write made the key right.
     ByOther,
@@ -225,8 +225,9 @@ impl<S: Store> Guard<S> {
     ///
     /// `desire` receives the current value, `None` if the key does not exist, and returns the value
     /// to write, or `None` if the current one is right. The guard calls it for each attempt and for
-    /// each change that the watch reports, so it should be quick and must give the same answer each
-    /// time. If it panics, the guard tries the key again at the retry interval.
+    /// each change that the watch reports, so it should be quick and must always give the same
+    /// answer for the same value. If it panics, the guard tries the key again at the retry
+    /// interval.
     ///
     /// A newer call for the same key replaces an older one that is still pending.
     ///

@@ -1,4 +1,4 @@
-//! The attempt that an object has in flight.
+//! The attempt that an object has in flight, and the refusal that ended the last one.
 
 use std::collections::VecDeque;
 
@@ -19,6 +19,13 @@ pub(super) struct Sent<T: Types> {
     /// The requests that changed the value.
     pub changed: Vec<RequestId>,
     pub started: Timestamp,
+}
+
+/// The last attempt was refused for good. This holds until the object's version changes.
+pub(super) struct Refusal<T: Types> {
+    /// The version that we knew at that time.
+    pub version: Option<T::Version>,
+    pub reason: T::Reason,
 }
 
 impl<T: Types> Attempt<T> {

@@ -50,8 +50,8 @@ pub enum Effect<T: Types> {
     Echo(Duration),
     /// Somebody changed this value, which had satisfied all requests.
     Lost(T::Value),
-    /// Once the lock is released, evaluate the [`assessment`](super::Object::assessment) and bring it
-    /// back.
+    /// Once the lock is released, evaluate the [`assessment`](super::Object::assessment) and bring
+    /// it back.
     Assess,
     /// Drop these after the lock is released.
     Discard(Wishes<T>),

@@ -17,7 +17,8 @@
 //!
 //! The guard is a shell around these objects: it owns the lock, the store and the watch, and
 //! evaluates the wishes of its users, which are closures. The simulator is another shell. Nothing
-//! here takes a lock, reads a clock, awaits or logs.
+//! here takes a lock, reads a clock, awaits or logs. A *rival* is another process that does the
+//! same work as we.
 //!
 //! A shell evaluates outside of its lock. So each event that depends on wishes takes two steps: a
 //! bare noun ([`assessment`](Object::assessment), [`question`](Object::question), the wishes of
@@ -42,7 +43,7 @@
 //! | [`handle_read`](Object::handle_read) | the object must exist and does not | `Gone` |
 //! | | something to write | [`Step::Write`]; `Lost` if the value was satisfactory before |
 //! | | nothing to write, and it is our unacknowledged write | `Written` |
-//! | | nothing to write, and a rival wrote since we saw it unsatisfactory | `ByOther`, `Evidence`, `Queue` if more is requested |
+//! | | nothing to write, and a rival wrote since we saw it unsatisfactory | `ByOther`, `Evidence`; `Queue`, `Assess` if more is requested |
 //! | | nothing to write otherwise | `Satisfied` |
 //! | [`handle_answer`](Object::handle_answer) | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
@@ -54,6 +55,7 @@
 //! | | satisfactory otherwise | `Clear`, all `Written` if the write is ours, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
 //! | | unsatisfactory otherwise | notes that |
+//! | [`handle_listing`](Object::handle_listing) | always | none: the changes that follow are comparable |
 //!
 //! # The rules behind the table
 //!
@@ -82,7 +84,7 @@ mod tests;
 mod wish;
 
 use self::{
-    attempt::{Attempt, Sent},
+    attempt::{Attempt, Refusal, Sent},
     effect::Completions,
     known::{Age, Known},
     own_write::OwnWrite,
@@ -108,17 +110,12 @@ pub struct Object<T: Types> {
     satisfied: Option<T::Value>,
     own_write: OwnWrite<T>,
     in_flight: Option<Box<Attempt<T>>>,
-    /// The reason of the last refusal for good and the version at that time, until the version
-    /// changes.
     refusal: Option<Box<Refusal<T>>>,
     /// The current listing contained the object.
     listed: bool,
     /// Counts whatever makes the answer to a question stale.
     generation: u64,
 }
-
-/// The version at which the store refused an attempt for good, and its reason.
-type Refusal<T> = (Option<<T as Types>::Version>, <T as Types>::Reason);
 
 impl<T: Types> Object<T> {
     /// Returns an object without requests. With `absent`, a complete listing did not contain it;
@@ -255,7 +252,7 @@ impl<T: Types> Object<T> {
         (Step::Write { value, expected }, effects)
     }
 
-    /// The value is satisfactory, or the object that must exist does not.
+    /// The value is satisfactory, or an object that must exist does not.
     fn nothing_to_write(
         &mut self,
         effects: &mut Effects<T>,
@@ -288,8 +285,7 @@ impl<T: Types> Object<T> {
         Outcome::Unchanged.done()
     }
 
-    /// Takes in the answer to a read that failed, or to a write. Returns the verdict of the
-    /// attempt.
+    /// Takes in the answer to a failed read or to a write. Returns the attempt's verdict.
     pub fn handle_answer(&mut self, answer: Answer<T>) -> (Verdict, Effects<T>) {
         let mut effects = Vec::new();
         let sent = self.in_flight.as_mut().and_then(|attempt| attempt.sent.take());
@@ -304,7 +300,8 @@ impl<T: Types> Object<T> {
             Answer::Conflict | Answer::Fenced => {}
             Answer::Denied(reason) | Answer::Impossible(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
-                self.refusal = Some(Box::new((self.known.version().cloned(), reason)));
+                let version = self.known.version().cloned();
+                self.refusal = Some(Box::new(Refusal { version, reason }));
             }
             Answer::Withheld(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
@@ -328,8 +325,7 @@ impl<T: Types> Object<T> {
         effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
     }
 
-    /// The attempt is over. Returns the next change that was deferred; once there is none, ends the
-    /// attempt.
+    /// Returns the next change that the attempt deferred. Once there is none, ends the attempt.
     pub fn poll_deferred(&mut self) -> Option<Change<T>> {
         let change = self.in_flight.as_mut().and_then(|attempt| attempt.deferred.pop_front());
         if change.is_none() {
@@ -468,7 +464,7 @@ impl<T: Types> Object<T> {
     /// Forgets why the store last refused a request for good. Returns the reason if that was at
     /// this version.
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
-        let (version, reason) = *self.refusal.take()?;
+        let Refusal { version, reason } = *self.refusal.take()?;
         (version.as_ref() == at).then_some(reason)
     }
 

@@ -98,9 +98,9 @@ fn start_takes_32_echoes_and_one_refused_write() {
             let refused = (0..11).map(|seed| {
                 let mut plan = Plan::steady(seed, replicas, 20, 8);
                 plan.latency = latency;
-                let (_, laps) = plan.rounds().unwrap();
-                assert!(first_write(&laps) <= latency * 2 * 32, "seed {seed}: {laps:?}");
-                refused_until_right(&laps)
+                let (_, rounds) = plan.rounds().unwrap();
+                assert!(first_write(&rounds) <= latency * 2 * 32, "seed {seed}: {rounds:?}");
+                refused_until_right(&rounds)
             });
             assert!(median(refused.collect()) <= 1, "{replicas} replicas, {latency:?}");
         }
@@ -117,9 +117,9 @@ fn dead_leader_is_replaced_in_three_seconds() {
                 // At the start of the twelfth round, before any replica receives its requests.
                 let dies = plan.cadence * 12 + latency / 4;
                 plan.faults.push(PlannedFault::new(FaultKind::CrashLeader, dies, Duration::MAX));
-                let (_, laps) = plan.rounds().unwrap();
-                assert!(first_write(&laps[11..]) < Duration::from_secs(10), "seed {seed}: {laps:?}");
-                (first_write(&laps[11..]), refused_until_right(&laps[11..]))
+                let (_, rounds) = plan.rounds().unwrap();
+                assert!(first_write(&rounds[11..]) < Duration::from_secs(10), "seed {seed}: {rounds:?}");
+                (first_write(&rounds[11..]), refused_until_right(&rounds[11..]))
             });
             let (times, refused): (Vec<_>, Vec<_>) = runs.unzip();
             assert!(median(times) < Duration::from_secs(3), "{replicas} replicas, {latency:?}");

@@ -134,11 +134,11 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
 fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
-    let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
-    for lap in laps {
+    let (tally, rounds) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
+    for round in rounds {
         println!(
-            "up to date after {:?}, {} writes succeeded, {} refused",
-            lap.right, lap.written, lap.refused
+            "all right after {:?}, {} writes succeeded, {} refused",
+            round.right, round.written, round.refused
         );
     }
     println!("{:?} simulated in {:?}", tally.time, began.elapsed());
