@@ -164,8 +164,9 @@ impl<K: Kind> Server<K> {
 
         let started = Instant::now();
         while started.elapsed() < LIMIT {
-            // Only once the port is its own: whoever else listens there would answer in its place.
-            if self.listens() && self.kind.is_ready(self.address()).await {
+            // Ask only once the port is its own: another program that listens there would answer instead.
+            let ready = async { self.listens() && self.kind.is_ready(self.address()).await };
+            if timeout(PROBE, ready).await.unwrap_or(false) {
                 return Ok(());
             }
             if let Some(status) = self.exited() {
@@ -235,9 +236,7 @@ async fn ask(address: SocketAddr, request: &str) -> io::Result<String> {
         stream.read_to_end(&mut answer).await?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    timeout(Duration::from_secs(2), conversation)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(LIMIT, conversation).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn folder() -> TempDir {
@@ -249,9 +248,11 @@ pub fn missing(program: &str, package: &str) -> String {
     format!("there is no {program}: install the Debian package {package}, as scripts/test expects it")
 }
 
-/// How long a server may take for what we wait for.
+/// The longest wait for a server, only against hanging.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at whether it is done.
+/// The longest wait for one answer of a server that starts: it may accept connections before it answers.
+const PROBE: Duration = Duration::from_secs(5);
+/// The pause between two looks at a condition.
 const POLL: Duration = Duration::from_millis(10);
 /// What `setpriv` exits with when there is no such program.
 pub const NOT_FOUND: i32 = 127;
