@@ -1,4 +1,4 @@
-//! The servers, and candidates on them. Each test uses another part of it.
+//! The servers, and candidates on them. Each test uses another part of this.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,14 +14,14 @@ use zookeeper_client::Client as ZookeeperClient;
 
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
-/// The name of the election, as each engine wants it.
+/// The name of the election, in a form that each engine accepts.
 pub const ELECTION: &str = "/test/election";
 const REQUEST: Duration = Duration::from_secs(1);
 
 pub trait Engine: Sized {
     type Elector: Elector;
     type Store: Store + Clone;
-    /// How long others wait for a leader that is silent.
+    /// The time that others wait for a silent leader.
     const TTL: Duration;
 
     async fn start() -> Self;
@@ -32,14 +32,14 @@ pub trait Engine: Sized {
     }
     /// A store that can check the fences of this election.
     async fn store(&self) -> Self::Store;
-    /// What there is of the election in the engine.
+    /// Returns everything that the engine holds of the election.
     async fn traces(&self) -> Vec<String>;
-    /// How many writes the engine has made for anybody.
+    /// Returns the number of writes that the engine has executed for all clients.
     async fn writes(&self) -> u64;
-    /// Somebody deletes what makes the leader one.
+    /// Deletes the entry that makes the leader one.
     async fn depose(&self);
     fn kill(&mut self);
-    /// On the same data.
+    /// Starts the server again with the same data.
     async fn restart(&mut self);
 }
 
@@ -61,7 +61,7 @@ pub async fn zookeeper_client(address: SocketAddr) -> ZookeeperClient {
     connector.connect(&address.to_string()).await.expect("it serves")
 }
 
-/// Each thing below the election's name, as `key=value`.
+/// Returns each key below the election's name, and `key=value` as text.
 async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
     let mut client = etcd_client(address).await;
     let options = GetOptions::new().with_prefix();
@@ -74,7 +74,7 @@ async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
         .collect()
 }
 
-/// etcd counts its writes.
+/// Returns etcd's revision, which counts its writes.
 async fn etcd_revision(address: SocketAddr) -> u64 {
     let status = etcd_client(address).await.status().await.expect("it serves");
     status.header().expect("a header").revision().unsigned_abs()
@@ -214,7 +214,7 @@ impl Engine for Zookeeper {
     async fn writes(&self) -> u64 {
         let zxid = self.0.ask("srvr").await;
         let zxid = zxid.lines().find_map(|line| line.strip_prefix("Zxid: 0x")).expect("it tells").to_owned();
-        // Sessions are begun and ended by writes, too: that of the client that asks here is not.
+        // Starting and ending a session are writes as well; this request needs no session.
         u64::from_str_radix(&zxid, 16).expect("a number")
     }
 
@@ -237,7 +237,7 @@ impl Engine for Zookeeper {
 impl Engine for Redis {
     type Elector = RedisElector;
     type Store = RedisStore;
-    const TTL: Duration = Duration::from_millis(600);
+    const TTL: Duration = Duration::from_secs(1);
 
     async fn start() -> Self {
         Self(RedisServer::start().await)
@@ -261,7 +261,7 @@ impl Engine for Redis {
         let keys = keys.lines().filter(|line| line.starts_with('/')).map(str::to_owned);
         let counter = format!("{ELECTION}:token");
         let expires = self.0.ask(&format!("TTL {counter}")).await.trim() != ":-1";
-        // The counter outlives the candidates, for a while.
+        // The counter outlives the candidates until it expires.
         keys.filter(|key| *key != counter || !expires).collect()
     }
 

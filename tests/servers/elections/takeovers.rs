@@ -51,8 +51,6 @@ mod processes {
         for end in ["resigns", "killed", "paused"] {
             let end = &figures["takeovers"][end];
             assert!(end["count"].as_u64() >= Some(takeovers as u64 / 3), "{figures}");
-            // Only against what takes several sessions.
-            assert!(end["median_ms"].as_f64() < Some(3000.0 + ttl.as_millis() as f64), "{figures}");
         }
         assert!(output.status.success());
     }

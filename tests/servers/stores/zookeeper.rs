@@ -119,7 +119,8 @@ async fn session_that_expired_unnoticed_is_replaced() {
         match updated {
             Ok(_) => break,
             // A busy machine takes longer than the request timeout; such a write may have succeeded.
-            Err(StoreError::Unavailable { .. } | StoreError::Conflict { .. }) if Instant::now() < deadline + LONG => {}
+            Err(StoreError::Unavailable { .. } | StoreError::Conflict { .. })
+                if Instant::now() < deadline + LONG => {}
             Err(error) => panic!("{error:?}"),
         }
     }

@@ -111,7 +111,10 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
     // Everything pending is written before a term has passed; on an idle machine within two retry intervals.
     let round = world.round.load(SeqCst);
     world.reach(round).await;
-    println!("everything pending was written {:?} after the fault; retry interval {RETRY:?}", ended.elapsed());
+    println!(
+        "everything pending was written {:?} after the fault; retry interval {RETRY:?}",
+        ended.elapsed()
+    );
     // Every replica sees what the others write.
     for replica in 0..REPLICAS {
         world.sees(replica).await;
@@ -132,10 +135,16 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
             "replica {index}: {vain} attempts in vain in {seconds:.1} s, {} succeeded",
             after.written - before.written
         );
-        assert!(vain as f64 <= 20.0 + 15.0 * seconds, "replica {index}: {vain} attempts in vain in {seconds:.1} s: {after:?}");
+        assert!(
+            vain as f64 <= 20.0 + 15.0 * seconds,
+            "replica {index}: {vain} attempts in vain in {seconds:.1} s: {after:?}"
+        );
         let replica = &world.replicas[index];
         let connects = replica.proxy.accepted() - accepted[index];
-        assert!(connects as f64 <= 10.0 + 5.0 * seconds, "replica {index} opened {connects} connections in {seconds:.1} s");
+        assert!(
+            connects as f64 <= 10.0 + 5.0 * seconds,
+            "replica {index} opened {connects} connections in {seconds:.1} s"
+        );
         until("no connection is left over", || replica.proxy.open() <= E::CONNECTIONS).await;
         replica.guard.lease().shutdown(LONG).await;
     }
@@ -231,9 +240,8 @@ impl<E: Engine> World<E> {
         // A notice, and not the state of the watch, which a busy machine may find live again before it was looked at.
         let mut notices = self.replicas[replica].guard.notices();
         self.replicas[replica].proxy.half_open();
-        let interrupted = async {
-            while !matches!(notices.recv().await, Ok(Notice::WatchInterrupted { .. })) {}
-        };
+        let interrupted =
+            async { while !matches!(notices.recv().await, Ok(Notice::WatchInterrupted { .. })) {} };
         timeout(LONG, interrupted).await.expect("the watch is interrupted");
         self.sees(replica).await;
     }
