@@ -1,4 +1,4 @@
-//! Candidates that others wrote, as processes.
+//! Candidates of other implementations, as processes.
 
 use std::{
     io::ErrorKind,
@@ -16,10 +16,10 @@ use writerlease_test_support::server::{EtcdServer, NOT_FOUND, RedisServer, Zooke
 
 use crate::{engines::ELECTION, states::LONG};
 
-/// A process that is spoken to in lines. It is killed when this is dropped, and when the test dies.
+/// A process that reads commands and writes answers, line by line. It is killed when this is dropped, and when the test dies.
 pub struct Program {
     name: &'static str,
-    /// The Debian package with it.
+    /// The Debian package of the program.
     package: &'static str,
     process: Child,
     input: ChildStdin,
@@ -27,31 +27,31 @@ pub struct Program {
 }
 
 impl Program {
-    /// `etcdctl elect`, which says its key and its proposal when it leads.
+    /// Starts `etcdctl elect`, which prints its key and its proposal when it leads.
     pub fn elect(server: &EtcdServer, proposal: &str) -> Self {
         Self::etcdctl(server, &["elect", ELECTION, proposal])
     }
 
-    /// `etcdctl elect --listen`, which says the key and the proposal of each leader.
+    /// Starts `etcdctl elect --listen`, which prints the key and the proposal of each leader.
     pub fn listen(server: &EtcdServer) -> Self {
         Self::etcdctl(server, &["elect", "--listen", ELECTION])
     }
 
     fn etcdctl(server: &EtcdServer, arguments: &[&str]) -> Self {
         let mut command = dying_with_us("etcdctl");
-        // Not as an argument: etcdctl refuses one where the environment has another.
+        // As a variable, because etcdctl refuses an argument when the environment has another value.
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", server.endpoint()).args(arguments);
         Self::run("etcdctl", "etcd-client", command)
     }
 
-    /// kazoo's `Lock`.
+    /// Starts a process with kazoo's `Lock`.
     pub fn kazoo(server: &ZookeeperServer, identifier: &str) -> Self {
         let mut command = python("kazoo_lock.py");
         command.args([&server.endpoint(), ELECTION, identifier]);
         Self::run("kazoo for /usr/bin/python3", "python3-kazoo", command)
     }
 
-    /// redis-py's `Lock`; the key expires after so many seconds, if there is a number.
+    /// Starts a process with redis-py's `Lock`; the key expires after `seconds`, if given.
     pub fn redis_py(server: &RedisServer, seconds: Option<u64>) -> Self {
         let address = server.address();
         let mut command = python("redis_lock.py");
@@ -69,31 +69,31 @@ impl Program {
         Self { name, package, process, input, output }
     }
 
-    /// Tells it to do something and returns what it answers.
+    /// Sends a command. Returns the answer.
     pub async fn ask(&mut self, command: &str) -> String {
         self.tell(command).await;
         self.says().await
     }
 
-    /// Tells it to do something, which may take longer.
+    /// Sends a command without waiting for the answer.
     pub async fn tell(&mut self, command: &str) {
         match self.input.write_all(format!("{command}\n").as_bytes()).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::BrokenPipe => self.has_ended().await,
-            Err(error) => panic!("{} is not to be told {command}: {error}", self.name),
+            Err(error) => panic!("{}: cannot send {command}: {error}", self.name),
         }
     }
 
-    /// What it says next.
+    /// Returns the next line of output.
     pub async fn says(&mut self) -> String {
         let line = timeout(LONG, self.output.next_line()).await;
-        match line.unwrap_or_else(|_| panic!("{} says nothing", self.name)).expect("it says text") {
+        match line.unwrap_or_else(|_| panic!("{} prints nothing", self.name)).expect("it says text") {
             Some(line) => line,
             None => self.has_ended().await,
         }
     }
 
-    /// Waits until it has got so far as others can see.
+    /// Waits until a condition shows the progress of the process.
     pub async fn reaches(&mut self, what: &str, condition: impl AsyncFn() -> bool) {
         let started = Instant::now();
         while !condition().await {
@@ -105,14 +105,14 @@ impl Program {
         }
     }
 
-    /// That it has said nothing yet.
+    /// Checks that there is no output yet.
     pub async fn is_silent(&mut self) {
         if let Ok(line) = timeout(MOMENT, self.output.next_line()).await {
-            panic!("{} says {line:?}", self.name);
+            panic!("{} prints {line:?}", self.name);
         }
     }
 
-    /// SIGINT: it may clean up. Returns when it has ended.
+    /// Sends SIGINT, so that the process can clean up. Returns when it has ended.
     pub async fn interrupt(mut self) {
         let id = self.process.id().expect("it runs").to_string();
         let status = Command::new("kill").args(["-INT", &id]).status().await;
@@ -121,7 +121,7 @@ impl Program {
         ended.unwrap_or_else(|_| panic!("{} does not end", self.name)).expect("it can be waited for");
     }
 
-    /// SIGKILL: no goodbye to anybody.
+    /// Sends SIGKILL, so that the process cannot clean up.
     pub async fn kill(mut self) {
         self.process.kill().await.expect("it can be killed");
     }
@@ -134,7 +134,7 @@ impl Program {
     }
 }
 
-/// By this name, because another one may come first in `PATH`, without Debian's packages.
+/// Returns Debian's Python: another one, without Debian's packages, may come first in `PATH`.
 fn python(script: &str) -> Command {
     let mut command = dying_with_us("/usr/bin/python3");
     command.arg(format!("{}/elections/interop/{script}", env!("CARGO_MANIFEST_DIR")));
@@ -148,7 +148,7 @@ fn dying_with_us(program: &str) -> Command {
     command
 }
 
-/// What a program has written may take as long to be seen.
+/// The time that a line may take from the program to here. A busy machine can only hide a failure.
 const MOMENT: Duration = Duration::from_millis(50);
-/// Between two looks at how far it has got.
+/// The pause between two looks at a condition.
 const POLL: Duration = Duration::from_millis(5);
