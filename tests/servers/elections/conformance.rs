@@ -402,7 +402,7 @@ async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
     let refused = store.put("key", "1".into(), Expected::Absent, Some(&foreign)).await;
     let Err(StoreError::Invalid { reason, .. }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("elsewhere"), "{reason}");
-    // One of its own that nobody can have is merely refused.
+    // A fence of the same engine that no candidate can have is merely refused.
     let only = engine.candidate("only").await;
     leads(&only).await;
     let real = only.fence().expect("it leads");

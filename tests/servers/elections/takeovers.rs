@@ -1,7 +1,7 @@
-//! Leaders that end in every way there is: no two lead at a time by their own clocks, and no write of one that was leader lands
-//! after one of its successor.
+//! Leaders that end in every possible way: no two lead at the same time by their own clocks, and no write of a former leader
+//! succeeds after one of its successor.
 //!
-//! Each test makes a few takeovers; `TAKEOVERS=200` in the environment makes as many as that.
+//! Each test makes a few takeovers; the environment variable `TAKEOVERS=200` requests that number.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ fn takeovers(unless_set: usize) -> usize {
     set.map_or(unless_set, |takeovers| takeovers.parse().expect("TAKEOVERS is a number"))
 }
 
-/// Candidates that are processes: they resign, are killed, and are stopped until another leads.
+/// Candidates in processes of their own: they resign, are killed, and are stopped until another leads.
 mod processes {
     use super::*;
 
@@ -80,13 +80,13 @@ mod processes {
     }
 }
 
-/// Candidates whose networks fail: everything stalls, connections are cut and none comes about, or those that exist go silent.
+/// Candidates with failing networks: connections stall, are cut and refused, or become silent.
 mod networks {
     use super::*;
 
-    /// What was done by each token: the first and the last time that its leader believed in itself.
+    /// For each token, the first and the last time at which its leader considered itself the leader.
     type Acts = Arc<Mutex<BTreeMap<u64, (Instant, Instant)>>>;
-    /// Writes that landed: their places in the store's order, and their tokens.
+    /// Successful writes: their positions in the store's order, and their tokens.
     type Landed = Arc<Mutex<Vec<(u64, u64)>>>;
 
     struct Candidate<E: Elector> {
@@ -125,7 +125,7 @@ mod networks {
         let mut gaps = Vec::new();
         for (number, fault) in faults.take(takeovers(6)).enumerate() {
             let leader = the_leader(&candidates).await;
-            // At any moment between two renewals.
+            // At various moments between two renewals.
             sleep(E::TTL.mul_f64((number * 7 % 10) as f64 / 10.0)).await;
             let token = acts.lock().keys().next_back().copied().expect("somebody has led");
             let (proxy, began) = (&candidates[leader].proxy, Instant::now());
@@ -137,7 +137,7 @@ mod networks {
                 }
                 Fault::HalfOpen => proxy.half_open(),
             }
-            // A leader that finds another connection in time goes on.
+            // A leader that opens another connection in time goes on leading.
             if let Fault::HalfOpen = fault {
                 sleep(2 * E::TTL).await;
                 candidates[leader].elector.resign().await.ok();
@@ -167,7 +167,7 @@ mod networks {
         assert!(landed.is_sorted_by_key(|(_, token)| *token), "a stale write landed: {landed:?}");
         gaps.sort_unstable();
         println!(
-            "{} reigns, {} writes landed, {} were fenced, median takeover {:?}",
+            "{} leaders, {} writes succeeded, {} were fenced, median takeover {:?}",
             acts.len(),
             landed.len(),
             fenced.lock(),
@@ -176,8 +176,8 @@ mod networks {
         assert!(acts.len() > takeovers(6));
     }
 
-    /// While it leads, a candidate notes that it does, and writes by a connection that no fault concerns, so that only the fence
-    /// stands between its writes and the store.
+    /// Records the times at which a candidate leads, and writes over a connection without faults, so that only the fence can
+    /// stop its writes.
     async fn act(
         number: usize,
         elector: Arc<impl Elector>,
@@ -190,13 +190,13 @@ mod networks {
         let key = format!("writes/{number}");
         let mut written = None;
         while !ends.load(SeqCst) {
-            // First the time, then the question: so it was no later when we believed to lead.
+            // Read the time first: the candidate considered itself the leader at that time or later.
             let now = Instant::now();
             if let Some(fence) = elector.fence() {
                 let token = fence.token();
                 acts.lock().entry(token).or_insert((now, now)).1 = now;
                 let expected = written.clone().map_or(Expected::Absent, Expected::Version);
-                // A thought too long.
+                // A pause between decision and write.
                 sleep(Duration::from_millis(3)).await;
                 match store.put(&key, token.to_string().into(), expected, Some(&fence)).await {
                     Ok(version) => {

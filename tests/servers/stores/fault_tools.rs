@@ -313,7 +313,7 @@ mod proxy {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn redis_executes_no_cut_request_but_an_unanswered_one() {
+    async fn redis_executes_unanswered_but_no_cut_requests() {
         let server = RedisServer::start().await;
         let proxy = Proxy::start(server.address()).await;
         proxy.cut_in_request("written");

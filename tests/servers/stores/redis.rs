@@ -110,7 +110,7 @@ async fn half_open_connection_is_noticed_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flush_is_a_fresh_listing_that_fails_stale_writers() {
+async fn flush_is_a_listing_that_fails_stale_writers() {
     let server = RedisServer::start().await;
     let store = connect(&server);
     let stale = create(&store, "k/1").await;

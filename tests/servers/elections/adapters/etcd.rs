@@ -1,4 +1,4 @@
-//! The etcd elector, beside pingcap/tiflow's `dm/pkg/election`.
+//! The etcd elector, compared with pingcap/tiflow's `dm/pkg/election`.
 
 use std::{
     net::SocketAddr,
@@ -36,7 +36,7 @@ pub async fn candidate(address: SocketAddr, id: &str) -> EtcdElector {
     builder(address, id).await.start().await.expect("a session")
 }
 
-/// Key, value and lease of each candidate, the first of them first.
+/// Returns key, value and lease of each candidate, in their order.
 pub async fn keys(server: &EtcdServer) -> Vec<(String, String, i64)> {
     let options = GetOptions::new()
         .with_prefix()
@@ -50,7 +50,7 @@ pub async fn raw(server: &EtcdServer) -> Client {
     etcd_client(server.address()).await
 }
 
-/// Writes what makes no difference and forgets all history.
+/// Writes an unrelated key twice and compacts the whole history.
 pub async fn compact(server: &EtcdServer) {
     let mut client = raw(server).await;
     let mut last = 0;
@@ -184,7 +184,7 @@ async fn notices_tell_each_change_of_the_leader_and_end_with_the_elector() {
     assert_eq!(soon(of_first.recv()).await, Some(LeaderNotice::Retired));
     let info = second.leader_info().await.expect("it leads");
     assert_eq!(soon(of_first.recv()).await, Some(LeaderNotice::NewLeader(info)));
-    // Who begins to listen is told the state of now.
+    // A new receiver gets the current state first.
     assert_eq!(soon(second.leader_notices().recv()).await, Some(LeaderNotice::BecameLeader));
 
     second.close().await;
@@ -228,7 +228,7 @@ async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_no
     elector.resign().await.expect("it serves");
     leads(&elector).await;
     println!("elected again {:?} after the resignation", resigned.elapsed());
-    // That it retired, and that it leads again.
+    // One error for `Retired`, one for `BecameLeader`.
     for _ in 0..2 {
         let error = soon(errors.recv()).await.expect("it goes on");
         assert!(matches!(*error, ElectionError::Blocked(time) if time == block_time), "{error:?}");
@@ -239,7 +239,7 @@ async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_no
         assert_eq!(soon(notices.recv()).await, Some(expected));
     }
     elector.close().await;
-    // Nothing is left out here.
+    // Events leave nothing out.
     let mut elected = 0;
     while let Some(event) = soon(events.next()).await {
         elected += u32::from(matches!(event, Event::Elected { .. }));
@@ -257,7 +257,7 @@ async fn the_keys_of_one_id_are_cleared_and_no_others() {
         let value = format!(r#"{{"id":"{id}","addr":""}}"#);
         client.put(format!("{ELECTION}/{key}"), value, Some(options)).await.expect("it serves");
     }
-    // Of another election, which ours is a prefix of.
+    // A key of another election, whose name extends ours.
     client.put(format!("{ELECTION}2/1"), r#"{"id":"dead","addr":""}"#, None).await.expect("it serves");
     let elector = candidate(server.address(), "one").await;
     follows(&elector, "dead").await;

@@ -1,4 +1,4 @@
-//! A candidate of the etcd elector that is told to keep out.
+//! Eviction: a candidate of the etcd elector that keeps out of the election.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn ids(server: &EtcdServer) -> Vec<String> {
     keys(server).await.iter().map(|(_, value, _)| id(value)).collect()
 }
 
-/// Long enough for anybody who competes to win.
+/// Checks that the candidate does not lead after a time in which a competing candidate would win.
 async fn assert_keeps_out(elector: &EtcdElector) {
     sleep(Duration::from_millis(500)).await;
     assert!(!elector.is_leader());
@@ -72,7 +72,7 @@ async fn a_follower_that_is_evicted_does_not_win_when_the_leader_goes() {
 #[tokio::test]
 async fn one_may_be_evicted_before_its_first_election() {
     let server = EtcdServer::start().await;
-    // At another moment of the campaign's beginning each time.
+    // At a different moment of the campaign's start each time.
     for micros in [0, 500, 1000, 2000, 5000] {
         let elector = candidate(server.address(), "one").await;
         sleep(Duration::from_micros(micros)).await;
@@ -94,9 +94,9 @@ async fn one_that_is_evicted_without_a_server_keeps_out_when_the_server_is_back(
     leads(&elector).await;
     server.kill();
     let refused = soon(elector.evict_leader()).await;
-    assert!(matches!(refused, Err(ElectionError::Store(_))), "it could not be told: {refused:?}");
+    assert!(matches!(refused, Err(ElectionError::Store(_))), "the key could not be deleted: {refused:?}");
     assert!(!elector.is_leader());
-    // There is nothing more to be told.
+    // There is nothing left to give up.
     soon(elector.evict_leader()).await.expect("it holds nothing");
     server.restart().await;
     until("the old session has ended", async || ids(&server).await.is_empty()).await;

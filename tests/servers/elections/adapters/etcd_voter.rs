@@ -1,4 +1,4 @@
-//! The voters on etcd, beside gravitational/coordinate's `leader`.
+//! The voters on etcd, compared with gravitational/coordinate's `leader`.
 
 use std::{
     net::SocketAddr,
@@ -39,7 +39,7 @@ async fn put(server: &EtcdServer, key: &str, value: &str) {
     raw(server).await.put(key, value, None).await.expect("it serves");
 }
 
-/// All that is in etcd: keys with their values, and leases.
+/// Returns the contents of etcd: keys with their values, and the number of leases.
 async fn contents(server: &EtcdServer) -> (Vec<String>, usize) {
     let mut client = raw(server).await;
     let all = client.get("", Some(GetOptions::new().with_all_keys())).await.expect("it serves");
@@ -95,10 +95,10 @@ async fn the_same_voter_is_added_once_and_another_for_the_key_is_refused() {
         assert!(error.is_already_exists() && !error.is_not_found(), "{error:?}");
         assert!(error.to_string().contains(KEY), "{error}");
     }
-    // They are the same: with the first, the second has ended.
+    // Both are the same voter: closing the first ends the second.
     voter.close().await;
     assert!(same.resign().await.is_err_and(|error| error.is_cancelled()));
-    // And one that has ended is in nobody's way.
+    // A voter that has ended does not block another.
     leads(&vote(&voters, KEY, "other").await).await;
 }
 
@@ -123,7 +123,7 @@ async fn a_voter_that_is_removed_stops_and_another_wins_at_once() {
     leads(&second).await;
     println!("replaced {:?} after it was removed", removed.elapsed());
     assert!(one.remove_voter(KEY, "first", LONG_TERM).await.is_err_and(|error| error.is_not_found()));
-    // And it may be added again.
+    // It may be added again.
     follows(&vote(&one, KEY, "first").await, "second").await;
 }
 
@@ -141,7 +141,7 @@ async fn a_watch_tells_the_value_of_now_and_each_change_of_this_key() {
         put(&server, KEY, value).await;
         assert_eq!(soon(values.recv()).await.as_deref(), Some(value));
     }
-    // That it is gone is no value.
+    // A deletion is not reported as a value.
     raw(&server).await.delete(KEY, None).await.expect("it serves");
     put(&server, KEY, "4").await;
     assert_eq!(soon(values.recv()).await.as_deref(), Some("4"));
@@ -170,7 +170,7 @@ async fn a_watcher_that_is_slow_holds_up_neither_others_nor_the_voters() {
         assert_eq!(soon(quick.recv()).await.as_ref(), Some(value));
     }
     leads(&vote(&voters, "masters/2", "one").await).await;
-    // It has missed nothing.
+    // The slow watcher has missed no value.
     for value in &expected {
         assert_eq!(soon(slow.recv()).await.as_ref(), Some(value));
     }
@@ -256,7 +256,7 @@ async fn who_steps_down_lets_others_win_for_twice_the_term() {
     leads(&theirs).await;
     println!("replaced after {:?}; term {SHORT_TERM:?}", stepped_down.elapsed());
     follows(&ours[0], "theirs").await;
-    // What nobody else wants, and what is free again, wait all the same.
+    // Our voters wait although one key has no other candidate and the other is free again.
     other.close().await;
     for voter in &ours {
         leads(voter).await;
@@ -346,6 +346,6 @@ fn pauses_grow_up_to_the_longest_and_begin_anew_after_a_reset() {
         assert!(later.iter().all(|pause| (longest / 4..=longest).contains(pause)));
         pauses.reset();
     }
-    // One that begins beyond the end, too.
+    // The same holds for a first pause beyond the longest.
     assert!(UnlimitedBackoff::new(LONG, longest).take(10).all(|pause| pause <= longest));
 }

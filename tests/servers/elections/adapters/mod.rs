@@ -1,4 +1,4 @@
-//! What each elector offers besides what all promise: line by line what the package that it replaces does.
+//! The features of each elector beyond the common promises, row by row those of the package that it replaces.
 
 mod etcd;
 mod etcd_evict;

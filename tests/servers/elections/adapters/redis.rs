@@ -1,4 +1,4 @@
-//! The Redis elector, beside ethpandaops' `leaderelection`.
+//! The Redis elector, compared with ethpandaops' `leaderelection`.
 
 use std::{
     sync::{
@@ -38,7 +38,7 @@ async fn candidate(server: &RedisServer, node_id: &str) -> RedisElector {
     builder(server, node_id).start().await.expect("valid settings")
 }
 
-/// The key's value, if there is one.
+/// Returns the key's value, if it exists.
 async fn value(server: &RedisServer) -> Option<String> {
     server.ask(&format!("GET {KEY}")).await.lines().nth(1).map(str::to_owned)
 }
@@ -48,14 +48,14 @@ async fn number(server: &RedisServer, command: &str) -> i64 {
     answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{command}: {answer}"))
 }
 
-/// How many scripts were run.
+/// Returns the number of scripts that the server has run.
 async fn scripts(server: &RedisServer) -> u64 {
     let stats = server.ask("INFO commandstats").await;
     let calls = |line: &str| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next()?.parse().ok();
     stats.lines().find_map(calls).expect("some were")
 }
 
-/// What callbacks were told: which of them, and whether we lead.
+/// The calls of callbacks: the number of the callback, and whether the candidate leads.
 #[derive(Clone, Default)]
 struct Calls(Arc<Mutex<Vec<(usize, bool)>>>);
 
@@ -113,7 +113,7 @@ async fn settings_that_are_not_given_are_ten_seconds_a_third_of_them_and_a_rando
         ensure(after >= 9_000 && before >= 6_000, || format!("renewed from {before} to {after} ms"))
     })
     .await;
-    // An empty one is as good as none.
+    // An empty identity is replaced as well.
     assert!(!builder(&server, "").start().await.expect("valid settings").identity().is_empty());
 }
 
@@ -238,7 +238,7 @@ async fn a_callback_that_panics_stops_no_others() {
 #[tokio::test]
 async fn only_a_callback_that_is_slow_is_logged() {
     let log = Log::default();
-    // The test's tasks are all on this thread, and other tests are not.
+    // All tasks of this test run on this thread, and no other test does.
     let _log = tracing::subscriber::set_default(log.clone());
     let server = RedisServer::start().await;
     let builder = builder(&server, "one")
@@ -310,7 +310,7 @@ async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
     assert_eq!(value(&server).await, None);
     let left = number(&server, &format!("TTL {COUNTER}")).await;
     assert!((24 * 3600 - 60..=24 * 3600).contains(&left), "{left} s");
-    // Tokens grow beyond the server's clock, too.
+    // Tokens also grow beyond the server's clock.
     server.ask(&format!("SET {COUNTER} 4000000000000000")).await;
     let next = candidate(&server, "next").await;
     leads(&next).await;
@@ -356,13 +356,13 @@ async fn keys_that_ours_is_a_prefix_of_are_none_of_our_business() {
     sleep(Duration::from_millis(100)).await;
     assert_eq!(scripts(&server).await, before);
     assert_eq!(token(&elector), reign);
-    // It does listen.
+    // It reacts to its own key.
     server.ask(&format!("DEL {KEY}")).await;
     let anew = async || (elector.is_leader() && token(&elector) > reign) || second.is_leader();
     until("somebody is elected", anew).await;
 }
 
-/// The lines of a log, with their fields.
+/// The lines of the log, with their fields.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 

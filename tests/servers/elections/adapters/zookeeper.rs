@@ -1,4 +1,4 @@
-//! The ZooKeeper elector, beside dcos-go's `elector`.
+//! The ZooKeeper elector, compared with dcos-go's `elector`.
 
 use std::{
     net::SocketAddr,
@@ -38,7 +38,7 @@ async fn candidate(address: SocketAddr, identity: &str) -> ZookeeperElector {
     builder(address, identity).start().await.expect("a session")
 }
 
-/// The names of the candidates' nodes, the first of them first.
+/// Returns the names of the candidates' nodes, in their order.
 async fn nodes(client: &Client) -> Vec<String> {
     let mut names = client.list_children(BASE).await.unwrap_or_default();
     names.sort_by_key(|name| name.rsplit('-').next().map(str::to_owned));
@@ -55,7 +55,7 @@ async fn delete(client: &Client, name: &str) {
     client.delete(&format!("{BASE}/{name}"), None).await.expect("it serves");
 }
 
-/// How many paths are watched, and by how many watches.
+/// Returns the number of watched paths and of watches.
 async fn watches(server: &ZookeeperServer) -> (usize, usize) {
     let answer = server.ask("wchs").await;
     let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
@@ -77,7 +77,7 @@ async fn settings_that_cannot_be_used_are_told_with_their_rule() {
         let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
         assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
     }
-    // What the client would take for something else.
+    // Values that the client would misinterpret.
     for (timeout, rule) in
         [(Duration::ZERO, "at least 100ms"), (Duration::from_secs(25 * 24 * 3600), "at most 2147483.647s")]
     {
@@ -168,7 +168,7 @@ async fn the_base_path_and_the_node_are_only_for_the_user_who_created_them() {
     leads(&owner).await;
     let client = zookeeper_client(server.address()).await;
     assert_eq!(client.list_children(BASE).await, Err(Error::NoAuth));
-    // With the wrong password, which ZooKeeper takes for another user.
+    // To ZooKeeper, a wrong password is another user.
     let other = builder(server.address(), "other").access(access("wrong")).start().await.expect("a session");
     let denied = |error: &ElectionError| matches!(error, ElectionError::Store(StoreError::Denied { .. }));
     interrupted(&mut other.events(), denied).await;
@@ -199,7 +199,7 @@ async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
     leads(&elector).await;
     let names = nodes(&client).await;
     assert_eq!(names.len(), 1, "{names:?}");
-    // The connection that is lost with the answer does not come back before it is to be undone.
+    // The connection that is lost with the answer does not return before the node is to be removed.
     proxy.refuse(true);
     proxy.lose_answer("_c_");
     delete(&client, &names[0]).await;
@@ -234,7 +234,7 @@ async fn each_candidate_watches_only_the_one_before_it() {
         proxies.push(proxy);
         candidates.push(elector);
     }
-    // The leader watches its own, and so does its successor.
+    // The leader watches its own node, and so does its successor.
     until("all watch", async || watches(&server).await == (5, 6)).await;
     let reign = token(&candidates[0]);
     let names = nodes(&client).await;
@@ -246,11 +246,11 @@ async fn each_candidate_watches_only_the_one_before_it() {
     assert_eq!(asked, [false, false, false, true, false, false], "only the successor has to look");
     assert_eq!(token(&candidates[0]), reign);
 
-    // The end of the leader is the business of one, too.
+    // The end of the leader wakes only one candidate as well.
     candidates[0].close().await;
     leads(&candidates[1]).await;
     assert_eq!(candidates.iter().filter(|candidate| candidate.is_leader()).count(), 1);
-    // Who was deleted sees it when it has to look, and competes again behind the others.
+    // The candidate whose node was deleted notices when it looks, and competes again behind the others.
     candidates[1].close().await;
     leads(&candidates[3]).await;
     follows(&candidates[2], "candidate-3").await;
@@ -297,7 +297,7 @@ async fn without_any_candidate_there_is_no_leader() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     create(&client, "garbage", "").await;
-    // Where nobody may create anything nobody can be a candidate.
+    // Without permission to create nodes there can be no candidate.
     let reading = [Acl::new(Permission::READ, AuthId::anyone())];
     client.set_acl(BASE, &reading, None).await.expect("it serves");
     let elector = candidate(server.address(), "one").await;
@@ -344,7 +344,7 @@ async fn candidates_of_other_programs_take_part() {
     let elector = elector.expect("a session");
     follows(&elector, "curator").await;
     delete(&client, "_c_0-lock-0000000000").await;
-    // It watches the one before it only, and so has not heard.
+    // It watches only its predecessor and has not noticed.
     assert_eq!(elector.leader_ident().await.expect("somebody leads"), "kazoo");
     delete(&client, "0__lock__0000000001").await;
     leads(&elector).await;

@@ -1,4 +1,4 @@
-//! Elections in which programs of others take part: etcdctl, kazoo and redis-py.
+//! Elections with candidates of other implementations: etcdctl, kazoo and redis-py.
 
 mod programs;
 
@@ -16,7 +16,7 @@ use crate::states::{LONG, follows, leads, reaches};
 use programs::Program;
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
-/// Longer than a test may wait: whoever leads in time was told that the one before is gone.
+/// Longer than a test may wait: a candidate that leads in time did not wait for this, but learned of its predecessor's end.
 const TTL: Duration = Duration::from_secs(120);
 const _: () = assert!(TTL.as_secs() / 3 > LONG.as_secs());
 
@@ -44,7 +44,7 @@ mod etcd {
         theirs.kill().await;
         assert_eq!(ours.leader_info().await.expect("it serves").key, key);
         assert!(!ours.is_leader());
-        // It is a minute long, for which nobody here waits; etcd ends one whose time is up in the same way.
+        // The lease lasts a minute. Revoking it has the same effect as its expiry, without the wait.
         let lease = key.rsplit('/').next().and_then(|lease| i64::from_str_radix(lease, 16).ok());
         let mut client = etcd_client(server.address()).await;
         client.lease_revoke(lease.expect("a number")).await.expect("it lives");
@@ -119,7 +119,7 @@ mod etcd {
         let last = candidate(&server, "last").await;
         follows(&last, "first").await;
         theirs.is_silent().await;
-        // It comes last from now on.
+        // From now on it is last in line.
         first.resign().await.expect("it serves");
         theirs.says().await;
         assert!(!first.is_leader() && !last.is_leader());
@@ -137,7 +137,7 @@ mod etcd {
         builder.address(format!("{id}:80")).session_ttl(TTL).start().await.expect("a session")
     }
 
-    /// An etcdctl that leads, and its key.
+    /// Starts an etcdctl that leads. Returns its key as well.
     async fn leader(server: &EtcdServer) -> (Program, String) {
         let mut theirs = Program::elect(server, "theirs");
         let key = theirs.says().await;
@@ -226,7 +226,7 @@ mod zookeeper {
         let last = candidate(&server, "last").await;
         follows(&last, "first").await;
         theirs.is_silent().await;
-        // It comes last from now on.
+        // From now on it is last in line.
         first.resign().await.expect("it serves");
         assert_eq!(theirs.says().await, "True");
         assert!(!first.is_leader() && !last.is_leader());
@@ -234,7 +234,7 @@ mod zookeeper {
         assert_eq!(theirs.ask("contenders").await, "theirs last first");
         assert_eq!(theirs.ask("release").await, "True");
         leads(&last).await;
-        // It is not woken by the end of one further ahead than the one before it, so it is asked.
+        // It watches only its predecessor and has not noticed the new leader, so ask it.
         assert_eq!(first.leader_ident().await.expect("it serves"), "last");
         last.close().await;
         leads(&first).await;
@@ -337,7 +337,7 @@ mod redis {
         builder.ttl(TTL).start().await.expect("valid settings")
     }
 
-    /// A redis-py that has the key, and its token.
+    /// Starts a redis-py that holds the key. Returns its token as well.
     async fn holder(server: &RedisServer, seconds: Option<u64>) -> (Program, String) {
         let mut theirs = Program::redis_py(server, seconds);
         assert_eq!(theirs.ask("acquire").await, "True");
@@ -345,7 +345,7 @@ mod redis {
         (theirs, token)
     }
 
-    /// It does not get the key now, and goes on trying.
+    /// Checks that redis-py does not get the key, and keeps trying.
     async fn is_refused(server: &RedisServer, theirs: &mut Program) {
         assert_eq!(theirs.ask("try").await, "False");
         let before = server.calls("set").await;

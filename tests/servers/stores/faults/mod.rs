@@ -18,7 +18,7 @@ async fn server_is_killed_and_restarted(world: &mut World<impl Engine>) {
     world.engine.restart().await;
 }
 
-async fn leader_is_cut_in_the_middle_of_a_write(world: &mut World<impl Engine>) {
+async fn leader_is_cut_in_mid_write(world: &mut World<impl Engine>) {
     for _ in 0..3 {
         world.strike_the_leader(|proxy| proxy.cut_in_request("round=")).await;
         world.progress().await;
@@ -74,7 +74,7 @@ macro_rules! on {
 mod etcd {
     on!(Etcd:
         server_is_killed_and_restarted,
-        leader_is_cut_in_the_middle_of_a_write,
+        leader_is_cut_in_mid_write,
         answer_to_a_successful_write_is_lost,
         a_follower_is_half_open,
         the_leader_is_half_open,
@@ -101,7 +101,7 @@ mod etcd {
 mod redis {
     on!(Redis:
         server_is_killed_and_restarted,
-        leader_is_cut_in_the_middle_of_a_write,
+        leader_is_cut_in_mid_write,
         answer_to_a_successful_write_is_lost,
         a_follower_is_half_open,
         the_leader_is_half_open,
@@ -147,7 +147,7 @@ mod redis {
 mod zookeeper {
     on!(Zookeeper:
         server_is_killed_and_restarted,
-        leader_is_cut_in_the_middle_of_a_write,
+        leader_is_cut_in_mid_write,
         answer_to_a_successful_write_is_lost,
         a_follower_is_half_open,
         the_leader_is_half_open,

@@ -77,14 +77,14 @@ impl Proxy {
     }
 
     /// Loses the answer to the next request that contains these bytes, once: the request reaches the server, but from then
-    /// on no answer on that connection reaches the client. The connection is reset soon after the server has sent something. A request of more than
-    /// 64 KiB may be reset before all of it is there.
+    /// on no answer on that connection reaches the client. The connection is reset soon after the server has sent something. A request of
+    /// more than 64 KiB may be reset before the server has all of it.
     pub fn lose_answer(&self, pattern: impl AsRef<[u8]>) {
         self.shared.strikes.arm(Kind::LoseAnswer, pattern.as_ref());
     }
 
-    /// Whether what [`cut_in_request`](Self::cut_in_request) or [`lose_answer`](Self::lose_answer) announced last has
-    /// happened, the reset included.
+    /// Returns whether the last strike, of [`cut_in_request`](Self::cut_in_request) or [`lose_answer`](Self::lose_answer), has
+    /// happened, including the reset.
     pub fn has_struck(&self) -> bool {
         *self.shared.strikes.struck.borrow()
     }
