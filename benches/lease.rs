@@ -1,7 +1,7 @@
 //! The lease beside its floor: the bare map, queue and channel that every keyed work queue needs.
 //!
-//! `cargo bench -p writerlease-benches --bench lease`. Compare within one run: absolute figures drift from machine to machine
-//! and hour to hour.
+//! `cargo bench -p writerlease-benches --bench lease`. Compare within one run: absolute figures
+//! drift from machine to machine and hour to hour.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -49,7 +49,8 @@ async fn leader() -> WriterLease<Key> {
     lease
 }
 
-/// Returns a lease whose jobs wait, because another replica leads. Its driver does not run while it is measured.
+/// Returns a lease whose jobs wait, because another replica leads. Its driver does not run while it
+/// is measured.
 async fn follower() -> WriterLease<Key> {
     let lease = WriterLease::builder("bench").seed(1).spawn().unwrap();
     for _ in 0..10 {
@@ -104,8 +105,8 @@ impl Countdown {
 
 type Work = Box<dyn FnMut() -> Outcome + Send>;
 
-/// The map and the queue of a keyed work queue, behind the lock that handles on several threads need, without a clock, a task
-/// or a future.
+/// The map and the queue of a keyed work queue, behind the lock that handles on several threads
+/// need, without a clock, a task or a future.
 #[derive(Default)]
 struct Bare(Mutex<(HashMap<Key, Work>, VecDeque<Key>)>);
 
@@ -228,7 +229,8 @@ fn two_producers(c: &mut Criterion) {
     group.finish();
 }
 
-/// `try`, run, notify the caller. The floor: a task that receives requests from a channel and answers each by a oneshot.
+/// `try`, run, notify the caller. The floor: a task that receives requests from a channel and
+/// answers each by a oneshot.
 fn round_trip(c: &mut Criterion) {
     let mut group = c.benchmark_group("round trip");
     for (name, runtime) in [("current-thread", current_thread()), ("multi-thread", multi_thread())] {
@@ -288,8 +290,8 @@ fn follower_try_extend(c: &mut Criterion) {
     group.finish();
 }
 
-/// Ten rounds of 100 keys that three replicas request, with 2 ms for a write and none for a read, in real time, including
-/// start-up. A store of your own can be benchmarked like this.
+/// Ten rounds of 100 keys that three replicas request, with 2 ms for a write and none for a read,
+/// in real time, including start-up. A store of your own can be benchmarked like this.
 fn scenario_rounds(c: &mut Criterion) {
     let mut group = c.benchmark_group("scenario rounds");
     group.sample_size(10);

@@ -1,7 +1,7 @@
 //! The memory of a million keys that wait for their turn, without the text of the keys.
 //!
-//! `cargo bench -p writerlease-benches --bench memory`. It counts allocations and measures no time, so it does not use
-//! criterion.
+//! `cargo bench -p writerlease-benches --bench memory`. It counts allocations and measures no time,
+//! so it does not use criterion.
 
 use std::sync::Arc;
 

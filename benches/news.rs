@@ -1,5 +1,6 @@
-//! The time from a foreign write until the lease knows of it, beside the time until the server's own notice of the same write
-//! arrives: `cargo bench -p writerlease-benches --features servers --bench news`.
+//! The time from a foreign write until the lease knows of it, beside the time until the server's
+//! own notice of the same write arrives: `cargo bench -p writerlease-benches --features servers
+//! --bench news`.
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use writerlease::{
 
 const WRITES: u32 = 300;
 
-/// Measures one engine. `notices` yields the time of arrival of each bare notice of a change of the key.
+/// Measures one engine. `notices` yields the time of arrival of each bare notice of a change of the
+/// key.
 async fn measure<S: Store>(engine: &str, writer: S, reader: S, mut notices: UnboundedReceiver<Instant>) {
     let lease = WriterLease::builder(engine).term(Duration::from_secs(3600)).spawn().expect("valid settings");
     let guard = Guard::new(reader, lease.clone(), "news/").expect("a runtime");

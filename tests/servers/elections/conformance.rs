@@ -27,24 +27,24 @@ conformance! {
     one_of_many_is_elected_and_all_know_who,
     another_takes_over_after_resign,
     another_takes_over_after_close,
-    another_takes_over_when_the_last_handle_is_dropped,
-    another_takes_over_from_a_leader_that_is_cut_off_which_knew_before,
-    a_leader_that_was_cut_off_for_less_than_its_time_goes_on,
-    a_leader_that_was_deposed_knows_and_competes_again,
-    one_that_does_not_lead_may_resign,
-    tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow,
+    another_takes_over_after_drop,
+    cut_off_leader_knows_before_its_successor,
+    leader_survives_cuts_shorter_than_its_ttl,
+    deposed_leader_notices_and_competes_again,
+    follower_may_resign,
+    tokens_grow_and_slow_readers_miss_no_event,
     a_late_reader_is_told_the_state_of_now_first,
     nothing_is_left_behind_after_close,
     close_is_idempotent_and_prompt_while_a_campaign_blocks,
     close_is_prompt_without_a_server,
-    after_close_nothing_more_happens,
-    the_last_event_says_that_it_has_ended,
-    a_server_that_is_killed_and_restarted_has_one_leader_again,
-    a_half_open_connection_is_noticed_in_time,
-    a_fence_lets_the_leader_write_and_nobody_who_was_leader,
-    a_fence_is_refused_whatever_state_the_key_is_in,
-    a_fence_of_another_engine_is_invalid,
-    an_idle_leader_writes_at_most_once_in_a_third_of_its_time,
+    closed_elector_stays_closed,
+    last_event_reports_the_end,
+    restarted_server_has_one_leader_again,
+    half_open_connection_is_noticed_in_time,
+    fence_passes_only_the_current_leader,
+    stale_fence_is_refused_in_each_key_state,
+    fence_of_another_engine_is_invalid,
+    idle_leader_writes_once_per_third_of_ttl,
 }
 
 async fn one_of_many_is_elected_and_all_know_who<E: Engine>() {
@@ -97,7 +97,7 @@ async fn another_takes_over_after_close<E: Engine>() {
     hands_over(&engine, async |first: E::Elector| first.close().await).await;
 }
 
-async fn another_takes_over_when_the_last_handle_is_dropped<E: Engine>() {
+async fn another_takes_over_after_drop<E: Engine>() {
     let engine = E::start().await;
     hands_over(&engine, async |first: E::Elector| drop(first)).await;
 }
@@ -117,7 +117,7 @@ async fn hands_over<E: Engine>(engine: &E, end: impl AsyncFn(E::Elector)) {
     .await;
 }
 
-async fn another_takes_over_from_a_leader_that_is_cut_off_which_knew_before<E: Engine>() {
+async fn cut_off_leader_knows_before_its_successor<E: Engine>() {
     let engine = E::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let first = engine.candidate_at(proxy.address(), "first").await;
@@ -137,7 +137,7 @@ async fn another_takes_over_from_a_leader_that_is_cut_off_which_knew_before<E: E
     assert!(first.fence().is_none_or(|fence| fence.token() > cut_off), "it leads by its old token");
 }
 
-async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
+async fn leader_survives_cuts_shorter_than_its_ttl<E: Engine>() {
     let engine = E::start().await;
     at_best("the leader goes on by the same token", async || {
         let proxy = Proxy::start(engine.address()).await;
@@ -158,7 +158,7 @@ async fn a_leader_that_was_cut_off_for_less_than_its_time_goes_on<E: Engine>() {
     .await;
 }
 
-async fn a_leader_that_was_deposed_knows_and_competes_again<E: Engine>() {
+async fn deposed_leader_notices_and_competes_again<E: Engine>() {
     let engine = E::start().await;
     let first = engine.candidate("first").await;
     leads(&first).await;
@@ -168,7 +168,7 @@ async fn a_leader_that_was_deposed_knows_and_competes_again<E: Engine>() {
     reaches(&first, "it is elected anew", is_new).await;
 }
 
-async fn one_that_does_not_lead_may_resign<E: Engine>() {
+async fn follower_may_resign<E: Engine>() {
     let engine = E::start().await;
     at_best("the resignation of a follower changes nothing", async || {
         let (first, second) = two(&engine).await;
@@ -183,7 +183,7 @@ async fn one_that_does_not_lead_may_resign<E: Engine>() {
     .await;
 }
 
-async fn tokens_grow_and_events_come_in_order_also_for_a_reader_that_is_slow<E: Engine>() {
+async fn tokens_grow_and_slow_readers_miss_no_event<E: Engine>() {
     let engine = E::start().await;
     let (first, second) = two(&engine).await;
     let (of_first, of_second) = (first.events(), second.events());
@@ -274,7 +274,8 @@ async fn close_is_prompt_without_a_server<E: Engine>() {
     proxy.stall();
     let started = Instant::now();
     first.close().await;
-    // One request timeout, a second, is promised; the limit is generous, because a busy machine adds to it.
+    // One request timeout, a second, is promised; the limit is generous, because a busy machine
+    // adds to it.
     assert!(started.elapsed() < LONG / 2, "{:?}", started.elapsed());
     assert!(!first.is_leader());
     // The next candidate waits for the TTL at most.
@@ -282,7 +283,7 @@ async fn close_is_prompt_without_a_server<E: Engine>() {
     leads(&second).await;
 }
 
-async fn after_close_nothing_more_happens<E: Engine>() {
+async fn closed_elector_stays_closed<E: Engine>() {
     let engine = E::start().await;
     let only = engine.candidate("only").await;
     leads(&only).await;
@@ -292,7 +293,7 @@ async fn after_close_nothing_more_happens<E: Engine>() {
     assert!(matches!(&*only.leadership().borrow(), Leadership::Failed(error) if error.is_cancelled()));
 }
 
-async fn the_last_event_says_that_it_has_ended<E: Engine>() {
+async fn last_event_reports_the_end<E: Engine>() {
     let engine = E::start().await;
     let only = engine.candidate("only").await;
     leads(&only).await;
@@ -306,7 +307,7 @@ async fn the_last_event_says_that_it_has_ended<E: Engine>() {
     assert!(error.is_cancelled());
 }
 
-async fn a_server_that_is_killed_and_restarted_has_one_leader_again<E: Engine>() {
+async fn restarted_server_has_one_leader_again<E: Engine>() {
     let mut engine = E::start().await;
     let (first, second) = two(&engine).await;
     let third = engine.candidate("third").await;
@@ -324,7 +325,7 @@ async fn a_server_that_is_killed_and_restarted_has_one_leader_again<E: Engine>()
     }
 }
 
-async fn a_half_open_connection_is_noticed_in_time<E: Engine>() {
+async fn half_open_connection_is_noticed_in_time<E: Engine>() {
     let engine = E::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let first = engine.candidate("first").await;
@@ -337,7 +338,7 @@ async fn a_half_open_connection_is_noticed_in_time<E: Engine>() {
     leads_or_fails(&second).await;
 }
 
-async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
+async fn fence_passes_only_the_current_leader<E: Engine>() {
     let engine = E::start().await;
     let store = engine.store().await;
     let (first, second) = two(&engine).await;
@@ -363,7 +364,7 @@ async fn a_fence_lets_the_leader_write_and_nobody_who_was_leader<E: Engine>() {
     assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
 }
 
-async fn a_fence_is_refused_whatever_state_the_key_is_in<E: Engine>() {
+async fn stale_fence_is_refused_in_each_key_state<E: Engine>() {
     let engine = E::start().await;
     let store = engine.store().await;
     let (first, _second) = two(&engine).await;
@@ -395,7 +396,7 @@ async fn a_fence_is_refused_whatever_state_the_key_is_in<E: Engine>() {
     assert_eq!(store.get("other").await.expect("it serves"), None);
 }
 
-async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
+async fn fence_of_another_engine_is_invalid<E: Engine>() {
     let engine = E::start().await;
     let store = engine.store().await;
     let foreign = Fence::new("elsewhere", "election", 1);
@@ -412,10 +413,11 @@ async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
     assert_eq!(store.get("key").await.expect("it serves"), None);
 }
 
-async fn an_idle_leader_writes_at_most_once_in_a_third_of_its_time<E: Engine>() {
+async fn idle_leader_writes_once_per_third_of_ttl<E: Engine>() {
     let engine = E::start().await;
     let (first, _second) = two(&engine).await;
-    // A leader that a busy machine kept from renewing in time is elected anew, which takes more writes.
+    // A leader that a busy machine kept from renewing in time is elected anew, which takes more
+    // writes.
     at_best("an idle leader writes seldom", async || {
         leads(&first).await;
         sleep(E::TTL).await;
@@ -472,8 +474,8 @@ async fn the_leader(candidates: &[impl Elector]) -> usize {
     }
 }
 
-/// Waits for a leader among the candidates. Sessions may have ended during the outage: if all candidates have failed, a new
-/// one must lead.
+/// Waits for a leader among the candidates. Sessions may have ended during the outage: if all
+/// candidates have failed, a new one must lead.
 async fn the_leader_of_those_that_live<E: Engine>(engine: &E, candidates: &[E::Elector]) -> Option<usize> {
     let failed = |candidate: &E::Elector| matches!(*candidate.leadership().borrow(), Leadership::Failed(_));
     let started = Instant::now();

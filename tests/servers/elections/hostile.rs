@@ -1,4 +1,5 @@
-//! Hostile entries in an election: they make no candidate panic and elect none. When they are gone, the election goes on.
+//! Hostile entries in an election: they make no candidate panic and elect none. When they are gone,
+//! the election goes on.
 
 use etcd_client::PutOptions;
 use futures_util::{FutureExt, StreamExt};
@@ -48,7 +49,7 @@ async fn does_not_lead<E: Engine>(elector: &E::Elector, what: &str) {
 }
 
 #[tokio::test]
-async fn keys_of_others_in_an_etcd_election_make_nobody_leader() {
+async fn foreign_keys_in_etcd_elect_none() {
     let engine = Etcd::start().await;
     let mut client = etcd_client(engine.address()).await;
     let mut keys: Vec<Vec<u8>> = values().iter().map(|_| format!("{ELECTION}/0").into_bytes()).collect();
@@ -72,7 +73,7 @@ async fn keys_of_others_in_an_etcd_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_candidate_of_etcd_whose_own_key_somebody_else_wrote_competes_again_when_that_is_gone() {
+async fn candidate_with_an_overwritten_key_competes_again_later() {
     let engine = Etcd::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let elector = engine.candidate_at(proxy.address(), "one").await;
@@ -92,7 +93,7 @@ async fn a_candidate_of_etcd_whose_own_key_somebody_else_wrote_competes_again_wh
 }
 
 #[tokio::test]
-async fn values_of_others_in_the_key_of_a_voter_make_nobody_leader() {
+async fn foreign_values_in_a_voters_key_elect_none() {
     let engine = Voter::start().await;
     let mut client = etcd_client(engine.address()).await;
     for (what, value) in values() {
@@ -106,7 +107,7 @@ async fn values_of_others_in_the_key_of_a_voter_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_key_that_somebody_else_wrote_under_the_lease_of_a_voter_does_not_make_it_leader() {
+async fn foreign_key_under_our_lease_elects_none() {
     let engine = Voter::start().await;
     let mut client = etcd_client(engine.address()).await;
     client.put(ELECTION, "theirs", None).await.expect("it serves");
@@ -122,7 +123,7 @@ async fn a_key_that_somebody_else_wrote_under_the_lease_of_a_voter_does_not_make
 }
 
 #[tokio::test]
-async fn nodes_of_others_in_a_zookeeper_election_make_nobody_leader() {
+async fn foreign_nodes_in_zookeeper_elect_none() {
     let engine = Zookeeper::start().await;
     let client = zookeeper_client(engine.address()).await;
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -156,13 +157,14 @@ async fn nodes_of_others_in_a_zookeeper_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn a_node_that_somebody_else_named_like_ours_is_not_taken_for_ours() {
+async fn foreign_node_with_our_name_is_not_ours() {
     let engine = Zookeeper::start().await;
     let proxy = Proxy::start(engine.address()).await;
     let client = zookeeper_client(engine.address()).await;
     let elector = engine.candidate_at(proxy.address(), "one").await;
     leads(&elector).await;
-    // The candidate enters again, gets no answer, and cannot ask before a foreign client has read its name.
+    // The candidate enters again, gets no answer, and cannot ask before a foreign client has read
+    // its name.
     proxy.refuse(true);
     proxy.lose_answer("_c_");
     engine.depose().await;
@@ -197,7 +199,7 @@ async fn set(server: &RedisServer, key: &str, value: &[u8]) {
 }
 
 #[tokio::test]
-async fn values_of_others_in_the_key_of_a_redis_election_make_nobody_leader() {
+async fn foreign_values_in_a_redis_key_elect_none() {
     let engine = Redis::start().await;
     let server = &engine.0;
     let mut holders = values();
@@ -223,7 +225,7 @@ async fn values_of_others_in_the_key_of_a_redis_election_make_nobody_leader() {
 }
 
 #[tokio::test]
-async fn an_empty_value_of_somebody_else_is_neither_renewed_nor_deleted() {
+async fn foreign_empty_value_is_neither_renewed_nor_deleted() {
     let engine = Redis::start().await;
     let server = &engine.0;
     server.ask(&format!("SET {ELECTION} \"\" PX 2000")).await;
@@ -239,7 +241,7 @@ async fn an_empty_value_of_somebody_else_is_neither_renewed_nor_deleted() {
 }
 
 #[tokio::test]
-async fn whatever_somebody_else_made_of_the_counter_tokens_grow_and_the_leader_goes_on() {
+async fn tokens_grow_despite_hostile_counters() {
     let engine = Redis::start().await;
     let server = &engine.0;
     let counter = format!("{ELECTION}:token");

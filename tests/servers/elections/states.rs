@@ -13,14 +13,16 @@ use writerlease::{
     election::{ElectionError, Elector, Event, Events, Leadership},
 };
 
-/// The longest wait, only against hanging. It is much shorter than the minute that others wait for a silent leader in tests
-/// that say so: a wait that ends there did not end because that minute was over.
+/// The longest wait, only against hanging. It is much shorter than the minute that others wait for
+/// a silent leader in tests that say so: a wait that ends there did not end because that minute was
+/// over.
 pub const LONG: Duration = Duration::from_secs(20);
 
 /// Runs a case until it holds, at most eight times; `Err` says why it did not hold.
 ///
-/// It is for claims that a busy machine can spoil but not fake: a leader renews in time, a successor is elected before a
-/// timeout. One run that holds proves such a claim. A defect makes each run fail.
+/// It is for claims that a busy machine can spoil but not fake: a leader renews in time, a
+/// successor is elected before a timeout. One run that holds proves such a claim. A defect makes
+/// each run fail.
 pub async fn at_best(what: &str, mut case: impl AsyncFnMut() -> Result<(), String>) {
     let mut failures = Vec::new();
     while failures.len() < 8 {

@@ -1,5 +1,5 @@
-//! Leaders that end in every possible way: no two lead at the same time by their own clocks, and no write of a former leader
-//! succeeds after one of its successor.
+//! Leaders that end in every possible way: no two lead at the same time by their own clocks, and no
+//! write of a former leader succeeds after one of its successor.
 //!
 //! Each test makes a few takeovers; the environment variable `TAKEOVERS=200` requests that number.
 
@@ -33,7 +33,8 @@ fn takeovers(unless_set: usize) -> usize {
     set.map_or(unless_set, |takeovers| takeovers.parse().expect("TAKEOVERS is a number"))
 }
 
-/// Candidates in processes of their own: they resign, are killed, and are stopped until another leads.
+/// Candidates in processes of their own: they resign, are killed, and are stopped until another
+/// leads.
 mod processes {
     use super::*;
 
@@ -84,7 +85,8 @@ mod processes {
 mod networks {
     use super::*;
 
-    /// For each token, the first and the last time at which its leader considered itself the leader.
+    /// For each token, the first and the last time at which its leader considered itself the
+    /// leader.
     type Acts = Arc<Mutex<BTreeMap<u64, (Instant, Instant)>>>;
     /// Successful writes: their positions in the store's order, and their tokens.
     type Landed = Arc<Mutex<Vec<(u64, u64)>>>;
@@ -176,8 +178,8 @@ mod networks {
         assert!(acts.len() > takeovers(6));
     }
 
-    /// Records the times at which a candidate leads, and writes over a connection without faults, so that only the fence can
-    /// stop its writes.
+    /// Records the times at which a candidate leads, and writes over a connection without faults,
+    /// so that only the fence can stop its writes.
     async fn act(
         number: usize,
         elector: Arc<impl Elector>,
@@ -190,7 +192,8 @@ mod networks {
         let key = format!("writes/{number}");
         let mut written = None;
         while !ends.load(SeqCst) {
-            // Read the time first: the candidate considered itself the leader at that time or later.
+            // Read the time first: the candidate considered itself the leader at that time or
+            // later.
             let now = Instant::now();
             if let Some(fence) = elector.fence() {
                 let token = fence.token();

@@ -1,4 +1,5 @@
-//! Tests of etcd that the conformance suite cannot make of every store: outages, compaction, access control.
+//! Tests of etcd that the conformance suite cannot make of every store: outages, compaction, access
+//! control.
 
 use std::{
     collections::HashMap,
@@ -27,7 +28,8 @@ async fn connect(server: &EtcdServer) -> EtcdStore {
 /// Checks the answer of a call that no server answers.
 fn assert_unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>, since: Instant, limit: Duration) {
     assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
-    // One request timeout is promised; the assertion is only against hanging, because a busy machine adds to it.
+    // One request timeout is promised; the assertion is only against hanging, because a busy
+    // machine adds to it.
     println!("the call failed after {:?}; request timeout {limit:?}", since.elapsed());
     assert!(since.elapsed() < LONG, "after {:?}", since.elapsed());
 }
@@ -61,7 +63,8 @@ async fn watch_and_writers_survive_a_killed_server() {
     let mut last: HashMap<String, Version> = acknowledged.iter().cloned().collect();
     assert_eq!(last.len(), 4);
 
-    // The history was kept, so the watch must go on without a listing and report each acknowledged write.
+    // The history was kept, so the watch must go on without a listing and report each acknowledged
+    // write.
     let (mut seen, mut interruptions, mut resumptions) = (Vec::new(), 0, 0);
     while !last.is_empty() {
         match watch.next().await {
@@ -83,7 +86,8 @@ async fn watch_and_writers_survive_a_killed_server() {
     }
 }
 
-/// Writes the key again and again, through every outage, until `stop` is set; then once more. Returns the acknowledged writes.
+/// Writes the key again and again, through every outage, until `stop` is set; then once more.
+/// Returns the acknowledged writes.
 async fn write_until(store: &EtcdStore, key: &str, stop: &AtomicBool) -> Vec<(String, Version)> {
     let mut acknowledged = Vec::new();
     let mut done = false;

@@ -1,4 +1,5 @@
-//! The command line of `contended_updates`: machine-readable figures, exit codes, error messages of one line.
+//! The command line of `contended_updates`: machine-readable figures, exit codes, error messages of
+//! one line.
 
 use std::{
     path::PathBuf,
@@ -20,7 +21,8 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// Runs the example, which must exit with code 2 and print only one line, on stderr. Returns the line.
+/// Runs the example, which must exit with code 2 and print only one line, on stderr. Returns the
+/// line.
 fn complaint(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{arguments:?}: {output:?}");
@@ -127,7 +129,8 @@ mod server {
         }
     }
 
-    /// Stops the leader for this time. From outside, the leader is the process that has used most processor time.
+    /// Stops the leader for this time. From outside, the leader is the process that has used most
+    /// processor time.
     pub async fn stopped_leader_loses_no_update_and_its_role(backend: &str, sleep: Duration) {
         let mut run = Command::new(&*EXAMPLE);
         run.args("--json --strategy lease --processes --keys 10 --latency 100ms".split(' '));
@@ -159,7 +162,8 @@ mod server {
         let mut children = Vec::new();
         for process in std::fs::read_dir("/proc").expect("Linux").flatten() {
             let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { continue };
-            // After the name in parentheses (proc(5)): state, parent, and as 12th and 13th the time in user and system mode.
+            // After the name in parentheses (proc(5)): state, parent, and as 12th and 13th the time
+            // in user and system mode.
             let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
             let number = |index: usize| fields[index].parse::<u64>().expect("a number");
             if number(1) == u64::from(parent) {

@@ -19,7 +19,8 @@ use writerlease_test_support::{
 
 /// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
-/// The time after which something that has not arrived counts as held up. A busy machine can only hide a failure.
+/// The time after which something that has not arrived counts as held up. A busy machine can only
+/// hide a failure.
 const WHILE: Duration = Duration::from_millis(200);
 
 mod proxy {

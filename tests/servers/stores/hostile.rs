@@ -32,7 +32,8 @@ fn values() -> Vec<Vec<u8>> {
 
 async fn guard<S: Store>(store: S) -> Guard<S> {
     let lease: WriterLease<Arc<str>> = WriterLease::builder("hostile").spawn().expect("valid settings");
-    // The values are hostile here. Tests of repeated foreign writes are in `tests/paused/contention.rs`.
+    // The values are hostile here. Tests of repeated foreign writes are in
+    // `tests/paused/contention.rs`.
     let patient = ContentionTracker::new().interval(Duration::ZERO);
     let guard = Guard::with_contention(store, lease, "k/", Arc::new(patient)).expect("a runtime");
     let mut statuses = guard.lease().subscribe();
@@ -56,8 +57,8 @@ async fn writes<S: Store>(guard: &Guard<S>, key: &str) {
     assert_eq!(&entry.value[..], b"ours");
 }
 
-/// Waits until this guard has seen the write of another guard. A watch that reported it only after the next request would
-/// make it look like the fulfilment of that request.
+/// Waits until this guard has seen the write of another guard. A watch that reported it only after
+/// the next request would make it look like the fulfilment of that request.
 async fn finds_done<S: Store>(guard: &Guard<S>, key: &str) {
     let ending = ensure(guard, key).await;
     assert!(matches!(ending, EnsureOutcome::ByOther | EnsureOutcome::Satisfied), "{key}: {ending:?}");

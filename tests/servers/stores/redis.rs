@@ -1,4 +1,5 @@
-//! Tests of Redis that the conformance suite cannot make of every store: outages, access control, keys of other programs.
+//! Tests of Redis that the conformance suite cannot make of every store: outages, access control,
+//! keys of other programs.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use writerlease_test_support::{
 
 /// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
-/// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or is repeated.
+/// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or
+/// is repeated.
 const SHORT: Duration = Duration::from_secs(1);
 
 fn connect(server: &RedisServer) -> RedisStore {
@@ -159,7 +161,8 @@ async fn watch_reports_writes_of_other_programs() {
     let Event::Delete { version, .. } = watch.event().await else { panic!("no delete") };
     assert!(version.key_revision() > ours.key_revision());
     server.ask("PEXPIRE k/2 1").await;
-    // Redis reports the expiry when it is set, while the key still exists, and again when the key is gone.
+    // Redis reports the expiry when it is set, while the key still exists, and again when the key
+    // is gone.
     assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/2"));
 }
 
@@ -301,7 +304,8 @@ async fn all_unavailable(store: &RedisStore, version: &Version) {
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     let delete = store.delete("key", &Version::opaque("0-other"), None).await;
     assert!(matches!(delete, Err(StoreError::Unavailable { .. })), "{delete:?}");
-    // Three request timeouts are promised; the limit is only against hanging, because a busy machine adds to them.
+    // Three request timeouts are promised; the limit is only against hanging, because a busy
+    // machine adds to them.
     println!("three calls failed after {:?}; request timeout {SHORT:?}", since.elapsed());
     assert!(since.elapsed() < LONG, "after {:?}", since.elapsed());
 }

@@ -1,8 +1,9 @@
-//! Random calls from eight tasks on three leases over one store, for `SOAK` seconds, while jobs succeed, are refused, fail,
-//! hang and panic, and roles change: nothing leaks, and in the end every job is done.
+//! Random calls from eight tasks on three leases over one store, for `SOAK` seconds, while jobs
+//! succeed, are refused, fail, hang and panic, and roles change: nothing leaks, and in the end
+//! every job is done.
 //!
-//! `SOAK=600 cargo test --release -p writerlease-server-tests soak:: -- --nocapture`. `SEED` repeats the calls of an earlier
-//! run.
+//! `SOAK=600 cargo test --release -p writerlease-server-tests soak:: -- --nocapture`. `SEED`
+//! repeats the calls of an earlier run.
 #![allow(clippy::disallowed_methods, reason = "the soak lasts for a real time and draws its seed")]
 
 use std::{
@@ -44,7 +45,8 @@ type Key = Arc<str>;
 struct World {
     store: MemoryStore,
     guards: Vec<Guard<MemoryStore>>,
-    /// The keys of jobs that are handed to the leases directly, and of those that go through guards.
+    /// The keys of jobs that are handed to the leases directly, and of those that go through
+    /// guards.
     plain: Vec<Key>,
     guarded: Vec<Key>,
     /// The attempts in flight.
@@ -99,8 +101,8 @@ impl World {
         self.guards.iter().map(Guard::lease)
     }
 
-    /// Makes random calls from eight tasks for this time, and for longer until the tasks have made [`CALLS`] calls: on a busy
-    /// machine the time alone may end before anything happens.
+    /// Makes random calls from eight tasks for this time, and for longer until the tasks have made
+    /// [`CALLS`] calls: on a busy machine the time alone may end before anything happens.
     async fn storm(self: &Arc<Self>, seed: u64, time: Duration) {
         let ends = Instant::now() + time;
         let calls = Arc::new(AtomicUsize::new(0));

@@ -1,4 +1,5 @@
-//! Tests of ZooKeeper that the conformance suite cannot make of every store: sessions, access control, names, data versions.
+//! Tests of ZooKeeper that the conformance suite cannot make of every store: sessions, access
+//! control, names, data versions.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 /// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
-/// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or is repeated.
+/// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or
+/// is repeated.
 const SHORT: Duration = Duration::from_secs(1);
 const BASE: &str = "/tests/store";
 
@@ -46,7 +48,8 @@ async fn stale_writer_loses_despite_an_equal_data_version() {
     for round in 0..4 {
         let key = format!("k/{round}");
         let stale = update(&store, &key, &create(&store, &key).await).await.unwrap();
-        // In half of the rounds the stale writer's store has seen the newest deletion, in the others it has not.
+        // In half of the rounds the stale writer's store has seen the newest deletion, in the
+        // others it has not.
         let deleter = if round % 2 == 0 { &store } else { &other };
         deleter.delete(&key, &stale, None).await.unwrap();
         let current = update(&other, &key, &create(&other, &key).await).await.unwrap();
@@ -118,7 +121,8 @@ async fn session_that_expired_unnoticed_is_replaced() {
         let updated = update(&store, "k/1", &entry.expect("it exists").version).await;
         match updated {
             Ok(_) => break,
-            // A busy machine takes longer than the request timeout; such a write may have succeeded.
+            // A busy machine takes longer than the request timeout; such a write may have
+            // succeeded.
             Err(StoreError::Unavailable { .. } | StoreError::Conflict { .. })
                 if Instant::now() < deadline + LONG => {}
             Err(error) => panic!("{error:?}"),
@@ -233,7 +237,8 @@ async fn all_unavailable(store: &ZookeeperStore, version: &Version) {
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     let delete = store.delete("key", version, None).await;
     assert!(matches!(delete, Err(StoreError::Unavailable { .. })), "{delete:?}");
-    // Three request timeouts are promised; the limit is only against hanging, because a busy machine adds to them.
+    // Three request timeouts are promised; the limit is only against hanging, because a busy
+    // machine adds to them.
     println!("three calls failed after {:?}; request timeout {SHORT:?}", since.elapsed());
     assert!(since.elapsed() < LONG, "after {:?}", since.elapsed());
 }
@@ -266,7 +271,8 @@ async fn inexpressible_session_timeouts_become_the_nearest() {
         loop {
             match store.get("key").await {
                 Ok(None) => break,
-                // The server grants 200 ms at least; on a busy machine such a session expires now and then.
+                // The server grants 200 ms at least; on a busy machine such a session expires now
+                // and then.
                 Err(StoreError::Unavailable { .. }) if timeout.is_zero() && Instant::now() < deadline => {
                     sleep(Duration::from_millis(10)).await;
                 }

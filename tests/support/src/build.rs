@@ -8,8 +8,8 @@ use std::{
 
 /// Builds an example of the crate in the profile of this test, with all features. Returns its path.
 pub fn example(name: &str) -> PathBuf {
-    // With the whole workspace selected, as for the tests in scripts/test, dependencies have the same features and are not
-    // built twice.
+    // With the whole workspace selected, as for the tests in scripts/test, dependencies have the
+    // same features and are not built twice.
     build(&["--workspace", "--all-features", "--example", name]).join("examples").join(name)
 }
 
@@ -20,8 +20,8 @@ pub fn kube_status() -> PathBuf {
     build(&["-p", "writerlease-kube-tests", "-p", "writerlease-kube-status", "--bin", name]).join(name)
 }
 
-/// Builds a target. Returns the folder of the profile, because cargo gives the paths of programs only to tests of the same
-/// package, and those of examples to no test.
+/// Builds a target. Returns the folder of the profile, because cargo gives the paths of programs
+/// only to tests of the same package, and those of examples to no test.
 fn build(arguments: &[&str]) -> PathBuf {
     // target/<profile>/deps/<this>
     let this = env::current_exe().expect("a test has a path");
@@ -34,8 +34,8 @@ fn build(arguments: &[&str]) -> PathBuf {
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    // A build script that reads such variables (ring's does) would see new values and run again, and all its dependents would
-    // be built again.
+    // A build script that reads such variables (ring's does) would see new values and run again,
+    // and all its dependents would be built again.
     for (name, _) in env::vars_os() {
         let name_text = name.to_str().unwrap_or_default();
         if name_text.starts_with("CARGO_PKG_") || name_text.starts_with("CARGO_MANIFEST_") {

@@ -1,4 +1,5 @@
-//! Support for tests: real servers, a proxy that breaks connections to them, and a reader of watches.
+//! Support for tests: real servers, a proxy that breaks connections to them, and a reader of
+//! watches.
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
 
 pub mod build;

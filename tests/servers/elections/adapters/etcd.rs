@@ -23,7 +23,8 @@ use crate::{
 
 pub const ELECTION: &str = "tests/election";
 pub const SHORT_TTL: Duration = Duration::from_secs(1);
-/// Far longer than any test waits: whatever happens in a test does not happen because this time is over.
+/// Far longer than any test waits: whatever happens in a test does not happen because this time is
+/// over.
 const LONG_TTL: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
@@ -93,7 +94,7 @@ async fn without_a_server_or_an_answer_start_fails_in_bounded_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_back_for_one_of_the_three_tries_is_good_enough() {
+async fn one_of_three_tries_may_find_the_server() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     proxy.refuse(true);
@@ -106,7 +107,7 @@ async fn a_server_that_is_back_for_one_of_the_three_tries_is_good_enough() {
 }
 
 #[tokio::test]
-async fn keys_and_values_are_those_of_the_replaced_package() {
+async fn keys_and_values_match_the_replaced_package() {
     let server = EtcdServer::start().await;
     let elector = candidate(server.address(), "one").await;
     leads(&elector).await;
@@ -139,7 +140,7 @@ async fn leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them() 
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_json_is_the_id_of_a_leader_without_an_address() {
+async fn value_other_than_json_is_an_id() {
     let server = EtcdServer::start().await;
     let mut client = raw(&server).await;
     let elector = candidate(server.address(), "one").await;
@@ -215,7 +216,7 @@ async fn error_notices_tell_what_goes_wrong_and_last_that_it_has_ended() {
 }
 
 #[tokio::test]
-async fn a_notice_that_nobody_takes_in_time_is_left_out_and_told_and_holds_up_nothing() {
+async fn untaken_notice_is_dropped_and_reported() {
     let server = EtcdServer::start().await;
     let block_time = Duration::from_millis(200);
     let builder = builder(server.address(), "one").await.block_time(block_time);
@@ -272,7 +273,7 @@ async fn the_keys_of_one_id_are_cleared_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_campaign_ends_with_its_session_and_begins_anew_with_another() {
+async fn campaign_ends_with_its_session_and_begins_anew() {
     let server = EtcdServer::start().await;
     let elector =
         builder(server.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
@@ -296,7 +297,7 @@ async fn a_campaign_ends_with_its_session_and_begins_anew_with_another() {
 }
 
 #[tokio::test]
-async fn a_create_whose_answer_was_lost_makes_no_second_key() {
+async fn create_without_an_answer_makes_no_second_key() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     proxy.lose_answer(br#"{"id":"one""#);
@@ -309,7 +310,7 @@ async fn a_create_whose_answer_was_lost_makes_no_second_key() {
 }
 
 #[tokio::test]
-async fn a_campaign_that_failed_leaves_no_key() {
+async fn campaign_that_fails_leaves_no_key() {
     let server = EtcdServer::start().await;
     for (arrives, closes) in [(false, false), (false, true), (true, false), (true, true)] {
         let proxy = Proxy::start(server.address()).await;
@@ -333,7 +334,7 @@ async fn a_campaign_that_failed_leaves_no_key() {
 }
 
 #[tokio::test]
-async fn a_resignation_that_was_cut_off_leaves_no_key() {
+async fn resignation_that_is_cut_off_leaves_no_key() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = candidate(proxy.address(), "one").await;
@@ -352,7 +353,7 @@ async fn a_resignation_that_was_cut_off_leaves_no_key() {
 }
 
 #[tokio::test]
-async fn a_resignation_that_could_not_be_told_ends_with_the_session() {
+async fn unsent_resignation_takes_effect_with_the_session() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let first =
@@ -371,7 +372,7 @@ async fn a_resignation_that_could_not_be_told_ends_with_the_session() {
 }
 
 #[tokio::test]
-async fn a_leader_goes_on_after_a_compaction_while_it_was_cut_off_and_is_told() {
+async fn leader_survives_a_compaction_while_cut_off() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let elector = candidate(proxy.address(), "one").await;

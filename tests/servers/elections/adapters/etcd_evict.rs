@@ -53,7 +53,7 @@ async fn a_leader_that_is_evicted_keeps_out_and_knows_who_leads_until_that_is_ca
 }
 
 #[tokio::test]
-async fn a_follower_that_is_evicted_does_not_win_when_the_leader_goes() {
+async fn evicted_follower_does_not_replace_the_leader() {
     let server = EtcdServer::start().await;
     let first = candidate(server.address(), "first").await;
     leads(&first).await;
@@ -70,7 +70,7 @@ async fn a_follower_that_is_evicted_does_not_win_when_the_leader_goes() {
 }
 
 #[tokio::test]
-async fn one_may_be_evicted_before_its_first_election() {
+async fn candidate_can_be_evicted_before_its_first_election() {
     let server = EtcdServer::start().await;
     // At a different moment of the campaign's start each time.
     for micros in [0, 500, 1000, 2000, 5000] {
@@ -87,7 +87,7 @@ async fn one_may_be_evicted_before_its_first_election() {
 }
 
 #[tokio::test]
-async fn one_that_is_evicted_without_a_server_keeps_out_when_the_server_is_back() {
+async fn eviction_during_an_outage_holds_afterwards() {
     let mut server = EtcdServer::start().await;
     let elector =
         builder(server.address(), "one").await.session_ttl(SHORT_TTL).start().await.expect("a session");
@@ -108,7 +108,7 @@ async fn one_that_is_evicted_without_a_server_keeps_out_when_the_server_is_back(
 }
 
 #[tokio::test]
-async fn after_close_nobody_can_be_evicted() {
+async fn eviction_fails_after_close() {
     let server = EtcdServer::start().await;
     let elector = candidate(server.address(), "one").await;
     elector.evict_leader().await.expect("it serves");

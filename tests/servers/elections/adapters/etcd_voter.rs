@@ -23,7 +23,8 @@ use crate::{
 
 const KEY: &str = "masters/1";
 const SHORT_TERM: Duration = Duration::from_secs(1);
-/// Far longer than any test waits: whatever happens in a test does not happen because this time is over.
+/// Far longer than any test waits: whatever happens in a test does not happen because this time is
+/// over.
 const LONG_TERM: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
@@ -148,7 +149,7 @@ async fn a_watch_tells_the_value_of_now_and_each_change_of_this_key() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_a_key_that_does_not_exist_yet_when_it_appears() {
+async fn watch_reports_a_key_that_appears_later() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let mut values = channel(&voters, KEY);
@@ -160,7 +161,7 @@ async fn a_watch_tells_a_key_that_does_not_exist_yet_when_it_appears() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_is_slow_holds_up_neither_others_nor_the_voters() {
+async fn slow_watcher_holds_up_no_other() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let (mut slow, mut quick) = (channel(&voters, KEY), channel(&voters, KEY));
@@ -194,7 +195,7 @@ async fn a_callback_is_first_told_the_value_of_now_as_the_previous_one_too() {
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_is_called_with_the_next_change() {
+async fn panicking_callback_gets_the_next_change() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let (sender, mut calls) = mpsc::unbounded_channel();
@@ -299,7 +300,7 @@ async fn close_ends_voters_and_watches_and_leaves_nothing_in_etcd() {
 }
 
 #[tokio::test]
-async fn with_the_last_handle_voters_and_watches_end() {
+async fn voters_and_watches_end_with_the_last_handle() {
     let server = EtcdServer::start().await;
     let voters = voters(server.address()).await;
     let voter = vote(&voters, KEY, "one").await;
@@ -316,7 +317,7 @@ async fn with_the_last_handle_voters_and_watches_end() {
 }
 
 #[tokio::test]
-async fn a_vote_that_may_have_arrived_is_found_again_or_undone() {
+async fn vote_without_an_answer_is_found_or_removed() {
     let server = EtcdServer::start().await;
     for undone in [false, true] {
         let proxy = Proxy::start(server.address()).await;

@@ -1,4 +1,5 @@
-//! The features of each elector beyond the common promises, row by row those of the package that it replaces.
+//! The features of each elector beyond the common promises, row by row those of the package that it
+//! replaces.
 
 mod etcd;
 mod etcd_evict;

@@ -27,7 +27,8 @@ use crate::states::{
 const KEY: &str = "tests/election";
 const COUNTER: &str = "tests/election:token";
 const TTL: Duration = Duration::from_millis(300);
-/// Far longer than any test waits: whatever happens in a test does not happen because this time is over.
+/// Far longer than any test waits: whatever happens in a test does not happen because this time is
+/// over.
 const LONG_TTL: Duration = Duration::from_secs(60);
 
 fn builder(server: &RedisServer, node_id: &str) -> RedisElectorBuilder {
@@ -169,7 +170,7 @@ async fn callbacks_are_told_each_change_in_the_order_in_which_they_were_added() 
 }
 
 #[tokio::test]
-async fn one_that_never_led_calls_nobody_back() {
+async fn candidate_that_never_led_makes_no_callback() {
     let server = RedisServer::start().await;
     leads(&candidate(&server, "first").await).await;
     server.ask(&format!("SET {KEY} foreign")).await;
@@ -236,7 +237,7 @@ async fn a_callback_that_panics_stops_no_others() {
 }
 
 #[tokio::test]
-async fn only_a_callback_that_is_slow_is_logged() {
+async fn only_slow_callbacks_are_logged() {
     let log = Log::default();
     // All tasks of this test run on this thread, and no other test does.
     let _log = tracing::subscriber::set_default(log.clone());
@@ -254,7 +255,7 @@ async fn only_a_callback_that_is_slow_is_logged() {
 }
 
 #[tokio::test]
-async fn after_all_is_deleted_the_leader_leads_again_by_a_greater_token() {
+async fn flushed_leader_leads_again_by_a_greater_token() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;
@@ -270,7 +271,7 @@ async fn after_all_is_deleted_the_leader_leads_again_by_a_greater_token() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_key_was_overwritten_retires_and_leaves_the_key_alone() {
+async fn leader_with_an_overwritten_key_retires() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;
@@ -289,7 +290,7 @@ async fn a_leader_whose_key_was_overwritten_retires_and_leaves_the_key_alone() {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_closed_before_it_noticed_that_it_was_deposed_leaves_the_key_alone() {
+async fn deposed_leader_that_closes_keeps_the_key() {
     let server = RedisServer::start().await;
     let elector = candidate(&server, "one").await;
     leads(&elector).await;
@@ -299,7 +300,7 @@ async fn a_leader_that_is_closed_before_it_noticed_that_it_was_deposed_leaves_th
 }
 
 #[tokio::test]
-async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
+async fn token_is_a_counter_that_outlives_the_key() {
     let server = RedisServer::start().await;
     let elector = candidate(&server, "one").await;
     leads(&elector).await;
@@ -318,7 +319,7 @@ async fn the_token_is_a_counter_beside_the_key_and_expires_later() {
 }
 
 #[tokio::test]
-async fn the_key_of_somebody_else_is_waited_for_whether_it_expires_or_not() {
+async fn foreign_key_blocks_with_and_without_expiry() {
     let server = RedisServer::start().await;
     server.ask(&format!("SET {KEY} foreign")).await;
     let elector = candidate(&server, "one").await;
@@ -342,7 +343,7 @@ async fn the_key_of_somebody_else_is_waited_for_whether_it_expires_or_not() {
 }
 
 #[tokio::test]
-async fn keys_that_ours_is_a_prefix_of_are_none_of_our_business() {
+async fn keys_that_extend_ours_are_ignored() {
     let server = RedisServer::start().await;
     let elector = builder(&server, "one").ttl(LONG_TTL).start().await.expect("valid settings");
     leads(&elector).await;

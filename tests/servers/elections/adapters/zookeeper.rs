@@ -25,7 +25,8 @@ use crate::{
 
 const BASE: &str = "/tests/election";
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Far longer than any test waits: whatever happens in a test does not happen because this time is over.
+/// Far longer than any test waits: whatever happens in a test does not happen because this time is
+/// over.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(1);
 
@@ -131,7 +132,7 @@ async fn an_existing_client_stays_usable_and_one_of_our_own_is_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_confined_to_a_part_of_the_tree_elects_there() {
+async fn client_with_a_chroot_elects_below_it() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -145,7 +146,7 @@ async fn a_client_that_is_confined_to_a_part_of_the_tree_elects_there() {
 }
 
 #[tokio::test]
-async fn nodes_are_named_like_those_of_the_replaced_package_and_hold_the_identity() {
+async fn nodes_match_the_replaced_package() {
     let server = ZookeeperServer::start().await;
     let elector = candidate(server.address(), "pod-1 ünïcödé").await;
     leads(&elector).await;
@@ -189,7 +190,7 @@ async fn a_credential_that_the_servers_refuse_is_told() {
 }
 
 #[tokio::test]
-async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
+async fn unanswered_node_is_found_or_removed() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let client = zookeeper_client(server.address()).await;
@@ -211,7 +212,7 @@ async fn a_node_whose_creation_was_not_answered_is_found_again_or_undone() {
 }
 
 #[tokio::test]
-async fn the_first_of_all_candidates_creates_the_base_path_and_that_is_no_interruption() {
+async fn creating_the_base_path_is_no_interruption() {
     let server = ZookeeperServer::start().await;
     let first = candidate(server.address(), "first").await;
     let mut events = first.events();
@@ -220,7 +221,7 @@ async fn the_first_of_all_candidates_creates_the_base_path_and_that_is_no_interr
 }
 
 #[tokio::test]
-async fn each_candidate_watches_only_the_one_before_it() {
+async fn each_candidate_watches_only_its_predecessor() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let (mut proxies, mut candidates) = (Vec::new(), Vec::new());
@@ -250,7 +251,8 @@ async fn each_candidate_watches_only_the_one_before_it() {
     candidates[0].close().await;
     leads(&candidates[1]).await;
     assert_eq!(candidates.iter().filter(|candidate| candidate.is_leader()).count(), 1);
-    // The candidate whose node was deleted notices when it looks, and competes again behind the others.
+    // The candidate whose node was deleted notices when it looks, and competes again behind the
+    // others.
     candidates[1].close().await;
     leads(&candidates[3]).await;
     follows(&candidates[2], "candidate-3").await;
@@ -258,7 +260,7 @@ async fn each_candidate_watches_only_the_one_before_it() {
 }
 
 #[tokio::test]
-async fn whoever_is_far_back_learns_all_the_same_that_another_leads_or_that_its_own_node_is_gone() {
+async fn last_in_line_learns_of_changes_nevertheless() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let mut candidates = Vec::new();
@@ -307,7 +309,7 @@ async fn without_any_candidate_there_is_no_leader() {
 }
 
 #[tokio::test]
-async fn nodes_that_are_no_candidates_are_told_apart() {
+async fn nodes_of_other_kinds_are_ignored() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let others =
@@ -322,7 +324,7 @@ async fn nodes_that_are_no_candidates_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_candidate_that_does_not_say_who_it_is_is_followed_all_the_same() {
+async fn candidate_without_identity_is_followed_too() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     create(&client, "x-lock-0000000000", "").await;
@@ -384,7 +386,7 @@ async fn when_its_session_has_expired_an_elector_has_failed_for_good() {
 }
 
 #[tokio::test]
-async fn an_interruption_of_less_than_the_session_is_none_of_its_business() {
+async fn interruption_shorter_than_the_session_changes_nothing() {
     let server = ZookeeperServer::start().await;
     at_best("the leader goes on by the same token", async || {
         let proxy = Proxy::start(server.address()).await;

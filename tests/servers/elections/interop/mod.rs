@@ -16,7 +16,8 @@ use crate::states::{LONG, follows, leads, reaches};
 use programs::Program;
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
-/// Longer than a test may wait: a candidate that leads in time did not wait for this, but learned of its predecessor's end.
+/// Longer than a test may wait: a candidate that leads in time did not wait for this, but learned
+/// of its predecessor's end.
 const TTL: Duration = Duration::from_secs(120);
 const _: () = assert!(TTL.as_secs() / 3 > LONG.as_secs());
 
@@ -24,7 +25,7 @@ mod etcd {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_etcdctl_leads_and_does_so_once_it_resigns() {
+    async fn ours_follows_etcdctl_and_succeeds_it() {
         let server = EtcdServer::start().await;
         let (theirs, key) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -36,7 +37,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_lease_of_an_etcdctl_that_was_killed_has_ended() {
+    async fn ours_leads_after_a_killed_etcdctls_lease() {
         let server = EtcdServer::start().await;
         let (theirs, key) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -44,7 +45,8 @@ mod etcd {
         theirs.kill().await;
         assert_eq!(ours.leader_info().await.expect("it serves").key, key);
         assert!(!ours.is_leader());
-        // The lease lasts a minute. Revoking it has the same effect as its expiry, without the wait.
+        // The lease lasts a minute. Revoking it has the same effect as its expiry, without the
+        // wait.
         let lease = key.rsplit('/').next().and_then(|lease| i64::from_str_radix(lease, 16).ok());
         let mut client = etcd_client(server.address()).await;
         client.lease_revoke(lease.expect("a number")).await.expect("it lives");
@@ -52,7 +54,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn what_an_etcdctl_that_was_killed_left_behind_can_be_cleared() {
+    async fn key_of_a_killed_etcdctl_can_be_cleared() {
         let server = EtcdServer::start().await;
         let (theirs, _) = leader(&server).await;
         let ours = candidate(&server, "ours").await;
@@ -63,7 +65,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn etcdctl_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+    async fn etcdctl_and_ours_lead_in_turn() {
         let server = EtcdServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -94,7 +96,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn etcdctl_that_listens_is_told_of_ours_by_id_and_address() {
+    async fn listening_etcdctl_prints_our_id_and_address() {
         let server = EtcdServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -110,7 +112,7 @@ mod etcd {
     }
 
     #[tokio::test]
-    async fn ours_and_etcdctl_lead_in_the_order_in_which_they_came() {
+    async fn ours_and_etcdctl_lead_in_order_of_arrival() {
         let server = EtcdServer::start().await;
         let first = candidate(&server, "first").await;
         leads(&first).await;
@@ -150,7 +152,7 @@ mod zookeeper {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_kazoo_leads_and_does_so_once_it_releases() {
+    async fn ours_follows_kazoo_and_succeeds_it() {
         let server = ZookeeperServer::start().await;
         let mut theirs = holder(&server, "theirs").await;
         let ours = candidate(&server, "ours").await;
@@ -163,7 +165,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_session_of_a_kazoo_that_was_killed_has_ended() {
+    async fn ours_leads_after_a_killed_kazoos_session() {
         let server = ZookeeperServer::start().await;
         let theirs = holder(&server, "theirs").await;
         let ours = candidate(&server, "ours").await;
@@ -173,7 +175,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_follows_a_kazoo_that_does_not_say_who_it_is() {
+    async fn ours_follows_a_kazoo_without_an_identifier() {
         let server = ZookeeperServer::start().await;
         let mut theirs = holder(&server, "").await;
         let ours = candidate(&server, "ours").await;
@@ -184,7 +186,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn kazoo_waits_until_ours_resigns_and_then_ours_waits_for_it() {
+    async fn kazoo_and_ours_lead_in_turn() {
         let server = ZookeeperServer::start().await;
         let ours = candidate(&server, "ours").await;
         leads(&ours).await;
@@ -216,7 +218,7 @@ mod zookeeper {
     }
 
     #[tokio::test]
-    async fn ours_and_kazoo_lead_in_the_order_in_which_they_came() {
+    async fn ours_and_kazoo_lead_in_order_of_arrival() {
         let server = ZookeeperServer::start().await;
         let first = candidate(&server, "first").await;
         leads(&first).await;
@@ -257,7 +259,7 @@ mod redis {
     use super::*;
 
     #[tokio::test]
-    async fn ours_knows_that_redis_py_has_the_key_and_leads_once_it_releases() {
+    async fn ours_follows_redis_py_and_succeeds_it() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, None).await;
         let ours = candidate(&server).await;
@@ -267,7 +269,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn ours_leads_once_the_time_of_a_redis_py_that_was_killed_is_up() {
+    async fn ours_leads_after_a_killed_redis_pys_timeout() {
         let server = RedisServer::start().await;
         let started = Instant::now();
         let (theirs, token) = holder(&server, Some(2)).await;
@@ -279,7 +281,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn redis_py_whose_time_is_up_can_neither_extend_nor_release_what_ours_has() {
+    async fn expired_redis_py_cannot_touch_our_key() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, Some(2)).await;
         let ours = candidate(&server).await;
@@ -294,7 +296,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn ours_that_waits_leaves_redis_py_the_key_when_it_resigns_and_closes() {
+    async fn waiting_ours_never_takes_redis_pys_key() {
         let server = RedisServer::start().await;
         let (mut theirs, token) = holder(&server, None).await;
         let ours = candidate(&server).await;
@@ -307,7 +309,7 @@ mod redis {
     }
 
     #[tokio::test]
-    async fn redis_py_waits_until_ours_resigns_and_then_ours_knows_it() {
+    async fn redis_py_succeeds_ours_that_resigns() {
         let server = RedisServer::start().await;
         let ours = candidate(&server).await;
         leads(&ours).await;

@@ -16,7 +16,8 @@ use writerlease_test_support::server::{EtcdServer, NOT_FOUND, RedisServer, Zooke
 
 use crate::{engines::ELECTION, states::LONG};
 
-/// A process that reads commands and writes answers, line by line. It is killed when this is dropped, and when the test dies.
+/// A process that reads commands and writes answers, line by line. It is killed when this is
+/// dropped, and when the test dies.
 pub struct Program {
     name: &'static str,
     /// The Debian package of the program.
@@ -39,7 +40,8 @@ impl Program {
 
     fn etcdctl(server: &EtcdServer, arguments: &[&str]) -> Self {
         let mut command = dying_with_us("etcdctl");
-        // As a variable, because etcdctl refuses an argument when the environment has another value.
+        // As a variable, because etcdctl refuses an argument when the environment has another
+        // value.
         command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", server.endpoint()).args(arguments);
         Self::run("etcdctl", "etcd-client", command)
     }

@@ -121,7 +121,8 @@ impl Engine for Zookeeper {
 
     async fn connect(address: SocketAddr) -> ZookeeperStore {
         let store = ZookeeperStore::new(&address.to_string(), "/faults", ZookeeperAccess::open());
-        // A client waits two fifths of this for a sign of life, which the tests delay by half a second.
+        // A client waits two fifths of this for a sign of life, which the tests delay by half a
+        // second.
         store.expect("a valid address").session_timeout(5 * REQUEST / 2).request_timeout(REQUEST)
     }
 

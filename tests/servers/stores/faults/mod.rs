@@ -1,5 +1,6 @@
-//! Real faults on real servers: three replicas, each behind a proxy of its own, increment counters throughout. Afterwards no
-//! acknowledged write is lost or applied twice, no replica retries in a tight loop, and every replica sees and writes again.
+//! Real faults on real servers: three replicas, each behind a proxy of its own, increment counters
+//! throughout. Afterwards no acknowledged write is lost or applied twice, no replica retries in a
+//! tight loop, and every replica sees and writes again.
 
 mod engines;
 mod world;
@@ -156,7 +157,8 @@ mod zookeeper {
     );
 }
 
-/// The in-memory store has neither server nor connections: the faults are those of the lab's network. In virtual time.
+/// The in-memory store has neither server nor connections: the faults are those of the lab's
+/// network. In virtual time.
 mod memory {
     use std::{sync::Arc, time::Duration};
 

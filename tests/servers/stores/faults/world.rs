@@ -33,8 +33,8 @@ const PREFIX: &str = "counters/";
 /// The interval at which all counters are to be incremented.
 const ROUND: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(2);
-/// The longest wait, only against hanging. It is shorter than the term of a lease, 60 s, so that a wait that ends in time did
-/// not end because of the term.
+/// The longest wait, only against hanging. It is shorter than the term of a lease, 60 s, so that a
+/// wait that ends in time did not end because of the term.
 const LONG: Duration = Duration::from_secs(30);
 
 pub struct World<E: Engine> {
@@ -66,8 +66,9 @@ struct Tally {
     refused: u64,
     /// Writes acknowledged before a loss began: the server has lost them.
     lost: u64,
-    /// Writes sent after the last loss was over, and acknowledged: the server has them. A write that was sent before and
-    /// acknowledged later is neither lost nor kept: the server may have executed it on either side of the loss.
+    /// Writes sent after the last loss was over, and acknowledged: the server has them. A write
+    /// that was sent before and acknowledged later is neither lost nor kept: the server may have
+    /// executed it on either side of the loss.
     kept: u64,
 }
 
@@ -108,7 +109,8 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
     fault(&mut world).await;
     let ended = Instant::now();
 
-    // Everything pending is written before a term has passed; on an idle machine within two retry intervals.
+    // Everything pending is written before a term has passed; on an idle machine within two retry
+    // intervals.
     let round = world.round.load(SeqCst);
     world.reach(round).await;
     println!(
@@ -126,7 +128,8 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
     let _ = load.await;
     world.reach(world.round.load(SeqCst)).await;
 
-    // No replica retried or reconnected in a tight loop. The limits grow with the time, which a busy machine prolongs.
+    // No replica retried or reconnected in a tight loop. The limits grow with the time, which a
+    // busy machine prolongs.
     let seconds = began.elapsed().as_secs_f64();
     for (index, (before, after)) in before.iter().zip(world.counters()).enumerate() {
         let vain = |counters: &Counters| counters.failures + counters.conflicts + counters.unchanged;
@@ -149,7 +152,8 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         replica.guard.lease().shutdown(LONG).await;
     }
 
-    // Each acknowledged write is in the store once; besides, only writes without an answer may be there.
+    // Each acknowledged write is in the store once; besides, only writes without an answer may be
+    // there.
     let tallies = world.tallies().keys.clone();
     let (mut acknowledged, mut unanswered) = (0, 0);
     for (key, tally) in &tallies {
@@ -235,9 +239,11 @@ impl<E: Engine> World<E> {
         }
     }
 
-    /// Makes the existing connections of a replica half open. Returns when its watch was interrupted and is live again.
+    /// Makes the existing connections of a replica half open. Returns when its watch was
+    /// interrupted and is live again.
     pub async fn half_open(&self, replica: usize) {
-        // A notice, and not the state of the watch, which a busy machine may find live again before it was looked at.
+        // A notice, and not the state of the watch, which a busy machine may find live again before
+        // it was looked at.
         let mut notices = self.replicas[replica].guard.notices();
         self.replicas[replica].proxy.half_open();
         let interrupted =
@@ -276,7 +282,8 @@ impl<E: Engine> World<E> {
         );
     }
 
-    /// Waits until the replica gets evidence of others' writes, or is the one whose writes the others see.
+    /// Waits until the replica gets evidence of others' writes, or is the one whose writes the
+    /// others see.
     async fn observes(&self, replica: usize) {
         let lease = self.replicas[replica].guard.lease();
         let evidence = || lease.snapshot().counters.evidence;
@@ -284,7 +291,8 @@ impl<E: Engine> World<E> {
         until("it hears of others, or leads", || evidence() > before || lease.is_leader()).await;
     }
 
-    /// Counts each write acknowledged so far as lost: to be called before the server loses its data.
+    /// Counts each write acknowledged so far as lost: to be called before the server loses its
+    /// data.
     pub fn before_loss(&self) {
         for tally in self.tallies().keys.values_mut() {
             tally.lost = tally.acknowledged;

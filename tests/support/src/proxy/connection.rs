@@ -35,7 +35,8 @@ pub enum Answers {
     Passed,
     /// They are lost.
     Swallowed,
-    /// They are lost, and the next one may answer the struck request, because the server has received all of it.
+    /// They are lost, and the next one may answer the struck request, because the server has
+    /// received all of it.
     Awaited,
 }
 
@@ -101,7 +102,8 @@ pub async fn serve(mut client: TcpStream, upstream: SocketAddr, line: Line, open
         reset_on_close(&client);
         server.iter().for_each(reset_on_close);
     }
-    // In this order, so that a test that has waited for the end or for the strike finds the sockets closed.
+    // In this order, so that a test that has waited for the end or for the strike finds the sockets
+    // closed.
     drop((client, server));
     drop(forth);
     if ended == Err(Broken::Struck) {

@@ -23,11 +23,12 @@ use tokio::{
 use connection::{Line, reset_on_close, serve};
 use strike::{Kind, Strikes};
 
-/// Listens on a loopback port and passes all bytes on to one server and back, unless a fault is active.
+/// Listens on a loopback port and passes all bytes on to one server and back, unless a fault is
+/// active.
 ///
-/// A fault affects the bytes sent after its method has returned. "Existing connections" are those that the proxy has
-/// accepted; [`until_open`](Self::until_open) waits for that. Dropping the proxy resets all connections, and its tasks end a
-/// moment later; [`close`](Self::close) waits for them.
+/// A fault affects the bytes sent after its method has returned. "Existing connections" are those
+/// that the proxy has accepted; [`until_open`](Self::until_open) waits for that. Dropping the proxy
+/// resets all connections, and its tasks end a moment later; [`close`](Self::close) waits for them.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -53,8 +54,9 @@ impl Proxy {
         self.address
     }
 
-    /// Delays everything that the server sends from now on, including the end of a connection. Delayed bytes do not hold up
-    /// those behind them: the delay is that of the path, and not of each chunk.
+    /// Delays everything that the server sends from now on, including the end of a connection.
+    /// Delayed bytes do not hold up those behind them: the delay is that of the path, and not of
+    /// each chunk.
     pub fn delay(&self, delay: Duration) {
         self.control.send_modify(|control| control.delay = delay);
     }
@@ -64,55 +66,61 @@ impl Proxy {
         self.control.send_modify(|control| control.cuts += 1);
     }
 
-    /// Sets whether new connections are reset as soon as they are accepted, possibly before the client sees them
-    /// established. Existing connections go on.
+    /// Sets whether new connections are reset as soon as they are accepted, possibly before the
+    /// client sees them established. Existing connections go on.
     pub fn refuse(&self, refuse: bool) {
         self.control.send_modify(|control| control.refusing = refuse);
     }
 
-    /// Cuts the next request that contains these bytes, once: the server gets everything before their middle, then the
-    /// connection is reset. The server serves what was sent before, but not this request.
+    /// Cuts the next request that contains these bytes, once: the server gets everything before
+    /// their middle, then the connection is reset. The server serves what was sent before, but not
+    /// this request.
     pub fn cut_in_request(&self, pattern: impl AsRef<[u8]>) {
         self.shared.strikes.arm(Kind::CutInRequest, pattern.as_ref());
     }
 
-    /// Loses the answer to the next request that contains these bytes, once: the request reaches the server, but from then
-    /// on no answer on that connection reaches the client. The connection is reset soon after the server has sent something. A request of
-    /// more than 64 KiB may be reset before the server has all of it.
+    /// Loses the answer to the next request that contains these bytes, once: the request reaches
+    /// the server, but from then on no answer on that connection reaches the client. The connection
+    /// is reset soon after the server has sent something. A request of more than 64 KiB may be
+    /// reset before the server has all of it.
     pub fn lose_answer(&self, pattern: impl AsRef<[u8]>) {
         self.shared.strikes.arm(Kind::LoseAnswer, pattern.as_ref());
     }
 
-    /// Returns whether the last strike, of [`cut_in_request`](Self::cut_in_request) or [`lose_answer`](Self::lose_answer), has
-    /// happened, including the reset.
+    /// Returns whether the last strike, of [`cut_in_request`](Self::cut_in_request) or
+    /// [`lose_answer`](Self::lose_answer), has happened, including the reset.
     pub fn has_struck(&self) -> bool {
         *self.shared.strikes.struck.borrow()
     }
 
-    /// Waits until it has happened. Panics after a long wait, which reveals a pattern that is never sent.
+    /// Waits until it has happened. Panics after a long wait, which reveals a pattern that is never
+    /// sent.
     pub async fn struck(&self) {
         let mut struck = self.shared.strikes.struck.subscribe();
         let waited = timeout(LIMIT, struck.wait_for(|struck| *struck)).await;
         assert!(waited.is_ok(), "no strike within {LIMIT:?}: {:?}", self.shared.strikes);
     }
 
-    /// Silences all existing connections in both directions for good: all bytes are lost, and so is the end of a connection,
-    /// as if a firewall had forgotten them. Only a [`cut`](Self::cut) ends that. New connections work.
+    /// Silences all existing connections in both directions for good: all bytes are lost, and so is
+    /// the end of a connection, as if a firewall had forgotten them. Only a [`cut`](Self::cut) ends
+    /// that. New connections work.
     pub fn half_open(&self) {
         self.control.send_modify(|control| control.silences += 1);
     }
 
-    /// Holds up all connections, including new ones, until [`heal`](Self::heal). Then everything that was sent meanwhile,
-    /// including the end of a connection, arrives late and complete, as after TCP's retransmissions. Bytes that the proxy had
-    /// received but not delivered wait as well.
+    /// Holds up all connections, including new ones, until [`heal`](Self::heal). Then everything
+    /// that was sent meanwhile, including the end of a connection, arrives late and complete, as
+    /// after TCP's retransmissions. Bytes that the proxy had received but not delivered wait as
+    /// well.
     ///
-    /// New connections are accepted, because on the same machine the kernel does that. The server sees them, and the bytes
-    /// they sent, after the healing.
+    /// New connections are accepted, because on the same machine the kernel does that. The server
+    /// sees them, and the bytes they sent, after the healing.
     pub fn stall(&self) {
         self.control.send_modify(|control| control.stalled = true);
     }
 
-    /// Ends a stall, the refusal of connections, the delay (of later bytes), and a strike that has not happened yet.
+    /// Ends a stall, the refusal of connections, the delay (of later bytes), and a strike that has
+    /// not happened yet.
     pub fn heal(&self) {
         self.shared.strikes.disarm();
         self.control.send_modify(|control| {
@@ -122,8 +130,8 @@ impl Proxy {
         });
     }
 
-    /// Returns the number of connections that clients have open. A half-open or stalled one counts until its client has closed
-    /// it.
+    /// Returns the number of connections that clients have open. A half-open or stalled one counts
+    /// until its client has closed it.
     pub fn open(&self) -> usize {
         *self.shared.open.borrow()
     }
@@ -150,16 +158,16 @@ impl Proxy {
         self.shared.to_clients.load(Ordering::SeqCst)
     }
 
-    /// Resets all connections, stops listening, and returns when all tasks have ended. tokio reports the end of a task a
-    /// moment before it stops counting the task.
+    /// Resets all connections, stops listening, and returns when all tasks have ended. tokio
+    /// reports the end of a task a moment before it stops counting the task.
     pub async fn close(self) {
         drop(self.control);
         self.acceptor.await.expect("the proxy doesn't panic");
     }
 }
 
-/// The state requested of connections. A connection compares a count with its value when the connection was accepted: if it
-/// has grown, the fault hit the connection.
+/// The state requested of connections. A connection compares a count with its value when the
+/// connection was accepted: if it has grown, the fault hit the connection.
 #[derive(Debug, Default, Clone, Copy)]
 struct Control {
     cuts: u64,

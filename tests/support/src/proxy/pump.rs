@@ -21,10 +21,11 @@ pub enum Direction {
     ToClient,
 }
 
-/// Reads the bytes of one side as they arrive, and delivers them to the other side in order, when they are due.
+/// Reads the bytes of one side as they arrive, and delivers them to the other side in order, when
+/// they are due.
 ///
-/// It also reads while delivery is held up, so that it notices when a client has closed, and so that delays of chunks do not
-/// add up.
+/// It also reads while delivery is held up, so that it notices when a client has closed, and so
+/// that delays of chunks do not add up.
 pub struct Pump {
     direction: Direction,
     line: Line,
@@ -64,7 +65,8 @@ impl Pump {
     /// Reads and delivers, until the end has been delivered too.
     pub async fn run(&mut self, reader: &mut ReadHalf<'_>, writer: &mut WriteHalf<'_>) -> Result<(), Broken> {
         loop {
-            // Look each time, also after a read: bytes that arrive after the start of a fault must not be delivered.
+            // Look each time, also after a read: bytes that arrive after the start of a fault must
+            // not be delivered.
             let writer = if self.line.flows()? { Some(&mut *writer) } else { None };
             if self.turn(reader, writer).await? {
                 return Ok(());
@@ -137,7 +139,8 @@ impl Pump {
     fn handle_delivered(&mut self, delivered: io::Result<usize>) -> Result<bool, Broken> {
         let Ok(written) = delivered else {
             return match self.direction {
-                // Bytes that the server sent before it closed may still be in transit; the other direction sees their end.
+                // Bytes that the server sent before it closed may still be in transit; the other
+                // direction sees their end.
                 Direction::ToServer => Ok(true),
                 Direction::ToClient => Err(Broken::Cut),
             };
@@ -204,6 +207,7 @@ async fn deliver(
 
 /// The most bytes read ahead of delivery.
 const QUEUE: usize = 4 << 20;
-/// The time from the server's first bytes after a struck request until the reset. They need not be the answer: they may
-/// answer an earlier request, or be part of the protocol, such as a window update of HTTP/2.
+/// The time from the server's first bytes after a struck request until the reset. They need not be
+/// the answer: they may answer an earlier request, or be part of the protocol, such as a window
+/// update of HTTP/2.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -37,7 +37,8 @@ impl Strikes {
         *self.armed.lock() = None;
     }
 
-    /// Returns the action on this chunk, the next that a client sent. Disarms the strike if it hits.
+    /// Returns the action on this chunk, the next that a client sent. Disarms the strike if it
+    /// hits.
     pub fn hit(&self, tail: &mut Tail, chunk: &[u8]) -> Option<Hit> {
         let mut armed = self.armed.lock();
         let found = armed.as_ref().and_then(|(kind, pattern)| Some((*kind, tail.find(pattern, chunk)?)));

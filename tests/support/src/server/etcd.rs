@@ -73,7 +73,8 @@ impl Kind for Etcd {
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("test={peer}")]);
-        // A write survives a killed process without being synced; only a killed machine would lose it.
+        // A write survives a killed process without being synced; only a killed machine would lose
+        // it.
         command.args(["--unsafe-no-fsync", "--heartbeat-interval", "20", "--election-timeout", "200"]);
     }
 

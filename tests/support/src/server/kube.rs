@@ -22,13 +22,15 @@ use tokio::time::{sleep, timeout};
 
 use super::{EtcdServer, Kind, LIMIT, POLL, Server, folder};
 
-/// A Kubernetes API server and its etcd, which take seconds to start. There are no controllers: garbage, service accounts and
-/// deleted namespaces are left alone.
+/// A Kubernetes API server and its etcd, which take seconds to start. There are no controllers:
+/// garbage, service accounts and deleted namespaces are left alone.
 ///
-/// The server speaks TLS with its own certificate for 127.0.0.1, which is therefore valid behind a proxy as well.
+/// The server speaks TLS with its own certificate for 127.0.0.1, which is therefore valid behind a
+/// proxy as well.
 #[derive(Debug)]
 pub struct KubeServer {
-    /// The API server, to be killed, paused and restarted. Its data is in etcd, so [`forget`](Server::forget) does nothing.
+    /// The API server, to be killed, paused and restarted. Its data is in etcd, so
+    /// [`forget`](Server::forget) does nothing.
     pub api: Server<Kube>,
     /// Its etcd, to be killed, paused and restarted.
     pub etcd: EtcdServer,
@@ -40,7 +42,8 @@ impl KubeServer {
         Self::start_with::<&str>([]).await
     }
 
-    /// Like [`start`](Self::start), with users of these names. They have no rights until [`allow`](Self::allow) grants some.
+    /// Like [`start`](Self::start), with users of these names. They have no rights until
+    /// [`allow`](Self::allow) grants some.
     pub async fn start_with<U: Into<String>>(users: impl IntoIterator<Item = U>) -> Self {
         let etcd = match assets().map(|assets| assets.join("etcd")).filter(|etcd| etcd.exists()) {
             Some(etcd) => EtcdServer::start_program(etcd).await,
@@ -52,8 +55,8 @@ impl KubeServer {
         Self { api, etcd }
     }
 
-    /// Returns a client with all rights and kube's default settings: it retries up to 15 times after the answers 429, 503 and
-    /// 504.
+    /// Returns a client with all rights and kube's default settings: it retries up to 15 times
+    /// after the answers 429, 503 and 504.
     pub fn administrator(&self) -> Client {
         self.user(ADMINISTRATOR)
     }
@@ -63,7 +66,8 @@ impl KubeServer {
         client(self.config(name, self.api.address()))
     }
 
-    /// Returns the configuration of this user, or of [`ADMINISTRATOR`], for the address of the server or of a proxy to it.
+    /// Returns the configuration of this user, or of [`ADMINISTRATOR`], for the address of the
+    /// server or of a proxy to it.
     pub fn config(&self, user: &str, address: SocketAddr) -> Config {
         self.api.kind.config(user, address)
     }
@@ -96,8 +100,8 @@ impl KubeServer {
         made.expect("a namespace can be made");
     }
 
-    /// Grants the user these verbs on these resources in all namespaces: `allow("ada", "", &["configmaps"], &["get"])`. The
-    /// group of the core resources is empty.
+    /// Grants the user these verbs on these resources in all namespaces: `allow("ada", "",
+    /// &["configmaps"], &["get"])`. The group of the core resources is empty.
     pub async fn allow(&self, user: &str, group: &str, resources: &[&str], verbs: &[&str]) {
         let client = self.administrator();
         let metadata = || ObjectMeta { generate_name: Some(format!("{user}-")), ..ObjectMeta::default() };
@@ -184,7 +188,8 @@ impl Kube {
         self.folder.path().join("certificates")
     }
 
-    /// Returns the file with the certificate of the server, and of the authority that it created to sign it.
+    /// Returns the file with the certificate of the server, and of the authority that it created to
+    /// sign it.
     fn certificate(&self) -> PathBuf {
         self.certificates().join("apiserver.crt")
     }
@@ -227,8 +232,8 @@ impl Kind for Kube {
         command.args(["--advertise-address", "127.0.0.1"]);
         command.args(["--etcd-servers", &self.etcd]);
         command.arg("--token-auth-file").arg(tokens).args(["--authorization-mode", "RBAC"]);
-        // Service accounts need a key. The tests use none, so the key of the certificate suffices: the server has created it
-        // by the time it reads this setting.
+        // Service accounts need a key. The tests use none, so the key of the certificate suffices:
+        // the server has created it by the time it reads this setting.
         let key = self.certificates().join("apiserver.key");
         command.arg("--cert-dir").arg(self.certificates());
         command
@@ -239,7 +244,8 @@ impl Kind for Kube {
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.args(["--disable-admission-plugins", "ServiceAccount"]);
         if assets().is_none() {
-            // The beta APIs take a quarter of the start of 1.20. Newer servers do not know the gate.
+            // The beta APIs take a quarter of the start of 1.20. Newer servers do not know the
+            // gate.
             command.args(["--runtime-config", "api/beta=false"]);
             command.args(["--feature-gates", "APIPriorityAndFairness=false"]);
         }
@@ -267,8 +273,8 @@ fn assets() -> Option<PathBuf> {
 
 /// The user with all rights.
 pub const ADMINISTRATOR: &str = "administrator";
-/// The first bytes of a request or an answer on an open connection: a record of TLS. The proxy, which cannot read more, finds
-/// requests by them.
+/// The first bytes of a request or an answer on an open connection: a record of TLS. The proxy,
+/// which cannot read more, finds requests by them.
 pub const RECORD: [u8; 3] = [0x17, 3, 3];
 /// The longest wait for one answer of a server that starts.
 const PATIENCE: Duration = Duration::from_secs(4);

@@ -54,7 +54,8 @@ pub trait Kind {
     fn is_ready(&self, address: SocketAddr) -> impl Future<Output = bool> + Send;
 }
 
-/// A server process with its data, log and ports. It is killed when this is dropped, and when the test dies.
+/// A server process with its data, log and ports. It is killed when this is dropped, and when the
+/// test dies.
 ///
 /// Start and restart it on the thread of the test: it dies with the thread that started it.
 #[derive(Debug)]
@@ -105,13 +106,15 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// Kills the server, if it still runs, and deletes its data: the next [`restart`](Self::restart) begins without any.
+    /// Kills the server, if it still runs, and deletes its data: the next
+    /// [`restart`](Self::restart) begins without any.
     pub fn forget(&mut self) {
         self.kill();
         fs::remove_dir_all(self.data()).expect("the data can be deleted");
     }
 
-    /// Sends SIGSTOP: connections stay open without answers. Returns when all threads have stopped, which takes a moment.
+    /// Sends SIGSTOP: connections stay open without answers. Returns when all threads have stopped,
+    /// which takes a moment.
     pub fn pause(&self) {
         self.signal("-STOP");
         let started = Instant::now();
@@ -151,8 +154,8 @@ impl<K: Kind> Server<K> {
         let output =
             File::options().create(true).append(true).open(self.log_file()).expect("the log is writable");
         let errors = output.try_clone().expect("a second handle to the log");
-        // `setpriv` asks the kernel to kill the server when its parent dies, which would need `unsafe` here. It then becomes
-        // the server, so that the process id stays the same.
+        // `setpriv` asks the kernel to kill the server when its parent dies, which would need
+        // `unsafe` here. It then becomes the server, so that the process id stays the same.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(self.kind.program());
         let ports: Vec<_> = self.ports.iter().map(|port| port.number).collect();
@@ -163,7 +166,8 @@ impl<K: Kind> Server<K> {
 
         let started = Instant::now();
         while started.elapsed() < LIMIT {
-            // Ask only once the port is its own: another program that listens there would answer instead.
+            // Ask only once the port is its own: another program that listens there would answer
+            // instead.
             let ready = async { self.listens() && self.kind.is_ready(self.address()).await };
             if timeout(PROBE, ready).await.unwrap_or(false) {
                 return Ok(());
@@ -186,7 +190,8 @@ impl<K: Kind> Server<K> {
         self.process.as_ref().expect("the server runs").id()
     }
 
-    /// Returns whether one of the process's files is a listening socket of its first port (proc(5)).
+    /// Returns whether one of the process's files is a listening socket of its first port
+    /// (proc(5)).
     fn listens(&self) -> bool {
         let port = format!(":{:04X}", self.ports[0].number);
         let tables =
@@ -206,7 +211,8 @@ impl<K: Kind> Server<K> {
         targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
     }
 
-    /// Returns whether each thread is in state `T`, the word after the name in parentheses (proc(5)).
+    /// Returns whether each thread is in state `T`, the word after the name in parentheses
+    /// (proc(5)).
     fn is_stopped(&self) -> bool {
         let threads = fs::read_dir(format!("/proc/{}/task", self.id())).expect("the server's threads");
         let mut stats =
@@ -249,7 +255,8 @@ pub fn missing(program: &str, package: &str) -> String {
 
 /// The longest wait for a server, only against hanging.
 const LIMIT: Duration = Duration::from_secs(60);
-/// The longest wait for one answer of a server that starts: it may accept connections before it answers.
+/// The longest wait for one answer of a server that starts: it may accept connections before it
+/// answers.
 const PROBE: Duration = Duration::from_secs(5);
 /// The pause between two looks at a condition.
 const POLL: Duration = Duration::from_millis(10);

@@ -10,10 +10,10 @@ use std::{
 /// A port number of the loopback interface.
 ///
 /// A killed server needs the same port when it is restarted. Until then the port stays free:
-/// - Other tests do not take it, because the number is also bound as a *UDP* port, which no server here uses and which the
-///   kernel frees when the test dies.
-/// - Outgoing connections do not take it, because the kernel gives them higher numbers. Otherwise a client that keeps trying
-///   to reach the killed server would eventually connect to itself.
+/// - Other tests do not take it, because the number is also bound as a *UDP* port, which no server
+///   here uses and which the kernel frees when the test dies.
+/// - Outgoing connections do not take it, because the kernel gives them higher numbers. Otherwise a
+///   client that keeps trying to reach the killed server would eventually connect to itself.
 #[derive(Debug)]
 pub struct Port {
     pub number: u16,
@@ -34,7 +34,8 @@ impl Port {
     }
 }
 
-/// Returns a random number that differs between processes: tests that start together would otherwise try the same ports.
+/// Returns a random number that differs between processes: tests that start together would
+/// otherwise try the same ports.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -18,8 +18,9 @@ impl RedisServer {
         Self::start_with::<&str>([]).await
     }
 
-    /// Like [`start`](Self::start), with further settings, such as `["--maxmemory", "2mb"]`, which override the defaults
-    /// here. With `--requirepass` the methods here send the password, and clients need it.
+    /// Like [`start`](Self::start), with further settings, such as `["--maxmemory", "2mb"]`, which
+    /// override the defaults here. With `--requirepass` the methods here send the password, and
+    /// clients need it.
     pub async fn start_with<A: Into<String>>(arguments: impl IntoIterator<Item = A>) -> Self {
         Self::launch(Redis { arguments: arguments.into_iter().map(Into::into).collect() }).await
     }
@@ -44,7 +45,8 @@ impl RedisServer {
         format!("redis://{}", self.address())
     }
 
-    /// Executes a command, written as for `redis-cli`, on a connection of its own. Returns the raw answer, in RESP.
+    /// Executes a command, written as for `redis-cli`, on a connection of its own. Returns the raw
+    /// answer, in RESP.
     pub async fn ask(&self, command: &str) -> String {
         let login = self.kind.password().map(|password| format!("AUTH {password}\r\n"));
         let request = format!("{}{command}\r\nQUIT\r\n", login.as_deref().unwrap_or_default());
@@ -101,7 +103,8 @@ impl Kind for Redis {
 
     async fn is_ready(&self, address: SocketAddr) -> bool {
         let answer = ask(address, "PING\r\nQUIT\r\n").await;
-        // A server with a password answers the second. A server that still loads its data answers neither.
+        // A server with a password answers the second. A server that still loads its data answers
+        // neither.
         answer.is_ok_and(|answer| ["+PONG", "-NOAUTH"].iter().any(|ready| answer.starts_with(ready)))
     }
 }

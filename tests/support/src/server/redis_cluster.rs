@@ -6,8 +6,8 @@ use super::{LIMIT, POLL, RedisServer};
 
 /// A Redis cluster of three masters without replicas.
 ///
-/// About a second after one of them has died, the others refuse all keys: by default a cluster serves either all slots or
-/// none.
+/// About a second after one of them has died, the others refuse all keys: by default a cluster
+/// serves either all slots or none.
 #[derive(Debug)]
 pub struct RedisCluster {
     /// The nodes, to be killed, paused and restarted one by one.
@@ -24,7 +24,8 @@ impl RedisCluster {
             RedisServer::start_with(arguments).await,
         ];
         for (i, (node, slots)) in nodes.iter().zip(SLOTS).enumerate() {
-            // As redis-cli does: nodes with the same epoch would first have to resolve the collision.
+            // As redis-cli does: nodes with the same epoch would first have to resolve the
+            // collision.
             order(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", i + 1)).await;
             order(node, &format!("CLUSTER ADDSLOTSRANGE {} {}", slots.start(), slots.end())).await;
         }
@@ -43,7 +44,8 @@ impl RedisCluster {
         self.nodes.each_ref().map(RedisServer::endpoint)
     }
 
-    /// Waits until all nodes report that all slots are served. After the restart of a node this takes some seconds.
+    /// Waits until all nodes report that all slots are served. After the restart of a node this
+    /// takes some seconds.
     pub async fn complete(&self) {
         let started = Instant::now();
         for node in &self.nodes {

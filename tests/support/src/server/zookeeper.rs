@@ -4,8 +4,8 @@ use super::{Kind, Server, ask, missing};
 
 /// A ZooKeeper server on its own, without an ensemble.
 ///
-/// Sessions last from 200 ms to ten minutes, regardless of the client's request, and end up to a tick (100 ms) late. They
-/// survive a restart, and their time begins anew.
+/// Sessions last from 200 ms to ten minutes, regardless of the client's request, and end up to a
+/// tick (100 ms) late. They survive a restart, and their time begins anew.
 pub type ZookeeperServer = Server<Zookeeper>;
 
 #[derive(Debug)]
@@ -22,7 +22,8 @@ impl ZookeeperServer {
         self.address().to_string()
     }
 
-    /// Executes one of the "four letter words": `ruok`, `srvr`, `stat`, `cons`, `mntr`, `wchs` or `dump`.
+    /// Executes one of the "four letter words": `ruok`, `srvr`, `stat`, `cons`, `mntr`, `wchs` or
+    /// `dump`.
     pub async fn ask(&self, word: &str) -> String {
         ask(self.address(), word).await.unwrap_or_else(|error| panic!("{word}: {error}"))
     }
@@ -76,16 +77,18 @@ impl Kind for Zookeeper {
         command.args(["-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         // A killed server would leave this file behind in /tmp.
         command.arg("-XX:-UsePerfData");
-        // Even so the log is flushed to the kernel before a write is acknowledged (FileTxnLog.commit): it survives a killed
-        // process, but not a killed machine.
+        // Even so the log is flushed to the kernel before a write is acknowledged
+        // (FileTxnLog.commit): it survives a killed process, but not a killed machine.
         command.arg("-Dzookeeper.forceSync=no");
-        // The manifest of the first jar names all that it needs; the second jar writes the log to stderr.
+        // The manifest of the first jar names all that it needs; the second jar writes the log to
+        // stderr.
         command.args(["-cp", &format!("{JAR}:/usr/share/java/slf4j-simple.jar")]);
         command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(settings);
     }
 
     async fn is_ready(&self, address: SocketAddr) -> bool {
-        // A server answers `ruok` before it serves clients, but reports this state only when it does.
+        // A server answers `ruok` before it serves clients, but reports this state only when it
+        // does.
         let answer = ask(address, "mntr").await;
         answer.is_ok_and(|answer| answer.contains("zk_server_state\tstandalone"))
     }
