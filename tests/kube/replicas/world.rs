@@ -183,10 +183,6 @@ impl Writes {
             others: self.others - before.others,
         }
     }
-
-    pub fn all(self) -> u64 {
-        self.landed + self.refused + self.others
-    }
 }
 
 /// All requests for a resource that anybody made, but for watches.
