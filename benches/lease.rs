@@ -1,7 +1,7 @@
-//! The lease beside its floor: the bare map, queue and channel work that nothing of its kind can do without.
+//! The lease beside its floor: the bare map, queue and channel that every keyed work queue needs.
 //!
-//! `cargo bench -p writerlease-benches --bench lease`. Compare within one run: absolute figures drift from machine to machine
-//! and hour to hour.
+//! `cargo bench -p writerlease-benches --bench lease`. Compare within one run: absolute figures
+//! drift from machine to machine and hour to hour.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -39,7 +39,7 @@ fn multi_thread() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// A lease that leads and whose window is open.
+/// Returns a lease that leads and whose window is open.
 async fn leader() -> WriterLease<Key> {
     let lease = WriterLease::builder("bench").seed(1).spawn().unwrap();
     lease.expire(); // no election delay
@@ -49,7 +49,8 @@ async fn leader() -> WriterLease<Key> {
     lease
 }
 
-/// A lease whose work waits: somebody else leads. Its driver gets no time to run while it is measured.
+/// Returns a lease whose jobs wait, because another replica leads. Its driver does not run while it
+/// is measured.
 async fn follower() -> WriterLease<Key> {
     let lease = WriterLease::builder("bench").seed(1).spawn().unwrap();
     for _ in 0..10 {
@@ -72,7 +73,7 @@ async fn done(lease: &WriterLease<Key>, key: Key) {
     told.await.unwrap();
 }
 
-/// Hands in a work for each key that counts itself down; the last one tells.
+/// Hands in a job for each key that decrements the countdown; the last one notifies.
 fn hand_in(lease: &WriterLease<Key>, keys: &[Key], countdown: &Arc<Countdown>) {
     for key in keys {
         let countdown = countdown.clone();
@@ -104,8 +105,8 @@ impl Countdown {
 
 type Work = Box<dyn FnMut() -> Outcome + Send>;
 
-/// The map and the queue that a keyed work queue is made of, behind the lock that handles on several threads need, and
-/// nothing else: no clock, no task, no future.
+/// The map and the queue of a keyed work queue, behind the lock that handles on several threads
+/// need, without a clock, a task or a future.
 #[derive(Default)]
 struct Bare(Mutex<(HashMap<Key, Work>, VecDeque<Key>)>);
 
@@ -133,7 +134,7 @@ impl Bare {
     }
 }
 
-/// `try` of distinct keys to completed work, one producer.
+/// `try` of distinct keys until their jobs are done, one producer.
 fn distinct_keys(c: &mut Criterion) {
     let mut group = c.benchmark_group("distinct keys to completion");
     group.throughput(Throughput::Elements(KEYS as u64));
@@ -184,7 +185,7 @@ fn coalescing(c: &mut Criterion) {
     group.finish();
 }
 
-/// Distinct keys to completion, from two producers at once.
+/// Distinct keys to completion, from two producers at the same time.
 fn two_producers(c: &mut Criterion) {
     let mut group = c.benchmark_group("two producers");
     group.throughput(Throughput::Elements(2 * KEYS as u64));
@@ -228,7 +229,8 @@ fn two_producers(c: &mut Criterion) {
     group.finish();
 }
 
-/// `try`, run, caller told. The floor: a task that gets requests by a channel and answers each by a oneshot.
+/// `try`, run, notify the caller. The floor: a task that receives requests from a channel and
+/// answers each by a oneshot.
 fn round_trip(c: &mut Criterion) {
     let mut group = c.benchmark_group("round trip");
     for (name, runtime) in [("current-thread", current_thread()), ("multi-thread", multi_thread())] {
@@ -256,10 +258,10 @@ fn round_trip(c: &mut Criterion) {
     group.finish();
 }
 
-/// A follower's life: `try`, and somebody else does it.
+/// The common case of a follower: `try`, and another replica writes.
 fn follower_try_extend(c: &mut Criterion) {
     let mut group = c.benchmark_group("follower try + extend");
-    // A few keys in turn, so that no one key's place in the map decides.
+    // A few keys in turn, so that the place of one key in the map does not decide.
     let turn = keys(64);
     group.bench_function("floor", |b| {
         let bare = Bare::default();
@@ -288,8 +290,8 @@ fn follower_try_extend(c: &mut Criterion) {
     group.finish();
 }
 
-/// Ten rounds of 100 keys that three replicas want, 2 ms a write and reads free, in real time: start-up included. This is
-/// how to benchmark a store of your own.
+/// Ten rounds of 100 keys that three replicas request, with 2 ms for a write and none for a read,
+/// in real time, including start-up. A store of your own can be benchmarked like this.
 fn scenario_rounds(c: &mut Criterion) {
     let mut group = c.benchmark_group("scenario rounds");
     group.sample_size(10);

@@ -1,7 +1,7 @@
-//! What a million keys that wait for their turn cost, the text of the keys aside.
+//! The memory of a million keys that wait for their turn, without the text of the keys.
 //!
-//! `cargo bench -p writerlease-benches --bench memory`. It counts what is allocated. Time plays no part, so it is no criterion
-//! benchmark.
+//! `cargo bench -p writerlease-benches --bench memory`. It counts allocations and measures no time,
+//! so it does not use criterion.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let keys: Vec<Arc<str>> = (0..KEYS).map(|i| format!("default/route-{i}").into()).collect();
-        // What a work needs to know at the least: where to write.
+        // The least that a job has to know: where to write.
         let store = Arc::new(());
         let lease = WriterLease::builder("bench").seed(1).fixed_patience().spawn().unwrap();
         for _ in 0..10 {

@@ -1,5 +1,6 @@
-//! How long news of a foreign write takes until the lease is told, beside how long the server's own bare notice takes to
-//! arrive for the same write: `cargo bench -p writerlease-benches --features servers --bench news`.
+//! The time from a foreign write until the lease knows of it, beside the time until the server's
+//! own notice of the same write arrives: `cargo bench -p writerlease-benches --features servers
+//! --bench news`.
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
 
 use std::time::{Duration, Instant};
@@ -12,13 +13,14 @@ use writerlease::{
 
 const WRITES: u32 = 300;
 
-/// `notices` tells each time the server's bare notice of a change of the key arrives.
+/// Measures one engine. `notices` yields the time of arrival of each bare notice of a change of the
+/// key.
 async fn measure<S: Store>(engine: &str, writer: S, reader: S, mut notices: UnboundedReceiver<Instant>) {
     let lease = WriterLease::builder(engine).term(Duration::from_secs(3600)).spawn().expect("valid settings");
     let guard = Guard::new(reader, lease.clone(), "news/").expect("a runtime");
     let mut statuses = lease.subscribe();
     statuses.wait_for(|status| status.watch == Some(WatchState::Live)).await.expect("the lease lives");
-    // A follower that backs off for long, so that it only listens.
+    // A follower with a long backoff, so that it only listens.
     for _ in 0..8 {
         lease.extend(&"elsewhere".into());
     }
@@ -30,14 +32,15 @@ async fn measure<S: Store>(engine: &str, writer: S, reader: S, mut notices: Unbo
         let ensured =
             guard.ensure("key", move |current| (current != Some(want.as_bytes())).then(|| want.clone()));
         let begin = Instant::now();
-        let version = writer.put("news/key", value.into(), expected, None).await.expect("nobody else writes");
+        let version =
+            writer.put("news/key", value.into(), expected, None).await.expect("no other client writes");
         let ending = ensured.await;
         let end = Instant::now();
         assert!(matches!(ending, EnsureOutcome::ByOther), "{ending:?}");
         expected = Expected::Version(version);
         bare.push(notices.recv().await.expect("a notice") - begin);
         told.push(end - begin);
-        // Between writes the connections fall silent, as they do in a controller.
+        // Between writes the connections are idle, as in a controller.
         tokio::time::sleep(Duration::from_millis(2)).await;
         while notices.try_recv().is_ok() {}
     }
@@ -101,7 +104,7 @@ async fn zookeeper() {
     let (sender, notices) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
         loop {
-            // Only of keys: the first write also creates the base path.
+            // Only changes of the key: the first write also creates the base path.
             if watcher.changed().await.path.ends_with("key") {
                 let _ = sender.send(Instant::now());
             }

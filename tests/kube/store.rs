@@ -347,18 +347,22 @@ async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
 async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
     let server = server().await;
     let place = Place::new(server.clone(), "place".into()).await;
-    let store = KubeStore::new(place.widgets.clone()).request_timeout(SECOND);
+    let (served, store) = (
+        KubeStore::new(place.widgets.clone()),
+        KubeStore::new(place.widgets.clone()).request_timeout(SECOND),
+    );
     let key = place.key("widget");
-    let entry = store.get(&key).await.unwrap().expect("it is there");
+    let entry = served.get(&key).await.unwrap().expect("it is there");
     server.api.pause();
     let started = Instant::now();
     let read = store.get(&key).await;
     let write = store.put(&key, entry.value, Expected::Version(entry.version), None).await;
-    assert!(started.elapsed() >= 2 * SECOND && started.elapsed() < LONG / 4, "{:?}", started.elapsed());
+    // The upper bound is only against hanging: a busy machine adds to the two timeouts.
+    assert!(started.elapsed() >= 2 * SECOND && started.elapsed() < LONG, "{:?}", started.elapsed());
     assert!(matches!(read, Err(StoreError::Unavailable { .. })), "{read:?}");
     assert!(matches!(write, Err(StoreError::Unavailable { .. })), "{write:?}");
     server.api.resume();
-    assert!(store.get(&key).await.unwrap().is_some());
+    assert!(served.get(&key).await.unwrap().is_some());
 }
 
 async fn parts_of_a_status_that_are_wanted_at_once_become_one_write(place: Place) {

@@ -97,6 +97,26 @@ impl World {
         }
     }
 
+    /// Waits until the server has counted no request for widgets within two seconds.
+    pub async fn quiet(&self) {
+        let started = Instant::now();
+        let mut before = requests_for(&self.server, "widgets").await;
+        loop {
+            sleep(2 * SECOND).await;
+            let now = requests_for(&self.server, "widgets").await;
+            if now == before {
+                return;
+            }
+            assert!(started.elapsed() < LONG, "replicas still make requests");
+            before = now;
+        }
+    }
+
+    /// How often replicas have lost the role of the leader.
+    pub fn roles_lost(&self) -> u64 {
+        self.replicas.iter().map(|replica| replica.lease.snapshot().counters.lost).sum()
+    }
+
     /// Goes on until the replicas are of one mind.
     pub async fn one_leads(&mut self) {
         let started = Instant::now();
@@ -162,10 +182,6 @@ impl Writes {
             refused: self.refused - before.refused,
             others: self.others - before.others,
         }
-    }
-
-    pub fn all(self) -> u64 {
-        self.landed + self.refused + self.others
     }
 }
 

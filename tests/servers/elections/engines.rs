@@ -1,4 +1,4 @@
-//! The servers, and candidates on them. Each test uses another part of it.
+//! The servers, and candidates on them. Each test uses another part of this.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -39,7 +39,7 @@ pub trait Engine: Sized {
     /// Deletes the leader's key or node, as another program would.
     async fn depose(&self);
     fn kill(&mut self);
-    /// On the same data.
+    /// Starts the server again with the same data.
     async fn restart(&mut self);
 }
 
@@ -74,7 +74,7 @@ async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
         .collect()
 }
 
-/// etcd counts its writes.
+/// Returns etcd's revision, which counts its writes.
 async fn etcd_revision(address: SocketAddr) -> u64 {
     let status = etcd_client(address).await.status().await.expect("it serves");
     status.header().expect("a header").revision().unsigned_abs()
@@ -238,7 +238,7 @@ impl Engine for Zookeeper {
 impl Engine for Redis {
     type Elector = RedisElector;
     type Store = RedisStore;
-    const TTL: Duration = Duration::from_millis(600);
+    const TTL: Duration = Duration::from_secs(1);
 
     async fn start() -> Self {
         Self(RedisServer::start().await)
@@ -262,7 +262,7 @@ impl Engine for Redis {
         let keys = keys.lines().filter(|line| line.starts_with('/')).map(str::to_owned);
         let counter = format!("{ELECTION}:token");
         let expires = self.0.ask(&format!("TTL {counter}")).await.trim() != ":-1";
-        // The counter outlives the candidates, for a while.
+        // The counter outlives the candidates until it expires.
         keys.filter(|key| *key != counter || !expires).collect()
     }
 

@@ -1,5 +1,5 @@
-//! Whatever somebody else writes into an election, it panics no candidate and makes none leader; and when it is gone, the
-//! election goes on.
+//! Hostile entries in an election: they make no candidate panic and elect none. When they are gone,
+//! the election goes on.
 
 use etcd_client::PutOptions;
 use futures_util::{FutureExt, StreamExt};
@@ -8,7 +8,7 @@ use writerlease::election::{Elector, Event, Leadership};
 use zookeeper_client::{Acl, Acls, AuthId, CreateMode, Permission};
 
 use crate::engines::{ELECTION, Engine, Etcd, Redis, Voter, Zookeeper, etcd_client, zookeeper_client};
-use crate::states::{follows, leads, reaches, soon, token, until};
+use crate::states::{at_best, ensure, follows, leads, reaches, soon, token, until};
 use writerlease_test_support::{proxy::Proxy, server::RedisServer};
 
 /// The longest value: ZooKeeper's servers pass on no longer ones.
@@ -262,16 +262,23 @@ async fn tokens_grow_whatever_the_counter_says() {
         leads(&elector).await;
         assert!(token(&elector) > last, "{value:?}: {} after {last}", token(&elector));
         last = token(&elector);
-        server.ask(&format!("SET {counter} \"{value}\"")).await;
-        sleep(2 * Redis::TTL).await;
-        assert_eq!((elector.is_leader(), token(&elector)), (true, last), "{value:?}");
+        at_best("the leader goes on", async || {
+            leads(&elector).await;
+            let token = elector.fence().map(|fence| fence.token());
+            server.ask(&format!("SET {counter} \"{value}\"")).await;
+            sleep(2 * Redis::TTL).await;
+            let now = elector.fence().map(|fence| fence.token());
+            ensure(now.is_some() && now == token, || format!("{value:?}: {token:?}, then {now:?}"))
+        })
+        .await;
+        last = last.max(elector.fence().map_or(0, |fence| fence.token()));
         soon(elector.close()).await;
     }
     server.ask(&format!("DEL {counter}")).await;
     server.ask(&format!("RPUSH {counter} x")).await;
     let elector = engine.candidate("one").await;
     does_not_lead::<Redis>(&elector, "a list").await;
-    assert!(server.ask(&format!("LLEN {counter}")).await.contains(":1"), "somebody's data is left alone");
+    assert!(server.ask(&format!("LLEN {counter}")).await.contains(":1"), "foreign data is left alone");
     server.ask(&format!("DEL {counter}")).await;
     leads(&elector).await;
     assert!(token(&elector) > last);

@@ -1,4 +1,4 @@
-//! Every store keeps the contract of `Store`.
+//! The conformance suite of `Store`, run on each store.
 
 use writerlease::{
     lab::conformance::{self, Harness},
@@ -55,7 +55,7 @@ mod etcd {
             EtcdStore::connect([self.0.lock().await.endpoint()]).await.expect("a valid endpoint")
         }
 
-        /// Cuts the connections and takes away the history that the watches would need to go on.
+        /// Cuts the connections and compacts the history that the watches would need to resume.
         async fn gap(&self) {
             let mut server = self.0.lock().await;
             server.restart().await;
@@ -67,12 +67,12 @@ mod etcd {
             client.compact(revision, Some(physical)).await.expect("a compaction");
         }
 
-        /// Over the limit of etcd, over that of its gRPC server, and far over both.
+        /// One above etcd's limit, one above that of its gRPC server, and one far above both.
         fn too_large_values(&self) -> Vec<usize> {
             vec![3 << 19, 3 << 20, 20 << 20]
         }
 
-        /// With room for the key and the rest of the request.
+        /// Leaves room for the key and the rest of the request.
         fn largest_value(&self) -> usize {
             (3 << 19) - 1024
         }
@@ -93,7 +93,7 @@ mod redis {
 
     use super::{Harness, check, conformance};
 
-    /// What no value of Redis may be.
+    /// One byte more than the largest value of Redis.
     const TOO_LARGE: usize = (512 << 20) + 1;
 
     struct Redis(Mutex<RedisServer>);
@@ -105,7 +105,7 @@ mod redis {
             RedisStore::new(self.0.lock().await.endpoint()).expect("a valid URL")
         }
 
-        /// A server doesn't remember for its clients what they missed.
+        /// The server keeps no history of the changes that its clients missed.
         async fn gap(&self) {
             self.0.lock().await.restart().await;
         }
@@ -150,7 +150,7 @@ mod redis {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_redis_cluster_conforms() {
+    async fn redis_cluster_conforms() {
         let cluster = RedisCluster::start().await;
         check(&conformance::run(&Cluster(Mutex::new(cluster))).await);
     }
@@ -174,10 +174,10 @@ mod zookeeper {
         async fn store(&self) -> ZookeeperStore {
             let servers = self.0.lock().await.endpoint();
             let store = ZookeeperStore::new(&servers, "/writerlease/conformance", ZookeeperAccess::open());
-            store.expect("a valid address").session_timeout(Duration::from_secs(2))
+            store.expect("a valid address").session_timeout(Duration::from_secs(10))
         }
 
-        /// A server doesn't remember for its clients what they missed.
+        /// The server keeps no history of the changes that its clients missed.
         async fn gap(&self) {
             self.0.lock().await.restart().await;
         }

@@ -1,4 +1,4 @@
-//! Whatever somebody else writes into the keys of a guard: each `ensure` ends, and the lease lives on.
+//! Hostile values in the keys of a guard: each `ensure` ends, and the lease survives.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use zookeeper_client::{Acl, Acls, AuthId, Client as ZookeeperClient, CreateMode,
 
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
-/// Only against hanging.
+/// The longest wait, only against hanging.
 const LONG: Duration = Duration::from_secs(20);
 const HUGE: usize = 1_000_000;
 
@@ -32,21 +32,22 @@ fn values() -> Vec<Vec<u8>> {
 
 async fn guard<S: Store>(store: S) -> Guard<S> {
     let lease: WriterLease<Arc<str>> = WriterLease::builder("hostile").spawn().expect("valid settings");
-    // What is hostile here is what is written; that it is written again and again is for `tests/contention.rs`.
+    // The values are hostile here. Tests of repeated foreign writes are in
+    // `tests/paused/contention.rs`.
     let patient = ContentionTracker::new().interval(Duration::ZERO);
     let guard = Guard::with_contention(store, lease, "k/", Arc::new(patient)).expect("a runtime");
     let mut statuses = guard.lease().subscribe();
     let live = statuses.wait_for(|status| status.watch == Some(WatchState::Live));
-    timeout(LONG, live).await.expect("it does not take long").expect("the lease lives");
+    timeout(LONG, live).await.expect("in time").expect("the lease lives");
     guard
 }
 
-/// A closure that reads what others wrote as text, as one does.
+/// Requests the text `ours`, with a closure that reads any other value as text.
 async fn ensure<S: Store>(guard: &Guard<S>, key: &str) -> EnsureOutcome {
     let ours = |current: Option<&[u8]>| {
         (current.map(String::from_utf8_lossy).as_deref() != Some("ours")).then_some("ours")
     };
-    timeout(LONG, guard.ensure(key, ours)).await.unwrap_or_else(|_| panic!("{key} has no end"))
+    timeout(LONG, guard.ensure(key, ours)).await.unwrap_or_else(|_| panic!("{key}: `ensure` does not end"))
 }
 
 async fn writes<S: Store>(guard: &Guard<S>, key: &str) {
@@ -56,14 +57,14 @@ async fn writes<S: Store>(guard: &Guard<S>, key: &str) {
     assert_eq!(&entry.value[..], b"ours");
 }
 
-/// Another guard wrote it. From here on this one knows: if its watch told it only when the next work is pending already, that
-/// would be news of somebody who did that work.
+/// Waits until this guard has seen the write of another guard. A watch that reported it only after
+/// the next request would make it look like the fulfilment of that request.
 async fn finds_done<S: Store>(guard: &Guard<S>, key: &str) {
     let ending = ensure(guard, key).await;
     assert!(matches!(ending, EnsureOutcome::ByOther | EnsureOutcome::Satisfied), "{key}: {ending:?}");
 }
 
-/// The guard goes on, and sees what others write.
+/// Checks that the guard still writes, and that its watch is live.
 async fn lives_on<S: Store>(guard: &Guard<S>, key: &str) {
     writes(guard, key).await;
     assert_eq!(guard.lease().status().closed, None);
@@ -71,10 +72,10 @@ async fn lives_on<S: Store>(guard: &Guard<S>, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_etcd_hostile_values_are_replaced() {
+async fn hostile_values_in_etcd_are_replaced() {
     let server = EtcdServer::start().await;
     let mut client = EtcdClient::connect([server.endpoint()], None).await.expect("a valid endpoint");
-    // Keys that are none of a store's.
+    // Keys that no store writes.
     for key in [&b"k/\xff\xfe"[..], b"k/", b"k//", b"k/\0"] {
         client.put(key, "x", None).await.expect("it serves");
     }
@@ -83,7 +84,7 @@ async fn in_etcd_hostile_values_are_replaced() {
         client.put(format!("k/{index}"), value.clone(), None).await.expect("it serves");
         let guard = guard(store.clone()).await;
         writes(&guard, &index.to_string()).await;
-        // The watch tells them, too.
+        // The watch reports them as well.
         client.put(format!("k/{index}"), value, None).await.expect("it serves");
         client.put(&b"k/\xfe"[..], "x", None).await.expect("it serves");
         writes(&guard, &index.to_string()).await;
@@ -92,7 +93,7 @@ async fn in_etcd_hostile_values_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_redis_hostile_hashes_are_replaced_and_what_is_no_value_is_refused() {
+async fn hostile_hashes_in_redis_are_replaced_or_refused() {
     let server = RedisServer::start().await;
     let store = RedisStore::new(server.endpoint()).expect("a valid URL");
     let versions = [
@@ -151,7 +152,7 @@ async fn in_redis_hostile_hashes_are_replaced_and_what_is_no_value_is_refused() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_zookeeper_hostile_nodes_are_replaced_or_left_alone() {
+async fn hostile_nodes_in_zookeeper_are_replaced_or_kept() {
     let server = ZookeeperServer::start().await;
     let client = ZookeeperClient::connect(&server.endpoint()).await.expect("it serves");
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -160,7 +161,7 @@ async fn in_zookeeper_hostile_nodes_are_replaced_or_left_alone() {
     for name in ["%", "%2f", "%zz", "k%2Fx y", "k%2F%ff", "ä", "k%2F", "%deletions"] {
         client.create(&format!("{base}/{name}"), &[0xff; 100], &open).await.expect("it serves");
     }
-    // A node that nobody may read must not hide the others.
+    // An unreadable node must not hide the others.
     let unreadable = [Acl::new(Permission::WRITE | Permission::DELETE, AuthId::anyone())];
     let unreadable = CreateMode::Persistent.with_acls(Acls::new(&unreadable));
     client.create(&format!("{base}/k%2Funreadable"), b"", &unreadable).await.expect("it serves");

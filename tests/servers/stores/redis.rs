@@ -1,4 +1,5 @@
-//! What the conformance suite cannot ask of every store: outages of Redis, access control, other programs' keys.
+//! Tests of Redis that the conformance suite cannot make of every store: outages, access control,
+//! keys of other programs.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +14,26 @@ use writerlease_test_support::{
     watch::Watch,
 };
 
-/// Only against hanging: nothing below takes nearly as long.
+/// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
+/// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or
+/// is repeated.
+const SHORT: Duration = Duration::from_secs(1);
 
 fn connect(server: &RedisServer) -> RedisStore {
-    RedisStore::new(server.endpoint()).expect("a valid URL").request_timeout(Duration::from_secs(1))
+    RedisStore::new(server.endpoint()).expect("a valid URL").request_timeout(LONG)
 }
 
-fn through(proxy: &Proxy) -> RedisStore {
-    let store = RedisStore::new(format!("redis://{}", proxy.address())).expect("a valid URL");
-    store.request_timeout(Duration::from_millis(300))
+/// Reads the key, again and again while the store is unavailable.
+async fn read(store: &RedisStore, key: &str) -> Option<Entry> {
+    let deadline = Instant::now() + LONG;
+    loop {
+        match store.get(key).await {
+            Ok(entry) => return entry,
+            Err(StoreError::Unavailable { .. }) if Instant::now() < deadline => sleep(SHORT / 100).await,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
 }
 
 async fn create(store: &RedisStore, key: &str) -> Version {
@@ -30,7 +41,7 @@ async fn create(store: &RedisStore, key: &str) -> Version {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
+async fn watch_and_calls_recover_after_a_kill() {
     let mut server = RedisServer::start().await;
     let store = connect(&server);
     let first = create(&store, "k/1").await;
@@ -45,7 +56,7 @@ async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
     }
     server.restart().await;
     let second =
-        store.put("k/1", "2".into(), Expected::Version(first), None).await.expect("the first call works");
+        store.put("k/1", "2".into(), Expected::Version(first), None).await.expect("the first call succeeds");
     assert_eq!(
         watch.listing().await,
         [Entry { key: "k/1".into(), value: "2".into(), version: second.clone() }]
@@ -55,7 +66,7 @@ async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_tracks_again_after_its_connection_was_killed() {
+async fn watch_tracks_again_after_its_connection_is_killed() {
     let server = RedisServer::start().await;
     let store = connect(&server);
     let mut watch = Watch::of(&store, "k/");
@@ -65,7 +76,7 @@ async fn a_watch_tracks_again_after_its_connection_was_killed() {
         watch.interrupted().await;
         assert_eq!(watch.listing().await.len(), round);
         let key = format!("k/{round}");
-        // The store's own connection was killed, too.
+        // The store's own connection was also killed.
         let version = loop {
             match store.put(&key, "value".into(), Expected::Absent, None).await {
                 Ok(version) => break version,
@@ -79,18 +90,21 @@ async fn a_watch_tracks_again_after_its_connection_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_open_connection_is_noticed_and_replaced() {
+async fn half_open_connection_is_noticed_and_replaced() {
     let server = RedisServer::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let (store, direct) = (through(&proxy), connect(&server));
-    let version = create(&store, "k/1").await;
+    let store = RedisStore::new(format!("redis://{}", proxy.address())).expect("a valid URL");
+    let (store, direct) = (store.request_timeout(SHORT), connect(&server));
+    let version = create(&direct, "k/1").await;
+    // The store's own connection has to exist before it becomes half open.
+    read(&store, "k/1").await.expect("it exists");
     let mut watch = Watch::of(&store, "k/");
     assert_eq!(watch.listing().await.len(), 1);
 
     proxy.half_open();
     let put = store.put("k/1", "late".into(), Expected::Version(version.clone()), None).await;
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
-    assert_eq!(store.get("k/1").await.expect("a new connection").map(|entry| entry.version), Some(version));
+    assert_eq!(read(&store, "k/1").await.map(|entry| entry.version), Some(version), "on a new connection");
     watch.interrupted().await;
     assert_eq!(watch.listing().await.len(), 1);
     create(&direct, "k/2").await;
@@ -98,7 +112,7 @@ async fn a_half_open_connection_is_noticed_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flushing_the_database_is_told_as_a_fresh_listing_and_stale_writers_still_lose() {
+async fn flush_is_a_listing_that_fails_stale_writers() {
     let server = RedisServer::start().await;
     let store = connect(&server);
     let stale = create(&store, "k/1").await;
@@ -114,7 +128,7 @@ async fn flushing_the_database_is_told_as_a_fresh_listing_and_stale_writers_stil
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_lost_its_data_gives_no_version_twice() {
+async fn server_that_lost_its_data_repeats_no_version() {
     let mut server = RedisServer::start().await;
     let store = connect(&server);
     let stale = create(&store, "k/1").await;
@@ -127,7 +141,7 @@ async fn a_server_that_lost_its_data_gives_no_version_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_other_programs_do_to_our_keys_is_told() {
+async fn watch_reports_writes_of_other_programs() {
     let server = RedisServer::start().await;
     let store = connect(&server);
     let version = create(&store, "k/1").await;
@@ -147,7 +161,8 @@ async fn what_other_programs_do_to_our_keys_is_told() {
     let Event::Delete { version, .. } = watch.event().await else { panic!("no delete") };
     assert!(version.key_revision() > ours.key_revision());
     server.ask("PEXPIRE k/2 1").await;
-    // The expiry is a change of the key, which is still there, and then it is gone.
+    // Redis reports the expiry when it is set, while the key still exists, and again when the key
+    // is gone.
     assert!(matches!(watch.event().await, Event::Delete { key, .. } if *key == *"k/2"));
 }
 
@@ -172,7 +187,7 @@ async fn keys_of_other_programs_are_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_or_a_missing_permission_is_denied() {
+async fn wrong_password_or_missing_permission_is_denied() {
     let server = RedisServer::start_with(["--requirepass", "secret"]).await;
     let address = server.address();
     server.ask("ACL SETUSER reader on >secret ~k/* +@read +hello +ping +client +time").await;
@@ -184,7 +199,7 @@ async fn a_wrong_password_or_a_missing_permission_is_denied() {
         let mut watch = Watch::of(&store, "k/");
         let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{url}: {item:?}");
-        assert!(watch.next().await.is_none(), "reconnecting cannot mend it");
+        assert!(watch.next().await.is_none(), "a new connection does not help");
     }
     let reader = RedisStore::new(format!("redis://reader:secret@{address}")).unwrap();
     assert!(matches!(reader.get("k/1").await, Ok(None)));
@@ -195,16 +210,26 @@ async fn a_wrong_password_or_a_missing_permission_is_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_too_few_replicas_have_is_unknown() {
+async fn write_on_too_few_replicas_is_unknown() {
     let server = RedisServer::start().await;
-    let store = connect(&server).replicas(1);
-    let put = store.put("key", "value".into(), Expected::Absent, None).await;
-    assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
-    let entry = store.get("key").await.unwrap().expect("it landed all the same");
+    let store = connect(&server).request_timeout(SHORT).replicas(1);
+    let deadline = Instant::now() + LONG;
+    // On a busy machine a request may also time out before it was sent.
+    let entry = loop {
+        let put = store.put("key", "value".into(), Expected::Absent, None).await;
+        match put {
+            Err(StoreError::Unavailable { .. }) => {}
+            Err(StoreError::Conflict { .. }) => {}
+            _ => panic!("{put:?}"),
+        }
+        if let Some(entry) = read(&connect(&server), "key").await {
+            break entry;
+        }
+        assert!(Instant::now() < deadline, "no write reached the master");
+    };
 
     let _replica = RedisServer::start_replica_of(&server).await;
-    // It may take a while to acknowledge, where there is much else to do.
-    let store = RedisStore::new(server.endpoint()).unwrap().request_timeout(LONG).replicas(1);
+    let store = connect(&server).replicas(1);
     store
         .put("key", "newer".into(), Expected::Version(entry.version), None)
         .await
@@ -212,9 +237,9 @@ async fn a_write_that_too_few_replicas_have_is_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_whose_node_was_killed_works_on_when_it_is_back() {
+async fn cluster_recovers_when_a_killed_node_returns() {
     let mut cluster = RedisCluster::start().await;
-    let store = RedisStore::cluster(cluster.endpoints()).unwrap().request_timeout(Duration::from_secs(1));
+    let store = RedisStore::cluster(cluster.endpoints()).unwrap().request_timeout(LONG / 4);
     let keys: Vec<String> = (0..20).map(|i| format!("k/{i}")).collect();
     for key in &keys {
         create(&store, key).await;
@@ -242,16 +267,23 @@ async fn a_cluster_whose_node_was_killed_works_on_when_it_is_back() {
             }
         });
         let version = written.await.expect("the cluster is back");
-        let told = watch.event().await;
-        assert!(matches!(&told, Event::Put(entry) if entry.version == version), "{told:?}");
+        loop {
+            match watch.event().await {
+                Event::Put(entry) if entry.version == version => break,
+                // A write without an answer may have succeeded before.
+                Event::Put(entry) if *entry.key == **key => {}
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_at_the_address_or_nobody_who_answers_is_unavailable_within_the_timeout() {
+async fn silent_or_missing_server_is_unavailable_in_time() {
     let mut server = RedisServer::start().await;
-    let store = connect(&server);
-    let version = create(&store, "key").await;
+    let version = create(&connect(&server), "key").await;
+    let store = connect(&server).request_timeout(SHORT);
+    read(&store, "key").await.expect("it exists");
     server.pause();
     for _ in 0..2 {
         all_unavailable(&store, &version).await;
@@ -260,7 +292,7 @@ async fn nobody_at_the_address_or_nobody_who_answers_is_unavailable_within_the_t
     server.kill();
     all_unavailable(&store, &version).await;
     server.restart().await;
-    assert!(store.get("key").await.expect("the server is back").is_some());
+    assert!(read(&store, "key").await.is_some());
 }
 
 async fn all_unavailable(store: &RedisStore, version: &Version) {
@@ -272,12 +304,14 @@ async fn all_unavailable(store: &RedisStore, version: &Version) {
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     let delete = store.delete("key", &Version::opaque("0-other"), None).await;
     assert!(matches!(delete, Err(StoreError::Unavailable { .. })), "{delete:?}");
-    // Generous: it is about hanging, not about precision.
-    assert!(since.elapsed() < Duration::from_secs(3 + 5), "after {:?}", since.elapsed());
+    // Three request timeouts are promised; the limit is only against hanging, because a busy
+    // machine adds to them.
+    println!("three calls failed after {:?}; request timeout {SHORT:?}", since.elapsed());
+    assert!(since.elapsed() < LONG, "after {:?}", since.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_dropped_leaves_neither_connections_nor_tasks_behind() {
+async fn drop_leaves_neither_connections_nor_tasks() {
     let server = RedisServer::start().await;
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = (server.connections().await, metrics.num_alive_tasks());
@@ -295,7 +329,7 @@ async fn what_is_dropped_leaves_neither_connections_nor_tasks_behind() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_invalid() {
+async fn malformed_address_is_invalid() {
     let nonsense = RedisStore::new("http://localhost");
     assert!(matches!(nonsense, Err(StoreError::Invalid { .. })), "{nonsense:?}");
     let nothing = RedisStore::cluster::<&str>([]);
@@ -303,11 +337,11 @@ async fn an_address_that_is_none_is_invalid() {
 }
 
 #[tokio::test]
-async fn in_a_cluster_a_fence_is_checked_where_the_key_is_or_else_invalid() {
+async fn cluster_checks_fences_in_the_keys_slot_only() {
     let cluster = RedisCluster::start().await;
     let store = RedisStore::cluster(cluster.endpoints()).unwrap();
     let fence = Fence::new("redis", "{job}/election", 1).with_proof("us");
-    // Nobody holds that lock.
+    // No candidate holds that lock.
     let refused = store.put("{job}/state", "1".into(), Expected::Absent, Some(&fence)).await;
     assert!(matches!(refused, Err(StoreError::Fenced { token: 1 })), "{refused:?}");
     let mut invalid = 0;
@@ -315,7 +349,7 @@ async fn in_a_cluster_a_fence_is_checked_where_the_key_is_or_else_invalid() {
         let refused = store.put(&format!("{key}"), "1".into(), Expected::Absent, Some(&fence)).await;
         match refused {
             Err(StoreError::Invalid { .. }) => invalid += 1,
-            // This one happens to be in the same slot.
+            // This key happens to be in the same slot.
             Err(StoreError::Fenced { .. }) => {}
             other => panic!("{other:?}"),
         }

@@ -1,9 +1,10 @@
-//! Random calls from eight tasks on three leases over one store, for as long as `SOAK` says (in seconds), while their works
-//! succeed, are refused, fail, hang and panic, and roles change: nothing leaks, and every key is settled in the end.
+//! Random calls from eight tasks on three leases over one store, for `SOAK` seconds, while jobs
+//! succeed, are refused, fail, hang and panic, and roles change: nothing leaks, and in the end
+//! every job is done.
 //!
-//! `SOAK=600 cargo test --release -p writerlease-server-tests soak:: -- --nocapture`. `SEED` repeats the calls of an earlier
-//! run.
-#![allow(clippy::disallowed_methods, reason = "it runs for a time, and draws a seed")]
+//! `SOAK=600 cargo test --release -p writerlease-server-tests soak:: -- --nocapture`. `SEED`
+//! repeats the calls of an earlier run.
+#![allow(clippy::disallowed_methods, reason = "the soak lasts for a real time and draws its seed")]
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -33,8 +34,10 @@ use writerlease::{
 const TASKS: u64 = 8;
 const REPLICAS: usize = 3;
 const KEYS: usize = 12;
+/// The least number of calls of a storm.
+const CALLS: usize = 2000;
 const MS: Duration = Duration::from_millis(1);
-/// By when everything must come to rest once there are no more faults.
+/// The longest wait for the end of all jobs once there are no more faults, only against hanging.
 const REST: Duration = Duration::from_secs(30);
 
 type Key = Arc<str>;
@@ -42,19 +45,20 @@ type Key = Arc<str>;
 struct World {
     store: MemoryStore,
     guards: Vec<Guard<MemoryStore>>,
-    /// The keys of works that are handed to the leases directly, and of those that go through guards.
+    /// The keys of jobs that are handed to the leases directly, and of those that go through
+    /// guards.
     plain: Vec<Key>,
     guarded: Vec<Key>,
-    /// Whose attempts are out.
+    /// The attempts in flight.
     out: Mutex<HashSet<(usize, Key)>>,
     twice: AtomicUsize,
-    /// No more faults.
+    /// Set when there are to be no more faults.
     calm: AtomicBool,
     attempts: AtomicU64,
     calls: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// An attempt that is out; not any more when it is dropped, also by a panic.
+/// An attempt in flight, until this is dropped, also by a panic.
 struct Out(Arc<World>, (usize, Key));
 
 impl Drop for Out {
@@ -64,7 +68,7 @@ impl Drop for Out {
 }
 
 impl World {
-    /// Within a runtime.
+    /// Creates the world; needs a runtime.
     fn new(seed: u64) -> Arc<Self> {
         let store = MemoryStore::new();
         let guard = |replica| {
@@ -97,15 +101,19 @@ impl World {
         self.guards.iter().map(Guard::lease)
     }
 
-    /// Eight tasks call whatever they like for so long.
+    /// Makes random calls from eight tasks for this time, and for longer until the tasks have made
+    /// [`CALLS`] calls: on a busy machine the time alone may end before anything happens.
     async fn storm(self: &Arc<Self>, seed: u64, time: Duration) {
         let ends = Instant::now() + time;
+        let calls = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         for task in 0..TASKS {
             let (world, mut dice) = (self.clone(), SmallRng::seed_from_u64(seed ^ (task << 32)));
+            let calls = calls.clone();
             tasks.spawn(async move {
-                while Instant::now() < ends {
+                while Instant::now() < ends || calls.load(Relaxed) < CALLS {
                     let verb = world.call(&mut dice).await;
+                    calls.fetch_add(1, Relaxed);
                     *world.calls.lock().entry(verb).or_default() += 1;
                     if dice.random_bool(0.5) {
                         sleep(MS.mul_f64(dice.random_range(0.0..4.0))).await;
@@ -193,7 +201,7 @@ impl World {
             let world = world.clone();
             let fault = if world.calm.load(SeqCst) { 100 } else { dice.random_range(0..100) };
             if fault < 3 {
-                panic(); // while it makes the attempt
+                panic(); // before the attempt's future exists
             }
             async move { world.attempt(replica, attempt, fault).await }
         };
@@ -212,7 +220,7 @@ impl World {
             10..15 => sleep(MS * (fault - 9)).await,
             15..17 => {
                 attempt.cancelled().await;
-                sleep(10 * MS).await; // hung even then
+                sleep(10 * MS).await; // ignores the cancellation
                 return Outcome::Failed.into();
             }
             17..20 => {
@@ -235,7 +243,7 @@ impl World {
         }
     }
 
-    /// Without faults every key is settled, and every lease comes to rest.
+    /// Waits, without faults, until every job is done and every lease is idle.
     async fn settle(self: &Arc<Self>) {
         self.calm.store(true, SeqCst);
         let is_idle = |lease: &WriterLease<Key>| lease.is_empty() && lease.snapshot().in_flight == 0;
@@ -260,12 +268,12 @@ impl World {
         };
         let rested = timeout(REST, rest).await;
         let snapshots = || self.leases().map(WriterLease::snapshot).collect::<Vec<_>>();
-        rested.unwrap_or_else(|_| panic!("something is left: {:#?}", snapshots()));
-        assert_eq!(self.twice.load(SeqCst), 0, "two attempts of one key at once");
+        rested.unwrap_or_else(|_| panic!("some jobs are left over: {:#?}", snapshots()));
+        assert_eq!(self.twice.load(SeqCst), 0, "two attempts of one key at the same time");
         assert_eq!(*self.out.lock(), HashSet::new());
     }
 
-    /// The end: nothing pending, and no task left.
+    /// Shuts everything down, and checks that neither a job nor a task is left over.
     async fn end(self: Arc<Self>) {
         let count = |of: fn(&WriterLease<Key>) -> u64| self.leases().map(of).sum::<u64>();
         let won = count(|lease| lease.snapshot().counters.won);
@@ -273,14 +281,14 @@ impl World {
         let panics = count(|lease| lease.snapshot().counters.panics);
         println!("calls: {:?}", self.calls.lock());
         println!(
-            "attempts of plain works: {}; panics: {panics}; leaderships won {won} times, lost {lost} times",
+            "attempts of plain jobs: {}; panics: {panics}; leaderships won {won} times, lost {lost} times",
             self.attempts.load(Relaxed)
         );
         assert!(won > REPLICAS as u64 && lost > REPLICAS as u64, "roles do not change");
         for lease in self.leases() {
             assert_eq!(lease.shutdown(REST).await, Vec::<Key>::new());
         }
-        assert_eq!(Arc::strong_count(&self), 1, "works are left over");
+        assert_eq!(Arc::strong_count(&self), 1, "jobs are left over");
         drop(self);
         let tasks = || Handle::current().metrics().num_alive_tasks();
         let gone = timeout(REST, async {
@@ -293,7 +301,7 @@ impl World {
     }
 }
 
-/// Without a message, of which there would be thousands.
+/// Panics without a message, of which there would be thousands.
 fn panic() -> ! {
     std::panic::resume_unwind(Box::new("drawn"))
 }
@@ -308,7 +316,7 @@ fn seed() -> u64 {
     seed
 }
 
-/// What the process has in memory, in KiB.
+/// Returns the resident memory of the process, in KiB.
 #[cfg(target_os = "linux")]
 fn resident() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -316,10 +324,10 @@ fn resident() -> i64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// On several threads, in real time.
+/// Runs on several threads, in real time.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_soak_on_several_threads_leaves_nothing_behind() {
+fn soak_on_several_threads_leaves_nothing_behind() {
     let (seed, seconds) = (seed(), number("SOAK").unwrap_or(3));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().unwrap();
@@ -338,9 +346,9 @@ fn a_soak_on_several_threads_leaves_nothing_behind() {
     });
 }
 
-/// On one thread, in virtual time, where each byte can be counted.
+/// Runs on one thread, in virtual time, where each byte can be counted.
 #[test]
-fn a_soak_in_virtual_time_allocates_nothing_that_stays() {
+fn soak_in_virtual_time_keeps_no_allocation() {
     let (seed, seconds) = (seed(), number("SOAK").unwrap_or(3));
     let runtime: Runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

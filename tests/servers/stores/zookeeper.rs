@@ -1,4 +1,5 @@
-//! What the conformance suite cannot ask of every store: sessions of ZooKeeper, access control, names, data versions.
+//! Tests of ZooKeeper that the conformance suite cannot make of every store: sessions, access
+//! control, names, data versions.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,17 @@ use writerlease::{
 use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer, watch::Watch};
 use zookeeper_client::{Acls, Client, CreateMode};
 
-/// Only against hanging: nothing below takes nearly as long.
+/// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
+/// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or
+/// is repeated.
+const SHORT: Duration = Duration::from_secs(1);
 const BASE: &str = "/tests/store";
 
 fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperStore {
     let store = ZookeeperStore::new(&server.endpoint(), BASE, access).expect("a valid address");
-    store.session_timeout(Duration::from_secs(2)).request_timeout(Duration::from_secs(2))
+    // A session that outlasts every pause of a busy machine, and the restart of a server.
+    store.session_timeout(LONG).request_timeout(LONG)
 }
 
 fn connect(server: &ZookeeperServer) -> ZookeeperStore {
@@ -37,27 +42,28 @@ fn assert_conflict<T: std::fmt::Debug>(refused: Result<T, StoreError>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_writer_loses_although_the_data_version_is_that_which_it_read() {
+async fn stale_writer_loses_despite_an_equal_data_version() {
     let server = ZookeeperServer::start().await;
     let (store, other) = (connect(&server), connect(&server));
     for round in 0..4 {
         let key = format!("k/{round}");
         let stale = update(&store, &key, &create(&store, &key).await).await.unwrap();
-        // In half of the rounds the stale writer's store has seen the newest deletion, in the others it has not.
+        // In half of the rounds the stale writer's store has seen the newest deletion, in the
+        // others it has not.
         let deleter = if round % 2 == 0 { &store } else { &other };
         deleter.delete(&key, &stale, None).await.unwrap();
         let current = update(&other, &key, &create(&other, &key).await).await.unwrap();
         assert_eq!(stale.token(), current.token(), "both are the second write of a node");
         assert_conflict(update(&store, &key, &stale).await);
         assert_conflict(store.delete(&key, &stale, None).await);
-        // Nor one that has never spoken with the server before.
+        // A store without any history is refused as well.
         assert_conflict(update(&connect(&server), &key, &stale).await);
-        update(&store, &key, &current).await.expect("nobody wrote since");
+        update(&store, &key, &current).await.expect("no other client wrote since");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletions_of_other_keys_refuse_nobody() {
+async fn deletions_of_other_keys_refuse_no_write() {
     let server = ZookeeperServer::start().await;
     let store = connect(&server);
     let mut version = create(&store, "key").await;
@@ -71,20 +77,20 @@ async fn deletions_of_other_keys_refuse_nobody() {
         })
     };
     for _ in 0..100 {
-        version = update(&store, "key", &version).await.expect("nobody else writes this key");
+        version = update(&store, "key", &version).await.expect("no other client writes this key");
     }
     deleting.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_expired_while_the_connection_was_dead_is_replaced() {
+async fn session_that_expired_unnoticed_is_replaced() {
     let server = ZookeeperServer::start().await;
     let proxy = Proxy::start(server.address()).await;
     let through = format!("{}", proxy.address());
     let store = ZookeeperStore::new(&through, BASE, ZookeeperAccess::open()).unwrap();
-    let store = store.session_timeout(Duration::from_secs(1)).request_timeout(Duration::from_millis(500));
+    let store = store.session_timeout(2 * SHORT).request_timeout(SHORT);
     let direct = connect(&server);
-    let version = create(&store, "k/1").await;
+    let version = create(&direct, "k/1").await;
     let mut watch = Watch::of(&store, "k/");
     assert_eq!(watch.listing().await.len(), 1);
     let before = server.sessions().await;
@@ -105,17 +111,27 @@ async fn a_session_that_expired_while_the_connection_was_dead_is_replaced() {
     loop {
         match watch.event().await {
             Event::Put(entry) if *entry.key == *"k/3" => break,
-            // The write without an answer may have landed.
+            // The write without an answer may have succeeded.
             Event::Put(entry) if *entry.key == *"k/1" => {}
             other => panic!("{other:?}"),
         }
     }
-    let entry = store.get("k/1").await.expect("the store works again").expect("it exists");
-    update(&store, "k/1", &entry.version).await.expect("nobody else writes it");
+    loop {
+        let Ok(entry) = store.get("k/1").await else { continue };
+        let updated = update(&store, "k/1", &entry.expect("it exists").version).await;
+        match updated {
+            Ok(_) => break,
+            // A busy machine takes longer than the request timeout; such a write may have
+            // succeeded.
+            Err(StoreError::Unavailable { .. } | StoreError::Conflict { .. })
+                if Instant::now() < deadline + LONG => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
+async fn watch_and_calls_recover_after_a_kill() {
     let mut server = ZookeeperServer::start().await;
     let store = connect(&server);
     let first = create(&store, "k/1").await;
@@ -130,7 +146,7 @@ async fn after_a_kill_the_watch_lists_again_and_calls_work_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_user_who_created_it_has_access_unless_it_is_open() {
+async fn only_the_creator_has_access_unless_open() {
     let server = ZookeeperServer::start().await;
     let owner = with_access(&server, ZookeeperAccess::digest("owner", "secret"));
     let version = create(&owner, "k/1").await;
@@ -151,7 +167,7 @@ async fn only_the_user_who_created_it_has_access_unless_it_is_open() {
         let mut watch = Watch::of(&other, "k/");
         let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{access:?}: {item:?}");
-        assert!(watch.next().await.is_none(), "reconnecting cannot mend it");
+        assert!(watch.next().await.is_none(), "a new session does not help");
     }
     assert_eq!(owner.get("k/1").await.unwrap().expect("it exists").value, "newer");
 }
@@ -161,7 +177,7 @@ async fn create_refused(store: &ZookeeperStore, key: &str) -> Result<Version, St
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_no_node_could_be_named_after_are_kept_and_told() {
+async fn keys_unfit_for_node_names_work() {
     let server = ZookeeperServer::start().await;
     let store = connect(&server);
     let mut watch = Watch::of(&store, "");
@@ -196,16 +212,19 @@ async fn nodes_of_others_are_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_at_the_address_or_nobody_who_answers_is_unavailable_within_the_timeout() {
+async fn silent_or_missing_server_is_unavailable_in_time() {
     let mut server = ZookeeperServer::start().await;
-    let store = connect(&server);
-    let version = create(&store, "key").await;
+    let version = create(&connect(&server), "key").await;
+    let store = connect(&server).request_timeout(SHORT);
+    while let Err(error) = store.get("key").await {
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    }
     server.pause();
     all_unavailable(&store, &version).await;
     server.resume();
     server.kill();
     all_unavailable(&store, &version).await;
-    all_unavailable(&connect(&server), &version).await;
+    all_unavailable(&connect(&server).request_timeout(SHORT), &version).await;
     server.restart().await;
     assert!(connect(&server).get("key").await.expect("the server is back").is_some());
 }
@@ -218,12 +237,14 @@ async fn all_unavailable(store: &ZookeeperStore, version: &Version) {
     assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
     let delete = store.delete("key", version, None).await;
     assert!(matches!(delete, Err(StoreError::Unavailable { .. })), "{delete:?}");
-    // Generous: it is about hanging, not about precision.
-    assert!(since.elapsed() < Duration::from_secs(6 + 5), "after {:?}", since.elapsed());
+    // Three request timeouts are promised; the limit is only against hanging, because a busy
+    // machine adds to them.
+    println!("three calls failed after {:?}; request timeout {SHORT:?}", since.elapsed());
+    assert!(since.elapsed() < LONG, "after {:?}", since.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_dropped_leaves_neither_sessions_nor_tasks_behind() {
+async fn drop_leaves_neither_sessions_nor_tasks() {
     let server = ZookeeperServer::start().await;
     let metrics = tokio::runtime::Handle::current().metrics();
     let before = (server.sessions().await, metrics.num_alive_tasks());
@@ -241,7 +262,7 @@ async fn what_is_dropped_leaves_neither_sessions_nor_tasks_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn session_timeouts_that_the_client_cannot_express_are_the_nearest_that_it_can() {
+async fn inexpressible_session_timeouts_become_the_nearest() {
     let server = ZookeeperServer::start().await;
     for timeout in [Duration::ZERO, Duration::from_secs(26 * 24 * 3600), Duration::MAX] {
         let store = ZookeeperStore::new(&server.endpoint(), "/timeouts", ZookeeperAccess::open());
@@ -250,7 +271,8 @@ async fn session_timeouts_that_the_client_cannot_express_are_the_nearest_that_it
         loop {
             match store.get("key").await {
                 Ok(None) => break,
-                // What is nearest to none are the server's 200 ms, which end now and then on a busy machine.
+                // The server grants 200 ms at least; on a busy machine such a session expires now
+                // and then.
                 Err(StoreError::Unavailable { .. }) if timeout.is_zero() && Instant::now() < deadline => {
                     sleep(Duration::from_millis(10)).await;
                 }

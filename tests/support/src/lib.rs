@@ -1,4 +1,5 @@
-//! Real servers, a proxy that breaks connections to them, and what else the tests share.
+//! Support for tests: real servers, a proxy that breaks connections to them, and a reader of
+//! watches.
 #![allow(clippy::disallowed_methods, reason = "real servers answer in real time")]
 
 pub mod build;

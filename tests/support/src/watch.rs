@@ -1,4 +1,4 @@
-//! A store's watch, as a test reads it.
+//! A reader of a store's watch.
 
 use std::{pin::Pin, time::Duration};
 
@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::timeout;
 use writerlease::store::{Entry, Event, Store, StoreError};
 
-/// Only against hanging: nothing takes nearly as long.
+/// The longest wait, only against hanging.
 const LONG: Duration = Duration::from_secs(20);
 
 /// A watch, read item by item with a time limit.
@@ -20,7 +20,7 @@ impl Watch {
 
     /// Waits for the next item, or for the end.
     pub async fn next(&mut self) -> Option<Result<Event, StoreError>> {
-        timeout(LONG, self.0.next()).await.expect("the watch says something")
+        timeout(LONG, self.0.next()).await.expect("the watch yields an item")
     }
 
     /// Waits for the next event, which must come.

@@ -1,4 +1,4 @@
-//! A candidate of the etcd elector that is told to keep out.
+//! Eviction: a candidate of the etcd elector that keeps out of the election.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ async fn evicted_followers_do_not_win() {
 }
 
 #[tokio::test]
-async fn one_may_be_evicted_before_its_first_election() {
+async fn candidate_can_be_evicted_before_its_first_election() {
     let server = EtcdServer::start().await;
     // Each time at another moment of the campaign's start.
     for micros in [0, 500, 1000, 2000, 5000] {
@@ -93,7 +93,7 @@ async fn evictions_hold_across_a_server_outage() {
     leads(&elector).await;
     server.kill();
     let refused = soon(elector.evict_leader()).await;
-    assert!(matches!(refused, Err(ElectionError::Store(_))), "it could not be told: {refused:?}");
+    assert!(matches!(refused, Err(ElectionError::Store(_))), "the key could not be deleted: {refused:?}");
     assert!(!elector.is_leader());
     // There are no further events.
     soon(elector.evict_leader()).await.expect("it holds nothing");
@@ -107,7 +107,7 @@ async fn evictions_hold_across_a_server_outage() {
 }
 
 #[tokio::test]
-async fn after_close_nobody_can_be_evicted() {
+async fn eviction_fails_after_close() {
     let server = EtcdServer::start().await;
     let elector = candidate(server.address(), "one").await;
     elector.evict_leader().await.expect("it serves");

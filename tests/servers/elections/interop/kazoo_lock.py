@@ -1,4 +1,4 @@
-"""kazoo's Lock. Does what each line of stdin says, and answers it with a line.
+"""kazoo's Lock. Executes the command in each line of stdin, and answers with one line.
 
 usage: kazoo_lock.py ADDRESS PATH IDENTIFIER
 """
@@ -8,7 +8,7 @@ import sys
 try:
     from kazoo.client import KazooClient
 except ImportError:
-    # As of a program that is missing.
+    # The exit code for a missing program.
     sys.exit(127)
 
 address, path, identifier = sys.argv[1:]

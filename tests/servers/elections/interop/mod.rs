@@ -1,4 +1,4 @@
-//! Elections in which programs of others take part: etcdctl, kazoo and redis-py.
+//! Elections with candidates of other implementations: etcdctl, kazoo and redis-py.
 
 mod programs;
 
@@ -137,7 +137,7 @@ mod etcd {
         builder.address(format!("{id}:80")).ttl(TTL).start().await.expect("a session")
     }
 
-    /// An etcdctl that leads, and its key.
+    /// Starts an etcdctl that leads. Returns its key as well.
     async fn leader(server: &EtcdServer) -> (Program, String) {
         let mut theirs = Program::elect(server, "theirs");
         let key = theirs.says().await;
@@ -337,7 +337,7 @@ mod redis {
         builder.ttl(TTL).start().await.expect("valid settings")
     }
 
-    /// A redis-py that has the key, and its token.
+    /// Starts a redis-py that holds the key. Returns its token as well.
     async fn holder(server: &RedisServer, seconds: Option<u64>) -> (Program, String) {
         let mut theirs = Program::redis_py(server, seconds);
         assert_eq!(theirs.ask("acquire").await, "True");

@@ -1,4 +1,4 @@
-//! Candidates that others wrote, as processes.
+//! Candidates of other implementations, as processes.
 
 use std::{
     io::ErrorKind,
@@ -44,14 +44,14 @@ impl Program {
         Self::run("etcdctl", "etcd-client", command)
     }
 
-    /// kazoo's `Lock`.
+    /// Starts a process with kazoo's `Lock`.
     pub fn kazoo(server: &ZookeeperServer, identifier: &str) -> Self {
         let mut command = python("kazoo_lock.py");
         command.args([&server.endpoint(), ELECTION, identifier]);
         Self::run("kazoo for /usr/bin/python3", "python3-kazoo", command)
     }
 
-    /// redis-py's `Lock`; the key expires after so many seconds, if there is a number.
+    /// Starts a process with redis-py's `Lock`; the key expires after `seconds`, if given.
     pub fn redis_py(server: &RedisServer, seconds: Option<u64>) -> Self {
         let address = server.address();
         let mut command = python("redis_lock.py");
@@ -80,14 +80,14 @@ impl Program {
         match self.input.write_all(format!("{command}\n").as_bytes()).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::BrokenPipe => self.has_ended().await,
-            Err(error) => panic!("{} is not to be told {command}: {error}", self.name),
+            Err(error) => panic!("{}: cannot send {command}: {error}", self.name),
         }
     }
 
     /// Waits for its next line.
     pub async fn says(&mut self) -> String {
         let line = timeout(LONG, self.output.next_line()).await;
-        match line.unwrap_or_else(|_| panic!("{} says nothing", self.name)).expect("it says text") {
+        match line.unwrap_or_else(|_| panic!("{} prints nothing", self.name)).expect("it says text") {
             Some(line) => line,
             None => self.has_ended().await,
         }
@@ -108,7 +108,7 @@ impl Program {
     /// Checks that it has printed nothing yet.
     pub async fn is_silent(&mut self) {
         if let Ok(line) = timeout(MOMENT, self.output.next_line()).await {
-            panic!("{} says {line:?}", self.name);
+            panic!("{} prints {line:?}", self.name);
         }
     }
 

@@ -1,4 +1,4 @@
-"""redis-py's Lock. Does what each line of stdin says, and answers it with a line.
+"""redis-py's Lock. Executes the command in each line of stdin, and answers with one line.
 
 usage: redis_lock.py HOST PORT KEY [TIMEOUT]
 """
@@ -9,7 +9,7 @@ try:
     from redis import Redis
     from redis.exceptions import LockError
 except ImportError:
-    # As of a program that is missing.
+    # The exit code for a missing program.
     sys.exit(127)
 
 host, port, key, *timeout = sys.argv[1:]

@@ -1,4 +1,4 @@
-//! The servers, and clients of them that notice soon what is wrong.
+//! The servers, and stores on them with short timeouts, so that they notice a fault soon.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,15 +16,15 @@ const REQUEST: Duration = Duration::from_secs(1);
 
 pub trait Engine: Sized {
     type Store: Store + Clone;
-    /// As many connections as a store and its watch need at most.
+    /// The most connections that a store and its watch need.
     const CONNECTIONS: usize;
 
     async fn start() -> Self;
     fn address(&self) -> SocketAddr;
-    /// A client that reaches the server by this address.
+    /// Returns a store that reaches the server at this address.
     async fn connect(address: SocketAddr) -> Self::Store;
     fn kill(&mut self);
-    /// On the same data.
+    /// Starts the server again with the same data.
     async fn restart(&mut self);
 }
 
@@ -33,7 +33,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Takes away the history.
+    /// Compacts the whole history.
     pub async fn compact(&self) {
         let mut client = Client::connect([self.server.endpoint()], None).await.expect("a valid endpoint");
         let put = client.put("elsewhere", "", None).await.expect("a put");
@@ -79,7 +79,7 @@ pub struct Redis {
 
 impl Engine for Redis {
     type Store = RedisStore;
-    /// The watch has one of its own.
+    /// The watch has a connection of its own.
     const CONNECTIONS: usize = 2;
 
     async fn start() -> Self {
@@ -121,7 +121,8 @@ impl Engine for Zookeeper {
 
     async fn connect(address: SocketAddr) -> ZookeeperStore {
         let store = ZookeeperStore::new(&address.to_string(), "/faults", ZookeeperAccess::open());
-        // Two fifths of it is how long a client waits for a sign of life, which may take half a second here.
+        // A client waits two fifths of this for a sign of life, which the tests delay by half a
+        // second.
         store.expect("a valid address").session_timeout(5 * REQUEST / 2).request_timeout(REQUEST)
     }
 

@@ -1,5 +1,6 @@
-//! Faults that really happen, on real servers: three replicas increment counters throughout, each behind a network of its
-//! own, and afterwards nothing is lost, nothing is there twice, nobody hurries, and everybody sees and works again.
+//! Real faults on real servers: three replicas, each behind a proxy of its own, increment counters
+//! throughout. Afterwards no acknowledged write is lost or applied twice, no replica retries in a
+//! tight loop, and every replica sees and writes again.
 
 mod engines;
 mod world;
@@ -12,48 +13,37 @@ use world::{World, show};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn the_server_is_killed_and_restarted(world: &mut World<impl Engine>) {
+async fn server_is_killed_and_restarted(world: &mut World<impl Engine>) {
     world.engine.kill();
     sleep(SECOND).await;
     world.engine.restart().await;
 }
 
-async fn the_leader_is_cut_in_the_middle_of_a_write(world: &mut World<impl Engine>) {
+async fn leader_is_cut_in_mid_write(world: &mut World<impl Engine>) {
     for _ in 0..3 {
-        let leader = world.leader().await;
-        world.replicas[leader].proxy.cut_in_request("round=");
-        world.replicas[leader].proxy.struck().await;
+        world.strike_the_leader(|proxy| proxy.cut_in_request("round=")).await;
         world.progress().await;
     }
 }
 
-async fn the_answer_to_a_landed_write_is_lost(world: &mut World<impl Engine>) {
+async fn answer_to_a_successful_write_is_lost(world: &mut World<impl Engine>) {
     for _ in 0..3 {
-        let leader = world.leader().await;
-        world.replicas[leader].proxy.lose_answer("round=");
-        world.replicas[leader].proxy.struck().await;
+        world.strike_the_leader(|proxy| proxy.lose_answer("round=")).await;
         world.progress().await;
     }
 }
 
 async fn a_follower_is_half_open(world: &mut World<impl Engine>) {
     let follower = (world.leader().await + 1) % world.replicas.len();
-    half_open(world, follower).await;
+    world.half_open(follower).await;
 }
 
 async fn the_leader_is_half_open(world: &mut World<impl Engine>) {
     let leader = world.leader().await;
-    half_open(world, leader).await;
+    world.half_open(leader).await;
 }
 
-/// Until its connections were given up and replaced.
-async fn half_open(world: &mut World<impl Engine>, replica: usize) {
-    world.replicas[replica].proxy.half_open();
-    world.blind(replica).await;
-    world.sees(replica).await;
-}
-
-async fn everybody_is_cut_off_for_longer_than_any_timeout(world: &mut World<impl Engine>) {
+async fn all_stall_longer_than_any_timeout(world: &mut World<impl Engine>) {
     for replica in &world.replicas {
         replica.proxy.stall();
     }
@@ -84,19 +74,19 @@ macro_rules! on {
 
 mod etcd {
     on!(Etcd:
-        the_server_is_killed_and_restarted,
-        the_leader_is_cut_in_the_middle_of_a_write,
-        the_answer_to_a_landed_write_is_lost,
+        server_is_killed_and_restarted,
+        leader_is_cut_in_mid_write,
+        answer_to_a_successful_write_is_lost,
         a_follower_is_half_open,
         the_leader_is_half_open,
-        everybody_is_cut_off_for_longer_than_any_timeout,
+        all_stall_longer_than_any_timeout,
         every_answer_takes_half_a_second,
     );
 
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_a_follower_missed_is_compacted() {
+    async fn changes_that_a_follower_missed_are_compacted() {
         show::<Etcd>(async |world| {
             let follower = (world.leader().await + 1) % world.replicas.len();
             world.replicas[follower].proxy.refuse(true);
@@ -111,19 +101,19 @@ mod etcd {
 
 mod redis {
     on!(Redis:
-        the_server_is_killed_and_restarted,
-        the_leader_is_cut_in_the_middle_of_a_write,
-        the_answer_to_a_landed_write_is_lost,
+        server_is_killed_and_restarted,
+        leader_is_cut_in_mid_write,
+        answer_to_a_successful_write_is_lost,
         a_follower_is_half_open,
         the_leader_is_half_open,
-        everybody_is_cut_off_for_longer_than_any_timeout,
+        all_stall_longer_than_any_timeout,
         every_answer_takes_half_a_second,
     );
 
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn all_clients_are_killed_again_and_again() {
+    async fn all_connections_are_killed_repeatedly() {
         show::<Redis>(async |world| {
             for _ in 0..3 {
                 world.engine.server.ask("CLIENT KILL TYPE normal").await;
@@ -136,9 +126,9 @@ mod redis {
     #[tokio::test(flavor = "multi_thread")]
     async fn everything_is_flushed() {
         show::<Redis>(async |world| {
-            world.forget_before();
+            world.before_loss();
             world.engine.server.ask("FLUSHALL").await;
-            world.forget_after();
+            world.after_loss();
         })
         .await;
     }
@@ -146,9 +136,9 @@ mod redis {
     #[tokio::test(flavor = "multi_thread")]
     async fn the_server_is_restarted_without_its_data() {
         show::<Redis>(async |world| {
-            world.forget_before();
+            world.before_loss();
             world.engine.server.forget();
-            world.forget_after();
+            world.after_loss();
             world.engine.server.restart().await;
         })
         .await;
@@ -157,17 +147,18 @@ mod redis {
 
 mod zookeeper {
     on!(Zookeeper:
-        the_server_is_killed_and_restarted,
-        the_leader_is_cut_in_the_middle_of_a_write,
-        the_answer_to_a_landed_write_is_lost,
+        server_is_killed_and_restarted,
+        leader_is_cut_in_mid_write,
+        answer_to_a_successful_write_is_lost,
         a_follower_is_half_open,
         the_leader_is_half_open,
-        everybody_is_cut_off_for_longer_than_any_timeout,
+        all_stall_longer_than_any_timeout,
         every_answer_takes_half_a_second,
     );
 }
 
-/// It has no server and no connection; what can fail is the network that the lab puts before it. In virtual time.
+/// The in-memory store has neither server nor connections: the faults are those of the lab's
+/// network. In virtual time.
 mod memory {
     use std::{sync::Arc, time::Duration};
 
@@ -210,11 +201,11 @@ mod memory {
             replicas.iter().for_each(|replica| replica.want(round, &keys));
             sleep(50 * ms).await;
         }
-        // As many as rounds and keys, or less, and a few in vain.
+        // At most one for each round and key, and a few in vain.
         assert!(attempted <= 50 * 8 + 60, "{attempted} writes sent in 2.5 s");
-        // It was healed five seconds ago, and two retry intervals are six.
+        // The network was healed five seconds ago, and two retry intervals are six.
         sleep(Duration::from_secs(1)).await;
-        assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1, "replicas that lead");
+        assert_eq!(replicas.iter().filter(|replica| replica.leads()).count(), 1, "number of leaders");
         for replica in replicas {
             replica.finish(Duration::from_secs(5)).await;
         }
@@ -228,9 +219,9 @@ mod memory {
             assert!(value.writes >= write_log.succeeded[key], "{value} of {}", write_log.succeeded[key]);
             writes += value.writes;
         }
-        let landed: u64 = write_log.succeeded.iter().sum();
+        let succeeded: u64 = write_log.succeeded.iter().sum();
         assert!(
-            (landed..=write_log.attempted - write_log.refused).contains(&writes),
+            (succeeded..=write_log.attempted - write_log.refused).contains(&writes),
             "{writes}: {write_log:?}"
         );
     }
@@ -245,17 +236,17 @@ mod memory {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everybody_is_cut_off() {
+    async fn all_are_cut_off() {
         show(all(NetworkFault::Dead), all(NetworkFault::None)).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_answers_to_landed_writes_are_lost() {
+    async fn answers_to_successful_writes_are_lost() {
         show(all(NetworkFault::AnswersLost), all(NetworkFault::None)).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_after_the_other_is_dead() {
+    async fn one_after_another_is_dead() {
         for one in 0..3 {
             show(
                 |remotes| remotes[one].set_fault(NetworkFault::Dead),

@@ -1,9 +1,9 @@
-//! Three replicas, what they are told to do, and what must be true at the end.
+//! Three replicas, their requests, and what must be true at the end.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use writerlease::{
-    Guard, WatchState, WriterLease,
+    Guard, Notice, WatchState, WriterLease,
     engine::Counters,
     lab::Value,
     store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
@@ -30,10 +30,11 @@ use super::engines::Engine;
 const REPLICAS: usize = 3;
 const KEYS: usize = 8;
 const PREFIX: &str = "counters/";
-/// How often all counters are wanted to be one higher.
+/// The interval at which all counters are to be incremented.
 const ROUND: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(2);
-/// Only against hanging.
+/// The longest wait, only against hanging. It is shorter than the term of a lease, 60 s, so that a
+/// wait that ends in time did not end because of the term.
 const LONG: Duration = Duration::from_secs(30);
 
 pub struct World<E: Engine> {
@@ -41,8 +42,7 @@ pub struct World<E: Engine> {
     pub replicas: Vec<Replica<E::Store>>,
     direct: E::Store,
     round: Arc<AtomicU64>,
-    /// What had landed before and after the server forgot everything.
-    forgotten: [Option<HashMap<String, Tally>>; 2],
+    tallies: Arc<Mutex<Tallies>>,
 }
 
 pub struct Replica<S: Store> {
@@ -50,27 +50,41 @@ pub struct Replica<S: Store> {
     guard: Guard<Counted<S>>,
 }
 
-/// The writes of a key.
+/// The writes of all keys.
+#[derive(Debug, Default)]
+struct Tallies {
+    keys: HashMap<String, Tally>,
+    /// The number of times that the server has lost its data.
+    losses: u64,
+}
+
+/// The writes of one key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     sent: u64,
-    landed: u64,
+    acknowledged: u64,
     refused: u64,
+    /// Writes acknowledged before a loss began: the server has lost them.
+    lost: u64,
+    /// Writes sent after the last loss was over, and acknowledged: the server has them. A write
+    /// that was sent before and acknowledged later is neither lost nor kept: the server may have
+    /// executed it on either side of the loss.
+    kept: u64,
 }
 
 /// A store whose writes are counted.
 #[derive(Clone)]
 struct Counted<S> {
     store: S,
-    tallies: Arc<Mutex<HashMap<String, Tally>>>,
+    tallies: Arc<Mutex<Tallies>>,
 }
 
-/// Runs three replicas, lets the fault happen, and holds everybody to what they promise.
+/// Runs three replicas, causes the fault, and checks every promise afterwards.
 pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
     let tasks_before = Handle::current().metrics().num_alive_tasks();
     let engine = E::start().await;
     let direct = E::connect(engine.address()).await;
-    let tallies = Arc::<Mutex<HashMap<String, Tally>>>::default();
+    let tallies = Arc::<Mutex<Tallies>>::default();
     let mut replicas = Vec::new();
     for index in 0..REPLICAS {
         let proxy = Proxy::start(engine.address()).await;
@@ -80,7 +94,7 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         replicas.push(Replica { proxy, guard });
     }
     let round = Arc::<AtomicU64>::default();
-    let mut world = World { engine, replicas, direct, round, forgotten: [None, None] };
+    let mut world = World { engine, replicas, direct, round, tallies };
     for replica in 0..REPLICAS {
         world.sees(replica).await;
     }
@@ -95,11 +109,15 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
     fault(&mut world).await;
     let ended = Instant::now();
 
-    // All that is pending is written within two retry intervals, and not a term later.
+    // Everything pending is written before a term has passed; on an idle machine within two retry
+    // intervals.
     let round = world.round.load(SeqCst);
     world.reach(round).await;
-    assert!(ended.elapsed() <= 2 * RETRY, "all was written only {:?} after the fault", ended.elapsed());
-    // Everybody sees what others write.
+    println!(
+        "everything pending was written {:?} after the fault; retry interval {RETRY:?}",
+        ended.elapsed()
+    );
+    // Every replica sees what the others write.
     for replica in 0..REPLICAS {
         world.sees(replica).await;
         world.observes(replica).await;
@@ -110,43 +128,48 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
     let _ = load.await;
     world.reach(world.round.load(SeqCst)).await;
 
-    // Nobody hurried, neither to write nor to connect.
+    // No replica retried or reconnected in a tight loop. The limits grow with the time, which a
+    // busy machine prolongs.
     let seconds = began.elapsed().as_secs_f64();
     for (index, (before, after)) in before.iter().zip(world.counters()).enumerate() {
         let vain = |counters: &Counters| counters.failures + counters.conflicts + counters.unchanged;
         let vain = vain(&after) - vain(before);
         println!(
-            "replica {index}: {vain} attempts in vain in {seconds:.1} s, {} landed",
+            "replica {index}: {vain} attempts in vain in {seconds:.1} s, {} succeeded",
             after.written - before.written
         );
-        assert!(vain as f64 <= 20.0 + 15.0 * seconds, "{vain} in {seconds} s: {after:?}");
+        assert!(
+            vain as f64 <= 20.0 + 15.0 * seconds,
+            "replica {index}: {vain} attempts in vain in {seconds:.1} s: {after:?}"
+        );
         let replica = &world.replicas[index];
         let connects = replica.proxy.accepted() - accepted[index];
-        assert!(connects as f64 <= 10.0 + 5.0 * seconds, "{connects} connections made in {seconds} s");
+        assert!(
+            connects as f64 <= 10.0 + 5.0 * seconds,
+            "replica {index} opened {connects} connections in {seconds:.1} s"
+        );
         until("no connection is left over", || replica.proxy.open() <= E::CONNECTIONS).await;
         replica.guard.lease().shutdown(LONG).await;
     }
 
-    // What was acknowledged is there, once, and besides only what had no answer.
-    let tallies = tallies.lock().expect("nobody panicked").clone();
-    let of = |forgotten: &Option<HashMap<String, Tally>>, key: &str| {
-        forgotten.as_ref().and_then(|tallies| tallies.get(key)).copied().unwrap_or_default()
-    };
-    let (mut landed, mut unknown) = (0, 0);
+    // Each acknowledged write is in the store once; besides, only writes without an answer may be
+    // there.
+    let tallies = world.tallies().keys.clone();
+    let (mut acknowledged, mut unanswered) = (0, 0);
     for (key, tally) in &tallies {
         let writes = world.value(key).await.writes;
-        let [earlier, later] = [0, 1].map(|side| of(&world.forgotten[side], key));
-        let (least, most) = (tally.landed - later.landed, tally.sent - tally.refused - earlier.landed);
+        let (least, most) = (tally.kept, tally.sent - tally.refused - tally.lost);
         assert!(
             (least..=most).contains(&writes),
             "{key} has {writes} writes, expected {least} to {most}: {tally:?}"
         );
-        (landed, unknown) = (landed + tally.landed, unknown + tally.sent - tally.refused - tally.landed);
+        acknowledged += tally.acknowledged;
+        unanswered += tally.sent - tally.refused - tally.acknowledged;
     }
     assert_eq!(tallies.len(), KEYS);
-    println!("{landed} writes landed, {unknown} without an answer");
+    println!("{acknowledged} writes acknowledged, {unanswered} without an answer");
 
-    // Nothing stays behind.
+    // Neither a connection nor a task is left over.
     let World { engine, replicas, direct, .. } = world;
     for Replica { proxy, guard } in replicas {
         drop(guard);
@@ -158,7 +181,7 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
 }
 
 impl<E: Engine> World<E> {
-    /// Wants a next round every now and then.
+    /// Requests the next round of all keys again and again.
     fn load(&self) -> JoinHandle<()> {
         let guards: Vec<_> = self.replicas.iter().map(|replica| replica.guard.clone()).collect();
         let round = self.round.clone();
@@ -188,12 +211,12 @@ impl<E: Engine> World<E> {
         self.replicas.iter().position(leads).expect("somebody leads")
     }
 
-    /// What is wanted now is written.
+    /// Waits until a round later than the current one is written.
     pub async fn progress(&self) {
         self.reach(self.round.load(SeqCst) + 1).await;
     }
 
-    /// Every counter is at this round, or a later one.
+    /// Waits until every counter is at this round or a later one.
     async fn reach(&self, round: u64) {
         let reached = async {
             for key in 0..KEYS {
@@ -216,28 +239,51 @@ impl<E: Engine> World<E> {
         }
     }
 
-    /// The replica knows that it sees nothing.
-    pub async fn blind(&self, replica: usize) {
-        self.feed(replica, |feed| matches!(feed, WatchState::Resuming { .. })).await;
+    /// Makes the existing connections of a replica half open. Returns when its watch was
+    /// interrupted and is live again.
+    pub async fn half_open(&self, replica: usize) {
+        // A notice, and not the state of the watch, which a busy machine may find live again before
+        // it was looked at.
+        let mut notices = self.replicas[replica].guard.notices();
+        self.replicas[replica].proxy.half_open();
+        let interrupted =
+            async { while !matches!(notices.recv().await, Ok(Notice::WatchInterrupted { .. })) {} };
+        timeout(LONG, interrupted).await.expect("the watch is interrupted");
+        self.sees(replica).await;
     }
 
-    /// The replica sees what others write.
+    /// Causes a fault in the middle of a write of the leader.
+    pub async fn strike_the_leader(&self, arm: impl Fn(&Proxy)) {
+        let began = Instant::now();
+        loop {
+            let leader = &self.replicas[self.leader().await];
+            arm(&leader.proxy);
+            // On a busy machine the replica may stop leading before it writes.
+            while leader.guard.lease().is_leader() || leader.proxy.has_struck() {
+                if leader.proxy.has_struck() {
+                    return;
+                }
+                assert!(began.elapsed() < LONG, "no leader writes");
+                sleep(Duration::from_millis(5)).await;
+            }
+            leader.proxy.heal();
+        }
+    }
+
+    /// Waits until the replica sees what others write.
     pub async fn sees(&self, replica: usize) {
-        self.feed(replica, |feed| matches!(feed, WatchState::Live)).await;
-    }
-
-    async fn feed(&self, replica: usize, state: fn(&WatchState) -> bool) {
         let mut statuses = self.replicas[replica].guard.lease().subscribe();
-        let changed = statuses.wait_for(|status| status.watch.as_ref().is_some_and(state));
-        let changed = timeout(LONG, changed).await.map(|changed| changed.map(drop));
+        let live = statuses.wait_for(|status| status.watch == Some(WatchState::Live));
+        let live = timeout(LONG, live).await.map(|live| live.map(drop));
         assert!(
-            matches!(changed, Ok(Ok(()))),
-            "the feed of replica {replica} is {:?}",
+            matches!(live, Ok(Ok(()))),
+            "the watch of replica {replica} is {:?}",
             self.replicas[replica].guard.watch_state()
         );
     }
 
-    /// The replica gets evidence of others' work, or is the one whose work the others see.
+    /// Waits until the replica gets evidence of others' writes, or is the one whose writes the
+    /// others see.
     async fn observes(&self, replica: usize) {
         let lease = self.replicas[replica].guard.lease();
         let evidence = || lease.snapshot().counters.evidence;
@@ -245,18 +291,25 @@ impl<E: Engine> World<E> {
         until("it hears of others, or leads", || evidence() > before || lease.is_leader()).await;
     }
 
-    /// To be called right before the server forgets what it acknowledged.
-    pub fn forget_before(&mut self) {
-        self.forgotten[0] = Some(self.tallies());
+    /// Counts each write acknowledged so far as lost: to be called before the server loses its
+    /// data.
+    pub fn before_loss(&self) {
+        for tally in self.tallies().keys.values_mut() {
+            tally.lost = tally.acknowledged;
+        }
     }
 
-    /// To be called right after that.
-    pub fn forget_after(&mut self) {
-        self.forgotten[1] = Some(self.tallies());
+    /// Counts writes anew as kept: to be called after the server has lost its data.
+    pub fn after_loss(&self) {
+        let mut tallies = self.tallies();
+        tallies.losses += 1;
+        for tally in tallies.keys.values_mut() {
+            tally.kept = 0;
+        }
     }
 
-    fn tallies(&self) -> HashMap<String, Tally> {
-        self.replicas[0].guard.store().tallies.lock().expect("nobody panicked").clone()
+    fn tallies(&self) -> MutexGuard<'_, Tallies> {
+        self.tallies.lock().expect("no task panicked")
     }
 }
 
@@ -269,8 +322,12 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 impl<S> Counted<S> {
-    fn count(&self, key: &str, count: impl FnOnce(&mut Tally)) {
-        count(self.tallies.lock().expect("nobody panicked").entry(key.to_owned()).or_default());
+    /// Counts a write of this key. Returns how often the server had lost its data by then.
+    fn count(&self, key: &str, count: impl FnOnce(&mut Tally, u64)) -> u64 {
+        let mut tallies = self.tallies.lock().expect("no task panicked");
+        let losses = tallies.losses;
+        count(tallies.keys.entry(key.to_owned()).or_default(), losses);
+        losses
     }
 }
 
@@ -286,14 +343,17 @@ impl<S: Store> Store for Counted<S> {
         expected: Expected,
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
-        self.count(key, |tally| tally.sent += 1);
+        let sent_after = self.count(key, |tally, _| tally.sent += 1);
         let result = self.store.put(key, value, expected, fence).await;
-        match result {
-            Ok(_) => self.count(key, |tally| tally.landed += 1),
-            Err(StoreError::Conflict { .. }) => self.count(key, |tally| tally.refused += 1),
-            // Nothing is known of it.
+        self.count(key, |tally, losses| match result {
+            Ok(_) => {
+                tally.acknowledged += 1;
+                tally.kept += u64::from(sent_after == losses);
+            }
+            Err(StoreError::Conflict { .. }) => tally.refused += 1,
+            // The write may or may not be in the store.
             Err(_) => {}
-        }
+        });
         result
     }
 

@@ -10,16 +10,16 @@ use super::{
     pump::{Direction, Pump},
 };
 
-/// Why a connection is reset, if it doesn't end by itself.
+/// The reason for resetting a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Broken {
-    /// By [`Proxy::cut`](super::Proxy::cut), because the proxy is gone, or because one side was reset itself.
+    /// [`Proxy::cut`](super::Proxy::cut), the end of the proxy, or the reset of one side.
     Cut,
-    /// By a strike, which is complete then.
+    /// A strike, which is complete then.
     Struck,
 }
 
-/// What both directions of a connection know of it.
+/// The state of a connection that both directions share.
 #[derive(Clone)]
 pub struct Line {
     pub control: watch::Receiver<Control>,
@@ -28,14 +28,15 @@ pub struct Line {
     answers: Arc<Mutex<Answers>>,
 }
 
-/// What becomes of the server's answers.
+/// The treatment of the server's answers.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Answers {
     #[default]
     Passed,
-    /// They get lost.
+    /// They are lost.
     Swallowed,
-    /// They get lost, and the next one may be that to the request that was struck, since the server has all of it.
+    /// They are lost, and the next one may answer the struck request, because the server has
+    /// received all of it.
     Awaited,
 }
 
@@ -49,17 +50,17 @@ impl Line {
         self.born.refusing
     }
 
-    /// Whether what was sent may be delivered now.
+    /// Returns whether bytes may be delivered now.
     pub fn flows(&self) -> Result<bool, Broken> {
         let cut = self.control.borrow().cuts > self.born.cuts;
-        // The error is that the proxy is gone.
+        // It is an error if the proxy is gone.
         if cut || self.control.has_changed().is_err() {
             return Err(Broken::Cut);
         }
         Ok(!self.control.borrow().stalled && !self.is_silent())
     }
 
-    /// Whether what is sent gets lost.
+    /// Returns whether bytes are lost.
     pub fn is_silent(&self) -> bool {
         self.control.borrow().silences > self.born.silences
     }
@@ -77,14 +78,14 @@ impl Line {
     }
 }
 
-/// Passes on what client and server say to each other, until both are done or the connection is broken.
+/// Passes bytes between client and server until both have closed or the connection is broken.
 pub async fn serve(mut client: TcpStream, upstream: SocketAddr, line: Line, open: Open) {
     let shared = line.shared.clone();
     let mut forth = Pump::new(Direction::ToServer, line.clone(), Some(open));
     let mut back = Pump::new(Direction::ToClient, line, None);
     let mut server = None;
     let passing = async {
-        // Requests are small and many; to collect them would delay each.
+        // Requests are small and many; collecting them would delay each.
         client.set_nodelay(true).map_err(|_| Broken::Cut)?;
         let (mut from_client, mut to_client) = client.split();
         forth.hold(&mut from_client).await?;
@@ -101,7 +102,8 @@ pub async fn serve(mut client: TcpStream, upstream: SocketAddr, line: Line, open
         reset_on_close(&client);
         server.iter().for_each(reset_on_close);
     }
-    // In this order: whoever waits for the connection's end or for the strike finds the sockets closed.
+    // In this order, so that a test that has waited for the end or for the strike finds the sockets
+    // closed.
     drop((client, server));
     drop(forth);
     if ended == Err(Broken::Struck) {
@@ -109,7 +111,7 @@ pub async fn serve(mut client: TcpStream, upstream: SocketAddr, line: Line, open
     }
 }
 
-/// Makes closing it a reset instead of a goodbye.
+/// Makes closing the stream a reset instead of an orderly end.
 pub fn reset_on_close(stream: &TcpStream) {
     // It fails if the other side has reset it already.
     let _ = stream.set_zero_linger();

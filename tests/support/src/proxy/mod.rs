@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a server, which does to connections what networks do.
+//! A TCP proxy in front of a server, which causes the faults of networks.
 
 mod connection;
 mod pump;
@@ -23,11 +23,12 @@ use tokio::{
 use connection::{Line, reset_on_close, serve};
 use strike::{Kind, Strikes};
 
-/// Listens on a loopback port of its own and passes everything on to one server and back, until told otherwise.
+/// Listens on a loopback port and passes all bytes on to one server and back, unless a fault is
+/// active.
 ///
-/// A fault holds for what is sent after its method has returned. "Connections that exist" are those the proxy has
-/// accepted; [`until_open`](Self::until_open) waits for that. When this is dropped all connections are reset, and its
-/// tasks end a moment later; [`close`](Self::close) waits for them.
+/// A fault affects the bytes sent after its method has returned. "Existing connections" are those
+/// that the proxy has accepted; [`until_open`](Self::until_open) waits for that. Dropping the proxy
+/// resets all connections, and its tasks end a moment later; [`close`](Self::close) waits for them.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -48,72 +49,78 @@ impl Proxy {
         Self { address, control, shared, acceptor }
     }
 
-    /// Where clients connect to.
+    /// Returns the address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on everything the server says is delivered that much later, also that it closed. What follows doesn't
-    /// wait for it: the delay is one of the way, not of each chunk.
+    /// Delays everything that the server sends from now on, including the end of a connection.
+    /// Delayed bytes do not hold up those behind them: the delay is that of the path, and not of
+    /// each chunk.
     pub fn delay(&self, delay: Duration) {
         self.control.send_modify(|control| control.delay = delay);
     }
 
-    /// Resets all connections that exist, on both sides.
+    /// Resets all existing connections, on both sides.
     pub fn cut(&self) {
         self.control.send_modify(|control| control.cuts += 1);
     }
 
-    /// Whether new connections are reset as soon as they are there, which may be before the client knows that they are.
-    /// Those that exist go on.
+    /// Sets whether new connections are reset as soon as they are accepted, possibly before the
+    /// client sees them established. Existing connections go on.
     pub fn refuse(&self, refuse: bool) {
         self.control.send_modify(|control| control.refusing = refuse);
     }
 
-    /// Once: of the next request with these bytes in it, the server gets what is before the middle of them; then the
-    /// connection is reset. So what was sent before it is served, and the request never is.
+    /// Cuts the next request that contains these bytes, once: the server gets everything before
+    /// their middle, then the connection is reset. The server serves what was sent before, but not
+    /// this request.
     pub fn cut_in_request(&self, pattern: impl AsRef<[u8]>) {
         self.shared.strikes.arm(Kind::CutInRequest, pattern.as_ref());
     }
 
-    /// Once: the next request with these bytes in it reaches the server, but from then on no answer on that connection
-    /// reaches the client, and soon after the server has said something the connection is reset. A request of more than
-    /// 64 KiB may be reset before all of it is there.
+    /// Loses the answer to the next request that contains these bytes, once: the request reaches
+    /// the server, but from then on no answer on that connection reaches the client. The connection
+    /// is reset soon after the server has sent something. A request of more than 64 KiB may be
+    /// reset before the server has all of it.
     pub fn lose_answer(&self, pattern: impl AsRef<[u8]>) {
         self.shared.strikes.arm(Kind::LoseAnswer, pattern.as_ref());
     }
 
-    /// Whether what [`cut_in_request`](Self::cut_in_request) or [`lose_answer`](Self::lose_answer) announced last has
-    /// happened, the reset included.
+    /// Returns whether the last strike, of [`cut_in_request`](Self::cut_in_request) or
+    /// [`lose_answer`](Self::lose_answer), has happened, including the reset.
     pub fn has_struck(&self) -> bool {
         *self.shared.strikes.struck.borrow()
     }
 
-    /// Returns when it has. Panics if that takes long, so that a pattern that is never sent is found.
+    /// Waits until it has happened. Panics after a long wait, which reveals a pattern that is never
+    /// sent.
     pub async fn struck(&self) {
         let mut struck = self.shared.strikes.struck.subscribe();
         let waited = timeout(LIMIT, struck.wait_for(|struck| *struck)).await;
         assert!(waited.is_ok(), "no strike within {LIMIT:?}: {:?}", self.shared.strikes);
     }
 
-    /// All connections that exist go silent in both directions for good: what is sent gets lost, also that a side
-    /// closed, as when a firewall forgot them. Only a [`cut`](Self::cut) ends that. New connections pass.
+    /// Silences all existing connections in both directions for good: all bytes are lost, and so is
+    /// the end of a connection, as if a firewall had forgotten them. Only a [`cut`](Self::cut) ends
+    /// that. New connections work.
     pub fn half_open(&self) {
         self.control.send_modify(|control| control.silences += 1);
     }
 
-    /// Like [`half_open`](Self::half_open), also for new connections, but until [`heal`](Self::heal): then what was
-    /// sent meanwhile, also that a side closed, arrives late and complete, as after TCP's retransmissions. What arrived
-    /// here but had not been delivered yet waits as well.
+    /// Holds up all connections, including new ones, until [`heal`](Self::heal). Then everything
+    /// that was sent meanwhile, including the end of a connection, arrives late and complete, as
+    /// after TCP's retransmissions. Bytes that the proxy had received but not delivered wait as
+    /// well.
     ///
-    /// New connections are accepted, since on this machine it is the kernel that does so; the server sees them, and
-    /// what they sent, after the healing.
+    /// New connections are accepted, because on the same machine the kernel does that. The server
+    /// sees them, and the bytes they sent, after the healing.
     pub fn stall(&self) {
         self.control.send_modify(|control| control.stalled = true);
     }
 
-    /// Ends all that can end: a stall, the refusal of connections, the delay (what is on its way stays late), a strike that
-    /// has not happened yet.
+    /// Ends a stall, the refusal of connections, the delay (of later bytes), and a strike that has
+    /// not happened yet.
     pub fn heal(&self) {
         self.shared.strikes.disarm();
         self.control.send_modify(|control| {
@@ -123,43 +130,44 @@ impl Proxy {
         });
     }
 
-    /// How many connections clients have open. One that is half open or stalled counts until its client has closed it.
+    /// Returns the number of connections that clients have open. A half-open or stalled one counts
+    /// until its client has closed it.
     pub fn open(&self) -> usize {
         *self.shared.open.borrow()
     }
 
-    /// Returns when exactly so many are open. Panics if that takes long.
+    /// Waits until exactly `count` connections are open. Panics after a long wait.
     pub async fn until_open(&self, count: usize) {
         let mut open = self.shared.open.subscribe();
         let waited = timeout(LIMIT, open.wait_for(|open| *open == count)).await;
         assert!(waited.is_ok(), "not {count} connections within {LIMIT:?} but {}", self.open());
     }
 
-    /// How many connections clients have opened, those that were refused among them.
+    /// Returns the number of connections that clients have opened, including refused ones.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many bytes the server was given.
+    /// Returns the number of bytes delivered to the server.
     pub fn to_server(&self) -> u64 {
         self.shared.to_server.load(Ordering::SeqCst)
     }
 
-    /// How many bytes clients were given.
+    /// Returns the number of bytes delivered to clients.
     pub fn to_clients(&self) -> u64 {
         self.shared.to_clients.load(Ordering::SeqCst)
     }
 
-    /// Resets all connections, listens no more and returns when all tasks have ended. Whoever counts tasks still has to do
-    /// so until it is right: tokio tells of the end of a task just before it stops counting it.
+    /// Resets all connections, stops listening, and returns when all tasks have ended. tokio
+    /// reports the end of a task a moment before it stops counting the task.
     pub async fn close(self) {
         drop(self.control);
         self.acceptor.await.expect("the proxy doesn't panic");
     }
 }
 
-/// What is wanted of connections. A count, against what it was when a connection was accepted, says whether the
-/// connection existed when something was done to all of them.
+/// The state requested of connections. A connection compares a count with its value when the
+/// connection was accepted: if it has grown, the fault hit the connection.
 #[derive(Debug, Default, Clone, Copy)]
 struct Control {
     cuts: u64,
@@ -219,11 +227,11 @@ async fn accept(
         }
     }
     drop(listener);
-    // They see it, too.
+    // They see the end of `control` as well.
     while let Some(ended) = connections.join_next().await {
         ended.expect("a connection doesn't panic");
     }
 }
 
-/// How long a test waits for something to happen.
+/// The longest wait, only against hanging.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -21,19 +21,20 @@ pub enum Direction {
     ToClient,
 }
 
-/// Reads what one side sends as it comes, and delivers it to the other when it may and is due, in order.
+/// Reads the bytes of one side as they arrive, and delivers them to the other side in order, when
+/// they are due.
 ///
-/// It reads also while it delivers nothing, so that it knows when a client has closed, and so that a delay is not one
-/// delay per chunk.
+/// It also reads while delivery is held up, so that it notices when a client has closed, and so
+/// that delays of chunks do not add up.
 pub struct Pump {
     direction: Direction,
     line: Line,
-    /// Until the client has closed; only in the direction that learns of it.
+    /// Dropped when the client has closed; only in the direction that notices.
     open: Option<Open>,
-    /// When it is due, unless at once.
+    /// Each item, with its due time if it is delayed.
     queue: VecDeque<(Option<Instant>, Item)>,
     queued: usize,
-    /// Nothing more is to be read.
+    /// Set when there is nothing more to read.
     ended: bool,
     tail: Tail,
     buffer: Box<[u8]>,
@@ -41,7 +42,7 @@ pub struct Pump {
 
 enum Item {
     Bytes(Bytes),
-    /// All of the request that was struck is before it.
+    /// The end of a struck request.
     Request,
     End,
     Break(Broken),
@@ -53,7 +54,7 @@ impl Pump {
         Self { direction, line, open, queue, queued: 0, ended: false, tail, buffer }
     }
 
-    /// Reads, but delivers nothing; returns as soon as something may be delivered.
+    /// Reads without delivering, until delivery is possible.
     pub async fn hold(&mut self, reader: &mut ReadHalf<'_>) -> Result<(), Broken> {
         while !self.line.flows()? {
             self.turn(reader, None).await?;
@@ -64,8 +65,8 @@ impl Pump {
     /// Reads and delivers, until the end has been delivered too.
     pub async fn run(&mut self, reader: &mut ReadHalf<'_>, writer: &mut WriteHalf<'_>) -> Result<(), Broken> {
         loop {
-            // Each time, also after something was read: it is what keeps from delivering what came after a fault was
-            // switched on.
+            // Look each time, also after a read: bytes that arrive after the start of a fault must
+            // not be delivered.
             let writer = if self.line.flows()? { Some(&mut *writer) } else { None };
             if self.turn(reader, writer).await? {
                 return Ok(());
@@ -73,7 +74,7 @@ impl Pump {
         }
     }
 
-    /// Does one thing; says whether it was the last.
+    /// Takes one step. Returns whether it was the last.
     async fn turn(
         &mut self,
         reader: &mut ReadHalf<'_>,
@@ -81,7 +82,7 @@ impl Pump {
     ) -> Result<bool, Broken> {
         tokio::select! {
             biased;
-            // That the proxy is gone is seen by `Line::flows`.
+            // `Line::flows` notices when the proxy is gone.
             _ = self.line.control.changed() => Ok(false),
             delivered = deliver(self.queue.front(), writer) => self.handle_delivered(delivered),
             read = reader.read(&mut self.buffer), if !self.ended && self.queued < QUEUE => {
@@ -114,7 +115,7 @@ impl Pump {
                     chunk.truncate(middle);
                     self.push(Item::Bytes(chunk));
                     self.push(Item::Break(Broken::Struck));
-                    // Whatever follows would be sent by nobody.
+                    // No client would send anything after a cut.
                     self.ended = true;
                 }
                 Some(Hit::LoseAnswer) => {
@@ -138,7 +139,8 @@ impl Pump {
     fn handle_delivered(&mut self, delivered: io::Result<usize>) -> Result<bool, Broken> {
         let Ok(written) = delivered else {
             return match self.direction {
-                // What the server said before it closed may still be on its way; the other direction will see its end.
+                // Bytes that the server sent before it closed may still be in transit; the other
+                // direction sees their end.
                 Direction::ToServer => Ok(true),
                 Direction::ToClient => Err(Broken::Cut),
             };
@@ -187,7 +189,7 @@ impl Pump {
     }
 }
 
-/// Delivers the item, or some of it, when it is due. Whoever drops this before it is ready has lost nothing.
+/// Delivers the item, or a part of it, when it is due. Dropping this future loses nothing.
 async fn deliver(
     item: Option<&(Option<Instant>, Item)>,
     writer: Option<&mut WriteHalf<'_>>,
@@ -203,8 +205,9 @@ async fn deliver(
     }
 }
 
-/// How much is read ahead of what was delivered.
+/// The most bytes read ahead of delivery.
 const QUEUE: usize = 4 << 20;
-/// From the server's first word after a request until the connection is reset. That word need not be the answer: it may be
-/// one to an earlier request, or of the protocol itself, such as a window update of HTTP/2.
+/// The time from the server's first bytes after a struck request until the reset. They need not be
+/// the answer: they may answer an earlier request, or be part of the protocol, such as a window
+/// update of HTTP/2.
 const SETTLE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! Faults that hit one request, found by what it says.
+//! Faults that hit one request, found by its bytes.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -10,19 +10,19 @@ pub enum Kind {
     LoseAnswer,
 }
 
-/// The one that is armed, if any, and whether the last one has happened.
+/// The armed strike, if any, and whether the last one has happened.
 #[derive(Debug, Default)]
 pub struct Strikes {
     armed: Mutex<Option<(Kind, Bytes)>>,
     pub struck: watch::Sender<bool>,
 }
 
-/// What to do with a chunk that a strike hits.
+/// The action on a chunk that a strike hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hit {
-    /// Pass on so many bytes, then reset the connection.
+    /// Pass on this number of bytes, then reset the connection.
     CutAt(usize),
-    /// Pass it on and swallow what comes back.
+    /// Pass the chunk on and swallow the answers.
     LoseAnswer,
 }
 
@@ -37,7 +37,8 @@ impl Strikes {
         *self.armed.lock() = None;
     }
 
-    /// What is in store for this chunk, the next that a client sent. Disarms the strike if it hits.
+    /// Returns the action on this chunk, the next that a client sent. Disarms the strike if it
+    /// hits.
     pub fn hit(&self, tail: &mut Tail, chunk: &[u8]) -> Option<Hit> {
         let mut armed = self.armed.lock();
         let found = armed.as_ref().and_then(|(kind, pattern)| Some((*kind, tail.find(pattern, chunk)?)));
@@ -51,14 +52,14 @@ impl Strikes {
     }
 }
 
-/// The end of what a connection's client has sent, since a pattern may arrive in two chunks.
+/// The last bytes that a connection's client has sent, because a pattern may arrive in two chunks.
 #[derive(Debug, Default)]
 pub struct Tail(Vec<u8>);
 
 impl Tail {
-    /// Where in the chunk the middle of the pattern is, which ends in it.
+    /// Returns the position of the pattern's middle in the chunk that the pattern ends in.
     fn find(&self, pattern: &[u8], chunk: &[u8]) -> Option<usize> {
-        // One byte less than the pattern: what was all there before has been passed on.
+        // One byte less than the pattern: a complete pattern before this chunk has been passed on.
         let before = &self.0[self.0.len().saturating_sub(pattern.len() - 1)..];
         let sent = [before, chunk].concat();
         let start = sent.windows(pattern.len()).position(|window| window == pattern)?;

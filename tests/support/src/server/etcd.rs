@@ -15,22 +15,22 @@ pub struct Etcd {
 }
 
 impl EtcdServer {
-    /// Starts a server with an empty data directory and returns when it answers.
+    /// Starts a server with an empty data directory. Returns when it serves.
     pub async fn start() -> Self {
         Self::start_program(Etcd::PROGRAM).await
     }
 
-    /// The same with another etcd than the one in the path.
+    /// Like [`start`](Self::start), with this program instead of the one in `PATH`.
     pub async fn start_program(program: impl Into<PathBuf>) -> Self {
         Self::launch(Etcd { program: program.into() }).await
     }
 
-    /// Where clients connect to.
+    /// Returns the endpoint for clients.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
     }
 
-    /// Forgets all revisions but the last one: whoever wants to know what happened before it is told that it is gone.
+    /// Compacts all revisions but the last one: a watch that would begin earlier is refused.
     pub async fn compact(&self) {
         let header = self.post("kv/range", r#"{"key":"AA=="}"#).await;
         let revision = header.split_once(r#""revision":""#).and_then(|(_, rest)| rest.split('"').next());
@@ -38,7 +38,7 @@ impl EtcdServer {
         self.post("kv/compaction", &format!(r#"{{"revision":"{revision}","physical":true}}"#)).await;
     }
 
-    /// Through the gateway that speaks JSON.
+    /// Sends a request to the gateway that speaks JSON.
     async fn post(&self, method: &str, body: &str) -> String {
         let head = format!("POST /v3/{method} HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
         let answer = ask(self.address(), &(head + body)).await.expect("it serves");
@@ -46,7 +46,7 @@ impl EtcdServer {
         answer
     }
 
-    /// How many watches the server thinks there are.
+    /// Returns the number of watches that the server counts.
     pub async fn watches(&self) -> usize {
         let figures = ask(self.address(), "GET /metrics HTTP/1.0\r\n\r\n").await.expect("it serves");
         let figure = figures.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
@@ -73,7 +73,8 @@ impl Kind for Etcd {
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("test={peer}")]);
-        // What is written survives a killed process without being synced; only a killed machine would lose it.
+        // A write survives a killed process without being synced; only a killed machine would lose
+        // it.
         command.args(["--unsafe-no-fsync", "--heartbeat-interval", "20", "--election-timeout", "200"]);
     }
 

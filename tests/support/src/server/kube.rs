@@ -22,26 +22,28 @@ use tokio::time::{sleep, timeout};
 
 use super::{EtcdServer, Kind, LIMIT, POLL, Server, folder};
 
-/// A Kubernetes API server and its etcd, which takes seconds to start. There are no controllers: nobody collects garbage,
-/// makes service accounts or empties a namespace that is deleted.
+/// A Kubernetes API server and its etcd, which take seconds to start. There are no controllers:
+/// garbage, service accounts and deleted namespaces are left alone.
 ///
-/// It speaks TLS with a certificate of its own, which says 127.0.0.1, so that it is also good for a proxy.
+/// The server speaks TLS with its own certificate for 127.0.0.1, which is therefore valid behind a
+/// proxy as well.
 #[derive(Debug)]
 pub struct KubeServer {
-    /// To be killed, paused and restarted. What was written is not in it but in etcd, so there is nothing that it could
-    /// [`forget`](Server::forget).
+    /// The API server, to be killed, paused and restarted. Its data is in etcd, so
+    /// [`forget`](Server::forget) does nothing.
     pub api: Server<Kube>,
-    /// Likewise.
+    /// Its etcd, to be killed, paused and restarted.
     pub etcd: EtcdServer,
 }
 
 impl KubeServer {
-    /// Starts both, without users but the administrator, and returns when the API server says that it is ready.
+    /// Starts both, with the administrator as the only user. Returns when the API server is ready.
     pub async fn start() -> Self {
         Self::start_with::<&str>([]).await
     }
 
-    /// The same with users of these names. They have no rights until [`allow`](Self::allow) gives them some.
+    /// Like [`start`](Self::start), with users of these names. They have no rights until
+    /// [`allow`](Self::allow) grants some.
     pub async fn start_with<U: Into<String>>(users: impl IntoIterator<Item = U>) -> Self {
         let etcd = match assets().map(|assets| assets.join("etcd")).filter(|etcd| etcd.exists()) {
             Some(etcd) => EtcdServer::start_program(etcd).await,
@@ -53,23 +55,24 @@ impl KubeServer {
         Self { api, etcd }
     }
 
-    /// A client that may do everything, with kube's own settings: it tries up to 15 times again what the server refuses
-    /// with 429, 503 or 504.
+    /// Returns a client with all rights and kube's default settings: it retries up to 15 times
+    /// after the answers 429, 503 and 504.
     pub fn administrator(&self) -> Client {
         self.user(ADMINISTRATOR)
     }
 
-    /// The same of a user.
+    /// Returns the client of a user.
     pub fn user(&self, name: &str) -> Client {
         client(self.config(name, self.api.address()))
     }
 
-    /// How to connect as this user, or as [`ADMINISTRATOR`]. The address is that of the server or of a proxy to it.
+    /// Returns the configuration of this user, or of [`ADMINISTRATOR`], for the address of the
+    /// server or of a proxy to it.
     pub fn config(&self, user: &str, address: SocketAddr) -> Config {
         self.api.kind.config(user, address)
     }
 
-    /// The same as a file, for other programs.
+    /// Writes the configuration to a file, for other programs. Returns its path.
     pub fn kubeconfig(&self, user: &str, address: SocketAddr) -> PathBuf {
         let kind = &self.api.kind;
         let text = json!({
@@ -89,7 +92,7 @@ impl KubeServer {
         path
     }
 
-    /// Makes a namespace.
+    /// Creates a namespace.
     pub async fn create_namespace(&self, name: &str) {
         let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
         let namespace = Namespace { metadata, ..Namespace::default() };
@@ -97,8 +100,8 @@ impl KubeServer {
         made.expect("a namespace can be made");
     }
 
-    /// From now on the user may do this to these resources in all namespaces: `allow("ada", "", &["configmaps"],
-    /// &["get"])`. The group is empty for what Kubernetes began with.
+    /// Grants the user these verbs on these resources in all namespaces: `allow("ada", "",
+    /// &["configmaps"], &["get"])`. The group of the core resources is empty.
     pub async fn allow(&self, user: &str, group: &str, resources: &[&str], verbs: &[&str]) {
         let client = self.administrator();
         let metadata = || ObjectMeta { generate_name: Some(format!("{user}-")), ..ObjectMeta::default() };
@@ -129,7 +132,7 @@ impl KubeServer {
         let bindings = Api::<ClusterRoleBinding>::all(client.clone());
         bindings.create(&PostParams::default(), &binding).await.expect("a role can be bound");
 
-        // The server learns of either by watching itself.
+        // The server learns of the role and the binding from its own watches.
         let (resource, subresource) = resources[0].split_once('/').unzip();
         let attributes = ResourceAttributes {
             group: Some(group.into()),
@@ -161,10 +164,10 @@ impl KubeServer {
 
 #[derive(Debug)]
 pub struct Kube {
-    /// Where it is.
+    /// The endpoint of etcd.
     etcd: String,
     users: Vec<String>,
-    /// What the server needs and what it makes for itself.
+    /// The files that the server reads and creates.
     folder: TempDir,
 }
 
@@ -185,7 +188,8 @@ impl Kube {
         self.folder.path().join("certificates")
     }
 
-    /// That of the server and that of the authority which it made up to sign it.
+    /// Returns the file with the certificate of the server, and of the authority that it created to
+    /// sign it.
     fn certificate(&self) -> PathBuf {
         self.certificates().join("apiserver.crt")
     }
@@ -199,7 +203,7 @@ impl Kind for Kube {
         if let Some(assets) = assets() {
             return assets.join(Self::PROGRAM);
         }
-        // Where scripts/kube-apiserver puts it.
+        // The path that scripts/kube-apiserver writes to.
         let cache = match env::var_os("XDG_CACHE_HOME").filter(|cache| !cache.is_empty()) {
             Some(cache) => PathBuf::from(cache),
             None => Path::new(&env::var_os("HOME").expect("a home")).join(".cache"),
@@ -224,12 +228,12 @@ impl Kind for Kube {
         });
         fs::write(&tokens, lines.collect::<String>()).expect("the tokens can be written");
         command.args(["--bind-address", "127.0.0.1", "--secure-port", &ports[0].to_string()]);
-        // Without it, the address of the machine's default route, which it need not have.
+        // The default is the address of the default route, which a machine need not have.
         command.args(["--advertise-address", "127.0.0.1"]);
         command.args(["--etcd-servers", &self.etcd]);
         command.arg("--token-auth-file").arg(tokens).args(["--authorization-mode", "RBAC"]);
-        // Service accounts need a key. Nobody here has one, so that of the certificate will do: the server has made it by
-        // the time it looks for this one.
+        // Service accounts need a key. The tests use none, so the key of the certificate suffices:
+        // the server has created it by the time it reads this setting.
         let key = self.certificates().join("apiserver.key");
         command.arg("--cert-dir").arg(self.certificates());
         command
@@ -240,17 +244,18 @@ impl Kind for Kube {
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         command.args(["--disable-admission-plugins", "ServiceAccount"]);
         if assets().is_none() {
-            // A quarter of what 1.20 does until it is ready is for what is beta there. Newer ones don't know this gate.
+            // The beta APIs take a quarter of the start of 1.20. Newer servers do not know the
+            // gate.
             command.args(["--runtime-config", "api/beta=false"]);
             command.args(["--feature-gates", "APIPriorityAndFairness=false"]);
         }
-        // It would try for ever to make a loopback address the endpoint of a service.
+        // Otherwise it would try for ever to make a loopback address the endpoint of a service.
         command.args(["--endpoint-reconciler-type", "none"]);
     }
 
     async fn is_ready(&self, address: SocketAddr) -> bool {
         let mut config = self.config(ADMINISTRATOR, address);
-        // One that is not ready may say so with what kube takes as a reason to wait.
+        // A server that is not ready may answer with a code that makes kube wait.
         config.default_retry = false;
         let request = Request::get("/readyz").body(Vec::new()).expect("a request");
         timeout(PATIENCE, client(config).request_text(request)).await.is_ok_and(|answer| answer.is_ok())
@@ -258,19 +263,19 @@ impl Kind for Kube {
 }
 
 fn client(config: Config) -> Client {
-    Client::try_from(config).expect("what the server made for itself is a certificate")
+    Client::try_from(config).expect("the server created a certificate")
 }
 
-/// The folder with envtest's programs, where there is one.
+/// Returns the folder with envtest's programs, if it is set.
 fn assets() -> Option<PathBuf> {
     env::var_os("KUBEBUILDER_ASSETS").filter(|assets| !assets.is_empty()).map(PathBuf::from)
 }
 
-/// The user who may do everything.
+/// The user with all rights.
 pub const ADMINISTRATOR: &str = "administrator";
-/// What a request to the server, or its answer, begins with on a connection that is open: a record of TLS. For faults of
-/// the proxy, which sees no more of it.
+/// The first bytes of a request or an answer on an open connection: a record of TLS. The proxy,
+/// which cannot read more, finds requests by them.
 pub const RECORD: [u8; 3] = [0x17, 3, 3];
-/// For one answer to whether it is ready.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest wait for one answer of a server that starts.
+const PATIENCE: Duration = Duration::from_secs(4);
 const RBAC: &str = "rbac.authorization.k8s.io";

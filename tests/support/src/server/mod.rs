@@ -1,4 +1,4 @@
-//! Real servers on free loopback ports, for as long as a test runs.
+//! Real servers on free loopback ports, for the duration of a test.
 
 mod etcd;
 #[cfg(feature = "kube")]
@@ -32,29 +32,30 @@ pub use self::{
 };
 use ports::Port;
 
-/// What one kind of server differs in from the others.
+/// A kind of server.
 pub trait Kind {
-    /// What it is called.
+    /// The name of the program.
     const PROGRAM: &'static str;
-    /// How many ports it needs. Clients connect to the first.
+    /// The number of ports that it needs. Clients connect to the first.
     const PORTS: usize;
 
-    /// What is run.
+    /// Returns the program to run.
     fn program(&self) -> PathBuf {
         Self::PROGRAM.into()
     }
 
-    /// What to say if it is not there.
+    /// Returns the message for a missing program.
     fn missing(&self) -> String;
 
-    /// Adds the arguments. `data` exists and is empty, or as the server left it.
+    /// Adds the arguments. `data` exists, and is empty or as the server left it.
     fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]);
 
-    /// Whether clients at `address` are served.
+    /// Returns whether the server serves clients at `address`.
     fn is_ready(&self, address: SocketAddr) -> impl Future<Output = bool> + Send;
 }
 
-/// A server process with its data, its log and its ports. It is killed when this is dropped, and when the test dies.
+/// A server process with its data, log and ports. It is killed when this is dropped, and when the
+/// test dies.
 ///
 /// Start and restart it on the thread of the test: it dies with the thread that started it.
 #[derive(Debug)]
@@ -66,32 +67,32 @@ pub struct Server<K: Kind> {
 }
 
 impl<K: Kind> Server<K> {
-    /// Starts a server with an empty data directory and returns when it serves.
+    /// Starts a server with an empty data directory. Returns when it serves.
     async fn launch(kind: K) -> Self {
         let mut server = Self { kind, directory: folder(), ports: Vec::new(), process: None };
         for _ in 0..5 {
             server.ports = (0..K::PORTS).map(|_| Port::reserve()).collect();
             match server.run().await {
                 Ok(()) => return server,
-                // Some other program was faster than the server.
+                // Another program took the port before the server did.
                 Err(log) if log.to_lowercase().contains("address already in use") => {
                     server.directory = folder();
                 }
                 Err(log) => server.fail(&log),
             }
         }
-        panic!("{}: five times a port that was free got taken", K::PROGRAM);
+        panic!("{}: five times another program took the port first", K::PROGRAM);
     }
 
-    /// Where clients connect to.
+    /// Returns the address for clients.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports[0].number).into()
     }
 
-    /// SIGKILL: no goodbye to anybody.
+    /// Sends SIGKILL, so that the server closes nothing by itself.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // It fails if the process is gone, which is what we want.
+            // It fails if the process has ended, which is the aim.
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -105,14 +106,15 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// Kills the server, if it still runs, and deletes its data, so that the next [`restart`](Self::restart) is from
-    /// nothing.
+    /// Kills the server, if it still runs, and deletes its data: the next
+    /// [`restart`](Self::restart) begins without any.
     pub fn forget(&mut self) {
         self.kill();
         fs::remove_dir_all(self.data()).expect("the data can be deleted");
     }
 
-    /// SIGSTOP: connections stay open, but nobody answers. Returns when all threads have stopped, which takes a moment.
+    /// Sends SIGSTOP: connections stay open without answers. Returns when all threads have stopped,
+    /// which takes a moment.
     pub fn pause(&self) {
         self.signal("-STOP");
         let started = Instant::now();
@@ -122,12 +124,12 @@ impl<K: Kind> Server<K> {
         }
     }
 
-    /// SIGCONT, after [`pause`](Self::pause).
+    /// Sends SIGCONT, after [`pause`](Self::pause).
     pub fn resume(&self) {
         self.signal("-CONT");
     }
 
-    /// What the server said since it was first started.
+    /// Returns the log since the first start.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
@@ -144,7 +146,7 @@ impl<K: Kind> Server<K> {
         panic!("{} did not start:\n{log}", K::PROGRAM)
     }
 
-    /// Runs the server and returns when it serves; if it doesn't, with its log.
+    /// Runs the server. Returns when it serves, or its log if it does not start.
     async fn run(&mut self) -> Result<(), String> {
         let data = self.data();
         // etcd complains of data that others can read.
@@ -152,8 +154,8 @@ impl<K: Kind> Server<K> {
         let output =
             File::options().create(true).append(true).open(self.log_file()).expect("the log is writable");
         let errors = output.try_clone().expect("a second handle to the log");
-        // `setpriv` asks the kernel to kill the server when its parent dies, which needs no `unsafe` here, and then
-        // becomes the server, so that the process id stays the same.
+        // `setpriv` asks the kernel to kill the server when its parent dies, which would need
+        // `unsafe` here. It then becomes the server, so that the process id stays the same.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(self.kind.program());
         let ports: Vec<_> = self.ports.iter().map(|port| port.number).collect();
@@ -164,8 +166,10 @@ impl<K: Kind> Server<K> {
 
         let started = Instant::now();
         while started.elapsed() < LIMIT {
-            // Only once the port is its own: whoever else listens there would answer in its place.
-            if self.listens() && self.kind.is_ready(self.address()).await {
+            // Ask only once the port is its own: another program that listens there would answer
+            // instead.
+            let ready = async { self.listens() && self.kind.is_ready(self.address()).await };
+            if timeout(PROBE, ready).await.unwrap_or(false) {
                 return Ok(());
             }
             if let Some(status) = self.exited() {
@@ -186,7 +190,8 @@ impl<K: Kind> Server<K> {
         self.process.as_ref().expect("the server runs").id()
     }
 
-    /// Whether one of the process's files is a listening socket of its first port (proc(5)).
+    /// Returns whether one of the process's files is a listening socket of its first port
+    /// (proc(5)).
     fn listens(&self) -> bool {
         let port = format!(":{:04X}", self.ports[0].number);
         let tables =
@@ -200,13 +205,14 @@ impl<K: Kind> Server<K> {
                 (local.ends_with(&port) && state == LISTEN).then(|| format!("socket:[{inode}]"))
             })
             .collect();
-        // The folder is gone if the process is.
+        // The folder vanishes with the process.
         let files = fs::read_dir(format!("/proc/{}/fd", self.id())).into_iter().flatten().flatten();
         let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
         targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
     }
 
-    /// Whether each thread is in state `T`, the word after the name in parentheses (proc(5)).
+    /// Returns whether each thread is in state `T`, the word after the name in parentheses
+    /// (proc(5)).
     fn is_stopped(&self) -> bool {
         let threads = fs::read_dir(format!("/proc/{}/task", self.id())).expect("the server's threads");
         let mut stats =
@@ -226,7 +232,7 @@ impl<K: Kind> Drop for Server<K> {
     }
 }
 
-/// Sends `request` on a new connection and returns all that comes until the server closes it.
+/// Sends `request` on a new connection. Returns all bytes that arrive until the server closes it.
 async fn ask(address: SocketAddr, request: &str) -> io::Result<String> {
     let conversation = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -235,25 +241,26 @@ async fn ask(address: SocketAddr, request: &str) -> io::Result<String> {
         stream.read_to_end(&mut answer).await?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
-    timeout(Duration::from_secs(2), conversation)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(LIMIT, conversation).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// What to say of a program that cannot be found.
+/// Returns the message for a program that cannot be found.
 pub fn missing(program: &str, package: &str) -> String {
     format!("there is no {program}: install the Debian package {package}, as scripts/test expects it")
 }
 
-/// How long a server may take for what we wait for.
+/// The longest wait for a server, only against hanging.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at whether it is done.
+/// The longest wait for one answer of a server that starts: it may accept connections before it
+/// answers.
+const PROBE: Duration = Duration::from_secs(5);
+/// The pause between two looks at a condition.
 const POLL: Duration = Duration::from_millis(10);
-/// What `setpriv` exits with when there is no such program.
+/// The exit code of `setpriv` for a missing program.
 pub const NOT_FOUND: i32 = 127;
-/// A listening socket's state in `/proc/net/tcp`.
+/// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";

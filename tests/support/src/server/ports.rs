@@ -1,4 +1,4 @@
-//! Ports that stay ours from before a server binds them until it is gone for good, also while it is killed.
+//! Ports that stay reserved for a server until it is dropped, even while it is killed.
 
 use std::{
     collections::hash_map::RandomState,
@@ -9,11 +9,11 @@ use std::{
 
 /// A port number of the loopback interface.
 ///
-/// A killed server has its port back when it is restarted. For that nobody may take it meanwhile:
-/// - other tests don't, because a reserved number is bound as a *UDP* port, which no server here uses and which the
-///   kernel frees when the test dies;
-/// - connections don't, because the number lies below those that the kernel gives to outgoing ones. With such a number a
-///   client that keeps trying to reach the killed server would sooner or later be connected to itself.
+/// A killed server needs the same port when it is restarted. Until then the port stays free:
+/// - Other tests do not take it, because the number is also bound as a *UDP* port, which no server
+///   here uses and which the kernel frees when the test dies.
+/// - Outgoing connections do not take it, because the kernel gives them higher numbers. Otherwise a
+///   client that keeps trying to reach the killed server would eventually connect to itself.
 #[derive(Debug)]
 pub struct Port {
     pub number: u16,
@@ -34,10 +34,11 @@ impl Port {
     }
 }
 
-/// Another number in each process, or tests that start at once would all look at the same ports.
+/// Returns a random number that differs between processes: tests that start together would
+/// otherwise try the same ports.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Linux takes the ports of outgoing connections from 32768 on (`net.ipv4.ip_local_port_range`).
+/// On Linux the ports of outgoing connections begin at 32768 (`net.ipv4.ip_local_port_range`).
 const RANGE: Range<u16> = 20000..32768;

@@ -4,7 +4,7 @@ use tokio::time::sleep;
 
 use super::{Kind, LIMIT, POLL, Server, ask, missing};
 
-/// A Redis server that keeps what it acknowledged.
+/// A Redis server that keeps every write that it acknowledged.
 pub type RedisServer = Server<Redis>;
 
 #[derive(Debug)]
@@ -13,23 +13,24 @@ pub struct Redis {
 }
 
 impl RedisServer {
-    /// Starts a server with an empty data directory and returns when it answers.
+    /// Starts a server with an empty data directory. Returns when it serves.
     pub async fn start() -> Self {
         Self::start_with::<&str>([]).await
     }
 
-    /// The same with more settings, such as `["--maxmemory", "2mb"]`. They win over ours. With `--requirepass` the
-    /// methods here know the password, and clients need it.
+    /// Like [`start`](Self::start), with further settings, such as `["--maxmemory", "2mb"]`, which
+    /// override the defaults here. With `--requirepass` the methods here send the password, and
+    /// clients need it.
     pub async fn start_with<A: Into<String>>(arguments: impl IntoIterator<Item = A>) -> Self {
         Self::launch(Redis { arguments: arguments.into_iter().map(Into::into).collect() }).await
     }
 
-    /// Starts a replica, which follows `master` when this returns. The master must not want a password.
+    /// Starts a replica. Returns when it follows `master`, which must not require a password.
     pub async fn start_replica_of(master: &RedisServer) -> Self {
         let port = master.address().port().to_string();
         let replica = Self::start_with(["--replicaof", "127.0.0.1", &port]).await;
         let started = Instant::now();
-        // Both must think so: the master counts a replica's acknowledgements only once it is online.
+        // Ask both: the master counts a replica's acknowledgements only once it is online.
         while !replica.ask("INFO replication").await.contains("master_link_status:up")
             || !master.ask("INFO replication").await.contains("state=online")
         {
@@ -39,29 +40,30 @@ impl RedisServer {
         replica
     }
 
-    /// Where clients connect to.
+    /// Returns the URL for clients.
     pub fn endpoint(&self) -> String {
         format!("redis://{}", self.address())
     }
 
-    /// Does a command, written as for `redis-cli`, on a connection of its own. Returns the answer as it came, in RESP.
+    /// Executes a command, written as for `redis-cli`, on a connection of its own. Returns the raw
+    /// answer, in RESP.
     pub async fn ask(&self, command: &str) -> String {
         let login = self.kind.password().map(|password| format!("AUTH {password}\r\n"));
         let request = format!("{}{command}\r\nQUIT\r\n", login.as_deref().unwrap_or_default());
         let answer = ask(self.address(), &request).await;
         let answer = answer.unwrap_or_else(|error| panic!("{command}: {error}"));
-        // Those to AUTH and to QUIT.
+        // Without the answers to AUTH and QUIT.
         let answer = if login.is_some() { answer.strip_prefix(OK).unwrap_or(&answer) } else { &answer };
         answer.strip_suffix(OK).unwrap_or(answer).to_owned()
     }
 
-    /// How many clients, replicas among them, the server thinks it has.
+    /// Returns the number of clients that the server counts, including replicas.
     pub async fn connections(&self) -> usize {
-        // One of them is ours.
+        // Without the connection of this request.
         self.ask("CLIENT LIST").await.matches(" laddr=").count() - 1
     }
 
-    /// How many commands of this name it has done, those in scripts among them.
+    /// Returns how many commands of this name it has executed, including those in scripts.
     pub async fn calls(&self, command: &str) -> u64 {
         let figures = self.ask("INFO commandstats").await;
         let prefix = format!("cmdstat_{command}:calls=");
@@ -69,7 +71,7 @@ impl RedisServer {
             .lines()
             .find_map(|line| line.strip_prefix(&prefix))
             .and_then(|line| line.split(',').next());
-        // Those that were never done are not in the list.
+        // Commands that were never executed are not in the list.
         calls.map_or(0, |calls| calls.parse().expect("a number"))
     }
 }
@@ -83,7 +85,7 @@ impl Redis {
 
 impl Kind for Redis {
     const PROGRAM: &'static str = "redis-server";
-    /// The second one is that of the cluster bus, where there is one.
+    /// The second port is for the cluster bus, if there is one.
     const PORTS: usize = 2;
 
     fn missing(&self) -> String {
@@ -94,14 +96,15 @@ impl Kind for Redis {
         command.args(["--bind", "127.0.0.1", "--port", &ports[0].to_string()]);
         command.args(["--cluster-port", &ports[1].to_string()]);
         command.arg("--dir").arg(data).args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
-        // By default a replica waits five seconds for others that could be served together with it.
+        // By default the master waits five seconds for further replicas to serve together.
         command.args(["--repl-diskless-sync-delay", "0"]);
         command.args(&self.arguments);
     }
 
     async fn is_ready(&self, address: SocketAddr) -> bool {
         let answer = ask(address, "PING\r\nQUIT\r\n").await;
-        // The second is what one that wants a password says once it is there. One that still loads says neither.
+        // A server with a password answers the second. A server that still loads its data answers
+        // neither.
         answer.is_ok_and(|answer| ["+PONG", "-NOAUTH"].iter().any(|ready| answer.starts_with(ready)))
     }
 }

@@ -6,16 +6,16 @@ use super::{LIMIT, POLL, RedisServer};
 
 /// A Redis cluster of three masters without replicas.
 ///
-/// Without one of them the others refuse all keys, about a second after its death: by default a cluster serves either
-/// all slots or none.
+/// About a second after one of them has died, the others refuse all keys: by default a cluster
+/// serves either all slots or none.
 #[derive(Debug)]
 pub struct RedisCluster {
-    /// To be killed, paused and restarted one by one.
+    /// The nodes, to be killed, paused and restarted one by one.
     pub nodes: [RedisServer; 3],
 }
 
 impl RedisCluster {
-    /// Starts the nodes and returns when each of them says that the cluster is complete.
+    /// Starts the nodes. Returns when each of them reports that the cluster is complete.
     pub async fn start() -> Self {
         let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
         let nodes = [
@@ -24,7 +24,8 @@ impl RedisCluster {
             RedisServer::start_with(arguments).await,
         ];
         for (i, (node, slots)) in nodes.iter().zip(SLOTS).enumerate() {
-            // What redis-cli sets, too: nodes with the same epoch would first have to sort that out.
+            // As redis-cli does: nodes with the same epoch would first have to resolve the
+            // collision.
             order(node, &format!("CLUSTER SET-CONFIG-EPOCH {}", i + 1)).await;
             order(node, &format!("CLUSTER ADDSLOTSRANGE {} {}", slots.start(), slots.end())).await;
         }
@@ -38,12 +39,13 @@ impl RedisCluster {
         cluster
     }
 
-    /// Where clients connect to; one of them is enough to learn the others.
+    /// Returns the URLs for clients. From one of them a client learns the others.
     pub fn endpoints(&self) -> [String; 3] {
         self.nodes.each_ref().map(RedisServer::endpoint)
     }
 
-    /// Returns when all nodes say that all slots are served, as they do some seconds after one was restarted.
+    /// Waits until all nodes report that all slots are served. After the restart of a node this
+    /// takes some seconds.
     pub async fn complete(&self) {
         let started = Instant::now();
         for node in &self.nodes {
@@ -59,12 +61,12 @@ impl RedisCluster {
         }
     }
 
-    /// Which of the nodes has the key. Any of them must be running to say so.
+    /// Returns the index of the node that owns the key. At least one node must be running.
     pub async fn owner(&self, key: &str) -> usize {
         let node = self.nodes.iter().find(|node| node.process.is_some()).expect("a node runs");
         let answer = node.ask(&format!("CLUSTER KEYSLOT {key}")).await;
         let slot = answer.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{answer}"));
-        SLOTS.iter().position(|slots| slots.contains(&slot)).expect("all slots are somebody's")
+        SLOTS.iter().position(|slots| slots.contains(&slot)).expect("each slot has an owner")
     }
 }
 

@@ -4,43 +4,44 @@ use super::{Kind, Server, ask, missing};
 
 /// A ZooKeeper server on its own, without an ensemble.
 ///
-/// Sessions last from 200 ms to ten minutes, whatever a client asks for, and end up to a tick (100 ms) later than they
-/// should. They survive a restart: their time begins anew then.
+/// Sessions last from 200 ms to ten minutes, regardless of the client's request, and end up to a
+/// tick (100 ms) late. They survive a restart, and their time begins anew.
 pub type ZookeeperServer = Server<Zookeeper>;
 
 #[derive(Debug)]
 pub struct Zookeeper;
 
 impl ZookeeperServer {
-    /// Starts a server with an empty data directory and returns when it serves.
+    /// Starts a server with an empty data directory. Returns when it serves.
     pub async fn start() -> Self {
         Self::launch(Zookeeper).await
     }
 
-    /// Where clients connect to.
+    /// Returns the address for clients, as text.
     pub fn endpoint(&self) -> String {
         self.address().to_string()
     }
 
-    /// Does one of the "four letter words": `ruok`, `srvr`, `stat`, `cons`, `mntr`, `wchs` or `dump`.
+    /// Executes one of the "four letter words": `ruok`, `srvr`, `stat`, `cons`, `mntr`, `wchs` or
+    /// `dump`.
     pub async fn ask(&self, word: &str) -> String {
         ask(self.address(), word).await.unwrap_or_else(|error| panic!("{word}: {error}"))
     }
 
-    /// How many clients the server thinks it has.
+    /// Returns the number of clients that the server counts.
     pub async fn connections(&self) -> usize {
-        // One of them is ours.
+        // Without the connection of this request.
         self.ask("cons").await.matches("(queued=").count() - 1
     }
 
-    /// How many watches it thinks there are.
+    /// Returns the number of watches that it counts.
     pub async fn watches(&self) -> usize {
         let figures = self.ask("wchs").await;
         let figure = figures.lines().find_map(|line| line.strip_prefix("Total watches:"));
         figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no watches in\n{figures}"))
     }
 
-    /// How many sessions it thinks are alive, those without a connection among them.
+    /// Returns the number of live sessions that it counts, including those without a connection.
     pub async fn sessions(&self) -> usize {
         let figures = self.ask("mntr").await;
         let figure = figures.lines().find_map(|line| line.strip_prefix("zk_global_sessions\t"));
@@ -74,18 +75,20 @@ impl Kind for Zookeeper {
         );
         fs::write(&settings, text).expect("the settings can be written");
         command.args(["-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
-        // A killed one would leave its file behind in /tmp.
+        // A killed server would leave this file behind in /tmp.
         command.arg("-XX:-UsePerfData");
-        // The log is flushed to the kernel before a write is acknowledged also without this, so it survives a killed
-        // process (FileTxnLog.commit); only a killed machine would lose it.
+        // Even so the log is flushed to the kernel before a write is acknowledged
+        // (FileTxnLog.commit): it survives a killed process, but not a killed machine.
         command.arg("-Dzookeeper.forceSync=no");
-        // The first names the jars that it needs in its manifest; the second writes the log to stderr.
+        // The manifest of the first jar names all that it needs; the second jar writes the log to
+        // stderr.
         command.args(["-cp", &format!("{JAR}:/usr/share/java/slf4j-simple.jar")]);
         command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(settings);
     }
 
     async fn is_ready(&self, address: SocketAddr) -> bool {
-        // `ruok` is answered before anybody is served; this one only says so then.
+        // A server answers `ruok` before it serves clients, but reports this state only when it
+        // does.
         let answer = ask(address, "mntr").await;
         answer.is_ok_and(|answer| answer.contains("zk_server_state\tstandalone"))
     }
