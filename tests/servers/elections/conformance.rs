@@ -317,7 +317,7 @@ async fn restarted_server_has_one_leader_again<E: Engine>() {
         engine.kill();
         sleep(pause).await;
         if !pause.is_zero() {
-            assert!(tasks.iter().all(|candidate| !candidate.is_leader()), "nobody can renew");
+            assert!(tasks.iter().all(|candidate| !candidate.is_leader()), "no leader can renew");
         }
         engine.restart().await;
         let leader = the_leader_of_those_that_live(&engine, &tasks).await;
@@ -346,7 +346,7 @@ async fn fence_passes_only_the_current_leader<E: Engine>() {
     let written = store.put("key", "first".into(), Expected::Absent, Some(&old)).await.expect("it leads");
     first.resign().await.expect("it serves");
     leads(&second).await;
-    // Before the successor has written anything, and afterwards.
+    // The old fence fails before the successor has written anything, and afterwards.
     let refused = store.put("key", "late".into(), Expected::Version(written.clone()), Some(&old)).await;
     assert!(matches!(refused, Err(StoreError::Fenced { token }) if token == old.token()), "{refused:?}");
     let new = second.fence().expect("it leads");
@@ -372,7 +372,7 @@ async fn stale_fence_is_refused_in_each_key_state<E: Engine>() {
     let old = store.put("key", "1".into(), Expected::Absent, Some(&fence)).await.expect("it leads");
     let new =
         store.put("key", "2".into(), Expected::Version(old.clone()), Some(&fence)).await.expect("it leads");
-    // While it holds, a conflict is one.
+    // While the fence is valid, a stale version is a conflict.
     for expected in [Expected::Absent, Expected::Version(old.clone())] {
         let refused = store.put("key", "3".into(), expected, Some(&fence)).await;
         assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
@@ -384,7 +384,7 @@ async fn stale_fence_is_refused_in_each_key_state<E: Engine>() {
     }
     for expected in [&old, &new] {
         let refused = store.delete("key", expected, Some(&fence)).await;
-        // Some learn of an old version before they ask the engine at all.
+        // Some stores detect an old version before they send a request.
         assert!(
             matches!(refused, Err(StoreError::Fenced { .. } | StoreError::Conflict { .. })),
             "{refused:?}"
@@ -469,7 +469,7 @@ async fn the_leader(candidates: &[impl Elector]) -> usize {
         if let Some(leader) = candidates.iter().position(Elector::is_leader) {
             return leader;
         }
-        assert!(started.elapsed() < LONG, "nobody leads");
+        assert!(started.elapsed() < LONG, "no candidate leads");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -491,7 +491,7 @@ async fn the_leader_of_those_that_live<E: Engine>(engine: &E, candidates: &[E::E
         sleep(Duration::from_millis(5)).await;
     }
     panic!(
-        "nobody leads: {:?}",
+        "no candidate leads: {:?}",
         candidates.iter().map(|c| format!("{:?}", c.leadership().borrow())).collect::<Vec<_>>()
     )
 }

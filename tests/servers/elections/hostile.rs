@@ -62,7 +62,7 @@ async fn foreign_keys_in_etcd_elect_none() {
         let mut notices = elector.leader_notices();
         does_not_lead::<Etcd>(&elector, what).await;
         assert_eq!(
-            soon(elector.leader_info()).await.expect("somebody leads").key,
+            soon(elector.leader_info()).await.expect("a candidate leads").key,
             String::from_utf8_lossy(&key)
         );
         assert!(soon(notices.recv()).await.is_some(), "{what}");
@@ -183,7 +183,7 @@ async fn foreign_node_with_our_name_is_not_ours() {
     assert_eq!(engine.traces().await, [ours]);
 }
 
-/// As an inline command takes it.
+/// Quotes a value for an inline command.
 fn quoted(value: &[u8]) -> String {
     let bytes: String = value.iter().map(|byte| format!("\\x{byte:02x}")).collect();
     format!("\"{bytes}\"")

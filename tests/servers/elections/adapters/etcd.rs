@@ -131,7 +131,7 @@ async fn leader_info_tells_the_key_the_id_and_the_address_whatever_is_in_them() 
     assert_eq!(odd.leader_info().await.expect("it leads"), expected);
     let other = candidate(server.address(), "other").await;
     follows(&other, odd.identity()).await;
-    assert_eq!(other.leader_info().await.expect("somebody leads"), expected);
+    assert_eq!(other.leader_info().await.expect("a candidate leads"), expected);
 
     odd.close().await;
     leads(&other).await;
@@ -149,11 +149,11 @@ async fn value_other_than_json_is_an_id() {
     for value in ["pod-1", "", "{\"id\":", "5", r#"{"id":5}"#, r#"["id"]"#, "null"] {
         client.put(key.as_str(), value, None).await.expect("it serves");
         let expected = LeaderInfo { key: key.clone(), id: value.into(), address: String::new() };
-        assert_eq!(elector.leader_info().await.expect("somebody leads"), expected);
+        assert_eq!(elector.leader_info().await.expect("a candidate leads"), expected);
         client.delete(key.as_str(), None).await.expect("it serves");
     }
     client.put(key.as_str(), r#"{"addr":"x","id":"y","more":1}"#, None).await.expect("it serves");
-    let info = elector.leader_info().await.expect("somebody leads");
+    let info = elector.leader_info().await.expect("a candidate leads");
     assert_eq!((&*info.id, &*info.address), ("y", "x"));
 }
 
@@ -162,7 +162,7 @@ async fn without_any_candidate_there_is_no_leader() {
     let server = EtcdServer::start().await;
     let elector = candidate(server.address(), "one").await;
     elector.evict_leader().await.expect("it serves");
-    let error = elector.leader_info().await.expect_err("nobody competes");
+    let error = elector.leader_info().await.expect_err("no candidate competes");
     assert!(matches!(&error, ElectionError::NoLeader { election } if election == ELECTION), "{error:?}");
     assert!(error.is_not_found());
     reaches(&elector, "it knows of none", |s| matches!(s, Leadership::Follower { leader: None })).await;

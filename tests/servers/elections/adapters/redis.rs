@@ -238,20 +238,24 @@ async fn a_callback_that_panics_stops_no_others() {
 
 #[tokio::test]
 async fn only_slow_callbacks_are_logged() {
-    let log = Log::default();
-    // All tasks of this test run on this thread, and no other test does.
-    let _log = tracing::subscriber::set_default(log.clone());
     let server = RedisServer::start().await;
-    let builder = builder(&server, "one")
-        .on_leadership_change(|_| {})
-        .on_leadership_change(|_| thread::sleep(Duration::from_millis(150)));
-    let elector = builder.start().await.expect("valid settings");
-    leads(&elector).await;
-    elector.close().await;
-    let lines = log.0.lock().clone();
-    let slow: Vec<_> = lines.iter().filter(|line| line.contains("a callback is slow")).collect();
-    assert_eq!(slow.len(), 2, "{lines:?}");
-    assert!(slow.iter().all(|line| line.starts_with("WARN") && line.contains("number=1")), "{slow:?}");
+    // On a busy machine any callback may be slow.
+    at_best("only the slow callback is logged", async || {
+        let log = Log::default();
+        // All tasks of this test run on this thread, and no other test does.
+        let _log = tracing::subscriber::set_default(log.clone());
+        let builder = builder(&server, "one")
+            .on_leadership_change(|_| {})
+            .on_leadership_change(|_| thread::sleep(Duration::from_millis(150)));
+        let elector = builder.start().await.expect("valid settings");
+        leads(&elector).await;
+        elector.close().await;
+        let lines = log.0.lock().clone();
+        let slow: Vec<_> = lines.iter().filter(|line| line.contains("a callback is slow")).collect();
+        let expected = slow.iter().all(|line| line.starts_with("WARN") && line.contains("number=1"));
+        ensure(slow.len() == 2 && expected, || format!("{lines:?}"))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -282,7 +286,7 @@ async fn leader_with_an_overwritten_key_retires() {
     follows(&elector, "foreign").await;
     println!("retired {:?} after the key was overwritten", overwritten.elapsed());
     let left = number(&server, &format!("PTTL {KEY}")).await;
-    assert!(left <= 60_000, "nobody renewed it: {left} ms");
+    assert!(left <= 60_000, "the key was renewed: {left} ms");
     elector.resign().await.expect("it serves");
     assert_eq!(value(&server).await.as_deref(), Some("foreign"));
     soon(elector.close()).await;
@@ -360,7 +364,7 @@ async fn keys_that_extend_ours_are_ignored() {
     // It reacts to its own key.
     server.ask(&format!("DEL {KEY}")).await;
     let anew = async || (elector.is_leader() && token(&elector) > reign) || second.is_leader();
-    until("somebody is elected", anew).await;
+    until("a candidate is elected", anew).await;
 }
 
 /// The lines of the log, with their fields.
