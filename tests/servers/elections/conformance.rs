@@ -216,7 +216,9 @@ async fn tokens_grow_and_slow_readers_miss_nothing<E: Engine>() {
                     assert_eq!(leading.replace(token), None, "elected twice");
                     elected.push(token);
                 }
-                Event::Retired { token } => assert_eq!(leading.take(), Some(token), "retired from what it had"),
+                Event::Retired { token } => {
+                    assert_eq!(leading.take(), Some(token), "retired from what it had")
+                }
                 Event::NewLeader { .. } => assert_eq!(leading, None, "another leads beside us"),
                 // On a busy machine a request may time out.
                 Event::Interrupted(error) => println!("interrupted: {error}"),
@@ -317,7 +319,7 @@ async fn one_leads_again_after_a_server_restart<E: Engine>() {
         engine.kill();
         sleep(pause).await;
         if !pause.is_zero() {
-            assert!(tasks.iter().all(|candidate| !candidate.is_leader()), "nobody can renew");
+            assert!(tasks.iter().all(|candidate| !candidate.is_leader()), "no leader can renew");
         }
         engine.restart().await;
         let leader = the_leader_of_those_that_live(&engine, &tasks).await;
@@ -469,7 +471,7 @@ async fn the_leader(candidates: &[impl Elector]) -> usize {
         if let Some(leader) = candidates.iter().position(Elector::is_leader) {
             return leader;
         }
-        assert!(started.elapsed() < LONG, "nobody leads");
+        assert!(started.elapsed() < LONG, "no candidate leads");
         sleep(Duration::from_millis(5)).await;
     }
 }
@@ -490,7 +492,7 @@ async fn the_leader_of_those_that_live<E: Engine>(engine: &E, candidates: &[E::E
         sleep(Duration::from_millis(5)).await;
     }
     panic!(
-        "nobody leads: {:?}",
+        "no candidate leads: {:?}",
         candidates.iter().map(|c| format!("{:?}", c.leadership().borrow())).collect::<Vec<_>>()
     )
 }

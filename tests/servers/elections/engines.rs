@@ -222,7 +222,7 @@ impl Engine for Zookeeper {
     async fn depose(&self) {
         let client = zookeeper_client(self.address()).await;
         let names = client.list_children(ELECTION).await.expect("it serves");
-        let first = names.iter().min_by_key(|name| name.rsplit('-').next()).expect("somebody leads");
+        let first = names.iter().min_by_key(|name| name.rsplit('-').next()).expect("a candidate leads");
         client.delete(&format!("{ELECTION}/{first}"), None).await.expect("it serves");
     }
 

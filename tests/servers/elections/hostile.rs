@@ -62,7 +62,7 @@ async fn foreign_keys_in_etcd_elect_nobody() {
         let mut notices = elector.leader_notices();
         does_not_lead::<Etcd>(&elector, what).await;
         assert_eq!(
-            soon(elector.leader_info()).await.expect("somebody leads").key,
+            soon(elector.leader_info()).await.expect("a candidate leads").key,
             String::from_utf8_lossy(&key)
         );
         assert!(soon(notices.recv()).await.is_some(), "{what}");

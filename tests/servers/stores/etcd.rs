@@ -185,7 +185,7 @@ async fn user_without_permission_is_denied() {
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{item:?}");
         assert!(watch.next().await.is_none(), "a new connection does not help");
     }
-    // May read but not write.
+    // The user may read this key, but not write it.
     let put = reader.put("own/key", "value".into(), Expected::Absent, None).await;
     assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
 }

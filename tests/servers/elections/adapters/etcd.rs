@@ -132,7 +132,7 @@ async fn leader_info_has_key_identity_and_address() {
     assert_eq!(odd.leader_info().await.expect("it leads"), expected);
     let other = candidate(server.address(), "other").await;
     follows(&other, odd.identity()).await;
-    assert_eq!(other.leader_info().await.expect("somebody leads"), expected);
+    assert_eq!(other.leader_info().await.expect("a candidate leads"), expected);
 
     odd.close().await;
     leads(&other).await;
@@ -163,7 +163,7 @@ async fn without_any_candidate_there_is_no_leader() {
     let server = EtcdServer::start().await;
     let elector = candidate(server.address(), "one").await;
     elector.evict_leader().await.expect("it serves");
-    let error = elector.leader_info().await.expect_err("nobody competes");
+    let error = elector.leader_info().await.expect_err("no candidate competes");
     assert!(matches!(&error, ElectionError::NoLeader { election } if election == ELECTION), "{error:?}");
     assert!(error.is_not_found());
     reaches(&elector, "it knows of none", |s| matches!(s, Leadership::Follower { leader: None })).await;

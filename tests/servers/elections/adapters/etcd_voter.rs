@@ -298,7 +298,7 @@ async fn close_ends_everything_and_empties_etcd() {
         assert!(matches!(&refused, Err(ElectionError::Closed)), "{refused:?}");
         assert!(refused.is_err_and(|error| error.is_cancelled()));
     }
-    voters.step_down().await.expect("nobody leads");
+    voters.step_down().await.expect("no candidate leads");
 }
 
 #[tokio::test]

@@ -237,20 +237,24 @@ async fn panicking_callbacks_stop_no_others() {
 
 #[tokio::test]
 async fn only_slow_callbacks_are_logged() {
-    let log = Log::default();
-    // All tasks of this test run on this thread, and no other test does.
-    let _log = tracing::subscriber::set_default(log.clone());
     let server = RedisServer::start().await;
-    let builder = builder(&server, "one")
-        .on_leadership_change(|_| {})
-        .on_leadership_change(|_| thread::sleep(Duration::from_millis(150)));
-    let elector = builder.start().await.expect("valid settings");
-    leads(&elector).await;
-    elector.close().await;
-    let lines = log.0.lock().clone();
-    let slow: Vec<_> = lines.iter().filter(|line| line.contains("a callback is slow")).collect();
-    assert_eq!(slow.len(), 2, "{lines:?}");
-    assert!(slow.iter().all(|line| line.starts_with("WARN") && line.contains("number=1")), "{slow:?}");
+    // On a busy machine any callback may be slow.
+    at_best("only the slow callback is logged", async || {
+        let log = Log::default();
+        // All tasks of this test run on this thread, and no other test does.
+        let _log = tracing::subscriber::set_default(log.clone());
+        let builder = builder(&server, "one")
+            .on_leadership_change(|_| {})
+            .on_leadership_change(|_| thread::sleep(Duration::from_millis(150)));
+        let elector = builder.start().await.expect("valid settings");
+        leads(&elector).await;
+        elector.close().await;
+        let lines = log.0.lock().clone();
+        let slow: Vec<_> = lines.iter().filter(|line| line.contains("a callback is slow")).collect();
+        let expected = slow.iter().all(|line| line.starts_with("WARN") && line.contains("number=1"));
+        ensure(slow.len() == 2 && expected, || format!("{lines:?}"))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -281,7 +285,7 @@ async fn leaders_retire_when_their_key_is_overwritten() {
     follows(&elector, "foreign").await;
     println!("retired {:?} after the key was overwritten", overwritten.elapsed());
     let left = number(&server, &format!("PTTL {KEY}")).await;
-    assert!(left <= 60_000, "nobody renewed it: {left} ms");
+    assert!(left <= 60_000, "the key was renewed: {left} ms");
     elector.resign().await.expect("it serves");
     assert_eq!(value(&server).await.as_deref(), Some("foreign"));
     soon(elector.close()).await;

@@ -284,7 +284,7 @@ async fn all_know_the_leader_until_close() {
     let second = candidate(server.address(), "second").await;
     follows(&second, "first").await;
     for elector in [&first, &second] {
-        assert_eq!(elector.leader_ident().await.expect("somebody leads"), "first");
+        assert_eq!(elector.leader_ident().await.expect("a candidate leads"), "first");
     }
     first.close().await;
     assert!(matches!(first.leader_ident().await, Err(ElectionError::Closed)));
@@ -301,7 +301,7 @@ async fn without_any_candidate_there_is_no_leader() {
     let reading = [Acl::new(Permission::READ, AuthId::anyone())];
     client.set_acl(BASE, &reading, None).await.expect("it serves");
     let elector = candidate(server.address(), "one").await;
-    let error = elector.leader_ident().await.expect_err("nobody competes");
+    let error = elector.leader_ident().await.expect_err("no candidate competes");
     assert!(matches!(&error, ElectionError::NoLeader { election } if election == BASE), "{error:?}");
     assert!(error.is_not_found());
 }
@@ -328,7 +328,7 @@ async fn leaders_without_identity_are_followed() {
     create(&client, "x-lock-0000000000", "").await;
     let elector = candidate(server.address(), "one").await;
     reaches(&elector, "it follows", |state| matches!(state, Leadership::Follower { leader: None })).await;
-    assert_eq!(elector.leader_ident().await.expect("somebody leads"), "");
+    assert_eq!(elector.leader_ident().await.expect("a candidate leads"), "");
     delete(&client, "x-lock-0000000000").await;
     leads(&elector).await;
 }
@@ -345,7 +345,7 @@ async fn candidates_of_other_programs_take_part() {
     follows(&elector, "curator").await;
     delete(&client, "_c_0-lock-0000000000").await;
     // It watches only its predecessor and has not noticed.
-    assert_eq!(elector.leader_ident().await.expect("somebody leads"), "kazoo");
+    assert_eq!(elector.leader_ident().await.expect("a candidate leads"), "kazoo");
     delete(&client, "0__lock__0000000001").await;
     leads(&elector).await;
 }

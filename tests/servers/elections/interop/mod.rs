@@ -178,7 +178,7 @@ mod zookeeper {
         let mut theirs = holder(&server, "").await;
         let ours = candidate(&server, "ours").await;
         let nameless = |state: &Leadership| matches!(state, Leadership::Follower { leader: None });
-        reaches(&ours, "it follows somebody without a name", nameless).await;
+        reaches(&ours, "it follows a candidate without a name", nameless).await;
         assert_eq!(theirs.ask("release").await, "True");
         leads(&ours).await;
     }

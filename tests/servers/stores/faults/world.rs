@@ -204,11 +204,16 @@ impl<E: Engine> World<E> {
         self.replicas.iter().map(|replica| replica.guard.lease().snapshot().counters).collect()
     }
 
-    /// The number of the replica that leads.
+    /// Waits for a leader. Returns its number.
     pub async fn leader(&self) -> usize {
         let leads = |replica: &Replica<E::Store>| replica.guard.lease().is_leader();
-        until("somebody leads", || self.replicas.iter().any(leads)).await;
-        self.replicas.iter().position(leads).expect("somebody leads")
+        let mut leader = None;
+        let mut find = || {
+            leader = self.replicas.iter().position(leads);
+            leader.is_some()
+        };
+        until("a replica leads", &mut find).await;
+        leader.expect("it was found")
     }
 
     /// Waits until a round later than the current one is written.
@@ -313,7 +318,7 @@ impl<E: Engine> World<E> {
     }
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < LONG, "waited {LONG:?} until {what}");
