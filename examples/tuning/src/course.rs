@@ -63,20 +63,22 @@ impl Course {
     }
 
     fn run(&self) -> Result<Outcome, Violation> {
-        let (_, laps) = self.plan.rounds()?;
+        let (_, rounds) = self.plan.rounds()?;
         let echo = 2.0 * self.plan.latency.as_secs_f64();
-        let wrote = |laps: &[RoundStats]| {
-            let began = laps[0].began;
-            laps.iter().find_map(|lap| lap.first_write.map(|first| (lap.began + first - began).as_secs_f64()))
+        let wrote = |rounds: &[RoundStats]| {
+            let began = rounds[0].began;
+            rounds
+                .iter()
+                .find_map(|round| round.first_write.map(|first| (round.began + first - began).as_secs_f64()))
         };
-        let until_right = |laps: &[RoundStats]| {
-            let last = laps.iter().position(|lap| lap.right.is_some()).unwrap_or(laps.len() - 1);
+        let until_right = |rounds: &[RoundStats]| {
+            let last = rounds.iter().position(|round| round.right.is_some()).unwrap_or(rounds.len() - 1);
             let right =
-                laps[last].right.map(|right| (laps[last].began + right - laps[0].began).as_secs_f64());
-            let refused = laps[..=last].iter().map(|lap| lap.refused).sum::<u64>() as f64;
+                rounds[last].right.map(|right| (rounds[last].began + right - rounds[0].began).as_secs_f64());
+            let refused = rounds[..=last].iter().map(|round| round.refused).sum::<u64>() as f64;
             (right.unwrap_or(f64::INFINITY), refused)
         };
-        let (before, after) = laps.split_at(self.dies - 1);
+        let (before, after) = rounds.split_at(self.dies - 1);
         let (failover, failover_refused) = until_right(after);
         Ok(Outcome {
             startup_refused: until_right(before).1,

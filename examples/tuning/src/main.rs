@@ -134,14 +134,14 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
 fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
-    let (tally, laps) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
-    for lap in laps {
+    let (stats, rounds) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
+    for round in rounds {
         println!(
             "up to date after {:?}, {} writes succeeded, {} refused",
-            lap.right, lap.written, lap.refused
+            round.right, round.written, round.refused
         );
     }
-    println!("{:?} simulated in {:?}", tally.time, began.elapsed());
+    println!("{:?} simulated in {:?}", stats.time, began.elapsed());
     Ok(())
 }
 

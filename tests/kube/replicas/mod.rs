@@ -1,4 +1,5 @@
-//! Replicas of a controller on a real API server: they do not fight over status, and lose nothing.
+//! Tests of replicated controllers against a real API server: they write each status once and lose
+//! no update.
 
 mod world;
 
@@ -21,7 +22,7 @@ use writerlease_test_support::server::KubeServer;
 
 const WIDGETS: usize = 200;
 
-/// What the server counted while every status was written ten times.
+/// Returns the server's count of writes while every status changes ten times.
 async fn ten_rounds(replicas: usize, strategy: Strategy) -> Writes {
     let mut world = World::new(WIDGETS, replicas, strategy).await;
     let before = Writes::of(&world.server).await;
@@ -29,7 +30,7 @@ async fn ten_rounds(replicas: usize, strategy: Strategy) -> Writes {
         world.next_round().await;
         world.all_right().await;
     }
-    // What comes late counts, too.
+    // Late writes count, too.
     sleep(SECOND).await;
     let writes = Writes::of(&world.server).await.since(before);
     println!("{replicas} replicas, {strategy}: {writes:?} for {}", 10 * WIDGETS);
@@ -52,7 +53,7 @@ async fn ten_replicas_write_a_status_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_who_edits_every_object_each_second_holds_nothing_up_and_is_no_competitor() {
+async fn frequent_edits_neither_delay_writes_nor_move_leadership() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
     let before = Writes::of(&world.server).await;
     let leader = world.replicas.iter().position(|replica| replica.lease.is_leader()).expect("one leads");
@@ -65,7 +66,8 @@ async fn a_person_who_edits_every_object_each_second_holds_nothing_up_and_is_no_
             world.round += 1;
             needed += WIDGETS;
         }
-        // The label is nothing that the status depends on, nor is the note; every other second the round is edited as well.
+        // The status depends on neither the label nor the note. Every other second the round
+        // changes, too.
         let edit = json!({
             "metadata": { "labels": { "edited": format!("{second}") } },
             "spec": { "round": world.round, "note": format!("{second}") },
@@ -80,21 +82,21 @@ async fn a_person_who_edits_every_object_each_second_holds_nothing_up_and_is_no_
     }
     let writes = Writes::of(&world.server).await.since(before);
     println!("under edits: {writes:?} for {needed}; after the last edit at most {longest:?}");
-    assert!(writes.landed as f64 <= 1.02 * needed as f64 && writes.others == 0, "{writes:?}");
+    assert!(writes.succeeded as f64 <= 1.02 * needed as f64 && writes.others == 0, "{writes:?}");
     assert!(
         writes.all() as f64 <= 1.5 * needed as f64,
         "an edit between a read and a write is rare: {writes:?}"
     );
     assert!(longest < 10 * SECOND, "{longest:?}");
-    // Nobody took the person for a competitor: who led at first still does.
+    // No replica mistook the person for a competing replica: the first leader still leads.
     assert!(world.leaders() == 1 && world.replicas[leader].lease.is_leader());
     assert_eq!(won(&world), won_before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_killed_is_replaced_in_seconds() {
+async fn killed_leader_is_replaced_within_seconds() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
-    // By then followers know how long the leader takes, when not all objects are new.
+    // After these rounds the followers know how long the leader takes for an object that exists.
     for _ in 0..3 {
         world.next_round().await;
         world.all_right().await;
@@ -106,17 +108,17 @@ async fn a_leader_that_is_killed_is_replaced_in_seconds() {
     world.all_right().await;
     let took = edited.elapsed();
     let writes = Writes::of(&world.server).await.since(before);
-    println!("the leader was killed: all right {took:?} after the first edit, {writes:?}");
+    println!("killed leader: all statuses right {took:?} after the first edit, {writes:?}");
     assert!(took < 15 * SECOND, "{took:?}");
     assert_eq!(world.leaders(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_leaves_in_peace_ends_what_it_began_and_the_others_go_on() {
+async fn leader_that_shuts_down_finishes_writes_in_flight() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
     let before = Writes::of(&world.server).await;
     let leader = world.leader();
-    // In the middle of its work.
+    // The leader shuts down while its writes are in flight.
     world.round += 1;
     let (unfinished, ()) = tokio::join!(
         async {
@@ -130,16 +132,12 @@ async fn a_leader_that_leaves_in_peace_ends_what_it_began_and_the_others_go_on()
     world.all_right().await;
     let writes = Writes::of(&world.server).await.since(before);
     println!("the leader left {} of {WIDGETS} to the others: {writes:?}", unfinished.len());
-    assert_eq!(
-        (writes.landed, writes.others),
-        (WIDGETS as u64, 0),
-        "none was cut off, none was written twice"
-    );
+    assert_eq!((writes.succeeded, writes.others), (WIDGETS as u64, 0), "each status was written once");
     assert_eq!(world.leaders(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_object() {
+async fn deleted_statuses_return_and_recreated_objects_are_new() {
     let mut world = World::new(5, 3, Strategy::Lease).await;
     let no_status = Patch::Merge(json!({ "status": null }));
     world.widgets.patch_status(&world.names[3], &PatchParams::default(), &no_status).await.unwrap();
@@ -147,11 +145,11 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
     world.all_right().await;
 
     world.one_leads().await;
-    let reigns = |world: &World| -> Vec<_> {
+    let leader_changes = |world: &World| -> Vec<_> {
         let counters = world.replicas.iter().map(|replica| replica.lease.snapshot().counters);
         counters.map(|counters| (counters.won, counters.lost)).collect()
     };
-    let reigned = reigns(&world);
+    let changes_before = leader_changes(&world);
     let this = world.names[..1].to_vec();
     for _ in 0..50 {
         let before = world.widget(0).await.uid();
@@ -163,19 +161,19 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
         world.these_right(&this).await;
         assert_ne!(before, world.widget(0).await.uid());
     }
-    assert_eq!(reigns(&world), reigned, "whoever deletes an object is no competitor");
-    assert_eq!(Writes::of(&world.server).await.others, 0, "who comes late meets a conflict, if anything");
-    assert_eq!(world.fights(), 0);
+    assert_eq!(leader_changes(&world), changes_before, "a deletion changes no roles");
+    assert_eq!(Writes::of(&world.server).await.others, 0, "a late write causes at most a conflict");
+    assert_eq!(world.contended(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_when_the_server_is_killed_and_its_past_is_gone() {
+async fn server_crash_and_compaction_lose_no_update() {
     let mut world = World::new(20, 3, Strategy::Lease).await;
     for compacted in [false, true] {
         world.next_round().await;
         world.server.api.kill();
         if compacted {
-            // Watches cannot go on where they were: 410.
+            // The watches cannot resume (410).
             world.server.etcd.compact().await;
         }
         sleep(SECOND).await;
@@ -185,12 +183,13 @@ async fn nothing_is_lost_when_the_server_is_killed_and_its_past_is_gone() {
         world.next_round().await;
         world.all_right().await;
     }
-    // Watches come back one after the other, and whoever is blind may take itself for the leader until then.
+    // The watches resume one after the other. Until its own does, a replica may consider itself the
+    // leader.
     world.one_leads().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_write_is_told_and_does_so_when_it_may() {
+async fn denied_replica_reports_refusals_and_writes_once_allowed() {
     let server = KubeServer::start_with(["reader"]).await;
     let mut world = World::without_replicas(server, 5).await;
     world.server.allow("reader", "writerlease.example", &["widgets"], &["get", "list", "watch"]).await;
@@ -205,15 +204,15 @@ async fn who_may_not_write_is_told_and_does_so_when_it_may() {
     };
     let denied = reader(&world);
     let mut notices = denied.guard.guard().notices();
-    let told = timeout(LONG, async {
+    let refusal = timeout(LONG, async {
         loop {
             if let Notice::Refused { error, .. } = notices.recv().await.unwrap() {
                 return error.to_string();
             }
         }
     });
-    let told = told.await.expect("it is told");
-    assert!(told.contains("cannot update resource \"widgets/status\""), "{told}");
+    let refusal = refusal.await.expect("the refusal is reported");
+    assert!(refusal.contains("cannot update resource \"widgets/status\""), "{refusal}");
     assert!(!denied.lease.is_leader());
     world.start(0..1, Strategy::Lease, |_| "ready");
     world.all_right().await;
@@ -227,21 +226,21 @@ async fn who_may_not_write_is_told_and_does_so_when_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_groups_that_want_different_values_stop_for_these_objects_only() {
+async fn contention_pauses_only_the_contended_objects() {
     fn new(widget: &Widget) -> &'static str {
         if *widget.name_any() < *"widget-003" { "new" } else { "ready" }
     }
     let mut world = World::new(20, 2, Strategy::Lease).await;
-    // A new version of the controller wants something else of the first three.
+    // A new version of the controller wants another phase for the first three objects.
     world.start(9..10, Strategy::Lease, new);
     let started = Instant::now();
-    while world.fights() < 3 {
-        assert!(started.elapsed() < LONG, "nobody notices");
+    while world.contended() < 3 {
+        assert!(started.elapsed() < LONG, "the contention was not found in time");
         sleep(SECOND / 20).await;
     }
     sleep(SECOND).await;
     let before = Writes::of(&world.server).await;
-    println!("two groups: {before:?} until all were quiet");
+    println!("two groups: {before:?} until the contended objects were left alone");
     for _ in 0..5 {
         world.round += 1;
         let others = world.names.split_off(3);
@@ -250,12 +249,12 @@ async fn two_groups_that_want_different_values_stop_for_these_objects_only() {
         world.names.extend(others);
     }
     let writes = Writes::of(&world.server).await.since(before);
-    println!("two groups: {writes:?} for 85 of the others");
-    assert!((85..=90).contains(&writes.landed) && writes.all() <= 100, "{writes:?}");
+    println!("two groups: {writes:?} for 85 changes of the other objects");
+    assert!((85..=90).contains(&writes.succeeded) && writes.all() <= 100, "{writes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_nothing_to_do_asks_nothing() {
+async fn idle_replicas_send_no_requests() {
     let world = World::new(20, 10, Strategy::Lease).await;
     sleep(2 * SECOND).await;
     let mut electors = Vec::new();
@@ -273,7 +272,7 @@ async fn who_has_nothing_to_do_asks_nothing() {
     let after = count().await;
     println!("idle for 30 s, 10 replicas: {} requests, electors {}", after.0 - before.0, after.1 - before.1);
     assert_eq!(after.0 - before.0, 0);
-    assert!(after.1 - before.1 > 0, "the comparison");
+    assert!(after.1 - before.1 > 0, "electors renew even when idle");
     for (_, elector) in electors {
         elector.abort();
     }
