@@ -9,7 +9,8 @@ use writerlease::{
     store::Fence,
 };
 
-/// A candidate that leads when it is appointed. The electors for etcd, Redis and ZooKeeper compete on a server instead.
+/// A candidate that leads when it is appointed. The electors for etcd, Redis and ZooKeeper compete
+/// on a server instead.
 struct Appointed(&'static str, watch::Sender<Leadership>);
 
 impl Elector for Appointed {
@@ -40,7 +41,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for name in ["first", "second"] {
         let elector = Appointed(name, watch::Sender::new(Leadership::Unknown));
         let lease = WriterLease::builder(name).spawn()?;
-        // From now on the lease runs jobs only while its elector leads. Until then they stay pending.
+        // From now on the lease runs jobs only while its elector leads. Until then they stay
+        // pending.
         lease.follow(&elector)?;
         let report = report.clone();
         lease.try_work("nightly report", move |attempt| {

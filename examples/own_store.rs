@@ -1,4 +1,5 @@
-//! A store of one's own: a type that compares and swaps, and that says what changed (`cargo run --example own_store`).
+//! A store of one's own: a type that compares and swaps, and that says what changed (`cargo run
+//! --example own_store`).
 
 use std::{collections::BTreeMap, error::Error};
 

@@ -18,7 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = MemoryStore::new();
     let replicas = [replica("first", &store)?, replica("second", &store)?];
 
-    // Both say what the object must look like: nothing to do if it is admitted, otherwise this value.
+    // Both say what the object must look like: nothing to do if it is admitted, otherwise this
+    // value.
     let admit = |current: Option<&[u8]>| (current != Some(b"admitted")).then_some("admitted");
     let [first, second] = replicas.each_ref().map(|guard| guard.ensure("my-route", admit));
 

@@ -26,7 +26,7 @@ impl Output {
             let filled = done * BAR / rounds;
             eprint!("\r{strategy} [{:#<filled$}{:<2$}] round {done} of {rounds}", "", "", BAR - filled);
         } else if done * 10 / rounds > done.saturating_sub(1) * 10 / rounds {
-            // Each tenth.
+            // Prints ten lines per run.
             eprintln!("{strategy}: {done} of {rounds} rounds");
         }
     }
@@ -35,7 +35,7 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if self.terminal {
-            // It was only for the time of the run.
+            // The bar is removed when the run ends.
             eprint!("\r{ERASE_LINE}");
         }
     }

@@ -69,7 +69,7 @@ impl Processes {
             command.args(arguments(options, scenario, index));
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
             let mut process = command.spawn().map_err(|error| failed(index, error))?;
-            let (stdin, stdout) = (process.stdin.take(), process.stdout.take().expect("it is piped"));
+            let (stdin, stdout) = (process.stdin.take(), process.stdout.take().expect("piped"));
             let (said, heard) = watch::channel(Heard::default());
             let listener = tokio::spawn(listen(stdout, said, fleet.write_log.clone()));
             fleet.members.push(Member { process, stdin, heard, listener });
@@ -77,7 +77,7 @@ impl Processes {
         for index in 0..fleet.members.len() {
             let heard = &mut fleet.members[index].heard;
             let ready = timeout(PATIENCE, heard.wait_for(|heard| heard.ready || heard.gone)).await.is_ok();
-            let reason = (!ready).then(|| "not started in time".to_owned());
+            let reason = (!ready).then(|| "did not start in time".to_owned());
             if let Some(reason) = reason.or_else(|| fleet.members[index].died()) {
                 fleet.stop().await;
                 return Err(failed(index, reason));
@@ -90,7 +90,7 @@ impl Processes {
     pub async fn stop(&mut self) {
         for member in &mut self.members {
             member.stdin = None;
-            // It fails if the process has exited already.
+            // Fails if the process has exited already.
             let _ = member.process.kill().await;
         }
     }
@@ -142,7 +142,7 @@ impl Fleet for Processes {
             let ended = async { tokio::join!(member.process.wait(), &mut member.listener) };
             timeout(PATIENCE, ended)
                 .await
-                .map_err(|_| failed(index, "not exited in time"))?
+                .map_err(|_| failed(index, "did not exit in time"))?
                 .0
                 .map_err(|error| failed(index, error))?;
         }
@@ -215,7 +215,7 @@ fn failed(index: usize, reason: impl ToString) -> LabError {
     LabError::Fleet(format!("replica {index}: {}", reason.to_string()))
 }
 
-/// The child's side: runs one replica until stdin ends.
+/// The child's side: runs one replica until stdin closes.
 pub async fn replica(options: &Options, index: usize, store: impl Store) -> ! {
     let strategy = options.strategies().next().expect("there is always one");
     let scenario = options.scenario(strategy);

@@ -18,7 +18,7 @@ use writerlease::{
     store::{Expected, Store, StoreError, Version},
 };
 
-use crate::{options::Options, reigns};
+use crate::{leaderships, options::Options};
 
 pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, store: S) {
     let lease = WriterLease::builder(&options.name).spawn().expect("valid settings");
@@ -37,7 +37,7 @@ pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, st
         tokio::select! {
             event = events.next() => match event {
                 Some(Event::Elected { token }) => {
-                    say(format!("elected {token} {}", reigns::clock()));
+                    say(format!("elected {token} {}", leaderships::clock()));
                     // Publishes the leader's name. The guard retries by itself, so the result is
                     // dropped.
                     let name = options.name.clone();
@@ -56,7 +56,7 @@ pub async fn run<E: Elector, S: Store + Clone>(options: &Options, elector: E, st
             },
             _ = ticks.tick() => {
                 // The clock comes before the query, so that the reported time is never too late.
-                let now = reigns::clock();
+                let now = leaderships::clock();
                 if let Some(fence) = elector.fence() {
                     say(format!("acts {} {now}", fence.token()));
                 }

@@ -18,12 +18,12 @@ use tokio::{
 use writerlease::store::{Event, Store};
 
 use crate::{
+    leaderships::{Leaderships, clock},
     options::{End, Options},
-    reigns::{Reigns, clock},
 };
 
 /// All leaderships, as the candidates report them.
-type Shared = Arc<Mutex<Reigns>>;
+type Shared = Arc<Mutex<Leaderships>>;
 
 struct Candidate {
     process: Child,
@@ -48,7 +48,7 @@ impl From<String> for Failure {
     }
 }
 
-pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failure> {
+pub async fn run<S: Store>(options: &Options, store: S) -> Result<Leaderships, Failure> {
     let shared = Shared::default();
     let stale =
         tokio::spawn(stale_writes(store.watch(&format!("{}writes/", options.prefix)), shared.clone()));
@@ -72,12 +72,12 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failur
         let token = leader(&shared, 0).await?;
         // Spreads the takeovers over the interval between two renewals.
         sleep(options.ttl.mul_f64((number * 7 % 10) as f64 / 10.0)).await;
-        let name = lock(&shared).reigns[&token].leader.clone();
+        let name = lock(&shared).by_token[&token].leader.clone();
         let position = candidates
             .iter()
             .position(|candidate| candidate.name == name)
             .ok_or_else(|| "the leader has exited".to_owned())?;
-        lock(&shared).reigns.entry(token).or_default().end = Some((end, clock()));
+        lock(&shared).by_token.entry(token).or_default().end = Some((end, clock()));
         match end {
             End::Resigns => {
                 let sent = candidates[position].stdin.write_all(b"resign\n").await;
@@ -113,15 +113,15 @@ pub async fn run<S: Store>(options: &Options, store: S) -> Result<Reigns, Failur
     // The candidate paused last may still try a stale write.
     sleep(options.ttl).await;
     // Leaderships that start while the candidates close are left out.
-    let tokens: Vec<u64> = lock(&shared).reigns.keys().copied().collect();
+    let tokens: Vec<u64> = lock(&shared).by_token.keys().copied().collect();
     for candidate in candidates {
         candidate.finish().await?;
     }
     stale.abort();
     clear(options, &store, started).await;
-    let mut reigns = std::mem::take(&mut *lock(&shared));
-    reigns.reigns.retain(|token, _| tokens.contains(token));
-    Ok(reigns)
+    let mut leaderships = std::mem::take(&mut *lock(&shared));
+    leaderships.by_token.retain(|token, _| tokens.contains(token));
+    Ok(leaderships)
 }
 
 /// Deletes the candidates' keys and ignores errors.
@@ -141,7 +141,7 @@ async fn stale_writes(
     shared: Shared,
 ) {
     let mut changes = std::pin::pin!(changes);
-    // By the order of the writes; each candidate has a key of its own.
+    // The token and the revision of the newest write over all keys: each candidate has its own key.
     let mut newest: Option<(u64, u64)> = None;
     while let Some(change) = changes.next().await {
         let Ok(Event::Put(entry) | Event::InitEntry(entry)) = change else { continue };
@@ -155,15 +155,17 @@ async fn stale_writes(
     }
 }
 
-/// Waits for a leader that acts, by a token greater than this.
-async fn leader(shared: &Shared, than: u64) -> Result<u64, String> {
+/// Waits for a leader that acts and has a token greater than this; returns the token.
+async fn leader(shared: &Shared, after: u64) -> Result<u64, String> {
     let found = async {
         loop {
             let newest = lock(shared)
-                .reigns
+                .by_token
                 .iter()
                 .next_back()
-                .filter(|(token, reign)| **token > than && reign.acted.is_some() && reign.end.is_none())
+                .filter(|(token, leadership)| {
+                    **token > after && leadership.acted.is_some() && leadership.end.is_none()
+                })
                 .map(|(token, _)| *token);
             if let Some(token) = newest {
                 return token;
@@ -202,7 +204,7 @@ impl Candidate {
     }
 
     async fn end(mut self, signal: Signal) -> Result<(), String> {
-        // It fails if the process has exited already.
+        // Fails if the process has exited already.
         let _ = self.signal(signal);
         self.process.wait().await.map_err(|error| error.to_string())?;
         self.listener.await.map_err(|error| error.to_string())
@@ -233,24 +235,24 @@ async fn listen(name: String, stdout: ChildStdout, shared: Shared, joins: watch:
         }
         let mut numbers = words.filter_map(|word| word.parse::<u64>().ok());
         let (Some(token), time) = (numbers.next(), numbers.next()) else { continue };
-        let mut reigns = lock(&shared);
-        reigns.fenced += u64::from(what == "fenced");
-        let reign = reigns.reigns.entry(token).or_default();
-        reign.leader.clone_from(&name);
+        let mut leaderships = lock(&shared);
+        leaderships.fenced += u64::from(what == "fenced");
+        let leadership = leaderships.by_token.entry(token).or_default();
+        leadership.leader.clone_from(&name);
         match (what, time) {
-            ("elected", Some(time)) if reign.elected == 0 => reign.elected = time,
+            ("elected", Some(time)) if leadership.elected == 0 => leadership.elected = time,
             ("acts", Some(time)) => {
-                let first = reign.acted.map_or(time, |(first, _)| first);
-                reign.acted = Some((first, time));
+                let first = leadership.acted.map_or(time, |(first, _)| first);
+                leadership.acted = Some((first, time));
             }
-            ("wrote", _) => reign.writes += 1,
+            ("wrote", _) => leadership.writes += 1,
             _ => {}
         }
     }
 }
 
-fn lock(reigns: &Mutex<Reigns>) -> MutexGuard<'_, Reigns> {
-    reigns.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(leaderships: &Mutex<Leaderships>) -> MutexGuard<'_, Leaderships> {
+    leaderships.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The longest time to wait for an expected event.

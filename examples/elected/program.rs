@@ -93,9 +93,9 @@ async fn run<E: Elector, S: Store + Clone>(
     }
     store.get(&format!("{}probe", options.prefix)).await.map_err(|error| unreachable(&error))?;
     match contest::run(options, store).await {
-        Ok(reigns) => {
-            reigns.print(options);
-            Ok(if reigns.are_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(leaderships) => {
+            leaderships.print(options);
+            Ok(if leaderships.are_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(Failure::Usage(reason)) => Err(reason),
         Err(Failure::Run(reason)) => Ok(fail(reason)),

@@ -1,4 +1,5 @@
-//! What tests of the Kubernetes store rely on: the API server is a real one and does what they know of it.
+//! The properties of the real API server and of the test tools on which the tests of the Kubernetes
+//! store rely.
 
 use std::{collections::BTreeMap, fmt::Debug, pin::pin, time::Duration};
 
@@ -22,13 +23,13 @@ use writerlease_test_support::{
     server::{ADMINISTRATOR, KubeServer, RECORD},
 };
 
-/// Only against hanging: nothing below takes nearly as long.
+/// A limit that only a hang reaches.
 const LONG: Duration = Duration::from_secs(20);
-/// Long enough for what is not held up; that something is held up is shown by its not having come until then.
+/// Longer than an answer takes. A request without an answer after this time is considered blocked.
 const WHILE: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_survives_a_killed_server() {
+async fn acknowledged_writes_survive_a_killed_server() {
     let mut server = KubeServer::start().await;
     let maps = maps(server.administrator());
     let written = create(&maps, "kept").await;
@@ -44,7 +45,7 @@ async fn what_was_acknowledged_survives_a_killed_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_may_do_nothing_but_what_a_role_allows() {
+async fn users_may_do_only_what_roles_allow() {
     let server = KubeServer::start_with(["ada", "bob"]).await;
     create(&maps(server.administrator()), "map").await;
     let [ada, bob] = ["ada", "bob"].map(|name| maps(server.user(name)));
@@ -54,14 +55,14 @@ async fn a_user_may_do_nothing_but_what_a_role_allows() {
     assert_eq!(code(ada.delete("map", &DeleteParams::default()).await), 403);
     assert_eq!(code(bob.get("map").await), 403);
 
-    // Who has no token of a user is nobody.
+    // A token of no user is refused.
     let mut config = server.config("bob", server.api.address());
     config.auth_info.token = Some("token-of-carol".to_owned().into());
     assert_eq!(code(maps(Client::try_from(config).unwrap()).get("map").await), 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_of_a_custom_resource_is_written_apart_and_versions_are_numbers_that_grow() {
+async fn status_is_a_subresource_and_versions_are_ordered() {
     let server = KubeServer::start_with(["ada"]).await;
     let client = server.administrator();
     install_routes(client.clone()).await;
@@ -76,12 +77,12 @@ async fn the_status_of_a_custom_resource_is_written_apart_and_versions_are_numbe
     let admitted = routes.replace_status("route", &PostParams::default(), &route).await.unwrap();
     assert_eq!(admitted.data, json!({ "spec": { "host": "a" }, "status": { "admitted": true } }));
     assert!(version(&admitted) > created);
-    // Of the version that it has no longer.
+    // A write to an old version is a conflict.
     assert_eq!(code(routes.replace_status("route", &PostParams::default(), &route).await), 409);
-    // What changes nothing is no write.
+    // An update that changes nothing keeps the version.
     let again = routes.replace_status("route", &PostParams::default(), &admitted).await.unwrap();
     assert_eq!(version(&again), version(&admitted));
-    // Versions are ordered over all objects, of other kinds too.
+    // Versions are ordered over all objects of all kinds.
     assert!(version(&create(&maps(client), "map").await) > version(&again));
 
     let ada = self::routes(server.user("ada"));
@@ -91,7 +92,7 @@ async fn the_status_of_a_custom_resource_is_written_apart_and_versions_are_numbe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_tells_of_writes_and_one_from_a_version_that_is_gone_is_refused() {
+async fn watch_reports_writes_and_refuses_compacted_versions() {
     let mut server = KubeServer::start().await;
     let maps = maps(server.administrator());
     let first = create(&maps, "first").await.resource_version().unwrap();
@@ -107,14 +108,14 @@ async fn a_watch_tells_of_writes_and_one_from_a_version_that_is_gone_is_refused(
     server.api.kill();
     server.etcd.compact().await;
     server.api.restart().await;
-    // It is not the request that is refused.
+    // The request succeeds; the first event carries the error.
     let mut events = pin!(maps.watch(&WatchParams::default(), &first).await.unwrap());
     let event = next(&mut events).await;
     assert!(matches!(&event, WatchEvent::Error(status) if status.code == 410), "{event:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_lists_again_when_what_it_missed_is_gone() {
+async fn watcher_lists_again_after_compaction() {
     let mut server = KubeServer::start().await;
     let proxy = Proxy::start(server.api.address()).await;
     let maps = maps(server.administrator());
@@ -125,7 +126,7 @@ async fn a_watcher_lists_again_when_what_it_missed_is_gone() {
     create(&maps, "second").await;
     assert!(matches!(next(&mut events).await, Event::Apply(map) if map.name_any() == "second"));
 
-    // It connects again only when it is asked for the next event.
+    // The watcher connects again only when it is polled for the next event.
     proxy.cut();
     create(&maps, "third").await;
     maps.delete("first", &DeleteParams::default()).await.unwrap();
@@ -138,7 +139,9 @@ async fn a_watcher_lists_again_when_what_it_missed_is_gone() {
             match events.next().await.expect("a watcher never ends") {
                 Ok(event) => break event,
                 Err(watcher::Error::WatchError(status)) => gone |= status.code == 410,
-                Err(watcher::Error::WatchFailed(_)) => assert!(!gone, "only the cut"),
+                Err(watcher::Error::WatchFailed(_)) => {
+                    assert!(!gone, "the connection fails only before the 410")
+                }
                 Err(error) => panic!("{error:?}"),
             }
         }
@@ -149,7 +152,7 @@ async fn a_watcher_lists_again_when_what_it_missed_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_or_its_answer_may_be_lost_on_the_way() {
+async fn proxy_loses_requests_or_answers() {
     let server = KubeServer::start().await;
     let proxy = Proxy::start(server.api.address()).await;
     let client = Client::try_from(server.config(ADMINISTRATOR, proxy.address())).unwrap();
@@ -168,7 +171,7 @@ async fn a_request_or_its_answer_may_be_lost_on_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_programs_connect_with_a_file() {
+async fn programs_connect_with_a_kubeconfig_file() {
     let server = KubeServer::start_with(["ada"]).await;
     let file = server.kubeconfig("ada", server.api.address());
     let file = Kubeconfig::read_from(file).unwrap();
@@ -177,7 +180,7 @@ async fn other_programs_connect_with_a_file() {
     create(&maps(Client::try_from(config).unwrap()), "map").await;
 }
 
-/// Makes custom resources of kind `Route` known, whose status is written apart.
+/// Installs the kind `Route`, whose status is a subresource.
 async fn install_routes(client: Client) {
     let definition = json!({
         "metadata": { "name": "routes.example.com" },
@@ -227,7 +230,7 @@ fn map(name: &str) -> ConfigMap {
 }
 
 fn version(object: &impl ResourceExt) -> u64 {
-    object.resource_version().expect("what is stored has one").parse().expect("a number")
+    object.resource_version().expect("stored objects have a version").parse().expect("a number")
 }
 
 fn code<T: Debug>(answer: kube::Result<T>) -> u16 {
@@ -237,14 +240,14 @@ fn code<T: Debug>(answer: kube::Result<T>) -> u16 {
     }
 }
 
-/// Whether the server did it is not known then.
+/// Asserts that no answer arrived, so that the result of the request is unknown.
 fn assert_lost<T: Debug>(answer: kube::Result<T>) {
     let error = answer.unwrap_err();
     assert!(!matches!(error, Error::Api(_)), "{error:?}");
 }
 
 async fn next<T, E: Debug>(stream: &mut (impl Stream<Item = Result<T, E>> + Unpin)) -> T {
-    timeout(LONG, stream.next()).await.expect("something comes").expect("a watch goes on").unwrap()
+    timeout(LONG, stream.next()).await.expect("an event arrives").expect("the watch continues").unwrap()
 }
 
 async fn listed(events: &mut (impl Stream<Item = watcher::Result<Event<ConfigMap>>> + Unpin)) -> Vec<String> {

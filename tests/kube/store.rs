@@ -1,4 +1,5 @@
-//! `KubeStore` and `StatusGuard` by themselves, on a real API server that answers late, twice, or not at all.
+//! Tests of `KubeStore` and `StatusGuard` against a real API server, with lost and repeated
+//! requests and a server that does not answer.
 
 use std::{
     sync::{
@@ -35,7 +36,7 @@ use writerlease_test_support::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Only against hanging.
+/// A limit that only a hang reaches.
 const LONG: Duration = Duration::from_secs(60);
 
 /// A namespace with one widget.
@@ -49,11 +50,11 @@ impl Place {
     async fn new(server: Arc<KubeServer>, namespace: String) -> Self {
         server.create_namespace(&namespace).await;
         let widgets = Api::namespaced(server.administrator(), &namespace);
-        widget::create(&widgets, "widget").await.expect("a widget can be made");
+        widget::create(&widgets, "widget").await.expect("the widget is created");
         Self { server, namespace, widgets }
     }
 
-    /// An object's key in the store.
+    /// Returns the key of an object in the store.
     fn key(&self, name: &str) -> String {
         format!("{}/{name}", self.namespace)
     }
@@ -62,7 +63,7 @@ impl Place {
         self.widgets.get("widget").await.expect("it exists")
     }
 
-    /// The status of this namespace's widgets.
+    /// Creates a store of the statuses of this namespace's widgets.
     fn store(&self, client: Client) -> KubeStore<Widget> {
         KubeStore::new(Api::namespaced(client, &self.namespace))
     }
@@ -72,14 +73,15 @@ impl Place {
     }
 }
 
-/// A server that knows widgets.
+/// Starts a server and installs the widgets' definition.
 async fn server() -> Arc<KubeServer> {
     let server = KubeServer::start().await;
-    widget::install(&server.administrator()).await.expect("the kind can be made");
+    widget::install(&server.administrator()).await.expect("the definition is installed");
     Arc::new(server)
 }
 
-/// One test of many, side by side on one server, each in a place of its own: a server takes seconds of two cores to start.
+/// Defines one test that runs all cases concurrently on one server, each in its own namespace,
+/// because a server takes seconds of two cores to start.
 macro_rules! on_one_server {
     ($($case:ident,)*) => {
         #[tokio::test(flavor = "multi_thread")]
@@ -102,32 +104,33 @@ macro_rules! on_one_server {
 }
 
 on_one_server![
-    whole_objects_are_made_written_deleted_and_watched,
-    what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change,
-    what_was_refused_of_an_object_is_forgotten_when_it_changes,
-    what_has_no_place_on_the_server_is_refused_for_good,
-    a_later_tap_continues_a_dropped_one,
-    a_write_that_landed_and_was_tried_again_is_known_as_ours,
-    a_write_whose_answer_is_lost_is_known_as_ours,
-    parts_of_a_status_that_are_wanted_at_once_become_one_write,
-    an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted,
+    whole_objects_are_created_written_deleted_and_watched,
+    permanent_refusals_name_the_reason_and_await_changes,
+    change_of_an_object_clears_its_refusal,
+    writes_without_a_destination_are_permanently_refused,
+    later_tap_continues_a_dropped_one,
+    retried_successful_write_is_known_as_ours,
+    write_with_lost_answer_is_known_as_ours,
+    simultaneous_parts_of_a_status_become_one_write,
+    recreated_object_is_a_different_object,
 ];
 
 fn lease() -> WriterLease<Arc<str>> {
     WriterLease::builder("widgets").spawn().expect("a runtime")
 }
 
-/// The round of the spec is to be in the status.
+/// Returns the status with the round of the spec, or `None` if the widget has it.
 fn seen(widget: &Widget) -> Option<WidgetStatus> {
     let status = WidgetStatus { round: widget.spec.round, phase: "ready".into(), ..WidgetStatus::default() };
     (widget.status.as_ref() != Some(&status)).then_some(status)
 }
 
 async fn ended(ensuring: EnsureStatus) -> EnsureOutcome {
-    timeout(LONG, ensuring).await.expect("it ends")
+    timeout(LONG, ensuring).await.expect("the request finishes")
 }
 
-/// The lease hears of the end of an attempt a moment after whoever waits for it.
+/// Returns the counters once all attempts are finished. The lease counts an attempt a moment after
+/// the guard has reported its outcome.
 async fn counters(guard: &StatusGuard<Widget>) -> Counters {
     let lease = guard.guard().lease();
     let idle = async {
@@ -135,11 +138,11 @@ async fn counters(guard: &StatusGuard<Widget>) -> Counters {
             sleep(SECOND / 100).await;
         }
     };
-    timeout(LONG, idle).await.expect("attempts end");
+    timeout(LONG, idle).await.expect("attempts finish");
     lease.snapshot().counters
 }
 
-/// Whether it ended with the write that the object is from.
+/// Returns whether the outcome is the write that produced this version of the object.
 fn is_written(ending: &EnsureOutcome, object: &Widget) -> bool {
     let version = object.resource_version().and_then(|version| version.parse().ok());
     matches!(ending, EnsureOutcome::Written(written) if version.is_some() && written.revision() == version)
@@ -149,11 +152,11 @@ fn text(value: &[u8]) -> Value {
     serde_json::from_slice(value).expect("it is JSON")
 }
 
-async fn whole_objects_are_made_written_deleted_and_watched(place: Place) {
+async fn whole_objects_are_created_written_deleted_and_watched(place: Place) {
     let maps = KubeStore::new(Api::<ConfigMap>::all(place.server.administrator())).whole_objects();
     let mut watch = Watch::of(&maps, &place.key(""));
     let key = &*place.key("a");
-    assert_eq!(watch.listing().await, [], "those of other namespaces are left out");
+    assert_eq!(watch.listing().await, [], "objects of other namespaces are left out");
 
     let map = |word: &str| {
         let map = json!({
@@ -192,9 +195,7 @@ async fn whole_objects_are_made_written_deleted_and_watched(place: Place) {
     }
 }
 
-async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sense_waits_for_a_change(
-    place: Place,
-) {
+async fn permanent_refusals_name_the_reason_and_await_changes(place: Place) {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("writerlease.example", "v1", "Widget"));
     let api: Api<DynamicObject> = Api::namespaced_with(place.server.administrator(), &place.namespace, &kind);
     let guard = StatusGuard::new(KubeStore::with_kind(api.clone(), kind), lease()).unwrap();
@@ -213,7 +214,7 @@ async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sen
         };
         assert!(error.to_string().contains(said), "{error}");
         assert_eq!(matches!(ending, EnsureOutcome::TooLarge(_)), said.contains("large"), "{ending:?}");
-        // The next reconcile is told, once.
+        // The next reconcile, and only that, gets the error.
         let refused = guard.ensure_status(&object, want.clone()).action().unwrap_err();
         assert!(refused.to_string().contains(said) && *refused.key == place.key("widget"), "{refused}");
         assert_eq!(error_policy(Arc::new(object.clone()), &refused, Arc::new(())), Action::await_change());
@@ -223,9 +224,9 @@ async fn what_the_server_refuses_for_good_names_the_reason_and_what_makes_no_sen
     assert!(place.widget().await.status.is_none());
 }
 
-async fn what_was_refused_of_an_object_is_forgotten_when_it_changes(place: Place) {
+async fn change_of_an_object_clears_its_refusal(place: Place) {
     let guard = place.guard();
-    // A status that makes sense in the second round only.
+    // A status that the server accepts only in the second round.
     let desire = |widget: &Widget| {
         let mut status = seen(widget)?;
         if widget.spec.round == 1 {
@@ -236,12 +237,12 @@ async fn what_was_refused_of_an_object_is_forgotten_when_it_changes(place: Place
     let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
     assert!(matches!(ending, EnsureOutcome::TooLarge(_)), "{ending:?}");
     widget::edit(&place.widgets, "widget", json!({ "round": 2 })).await.unwrap();
-    // The change is what calls the reconcile, which may be earlier than the guard hears of it.
+    // The reconcile that the change triggers may run before the guard sees the change.
     let ending = ended(guard.ensure_status(&place.widget().await, desire)).await;
     assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
 }
 
-async fn what_has_no_place_on_the_server_is_refused_for_good(place: Place) {
+async fn writes_without_a_destination_are_permanently_refused(place: Place) {
     let map = |namespace: &str| {
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "namespace": namespace },
@@ -260,7 +261,7 @@ async fn what_has_no_place_on_the_server_is_refused_for_good(place: Place) {
     assert!(matches!(status, Err(StoreError::Invalid { .. })), "{status:?}");
 }
 
-async fn a_later_tap_continues_a_dropped_one(place: Place) {
+async fn later_tap_continues_a_dropped_one(place: Place) {
     let events = || watcher(place.widgets.clone(), watcher::Config::default()).default_backoff();
     let (store, first) = KubeStore::new(place.widgets.clone()).tap(events());
     let guard = StatusGuard::<Widget>::new(store.clone(), lease()).unwrap();
@@ -273,17 +274,18 @@ async fn a_later_tap_continues_a_dropped_one(place: Place) {
                 sleep(SECOND / 100).await;
             }
         };
-        timeout(LONG, live).await.expect("it hears of changes");
+        timeout(LONG, live).await.expect("the watch becomes live");
         watch.abort();
         let interrupted =
             async { while !matches!(notices.recv().await, Ok(Notice::WatchInterrupted { .. })) {} };
-        timeout(LONG, interrupted).await.expect("it is told");
+        timeout(LONG, interrupted).await.expect("the interruption is reported");
         assert!(matches!(guard.guard().watch_state(), WatchState::Resuming { .. }));
     }
 }
 
-async fn a_write_that_landed_and_was_tried_again_is_known_as_ours(place: Place) {
-    // A gateway that gives up on the first update, which has landed; kube's client then tries again.
+async fn retried_successful_write_is_known_as_ours(place: Place) {
+    // A gateway that answers 503 to the first update, although it succeeded. The client of kube
+    // retries it.
     let inner = place.server.administrator();
     let gives_up = Arc::new(AtomicBool::new(true));
     let gateway = service_fn({
@@ -310,11 +312,11 @@ async fn a_write_that_landed_and_was_tried_again_is_known_as_ours(place: Place) 
     assert!(!gives_up.load(SeqCst));
     assert!(is_written(&ending, &written), "{ending:?}");
     let counters = counters(&guard).await;
-    assert_eq!((counters.conflicts, counters.evidence), (0, 0), "nobody else was there");
+    assert_eq!((counters.conflicts, counters.evidence), (0, 0), "no other writer exists");
 }
 
-async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
-    // Only updates go through the proxy, which cannot tell them from other requests.
+async fn write_with_lost_answer_is_known_as_ours(place: Place) {
+    // The proxy cannot distinguish updates from other requests, so only updates use it.
     let proxy = Proxy::start(place.server.api.address()).await;
     let client = Client::try_from(place.server.config(ADMINISTRATOR, proxy.address())).unwrap();
     let (reader, writer) = reflector::store();
@@ -327,7 +329,7 @@ async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
     for round in 1..5 {
         widget::edit(&place.widgets, "widget", json!({ "round": round })).await.unwrap();
         if round > 1 {
-            // The connection is open by now.
+            // Only now is the connection open.
             proxy.lose_answer(RECORD);
         }
         let ending = ended(guard.ensure_status(&place.widget().await, seen)).await;
@@ -339,12 +341,12 @@ async fn a_write_whose_answer_is_lost_is_known_as_ours(place: Place) {
         assert!(is_written(&ending, &written), "{ending:?}");
     }
     let counters = counters(&guard).await;
-    assert_eq!((counters.failures, counters.evidence), (3, 0), "nobody else was there");
+    assert_eq!((counters.failures, counters.evidence), (3, 0), "no other writer exists");
     watch.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
+async fn requests_to_a_paused_server_time_out() {
     let server = server().await;
     let place = Place::new(server.clone(), "place".into()).await;
     let (served, store) = (
@@ -365,10 +367,10 @@ async fn a_server_that_answers_nothing_holds_no_request_beyond_its_time() {
     assert!(served.get(&key).await.unwrap().is_some());
 }
 
-async fn parts_of_a_status_that_are_wanted_at_once_become_one_write(place: Place) {
+async fn simultaneous_parts_of_a_status_become_one_write(place: Place) {
     let guard = place.guard();
     let widget = place.widget().await;
-    // Pending at once, because an election comes first.
+    // All three wait for the election and are pending at the same time.
     let endings = join_all(["admitted", "healthy", "synced"].map(|part| {
         let ensuring = guard.ensure_part(&widget, part, move |widget| {
             let mut status = widget.status.clone().unwrap_or_default();
@@ -384,7 +386,7 @@ async fn parts_of_a_status_that_are_wanted_at_once_become_one_write(place: Place
     assert_eq!(counters(&guard).await.written, 1);
 }
 
-async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted(place: Place) {
+async fn recreated_object_is_a_different_object(place: Place) {
     let guard = place.guard();
     let before = place.widget().await;
     place.widgets.delete("widget", &DeleteParams::default()).await.unwrap();
@@ -397,5 +399,5 @@ async fn an_object_that_was_made_anew_is_not_the_one_whose_status_was_wanted(pla
     assert!(anew.status.is_none());
     let ending = ended(guard.ensure_status(&anew, seen)).await;
     assert!(is_written(&ending, &place.widget().await), "{ending:?}");
-    assert_eq!(guard.guard().contention().counters().losses, 0, "nobody changed what was right");
+    assert_eq!(guard.guard().contention().counters().losses, 0, "a recreated object is no contention");
 }

@@ -131,7 +131,7 @@ async fn follower_after_five_releases_with_exactly_five_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_added_under_a_key_while_it_runs_is_run_afterwards() {
+async fn job_added_during_an_attempt_runs_after_it() {
     let lease = lease();
     let (started, mut starts) = mpsc::unbounded_channel();
     let (first, end_first) = held(started.clone());
@@ -148,7 +148,7 @@ async fn work_added_under_a_key_while_it_runs_is_run_afterwards() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_released_works_the_second_is_cleared_by_extend_and_the_lease_grows_by_the_capped_backoff() {
+async fn extend_clears_a_released_job_and_prolongs_lease() {
     let lease: Lease = builder().backoff_steps(0).spawn().unwrap();
     let calls = Arc::new(AtomicUsize::new(0));
     for key in ["one", "two"] {
@@ -174,7 +174,7 @@ async fn of_two_released_works_the_second_is_cleared_by_extend_and_the_lease_gro
 // --- the queue, seen from outside ---
 
 #[tokio::test(start_paused = true)]
-async fn many_tries_of_a_pending_key_are_one_attempt_of_the_newest_work() {
+async fn only_the_newest_pending_job_per_key_runs() {
     let lease = lease();
     let ran = Arc::new(Mutex::new(Vec::new()));
     for i in 0..100 {
@@ -273,7 +273,7 @@ async fn ready_jobs_do_not_delay_a_finished_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_runs_as_many_at_once_as_its_window_allows() {
+async fn leader_runs_as_many_attempts_as_window_allows() {
     let lease: Lease = builder().concurrency(4).spawn().unwrap();
     open_window(&lease, 4).await;
     let (started, mut starts) = mpsc::unbounded_channel();
@@ -446,7 +446,7 @@ async fn expire_ends_the_lease_until_the_next_success() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn subscribers_are_told_each_change_of_role() {
+async fn subscribers_see_each_change_of_role() {
     let lease = lease();
     let mut statuses = lease.subscribe();
     lead(&lease).await;
@@ -472,7 +472,7 @@ async fn a_follower_takes_over_when_the_lease_ends() {
 // --- wait ---
 
 #[tokio::test(start_paused = true)]
-async fn wait_resolves_also_when_there_was_nothing_to_write() {
+async fn wait_resolves_when_nothing_needed_writing() {
     let lease = lease();
     lease.try_work("key", |_| async { Outcome::Unchanged }).unwrap();
     assert_eq!(lease.wait().await, Ok(false));
@@ -487,7 +487,7 @@ async fn wait_resolves_after_a_foreign_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_timeout_says_when_nothing_was_decided_in_time() {
+async fn wait_timeout_returns_none_while_undecided() {
     let lease = lease();
     assert_eq!(lease.wait_timeout(5 * SECOND).await, Ok(None));
     lease.try_work("key", |_| async { Outcome::Conflict }).unwrap();

@@ -32,7 +32,7 @@ fn all_promises_hold_for_drawn_plans() {
             }
             let plan = Plan::drawn(seed);
             match plan.run() {
-                Ok(tally) => total = total + tally,
+                Ok(stats) => total = total + stats,
                 Err(violation) => {
                     // Printed before the shrinking, which can take long.
                     println!("seed {seed}: {violation}");
@@ -45,7 +45,7 @@ fn all_promises_hold_for_drawn_plans() {
     let total = thread::scope(|scope| {
         let runs: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
         let totals = runs.into_iter().map(|run| run.join().expect("all promises hold"));
-        totals.fold(RunStats::default(), |sum, tally| sum + tally)
+        totals.fold(RunStats::default(), |sum, stats| sum + stats)
     });
     println!(
         "{} seeds, {:.0} simulated hours: {total:?}",

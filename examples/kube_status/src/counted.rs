@@ -1,4 +1,4 @@
-//! A client that notes each update of a status as it is answered.
+//! A client that reports the result of each status update when its answer arrives.
 
 use std::{
     sync::Arc,
@@ -13,26 +13,27 @@ use kube::{
 };
 use tower::{Service, layer::layer_fn};
 
-/// What became of an update of a status.
+/// The result of a status update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Note {
-    Landed,
-    /// Somebody else was first.
+pub enum UpdateResult {
+    Succeeded,
+    /// Another client has changed the object since.
     Refused,
     Failed,
 }
 
-/// Called for each.
-pub type Pen = Arc<dyn Fn(Note) + Send + Sync>;
+/// A callback for the result of each update.
+pub type OnUpdate = Arc<dyn Fn(UpdateResult) + Send + Sync>;
 
-pub fn client(config: Config, pen: Pen) -> kube::Result<Client> {
-    let layer = layer_fn(move |inner| Counted { inner, pen: pen.clone() });
+/// Creates a client that calls `on_update` for each status update.
+pub fn client(config: Config, on_update: OnUpdate) -> kube::Result<Client> {
+    let layer = layer_fn(move |inner| Counted { inner, on_update: on_update.clone() });
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
 struct Counted<S> {
     inner: S,
-    pen: Pen,
+    on_update: OnUpdate,
 }
 
 impl<S, B> Service<Request<Body>> for Counted<S>
@@ -56,13 +57,13 @@ where
         if !is_update {
             return answer.boxed();
         }
-        let pen = self.pen.clone();
+        let on_update = self.on_update.clone();
         async move {
             let answer = answer.await;
-            pen(match answer.as_ref().map(Response::status) {
-                Ok(StatusCode::OK) => Note::Landed,
-                Ok(StatusCode::CONFLICT) => Note::Refused,
-                _ => Note::Failed,
+            on_update(match answer.as_ref().map(Response::status) {
+                Ok(StatusCode::OK) => UpdateResult::Succeeded,
+                Ok(StatusCode::CONFLICT) => UpdateResult::Refused,
+                _ => UpdateResult::Failed,
             });
             answer
         }

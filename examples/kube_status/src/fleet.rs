@@ -1,7 +1,8 @@
 //! The replicas: tasks of this process, or processes of their own.
 //!
-//! A process says "landed", "refused", "failed" and "leads 0|1" on stdout, each in a line and at once, so that what a
-//! killed one did is known; it ends when its stdin does.
+//! A process prints "succeeded", "refused", "failed" and "leads 0|1" on stdout. It flushes each
+//! line immediately, so that the parent knows the results of a killed process. It exits when stdin
+//! closes.
 
 use std::{
     error::Error,
@@ -23,26 +24,26 @@ use tokio::{
 use writerlease_kube_status::replica::{Replica, Settings};
 
 use crate::{
-    counted::{self, Note},
+    counted::{self, UpdateResult},
     options::Options,
 };
 
 pub struct Fleet {
     members: Vec<Member>,
-    pub tally: Arc<Tally>,
+    pub counts: Arc<UpdateCounts>,
 }
 
-/// What the replicas did, but for the writes that a killed process was not told the end of.
+/// The number of updates by result. Updates in flight in a killed process are not counted.
 #[derive(Debug, Default)]
-pub struct Tally {
-    pub landed: AtomicU64,
+pub struct UpdateCounts {
+    pub succeeded: AtomicU64,
     pub refused: AtomicU64,
     pub failed: AtomicU64,
 }
 
 struct Member {
     leads: Arc<AtomicBool>,
-    /// It tells who leads, and of a process what it says.
+    /// Updates `leads`. For a process, also reads its output.
     listener: JoinHandle<()>,
     body: Body,
 }
@@ -56,11 +57,11 @@ type Failure = Box<dyn Error>;
 
 impl Fleet {
     pub async fn start(options: &Options, settings: &Settings) -> Result<Self, Failure> {
-        let mut fleet = Self { members: Vec::new(), tally: Arc::default() };
+        let mut fleet = Self { members: Vec::new(), counts: Arc::default() };
         for number in 0..options.replicas.into() {
             let member = match options.processes {
-                false => Member::tasks(number, settings, fleet.tally.clone()).await?,
-                true => Member::process(options, number, settings, fleet.tally.clone())?,
+                false => Member::tasks(number, settings, fleet.counts.clone()).await?,
+                true => Member::process(options, number, settings, fleet.counts.clone())?,
             };
             fleet.members.push(member);
         }
@@ -71,7 +72,7 @@ impl Fleet {
         self.members.iter().filter(|member| member.leads.load(Relaxed)).count()
     }
 
-    /// Kills the leader, or anybody if nobody leads.
+    /// Kills the leader, or the first replica if there is no leader.
     pub async fn kill_leader(&mut self) -> Result<(), Failure> {
         let leader = self.members.iter().position(|member| member.leads.load(Relaxed)).unwrap_or(0);
         let member = self.members.swap_remove(leader);
@@ -79,14 +80,14 @@ impl Fleet {
             Body::Tasks(replica) => replica.kill().await,
             Body::Process(mut process) => {
                 process.kill().await?;
-                // What it said before that counts.
+                // Waits until its remaining output has been read.
                 member.listener.await?;
             }
         }
         Ok(())
     }
 
-    /// All leave in peace.
+    /// Shuts all replicas down.
     pub async fn stop(self) -> Result<(), Failure> {
         for member in self.members {
             match member.body {
@@ -102,24 +103,24 @@ impl Fleet {
     }
 }
 
-impl Tally {
-    fn note(&self, note: Note) {
-        let count = match note {
-            Note::Landed => &self.landed,
-            Note::Refused => &self.refused,
-            Note::Failed => &self.failed,
+impl UpdateCounts {
+    fn count(&self, result: UpdateResult) {
+        let count = match result {
+            UpdateResult::Succeeded => &self.succeeded,
+            UpdateResult::Refused => &self.refused,
+            UpdateResult::Failed => &self.failed,
         };
         count.fetch_add(1, Relaxed);
     }
 }
 
 impl Member {
-    async fn tasks(number: usize, settings: &Settings, tally: Arc<Tally>) -> Result<Self, Failure> {
-        let client = counted::client(Config::infer().await?, Arc::new(move |note| tally.note(note)))?;
+    async fn tasks(number: usize, settings: &Settings, counts: Arc<UpdateCounts>) -> Result<Self, Failure> {
+        let client = counted::client(Config::infer().await?, Arc::new(move |result| counts.count(result)))?;
         let replica = Replica::start(client, number, settings.clone())?;
         let leads = Arc::<AtomicBool>::default();
-        let told = leads.clone();
-        let listener = listen(&replica, move |is_leader| told.store(is_leader, Relaxed));
+        let observed = leads.clone();
+        let listener = listen(&replica, move |is_leader| observed.store(is_leader, Relaxed));
         Ok(Self { leads, listener, body: Body::Tasks(replica) })
     }
 
@@ -127,22 +128,22 @@ impl Member {
         options: &Options,
         number: usize,
         settings: &Settings,
-        tally: Arc<Tally>,
+        counts: Arc<UpdateCounts>,
     ) -> Result<Self, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(options.of_child(number, settings));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn()?;
-        let mut lines = BufReader::new(process.stdout.take().ok_or("it is piped")?).lines();
+        let mut lines = BufReader::new(process.stdout.take().ok_or("stdout is not piped")?).lines();
         let leads = Arc::<AtomicBool>::default();
-        let told = leads.clone();
+        let observed = leads.clone();
         let listener = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 match line.as_str() {
-                    "landed" => tally.note(Note::Landed),
-                    "refused" => tally.note(Note::Refused),
-                    "failed" => tally.note(Note::Failed),
-                    line => told.store(line == "leads 1", Relaxed),
+                    "succeeded" => counts.count(UpdateResult::Succeeded),
+                    "refused" => counts.count(UpdateResult::Refused),
+                    "failed" => counts.count(UpdateResult::Failed),
+                    line => observed.store(line == "leads 1", Relaxed),
                 }
             }
         });
@@ -150,13 +151,13 @@ impl Member {
     }
 }
 
-/// Whether a replica leads, and, on stderr, what goes wrong.
-fn listen(replica: &Replica, tell: impl Fn(bool) + Send + 'static) -> JoinHandle<()> {
+/// Passes each change of leadership to `report` and prints the guard's notices on stderr.
+fn listen(replica: &Replica, report: impl Fn(bool) + Send + 'static) -> JoinHandle<()> {
     let mut statuses = replica.lease.subscribe();
     let mut notices = replica.guard.guard().notices();
     tokio::spawn(async move {
         loop {
-            tell(statuses.borrow_and_update().is_leader);
+            report(statuses.borrow_and_update().is_leader);
             tokio::select! {
                 changed = statuses.changed() => if changed.is_err() { return },
                 notice = notices.recv() => match notice {
@@ -169,16 +170,16 @@ fn listen(replica: &Replica, tell: impl Fn(bool) + Send + 'static) -> JoinHandle
     })
 }
 
-/// The child's side: one replica, until stdin ends.
+/// The child's side: runs one replica until stdin closes.
 pub async fn child(number: usize, settings: Settings) -> Result<(), Failure> {
-    let pen = |note| {
-        say(match note {
-            Note::Landed => "landed",
-            Note::Refused => "refused",
-            Note::Failed => "failed",
+    let on_update = |result| {
+        say(match result {
+            UpdateResult::Succeeded => "succeeded",
+            UpdateResult::Refused => "refused",
+            UpdateResult::Failed => "failed",
         });
     };
-    let client = counted::client(Config::infer().await?, Arc::new(pen))?;
+    let client = counted::client(Config::infer().await?, Arc::new(on_update))?;
     let replica = Replica::start(client, number, settings)?;
     listen(&replica, |is_leader| say(if is_leader { "leads 1" } else { "leads 0" }));
     stdin().read_to_end(&mut Vec::new()).await?;
@@ -186,7 +187,7 @@ pub async fn child(number: usize, settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One line, at once. Without a parent to hear it there is nothing left to do.
+/// Prints one line immediately. Exits if the parent has closed the pipe.
 fn say(line: &str) {
     if std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).is_err() {
         exit(1);

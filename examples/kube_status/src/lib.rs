@@ -1,4 +1,5 @@
-//! The controller of the example `kube_status`: its kind, and a replica of it. The tests run it, too.
+//! The controller of the example `kube_status`: its custom resource and its replicas. The tests of
+//! the Kubernetes store use it, too.
 #![allow(clippy::disallowed_methods, reason = "a cluster answers in real time")]
 
 pub mod replica;

@@ -1,15 +1,18 @@
-//! Replicas of a Kubernetes controller that all want to write the same status: with a lease held by work, and without.
+//! Replicas of a Kubernetes controller write the same statuses, with a lease held by work and
+//! without.
 //!
 //! ```sh
 //! cargo run --release -p writerlease-kube-status
 //! cargo run --release -p writerlease-kube-status -- --processes --kill-leader-at 5
 //! ```
 //!
-//! It needs a cluster (`KUBECONFIG`, as usual) and the right to make a kind and a namespace there, which it takes away again.
-//! In each round a person edits every object, and every status should say so. Exit code 0: they do. 1: some don't, or the run
-//! failed. 2: it could not begin.
+//! The example uses the cluster of `KUBECONFIG`. It needs the right to create a custom resource
+//! definition and namespaces, and deletes them at the end. Each round edits the spec of every
+//! object and waits until every status matches. Exit code 0: all statuses are right. 1: some are
+//! wrong, or the run failed. 2: the run could not start.
 //!
-//! How a controller uses the crate is in `replica.rs`; all else is there to show what comes of it.
+//! `replica.rs` shows how a controller uses the crate. The other files run it and measure the
+//! results.
 #![allow(clippy::disallowed_methods, reason = "a cluster answers in real time")]
 
 mod counted;
@@ -62,7 +65,7 @@ async fn main() -> ExitCode {
         _ = tokio::signal::ctrl_c() => None,
     };
     if let Err(error) = clear(&options, &client, run, is_new).await {
-        eprintln!("warning: something is left behind: {error}");
+        eprintln!("warning: could not clean up: {error}");
     }
     match ran {
         None => ExitCode::from(130),
@@ -77,7 +80,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// A client, and whether the kind had to be made.
+/// Connects and installs the custom resource definition. Returns whether it is new.
 async fn begin() -> Result<(Client, bool), Failure> {
     let client = Client::try_default().await?;
     let is_new = widget::install(&client).await?;
@@ -98,17 +101,17 @@ async fn all(options: &Options, client: &Client, run: u64) -> Result<Vec<Report>
     Ok(reports)
 }
 
-/// Nobody else's.
+/// Returns the name of a namespace that no other run uses.
 fn namespace(strategy: Strategy, run: u64) -> String {
     format!("writerlease-{strategy}-{run:016x}")
 }
 
-/// Takes away what was made, however the run ended.
+/// Deletes everything that the run created.
 async fn clear(options: &Options, client: &Client, run: u64, with_kind: bool) -> kube::Result<()> {
     let namespaces = Api::<Namespace>::all(client.clone());
     for strategy in options.strategies() {
         match namespaces.delete(&namespace(*strategy, run), &DeleteParams::default()).await {
-            // It was not made yet.
+            // The run ended before it was created.
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             deleted => drop(deleted?),
         }
@@ -153,7 +156,11 @@ async fn run_one(
         let is_right = |widget: &Widget| widget.spec.round == round && widget.is_right("ready");
         if let Err(wrong) = observer.until(&names, PATIENCE, is_right).await {
             report.wrong = wrong.len();
-            eprintln!("{strategy}: after {PATIENCE:?} {} are wrong, such as {}", wrong.len(), wrong[0]);
+            eprintln!(
+                "{strategy}: {} statuses are wrong after {PATIENCE:?}, such as {}",
+                wrong.len(),
+                wrong[0]
+            );
             break;
         }
         report.rounds.push(started.elapsed());
@@ -162,11 +169,11 @@ async fn run_one(
         }
     }
     report.leaders = fleet.leaders();
-    let tally = fleet.tally.clone();
+    let counts = fleet.counts.clone();
     fleet.stop().await?;
-    report.take(&tally);
+    report.set_counts(&counts);
     Ok(report)
 }
 
-/// For the statuses of one round.
+/// The longest time that the statuses of a round may take.
 const PATIENCE: Duration = Duration::from_secs(120);

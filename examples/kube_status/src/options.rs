@@ -1,4 +1,4 @@
-//! What the command line says.
+//! The command line.
 
 use std::time::Duration;
 
@@ -7,39 +7,43 @@ use writerlease::lab::Strategy;
 use writerlease_example_support::duration;
 use writerlease_kube_status::replica::Settings;
 
-/// Replicas of a Kubernetes controller that all want to write the same status: with a lease held by work, and without.
+/// Replicas of a Kubernetes controller write the same statuses, with a lease held by work and
+/// without.
 ///
-/// The cluster is that of KUBECONFIG, as usual. A kind of its own and a namespace are made and taken away again.
+/// The cluster is that of KUBECONFIG. The run creates a custom resource definition and namespaces,
+/// and deletes them at the end.
 ///
-/// Exit code 0: every status is right. 1: some are not, or the run failed. 2: it could not begin.
+/// Exit code 0: every status is right. 1: some are wrong, or the run failed. 2: the run could not
+/// start.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kube_status")]
 pub struct Options {
-    /// How many replicas the controller has: tasks, or with --processes processes
+    /// Number of replicas: tasks, or processes with --processes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     pub replicas: u16,
-    /// Objects whose status is to be written
+    /// Number of objects whose status every replica writes
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
     pub objects: u16,
-    /// How often each of them changes
+    /// Number of rounds; each changes all objects
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub rounds: u16,
-    /// Kill the leader in the middle of this round
+    /// Kill the leader in the middle of this round, counted from 1
     #[arg(long, value_name = "ROUND")]
     pub kill_leader_at: Option<u16>,
-    /// How long a write holds the lease
+    /// Time that a successful write holds the lease
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub term: Duration,
-    /// Each replica is an operating system process; the leader is killed with SIGKILL
+    /// Start a process per replica; the leader is killed with SIGKILL
     #[arg(long)]
     pub processes: bool,
-    /// `lease`: by work. `retry`: every replica writes and retries on conflict. `all`: one after the other
+    /// `lease`: a lease held by work. `retry`: every replica writes and retries on conflict. `all`:
+    /// both, one after the other
     #[arg(long, default_value = "all")]
     pub strategy: Choice,
-    /// One JSON object on stdout, and nothing else there
+    /// Print one JSON object on stdout instead of the table
     #[arg(long)]
     pub json: bool,
-    /// A replica of `--processes` is this program, too; this is its number
+    /// Run as replica with this number, started by `--processes`
     #[arg(long, hide = true)]
     pub child: Option<usize>,
     #[arg(long, hide = true, default_value = "")]
@@ -54,14 +58,14 @@ pub enum Choice {
 }
 
 impl Options {
-    /// What is wrong with it beyond what is said of each option.
+    /// Checks the rules that involve more than one option.
     pub fn check(&self) -> Result<(), String> {
         match self.kill_leader_at {
             Some(_) if self.replicas < 2 => {
-                Err("--kill-leader-at needs at least 2 --replicas: somebody has to go on".into())
+                Err("--kill-leader-at needs at least 2 --replicas: another one has to take over".into())
             }
             Some(round) if !(1..=self.rounds).contains(&round) => {
-                Err(format!("--kill-leader-at is {round}, and the rounds are 1 to {}", self.rounds))
+                Err(format!("--kill-leader-at is {round}, but must be between 1 and {}", self.rounds))
             }
             _ => Ok(()),
         }
@@ -79,7 +83,7 @@ impl Options {
         Settings { strategy, namespace: namespace.into(), term: self.term, phase: |_| "ready" }
     }
 
-    /// The command line of a replica.
+    /// Returns the arguments of a replica's process.
     pub fn of_child(&self, number: usize, settings: &Settings) -> Vec<String> {
         let pairs = [
             ("--child", number.to_string()),

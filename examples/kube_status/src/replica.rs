@@ -20,20 +20,20 @@ use crate::widget::{Widget, WidgetStatus};
 /// The field manager of all replicas.
 pub const MANAGER: &str = "widget-controller";
 
-/// What all replicas have in common.
+/// The settings that all replicas share.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who writes.
+    /// The strategy, which decides which replicas write.
     pub strategy: Strategy,
     /// The namespace of the widgets.
     pub namespace: String,
-    /// How long a write holds the lease.
+    /// The time for which a successful write holds the lease.
     pub term: Duration,
-    /// What this version of the controller makes of a widget.
+    /// The phase that this version of the controller gives a widget.
     pub phase: fn(&Widget) -> &'static str,
 }
 
-/// A controller: kube's own, with one watch for its reflector, its queue and the guard.
+/// A controller of kube's runtime. Its reflector, its queue and the guard share one watch.
 pub struct Replica {
     /// The lease on the right to write statuses.
     pub lease: WriterLease<Arc<str>>,
@@ -51,7 +51,7 @@ struct Context {
 }
 
 impl Replica {
-    /// Starts a replica. Its number is what it writes as its name.
+    /// Starts a replica, which writes its number into each status.
     pub fn start(
         client: Client,
         number: usize,
@@ -75,20 +75,21 @@ impl Replica {
         Ok(Self { lease, guard, controller, leave })
     }
 
-    /// Leaves in peace: waits for the writes that it began. Returns the objects whose status it wanted to write.
+    /// Shuts the replica down and waits for its writes in flight. Returns the objects whose status
+    /// is still to be written.
     pub async fn leave(self) -> Vec<Arc<str>> {
-        // It fails if the controller has ended, and then there is nobody to tell.
+        // Fails if the controller has ended already.
         let _ = self.leave.send(());
         let unfinished = self.lease.shutdown(Duration::from_secs(5)).await;
-        // It fails if it panicked, which was said on stderr.
+        // Fails after a panic, which has been printed on stderr.
         let _ = self.controller.await;
         unfinished
     }
 
-    /// As if the process had been killed: nothing is handed over.
+    /// Stops immediately and hands nothing over, like a killed process.
     pub async fn kill(self) {
         self.controller.abort();
-        // It fails because it was aborted.
+        // Fails because of the abort.
         let _ = self.controller.await;
     }
 }
@@ -111,7 +112,7 @@ async fn reconcile(widget: Arc<Widget>, context: Arc<Context>) -> Result<Action,
     }
 }
 
-/// What the status should be, if it is not.
+/// Returns the desired status, or `None` if the widget has it.
 fn desired(widget: &Widget, phase: &str, by: usize) -> Option<WidgetStatus> {
     let was = widget.status.clone().unwrap_or_default();
     let status = WidgetStatus { round: widget.spec.round, phase: phase.into(), by, ..was };
@@ -119,14 +120,15 @@ fn desired(widget: &Widget, phase: &str, by: usize) -> Option<WidgetStatus> {
 }
 
 impl Context {
-    /// With the lease: this line.
+    /// Writes with the lease: one call.
     fn ensure(&self, widget: &Widget) -> EnsureStatus {
         let (phase, by) = (self.settings.phase, self.number);
         self.guard.ensure_status(widget, move |widget| desired(widget, phase(widget), by))
     }
 
-    /// Without: as client-go's `RetryOnConflict` with `DefaultRetry`. First what the reflector has, then what the server has,
-    /// five times, 10 ms apart.
+    /// Writes without the lease, as client-go's `RetryOnConflict` does with `DefaultRetry`: up to
+    /// five attempts, 10 ms apart. The first starts from the reflector's object, the others from
+    /// the server's.
     async fn retry_on_conflict(&self, widget: &Widget) -> kube::Result<()> {
         let mut widget = widget.clone();
         for last in [false, false, false, false, true] {

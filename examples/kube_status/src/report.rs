@@ -1,24 +1,24 @@
-//! What came of it.
+//! The figures of a run.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use serde_json::{Map, Value, json};
 use writerlease::lab::Strategy;
 
-use crate::{fleet::Tally, options::Options};
+use crate::{fleet::UpdateCounts, options::Options};
 
 #[derive(Debug)]
 pub struct Report {
     strategy: Strategy,
     needed: u64,
-    landed: u64,
+    succeeded: u64,
     refused: u64,
     failed: u64,
-    /// How many statuses are wrong at the end.
+    /// The number of wrong statuses at the end.
     pub wrong: usize,
-    /// From the first edit to the last status.
+    /// The times from the first edit of a round to its last status.
     pub rounds: Vec<Duration>,
-    /// From the leader's death to the last status of that round.
+    /// The time from the leader's death to the last status of that round.
     pub failover: Option<Duration>,
     pub leaders: usize,
 }
@@ -28,7 +28,7 @@ impl Report {
         Self {
             strategy,
             needed,
-            landed: 0,
+            succeeded: 0,
             refused: 0,
             failed: 0,
             wrong: 0,
@@ -38,17 +38,17 @@ impl Report {
         }
     }
 
-    pub fn take(&mut self, tally: &Tally) {
-        self.landed = tally.landed.load(Relaxed);
-        self.refused = tally.refused.load(Relaxed);
-        self.failed = tally.failed.load(Relaxed);
+    pub fn set_counts(&mut self, counts: &UpdateCounts) {
+        self.succeeded = counts.succeeded.load(Relaxed);
+        self.refused = counts.refused.load(Relaxed);
+        self.failed = counts.failed.load(Relaxed);
     }
 
     fn sent(&self) -> u64 {
-        self.landed + self.refused + self.failed
+        self.succeeded + self.refused + self.failed
     }
 
-    /// Of 100 rounds so many took no longer.
+    /// Returns the time that this percentage of the rounds did not exceed.
     fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.rounds.clone();
         sorted.sort();
@@ -85,7 +85,7 @@ fn figures(report: &Report) -> Value {
     json!({
         "writes_needed": report.needed,
         "writes_sent": report.sent(),
-        "writes_landed": report.landed,
+        "writes_succeeded": report.succeeded,
         "writes_refused": report.refused,
         "writes_failed": report.failed,
         "wrong_at_end": report.wrong,

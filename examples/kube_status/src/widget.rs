@@ -1,4 +1,5 @@
-//! The objects: widgets, whose status says which round of their spec a controller has seen.
+//! The custom resource: a widget, whose status shows the round of the spec that a controller has
+//! seen.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -39,9 +40,9 @@ pub struct WidgetSpec {
 /// The status of a widget, which a controller writes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WidgetStatus {
-    /// The round of the spec that was seen.
+    /// The round of the spec that the controller has seen.
     pub round: u64,
-    /// What the controller makes of it.
+    /// The phase that the controller derives from the spec.
     pub phase: String,
     /// The replica that wrote it.
     pub by: usize,
@@ -51,14 +52,14 @@ pub struct WidgetStatus {
 }
 
 impl Widget {
-    /// Whether the status says this phase, and the round of the spec.
+    /// Returns whether the status has this phase and the round of the spec.
     pub fn is_right(&self, phase: &str) -> bool {
         let status = self.status.as_ref();
         status.is_some_and(|status| status.round == self.spec.round && status.phase == phase)
     }
 }
 
-/// Makes the kind known to the API server. Whether it was new.
+/// Installs the custom resource definition. Returns whether it is new.
 pub async fn install(client: &Client) -> kube::Result<bool> {
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
     let is_new = match definitions.create(&PostParams::default(), &Widget::crd()).await {
@@ -69,9 +70,11 @@ pub async fn install(client: &Client) -> kube::Result<bool> {
     let established = await_condition(definitions, Widget::crd_name(), conditions::is_crd_established());
     timeout(PATIENCE, established)
         .await
-        .map_err(|_| kube::Error::Service("the kind is not established in time".into()))?
+        .map_err(|_| {
+            kube::Error::Service("the custom resource definition was not established in time".into())
+        })?
         .map_err(|error| kube::Error::Service(error.into()))?;
-    // Even then some server may not serve it yet.
+    // An established kind may still answer 404 for a moment.
     let started = Instant::now();
     loop {
         match Api::<Widget>::all(client.clone()).list(&ListParams::default().limit(1)).await {
@@ -83,13 +86,13 @@ pub async fn install(client: &Client) -> kube::Result<bool> {
     }
 }
 
-/// Takes the kind away, and all objects with it.
+/// Deletes the custom resource definition with all its objects.
 pub async fn uninstall(client: &Client) -> kube::Result<()> {
     let definitions = Api::<CustomResourceDefinition>::all(client.clone());
     let params = DeleteParams::default();
     timeout(PATIENCE, delete_and_finalize(definitions, Widget::crd_name(), &params))
         .await
-        .map_err(|_| kube::Error::Service("the kind is not gone in time".into()))?
+        .map_err(|_| kube::Error::Service("the custom resource definition was not deleted in time".into()))?
         .map_err(|error| kube::Error::Service(error.into()))
 }
 
@@ -99,13 +102,13 @@ pub async fn create(widgets: &Api<Widget>, name: &str) -> kube::Result<()> {
     widgets.create(&PostParams::default(), &widget).await.map(drop)
 }
 
-/// A person changes the spec.
+/// Changes the spec as a person would.
 pub async fn edit(widgets: &Api<Widget>, name: &str, spec: Value) -> kube::Result<()> {
     let params = PatchParams { field_manager: Some("person".into()), ..PatchParams::default() };
     widgets.patch(name, &params, &Patch::Merge(json!({ "spec": spec }))).await.map(drop)
 }
 
-/// Does something to each, a few at a time.
+/// Calls `change` with each name, at most 32 at the same time.
 pub async fn for_each<F>(names: &[String], change: impl Fn(String) -> F) -> kube::Result<()>
 where
     F: Future<Output = kube::Result<()>>,
@@ -113,7 +116,7 @@ where
     stream::iter(names.iter().cloned().map(change)).buffer_unordered(32).try_collect().await
 }
 
-/// Sees the objects as they change.
+/// Watches the objects.
 pub struct Observer {
     reader: reflector::Store<Widget>,
     changed: Arc<Notify>,
@@ -121,7 +124,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts to watch these objects.
+    /// Starts the watch.
     pub fn start(widgets: Api<Widget>) -> Self {
         let (reader, writer) = reflector::store();
         let changed = Arc::<Notify>::default();
@@ -133,7 +136,8 @@ impl Observer {
         Self { reader, changed, watch }
     }
 
-    /// Waits until all these objects are as `is_right` says. Returns after how long, or the names of those that are not.
+    /// Waits until `is_right` holds for all these objects and returns the time that took. Returns
+    /// the names of the others after `limit`.
     pub async fn until(
         &self,
         names: &[String],
@@ -163,5 +167,5 @@ impl Drop for Observer {
     }
 }
 
-/// Only against hanging.
+/// A limit that only a hang reaches.
 const PATIENCE: Duration = Duration::from_secs(60);

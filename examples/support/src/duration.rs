@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Parses a number and `us`, `ms`, `s` or `m`.
+/// Parses a number with the unit `us`, `ms`, `s` or `m`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let unit = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit);

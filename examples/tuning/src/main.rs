@@ -134,14 +134,14 @@ fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
 
 fn crowd() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
-    let (tally, rounds) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
+    let (stats, rounds) = Plan::steady(1, 10_000, 1000, 3).rounds()?;
     for round in rounds {
         println!(
-            "all right after {:?}, {} writes succeeded, {} refused",
+            "up to date after {:?}, {} writes succeeded, {} refused",
             round.right, round.written, round.refused
         );
     }
-    println!("{:?} simulated in {:?}", tally.time, began.elapsed());
+    println!("{:?} simulated in {:?}", stats.time, began.elapsed());
     Ok(())
 }
 

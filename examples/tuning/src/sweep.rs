@@ -10,7 +10,7 @@ use crate::course::{Course, Figures, measure};
 
 type Change = (&'static str, &'static [u32], fn(&mut Tuning, u32));
 
-/// The parameters and their values; the default is among them.
+/// The parameters and their values, which include the default.
 const CHANGES: [Change; 8] = [
     ("election delay, echoes", &[2, 4, 8, 16, 32, 64], |tuning, to| tuning.election_echoes = to),
     ("head start, echoes", &[0, 2, 4, 8, 16], |tuning, to| tuning.head_start_echoes = to),
@@ -23,13 +23,13 @@ const CHANGES: [Change; 8] = [
 ];
 
 /// The limit of replicas times keys, which bounds the time of a run.
-const MOST: usize = 20_000;
+const MOST_PAIRS: usize = 20_000;
 
 /// Prints the effect of each change in runs whose only fault is the leader's death.
 pub fn calm(runs: u64) -> Result<(), Violation> {
     println!(
-        "2 to 1000 replicas, 1 to 10,000 keys (not both: {MOST} in all), 1 to 200 ms, terms of 5 to 60 s, drawn evenly in their \
-         logarithms; {runs} runs each.\n"
+        "2 to 1000 replicas, 1 to 10,000 keys (at most {MOST_PAIRS} pairs of a replica and a key), latencies of 1 to \
+         200 ms, terms of 5 to 60 s, log-uniformly distributed; {runs} runs each.\n"
     );
     println!("{}", Figures::HEAD.replacen("| | replicas |", "| parameter | value |", 1));
     for (row, tuning) in changes() {
@@ -55,7 +55,7 @@ pub fn faults(runs: u64) {
             let mut plan = Plan::drawn(seed);
             plan.tuning = tuning;
             match plan.run() {
-                Ok(tally) => total = total + tally,
+                Ok(stats) => total = total + stats,
                 Err(_) => broken += 1,
             }
         }
@@ -82,7 +82,7 @@ fn course(seed: u64, tuning: Tuning) -> Course {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut between = |least: f64, most: f64| (rng.random_range(least.ln()..most.ln())).exp();
     let replicas = between(2.0, 1000.0) as usize;
-    let keys = (between(1.0, 10_000.0) as usize).min(MOST / replicas).max(1);
+    let keys = (between(1.0, 10_000.0) as usize).min(MOST_PAIRS / replicas).max(1);
     let latency = Duration::from_secs_f64(between(0.001, 0.2));
     let term = Duration::from_secs_f64(between(5.0, 60.0));
     let mut plan = Plan::steady(seed, replicas, keys, 0);

@@ -1,4 +1,5 @@
-//! Replicas of a controller on a real API server: they do not fight over status, and lose nothing.
+//! Tests of replicated controllers against a real API server: they write each status once and lose
+//! no update.
 
 mod world;
 
@@ -23,7 +24,7 @@ const WIDGETS: usize = 200;
 /// The default of `ContentionTracker::interval`.
 const CONTENTION_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the server counted while every status was written ten times.
+/// Returns the server's count of writes while every status changes ten times.
 async fn ten_rounds(replicas: usize, strategy: Strategy) -> Writes {
     let mut world = World::new(WIDGETS, replicas, strategy).await;
     let before = Writes::of(&world.server).await;
@@ -31,7 +32,7 @@ async fn ten_rounds(replicas: usize, strategy: Strategy) -> Writes {
         world.next_round().await;
         world.all_right().await;
     }
-    // What comes late counts, too.
+    // Late writes count, too.
     sleep(SECOND).await;
     let writes = Writes::of(&world.server).await.since(before);
     println!("{replicas} replicas, {strategy}: {writes:?} for {}", 10 * WIDGETS);
@@ -59,11 +60,11 @@ async fn ten_replicas_write_a_status_once() {
 /// follower takes a leader that gets no time for dead.
 fn written_once(writes: Writes) {
     let needed = 10 * WIDGETS as u64;
-    assert!((needed..=needed * 102 / 100).contains(&writes.landed) && writes.others == 0, "{writes:?}");
+    assert!((needed..=needed * 102 / 100).contains(&writes.succeeded) && writes.others == 0, "{writes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_who_edits_every_object_each_second_holds_nothing_up_and_is_no_competitor() {
+async fn frequent_edits_neither_delay_writes_nor_move_leadership() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
     let before = Writes::of(&world.server).await;
     let lost_before = world.roles_lost();
@@ -74,7 +75,8 @@ async fn a_person_who_edits_every_object_each_second_holds_nothing_up_and_is_no_
             world.round += 1;
             needed += WIDGETS;
         }
-        // The label is nothing that the status depends on, nor is the note; every other second the round is edited as well.
+        // The status depends on neither the label nor the note. Every other second the round
+        // changes, too.
         let edit = json!({
             "metadata": { "labels": { "edited": format!("{second}") } },
             "spec": { "round": world.round, "note": format!("{second}") },
@@ -89,19 +91,19 @@ async fn a_person_who_edits_every_object_each_second_holds_nothing_up_and_is_no_
     }
     let writes = Writes::of(&world.server).await.since(before);
     println!("under edits: {writes:?} for {needed}; after the last edit at most {longest:?}");
-    assert!(writes.landed as f64 <= 1.02 * needed as f64 && writes.others == 0, "{writes:?}");
+    assert!(writes.succeeded as f64 <= 1.02 * needed as f64 && writes.others == 0, "{writes:?}");
     // If a replica took the person for a competitor, each of the 3200 edits would cost the leader its role. On a busy machine
     // it may lose its role now and then.
-    assert_eq!(world.fights(), 0);
+    assert_eq!(world.contended(), 0);
     let lost = world.roles_lost() - lost_before;
     assert!(lost < 32, "leaders lost their role {lost} times");
     world.one_leads().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_killed_is_replaced_in_seconds() {
+async fn killed_leader_is_replaced_within_seconds() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
-    // By then followers know how long the leader takes, when not all objects are new.
+    // After these rounds the followers know how long the leader takes for an object that exists.
     for _ in 0..3 {
         world.next_round().await;
         world.all_right().await;
@@ -120,11 +122,11 @@ async fn a_leader_that_is_killed_is_replaced_in_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_leaves_in_peace_ends_what_it_began_and_the_others_go_on() {
+async fn leader_that_shuts_down_finishes_writes_in_flight() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
     let before = Writes::of(&world.server).await;
     let leader = world.leader();
-    // In the middle of its work.
+    // The leader shuts down while its writes are in flight.
     world.round += 1;
     let (unfinished, ()) = tokio::join!(
         async {
@@ -139,7 +141,7 @@ async fn a_leader_that_leaves_in_peace_ends_what_it_began_and_the_others_go_on()
     let writes = Writes::of(&world.server).await.since(before);
     println!("the leader left {} of {WIDGETS} to the others: {writes:?}", unfinished.len());
     assert_eq!(
-        (writes.landed, writes.others),
+        (writes.succeeded, writes.others),
         (WIDGETS as u64, 0),
         "none was cut off, none was written twice"
     );
@@ -147,7 +149,7 @@ async fn a_leader_that_leaves_in_peace_ends_what_it_began_and_the_others_go_on()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_object() {
+async fn deleted_statuses_return_and_recreated_objects_are_new() {
     let mut world = World::new(5, 3, Strategy::Lease).await;
     let no_status = Patch::Merge(json!({ "status": null }));
     world.widgets.patch_status(&world.names[3], &PatchParams::default(), &no_status).await.unwrap();
@@ -170,18 +172,18 @@ async fn what_is_deleted_is_written_again_and_what_is_made_anew_is_another_objec
     // If deletions looked like a competitor's, each of the 50 would cost the leader its role.
     let lost = world.roles_lost() - lost_before;
     assert!(lost < 10, "leaders lost their role {lost} times");
-    assert_eq!(Writes::of(&world.server).await.others, 0, "who comes late meets a conflict, if anything");
-    assert_eq!(world.fights(), 0);
+    assert_eq!(Writes::of(&world.server).await.others, 0, "a late write causes at most a conflict");
+    assert_eq!(world.contended(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_when_the_server_is_killed_and_its_past_is_gone() {
+async fn server_crash_and_compaction_lose_no_update() {
     let mut world = World::new(20, 3, Strategy::Lease).await;
     for compacted in [false, true] {
         world.next_round().await;
         world.server.api.kill();
         if compacted {
-            // Watches cannot go on where they were: 410.
+            // The watches cannot resume (410).
             world.server.etcd.compact().await;
         }
         sleep(SECOND).await;
@@ -191,12 +193,13 @@ async fn nothing_is_lost_when_the_server_is_killed_and_its_past_is_gone() {
         world.next_round().await;
         world.all_right().await;
     }
-    // Watches come back one after the other, and whoever is blind may take itself for the leader until then.
+    // The watches resume one after the other. Until its own does, a replica may consider itself the
+    // leader.
     world.one_leads().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_write_is_told_and_does_so_when_it_may() {
+async fn denied_replica_reports_refusals_and_writes_once_allowed() {
     let server = KubeServer::start_with(["reader"]).await;
     let mut world = World::without_replicas(server, 5).await;
     world.server.allow("reader", "writerlease.example", &["widgets"], &["get", "list", "watch"]).await;
@@ -211,15 +214,15 @@ async fn who_may_not_write_is_told_and_does_so_when_it_may() {
     };
     let denied = reader(&world);
     let mut notices = denied.guard.guard().notices();
-    let told = timeout(LONG, async {
+    let refusal = timeout(LONG, async {
         loop {
             if let Notice::Refused { error, .. } = notices.recv().await.unwrap() {
                 return error.to_string();
             }
         }
     });
-    let told = told.await.expect("it is told");
-    assert!(told.contains("cannot update resource \"widgets/status\""), "{told}");
+    let refusal = refusal.await.expect("the refusal is reported");
+    assert!(refusal.contains("cannot update resource \"widgets/status\""), "{refusal}");
     assert!(!denied.lease.is_leader());
     world.start(0..1, Strategy::Lease, |_| "ready");
     world.all_right().await;
@@ -233,16 +236,16 @@ async fn who_may_not_write_is_told_and_does_so_when_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_groups_that_want_different_values_stop_for_these_objects_only() {
+async fn contention_pauses_only_the_contended_objects() {
     fn new(widget: &Widget) -> &'static str {
         if *widget.name_any() < *"widget-003" { "new" } else { "ready" }
     }
     let mut world = World::new(20, 2, Strategy::Lease).await;
-    // A new version of the controller wants something else of the first three.
+    // A new version of the controller wants another phase for the first three objects.
     world.start(9..10, Strategy::Lease, new);
     let started = Instant::now();
-    while world.fights() < 3 {
-        assert!(started.elapsed() < LONG, "nobody notices");
+    while world.contended() < 3 {
+        assert!(started.elapsed() < LONG, "the contention was not found in time");
         sleep(SECOND / 20).await;
     }
     world.quiet().await;
@@ -265,16 +268,16 @@ async fn two_groups_that_want_different_values_stop_for_these_objects_only() {
     }
     let writes = Writes::of(&world.server).await.since(before);
     println!("two groups: {writes:?} for 85 of the others");
-    assert!(writes.landed >= 85, "{writes:?}");
+    assert!(writes.succeeded >= 85, "{writes:?}");
     // After an interval the groups may try again. The number of refused writes depends on the machine.
     if stopped.elapsed() < CONTENTION_INTERVAL {
         assert_eq!(contested(&world).await, versions, "a contested object was written");
-        assert!(writes.landed <= 90, "{writes:?}");
+        assert!(writes.succeeded <= 90, "{writes:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_nothing_to_do_asks_nothing() {
+async fn idle_replicas_send_no_requests() {
     let world = World::new(20, 10, Strategy::Lease).await;
     let mut electors = Vec::new();
     for _ in 0..10 {
@@ -291,7 +294,7 @@ async fn who_has_nothing_to_do_asks_nothing() {
     let after = count().await;
     println!("idle for 30 s, 10 replicas: {} requests, electors {}", after.0 - before.0, after.1 - before.1);
     assert_eq!(after.0 - before.0, 0);
-    assert!(after.1 - before.1 > 0, "the comparison");
+    assert!(after.1 - before.1 > 0, "electors renew even when idle");
     for (_, elector) in electors {
         elector.abort();
     }

@@ -1,5 +1,5 @@
-//! Widgets on a real API server, and replicas of a controller that want the same status of them. The controller is that of
-//! the example.
+//! The test environment: widgets on a real API server, and replicas of the controller of the
+//! example `kube_status`.
 
 use std::{ops::Range, time::Duration};
 
@@ -15,7 +15,7 @@ use writerlease_kube_status::{
 use writerlease_test_support::server::KubeServer;
 
 pub const SECOND: Duration = Duration::from_secs(1);
-/// Only against hanging.
+/// A limit that only a hang reaches.
 pub const LONG: Duration = Duration::from_secs(60);
 pub const NAMESPACE: &str = "widgets";
 
@@ -23,29 +23,29 @@ pub struct World {
     pub server: KubeServer,
     pub widgets: Api<Widget>,
     pub names: Vec<String>,
-    /// What the spec of all widgets says.
+    /// The round in the spec of all widgets.
     pub round: u64,
     pub observer: Observer,
     pub replicas: Vec<Replica>,
 }
 
 impl World {
-    /// A server with so many widgets, which nobody looks after.
+    /// Creates this number of widgets, without a controller.
     pub async fn without_replicas(server: KubeServer, widgets: usize) -> Self {
         let client = server.administrator();
         server.create_namespace(NAMESPACE).await;
-        assert!(widget::install(&client).await.expect("the kind can be made"));
+        assert!(widget::install(&client).await.expect("the definition is installed"));
         let api = Api::namespaced(client, NAMESPACE);
         let names: Vec<_> = (0..widgets).map(|number| format!("widget-{number:03}")).collect();
         let observer = Observer::start(api.clone());
         let world = Self { server, widgets: api, names, round: 1, observer, replicas: Vec::new() };
         widget::for_each(&world.names, async |name| widget::create(&world.widgets, &name).await)
             .await
-            .expect("widgets can be made");
+            .expect("the widgets are created");
         world
     }
 
-    /// The same with replicas, which set everything right.
+    /// Creates widgets, starts replicas, and waits until every status is right.
     pub async fn new(widgets: usize, replicas: usize, strategy: Strategy) -> Self {
         let mut world = Self::without_replicas(KubeServer::start().await, widgets).await;
         world.start(0..replicas, strategy, |_| "ready");
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// Waits until every status is as its spec says. Returns after how long.
+    /// Waits until every status matches its spec. Returns the time that took.
     pub async fn all_right(&self) -> Duration {
         self.these_right(&self.names).await
     }
@@ -73,13 +73,13 @@ impl World {
         waited.unwrap_or_else(|wrong| panic!("{} are wrong, such as {}", wrong.len(), wrong[0]))
     }
 
-    /// Every spec changes once.
+    /// Changes every spec once.
     pub async fn next_round(&mut self) {
         self.round += 1;
         self.edit(&self.names).await;
     }
 
-    /// The specs are made to say what they should.
+    /// Sets the current round in the specs of these widgets.
     pub async fn edit(&self, names: &[String]) {
         let spec = json!({ "round": self.round });
         let edited =
@@ -88,11 +88,11 @@ impl World {
         edited.expect("a person may edit");
     }
 
-    /// Waits until nobody has anything to do.
+    /// Waits until no replica has pending keys.
     pub async fn settled(&self) {
         let started = Instant::now();
         while self.replicas.iter().any(|replica| replica.lease.snapshot().pending > 0) {
-            assert!(started.elapsed() < LONG, "something is pending for ever");
+            assert!(started.elapsed() < LONG, "keys remain pending");
             sleep(SECOND / 20).await;
         }
     }
@@ -132,29 +132,29 @@ impl World {
         self.replicas.iter().filter(|replica| replica.lease.is_leader()).count()
     }
 
-    /// How often a replica found that two groups want different values.
-    pub fn fights(&self) -> u64 {
+    /// Returns how often the replicas found that two groups want different values.
+    pub fn contended(&self) -> u64 {
         let counters = self.replicas.iter().map(|replica| replica.guard.guard().contention().counters());
         counters.map(|counters| counters.contended).sum()
     }
 
-    /// Takes the leader out.
+    /// Removes the leader from the replicas and returns it.
     pub fn leader(&mut self) -> Replica {
         let leader = self.replicas.iter().position(|replica| replica.lease.is_leader()).expect("one leads");
         self.replicas.swap_remove(leader)
     }
 
-    /// The widget as the server has it.
+    /// Reads the widget from the server.
     pub async fn widget(&self, number: usize) -> Widget {
         self.widgets.get(&self.names[number]).await.expect("it exists")
     }
 }
 
-/// What the API server counted of updates of widgets' status: those that landed, those that were refused as stale, and
-/// others.
+/// The API server's count of updates of widget statuses: those that succeeded, those refused as
+/// conflicts, and all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Writes {
-    pub landed: u64,
+    pub succeeded: u64,
     pub refused: u64,
     pub others: u64,
 }
@@ -168,7 +168,7 @@ impl Writes {
                 continue;
             }
             match () {
-                () if has(r#"code="200""#) => writes.landed += count,
+                () if has(r#"code="200""#) => writes.succeeded += count,
                 () if has(r#"code="409""#) => writes.refused += count,
                 () => writes.others += count,
             }
@@ -178,21 +178,21 @@ impl Writes {
 
     pub fn since(self, before: Self) -> Self {
         Self {
-            landed: self.landed - before.landed,
+            succeeded: self.succeeded - before.succeeded,
             refused: self.refused - before.refused,
             others: self.others - before.others,
         }
     }
 }
 
-/// All requests for a resource that anybody made, but for watches.
+/// Returns the number of requests for a resource by all clients, without watches.
 pub async fn requests_for(server: &KubeServer, resource: &str) -> u64 {
     let is_one =
         |labels: &str| labels.contains(&format!(r#"resource="{resource}""#)) && !labels.contains("WATCH");
     requests(server).await.iter().filter(|(labels, _)| is_one(labels)).map(|(_, count)| count).sum()
 }
 
-/// What the API server counted: labels, and how many.
+/// Returns the API server's request counts with their labels.
 async fn requests(server: &KubeServer) -> Vec<(String, u64)> {
     let request = Request::get("/metrics").body(Vec::new()).expect("a request");
     let figures = server.administrator().request_text(request).await.expect("figures");

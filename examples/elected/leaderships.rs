@@ -13,9 +13,9 @@ pub fn clock() -> u64 {
 }
 
 #[derive(Debug, Default)]
-pub struct Reigns {
-    /// By token.
-    pub reigns: BTreeMap<u64, Reign>,
+pub struct Leaderships {
+    /// The leaderships by their tokens.
+    pub by_token: BTreeMap<u64, Leadership>,
     /// The number of writes that a fence refused.
     pub fenced: u64,
     /// The number of writes that succeeded after one with a greater token.
@@ -23,7 +23,7 @@ pub struct Reigns {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Reign {
+pub struct Leadership {
     pub leader: String,
     pub elected: u64,
     /// The first and the last time at which the candidate considered itself leader.
@@ -33,11 +33,11 @@ pub struct Reign {
     pub end: Option<(End, u64)>,
 }
 
-impl Reigns {
+impl Leaderships {
     /// Returns the number of leaders that considered themselves leader before an earlier one
     /// stopped.
     pub fn overlaps(&self) -> usize {
-        let acted: Vec<_> = self.reigns.values().filter_map(|reign| reign.acted).collect();
+        let acted: Vec<_> = self.by_token.values().filter_map(|leadership| leadership.acted).collect();
         let mut latest = 0;
         let mut overlaps = 0;
         for (first, last) in acted {
@@ -53,11 +53,11 @@ impl Reigns {
 
     /// Returns the times from the end of each leadership to the next election.
     fn gaps(&self) -> Vec<(End, Duration)> {
-        let next = self.reigns.values().skip(1);
-        let pairs = self.reigns.values().zip(next);
+        let next = self.by_token.values().skip(1);
+        let pairs = self.by_token.values().zip(next);
         pairs
-            .filter_map(|(reign, next)| {
-                let (end, at) = reign.end?;
+            .filter_map(|(leadership, next)| {
+                let (end, at) = leadership.end?;
                 Some((end, Duration::from_nanos(next.elected.saturating_sub(at))))
             })
             .collect()
@@ -79,14 +79,14 @@ impl Reigns {
 
     pub fn print(&self, options: &Options) {
         let (overlaps, medians) = (self.overlaps(), self.medians());
-        let writes: u64 = self.reigns.values().map(|reign| reign.writes).sum();
+        let writes: u64 = self.by_token.values().map(|leadership| leadership.writes).sum();
         if options.json {
             let takeovers = medians.iter().map(|(end, count, median)| {
                 (end.to_string(), json!({ "count": count, "median_ms": millis(*median) }))
             });
             let takeovers: serde_json::Map<_, _> = takeovers.collect();
             let figures = json!({
-                "reigns": self.reigns.len(), "takeovers": takeovers, "writes": writes, "fenced_writes": self.fenced,
+                "leaderships": self.by_token.len(), "takeovers": takeovers, "writes": writes, "fenced_writes": self.fenced,
                 "overlaps": overlaps, "stale_writes": self.stale,
             });
             println!("{figures}");
@@ -97,20 +97,20 @@ impl Reigns {
             "{:>20}  {:<14}{:>10}{:>10}{:>9}  {:<9}{:>10}",
             "token", "leader", "from", "led for", "writes", "end", "next after"
         );
-        let start = self.reigns.values().next().map_or(0, |reign| reign.elected);
+        let start = self.by_token.values().next().map_or(0, |leadership| leadership.elected);
         let mut gaps = self.gaps().into_iter();
-        for (token, reign) in &self.reigns {
-            let led = reign.acted.map_or(0, |(_, last)| last.saturating_sub(reign.elected));
-            let (end, gap) = match reign.end.and_then(|_| gaps.next()) {
+        for (token, leadership) in &self.by_token {
+            let led = leadership.acted.map_or(0, |(_, last)| last.saturating_sub(leadership.elected));
+            let (end, gap) = match leadership.end.and_then(|_| gaps.next()) {
                 Some((end, gap)) => (end.to_string(), format!("{:.0} ms", millis(gap))),
                 None => (String::new(), String::new()),
             };
             println!(
                 "{token:>20}  {:<14}{:>8.2} s{:>8.2} s{:>9}  {end:<9}{gap:>10}",
-                reign.leader,
-                (reign.elected - start) as f64 / 1e9,
+                leadership.leader,
+                (leadership.elected - start) as f64 / 1e9,
                 led as f64 / 1e9,
-                reign.writes,
+                leadership.writes,
             );
         }
         println!();
