@@ -1,30 +1,30 @@
-//! A store of one's own: a type that compares and swaps, and that says what changed (`cargo run
-//! --example own_store`).
-
+//! A store of one's own: a table in memory (`cargo run --example own_store`).
 use std::{collections::BTreeMap, error::Error};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
-use writerlease::store::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version};
-use writerlease::{Guard, WriterLease};
+use writerlease::{Guard, WriterLease, store::*};
 
-/// The number of writes so far, which becomes the version of the next, and the rows.
+/// The number of writes so far, which is the version of the last one, and the rows.
 #[derive(Default)]
 struct Table(watch::Sender<(u64, BTreeMap<String, Entry>)>);
+type Swapped = Result<Version, StoreError>;
 
 impl Table {
-    fn swap(&self, key: &str, value: Option<Bytes>, was: Option<&Version>, by: Option<&Fence>) -> Swapped {
-        // No election takes place in this table, so it can check no fence.
-        by.map(|fence| fence.of("table")).transpose()?;
+    fn swap(&self, key: &str, value: Option<Bytes>, was: Expected, by: Option<&Fence>) -> Swapped {
+        by.map(|fence| fence.of("table")).transpose()?; // refuses all fences: no election is held here
         let mut swapped = Err(StoreError::Conflict { current: Current::Unknown });
         self.0.send_if_modified(|(writes, rows)| {
-            if rows.get(key).map(|row| &row.version) == was {
-                let version = Version::ordered(*writes + 1);
-                let row = value.map(|value| Entry { key: key.into(), value, version: version.clone() });
-                (*writes, swapped) = (*writes + 1, Ok(version));
-                rows.remove(key);
-                rows.extend(row.map(|row| (key.to_owned(), row)));
+            let is = rows.get(key).map_or(Expected::Absent, |row| Expected::Version(row.version.clone()));
+            if is == was {
+                *writes += 1;
+                let version = Version::ordered(*writes);
+                swapped = Ok(version.clone());
+                match value {
+                    Some(value) => rows.insert(key.into(), Entry { key: key.into(), value, version }),
+                    None => rows.remove(key),
+                };
             }
             swapped.is_ok()
         });
@@ -36,37 +36,32 @@ impl Store for Table {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         Ok(self.0.borrow().1.get(key).cloned())
     }
-
     async fn put(&self, key: &str, value: Bytes, was: Expected, by: Option<&Fence>) -> Swapped {
-        let was = if let Expected::Version(version) = &was { Some(version) } else { None };
         self.swap(key, Some(value), was, by)
     }
-
     async fn delete(&self, key: &str, was: &Version, by: Option<&Fence>) -> Result<(), StoreError> {
-        self.swap(key, None, Some(was), by).map(drop)
+        self.swap(key, None, Expected::Version(was.clone()), by).map(drop)
     }
-
     /// Lists the rows after each change. A larger store would send the change only.
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
-        let (prefix, mut table) = (prefix.to_owned(), self.0.subscribe());
+        let mut table = self.0.subscribe();
         table.mark_changed();
-        let listings = stream::unfold((prefix, table), async |(prefix, mut table)| {
+        stream::unfold((prefix.to_owned(), table), async |(prefix, mut table)| {
             table.changed().await.ok()?;
-            let rows = table.borrow_and_update().1.clone().into_values();
-            let rows = rows.filter(|row| row.key.starts_with(&prefix)).map(Event::InitEntry);
-            let listing: Vec<_> = [Event::Init].into_iter().chain(rows).chain([Event::InitDone]).collect();
-            Some((stream::iter(listing), (prefix, table)))
-        });
-        listings.flatten().map(Ok)
+            let mut rows: Vec<_> = table.borrow_and_update().1.values().cloned().collect();
+            rows.retain(|row| row.key.starts_with(&prefix));
+            let rows = rows.into_iter().map(Event::InitEntry);
+            let listing = stream::iter([Event::Init].into_iter().chain(rows).chain([Event::InitDone]));
+            Some((listing.map(Ok), (prefix, table)))
+        })
+        .flatten()
     }
 }
-
-type Swapped = Result<Version, StoreError>;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let guard = Guard::new(Table::default(), WriterLease::builder("own-store").spawn()?, "status/")?;
-    let ensured = guard.ensure("my-route", |current| (current != Some(b"admitted")).then_some("admitted"));
-    println!("{:?}: {:?}", ensured.await, guard.store().get("status/my-route").await?);
+    let ensure = guard.ensure("my-route", |now| (now != Some(b"admitted")).then_some("admitted"));
+    println!("{:?}: {:?}", ensure.await, guard.store().get("status/my-route").await?);
     Ok(())
 }

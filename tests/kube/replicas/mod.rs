@@ -250,14 +250,6 @@ async fn contention_pauses_only_the_contended_objects() {
     }
     world.quiet().await;
     let (stopped, before) = (Instant::now(), Writes::of(&world.server).await);
-    let contested = async |world: &World| {
-        let mut versions = Vec::new();
-        for number in 0..3 {
-            versions.push(world.widget(number).await.resource_version());
-        }
-        versions
-    };
-    let versions = contested(&world).await;
     println!("two groups: {before:?} until all were quiet");
     for _ in 0..5 {
         world.round += 1;
@@ -269,10 +261,11 @@ async fn contention_pauses_only_the_contended_objects() {
     let writes = Writes::of(&world.server).await.since(before);
     println!("two groups: {writes:?} for 85 of the others");
     assert!(writes.succeeded >= 85, "{writes:?}");
-    // After an interval the groups may try again. The number of refused writes depends on the machine.
+    // Within the interval a replica gives an object up after it has lost two writes of it, however
+    // busy the machine is. Until then each of three replicas may write each of three objects twice.
+    // The number of refused writes depends on the machine.
     if stopped.elapsed() < CONTENTION_INTERVAL {
-        assert_eq!(contested(&world).await, versions, "a contested object was written");
-        assert!(writes.succeeded <= 90, "{writes:?}");
+        assert!(writes.succeeded <= 85 + 3 * 3 * 2, "{writes:?}");
     }
 }
 
