@@ -107,7 +107,8 @@ pub struct Change<T: Types> {
     pub listing: bool,
     /// When the change arrived.
     pub arrived: Timestamp,
-    pub(super) deferred: bool,
+    /// The number of the listing during which an attempt in flight deferred the change.
+    pub(super) deferred: Option<u64>,
 }
 
 impl<T: Types> Answer<T> {
@@ -130,12 +131,12 @@ impl<T: Types> Answer<T> {
 impl<T: Types> Change<T> {
     /// Returns a change that the watch reported as it happened.
     pub fn new(value: Option<T::Value>, version: T::Version, arrived: Timestamp) -> Self {
-        Self { value, version: Some(version), listing: false, arrived, deferred: false }
+        Self { value, version: Some(version), listing: false, arrived, deferred: None }
     }
 
     /// Returns an entry of a listing, or with `None` that a listing did not contain the object.
     pub fn listed(entry: Option<(T::Value, T::Version)>, arrived: Timestamp) -> Self {
         let (value, version) = entry.unzip();
-        Self { value, version, listing: true, arrived, deferred: false }
+        Self { value, version, listing: true, arrived, deferred: None }
     }
 }

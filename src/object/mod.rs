@@ -76,6 +76,7 @@
 mod attempt;
 mod effect;
 mod known;
+mod listing;
 mod opaque;
 mod own_write;
 mod pending;
@@ -87,6 +88,7 @@ use self::{
     attempt::{Attempt, Refusal, Sent},
     effect::Completions,
     known::{Age, Known},
+    listing::Listing,
     own_write::OwnWrite,
     pending::PendingRequests,
 };
@@ -111,8 +113,7 @@ pub struct Object<T: Types> {
     own_write: OwnWrite<T>,
     in_flight: Option<Box<Attempt<T>>>,
     refusal: Option<Box<Refusal<T>>>,
-    /// The current listing contained the object.
-    listed: bool,
+    listing: Listing,
     /// Counts whatever makes the answer to a question stale.
     generation: u64,
 }
@@ -129,7 +130,7 @@ impl<T: Types> Object<T> {
             own_write: OwnWrite::none(),
             in_flight: None,
             refusal: None,
-            listed: false,
+            listing: Listing::default(),
             generation: 0,
         }
     }
@@ -338,20 +339,18 @@ impl<T: Types> Object<T> {
     /// A listing begins: the watch is no longer behind what we know.
     pub fn handle_listing(&mut self) {
         self.generation += 1;
-        self.listed = false;
+        self.listing.begin();
         self.known.caught_up();
     }
 
     /// Returns what has to be evaluated before [`handle_change`](Self::handle_change).
     pub fn question(&self, change: &Change<T>) -> Question<T> {
         let mut question = Question::empty(self.generation);
-        let is_deferred = self.in_flight.is_some() && !change.deferred;
-        let asks = !self.requests.is_empty() && !is_deferred && self.known.age(change) == Age::Newer;
-        if asks {
+        let is_due = change.deferred.is_some() || self.in_flight.is_none();
+        if !self.requests.is_empty() && is_due && self.known.age(change) == Age::Newer {
             question.wishes = self.requests.wishes();
             question.earlier = self.requests.earlier();
-            let is_ours = self.own_write.is(change.value.as_ref());
-            if change.value.is_some() && !change.listing && !is_ours {
+            if change.value.is_some() && !change.listing && !self.own_write.is(change.value.as_ref()) {
                 question.before = Some(Before(self.known.value().cloned()));
             }
         }
@@ -370,9 +369,12 @@ impl<T: Types> Object<T> {
         question: &Question<T>,
         judgement: Judgement,
     ) -> Result<Effects<T>, Change<T>> {
-        self.listed |= change.listing;
-        if let Some(attempt) = self.in_flight.as_mut().filter(|_| !change.deferred) {
-            change.deferred = true;
+        self.listing.note(&change);
+        if self.listing.has_replaced(&change) {
+            return Ok(Vec::new());
+        }
+        if let (None, Some(attempt)) = (change.deferred, &mut self.in_flight) {
+            change.deferred = Some(self.listing.number);
             attempt.deferred.push_back(change);
             return Ok(Vec::new());
         }
@@ -381,8 +383,8 @@ impl<T: Types> Object<T> {
         if needs_answer && !self.is_current(question) {
             return Err(change);
         }
-        let mut effects = Vec::new();
-        effects.extend(self.own_write.take_echo(&change).map(Effect::Echo));
+        let echo = self.own_write.take_echo(&change).map(Effect::Echo);
+        let mut effects = echo.into_iter().collect();
         match self.known.age(&change) {
             Age::Older | Age::Unclear => {}
             Age::Known => self.known.caught_up(),
@@ -438,7 +440,7 @@ impl<T: Types> Object<T> {
         self.requests.all()
     }
 
-    /// Returns the last value that we saw, `None` if the object does not exist or nothing is known.
+    /// Returns the last value that we saw, `None` if it did not exist or none was seen.
     pub fn value(&self) -> Option<&T::Value> {
         self.known.value()
     }
@@ -448,17 +450,15 @@ impl<T: Types> Object<T> {
         self.known.is_nothing()
     }
 
-    /// Returns whether the current listing contained the object.
+    /// Returns whether the current listing has shown the object, or its absence.
     pub fn is_listed(&self) -> bool {
-        self.listed
+        self.listing.is_complete
     }
 
     /// Returns whether the object says no more than a new one does after a listing without it.
     pub fn is_blank(&self) -> bool {
-        self.requests.is_empty()
-            && self.in_flight.is_none()
-            && !self.own_write.awaits_echo()
-            && self.known.is_blank()
+        let is_idle = self.requests.is_empty() && self.in_flight.is_none();
+        is_idle && !self.own_write.awaits_echo() && self.known.is_blank()
     }
 
     /// Forgets why the store last refused a request for good. Returns the reason if that was at

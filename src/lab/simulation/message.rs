@@ -23,7 +23,7 @@ pub(super) struct Content {
     pub group: u8,
 }
 
-/// The version of a write: its position among all writes of the store, of which processes may know less.
+/// The version of a write: its position among all writes of the store. Processes may not see that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Revision {
     pub position: u64,

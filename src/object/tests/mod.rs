@@ -1,5 +1,7 @@
 //! The table of events and effects, row by row, then the rules behind it.
 
+mod properties;
+
 use std::time::Duration;
 
 use super::*;
@@ -506,6 +508,18 @@ fn listing_without_the_object_shows_its_absence() {
     assert_eq!(shell.list(None), [""; 0]);
     shell.request(1, "", Exactly("a"));
     assert_eq!(shell.put("a", Ordered(2)), ["evidence Some(2)", "1 ByOther"], "it was absent in between");
+}
+
+#[test]
+fn listing_replaces_changes_that_an_attempt_deferred() {
+    let mut shell = Shell::with("old", Opaque(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("now", Opaque(3))));
+    assert_eq!(shell.put("a", Opaque(2)), [""; 0], "it is older than what the attempt has read");
+    assert_eq!(shell.list(Some(("now", Opaque(3)))), [""; 0]);
+    let _ = shell.answer(Answer::Conflict);
+    assert_eq!(shell.end(), [""; 0]);
+    assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
 }
 
 #[test]
