@@ -31,9 +31,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 writers += 1;
                 println!("{name}: wrote it as {version:?}");
             }
-            EnsureOutcome::ByOther | EnsureOutcome::Satisfied => {
-                println!("{name}: the other replica wrote it")
-            }
+            EnsureOutcome::ByOther => println!("{name}: the other replica wrote it"),
+            EnsureOutcome::Satisfied => println!("{name}: it was right already"),
             other => println!("{name}: {other:?}"),
         }
     }

@@ -128,6 +128,8 @@ impl<K: fmt::Debug> fmt::Debug for Attempt<K> {
 
 /// Wraps a job so that it is given up after `retries` retries: `retries + 1` attempts in all.
 ///
+/// A panic returns no verdict that could be limited: it is retried whatever the limit.
+///
 /// ```
 /// use writerlease::{Outcome, limit_retries};
 /// # async fn f(lease: writerlease::WriterLease<String>) -> Result<(), writerlease::LeaseClosed> {

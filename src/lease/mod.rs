@@ -126,7 +126,7 @@ impl WriterLease<Arc<str>> {
     /// Returns the settings for a lease of this name.
     ///
     /// [`LeaseBuilder::spawn`] starts it for keys of any type. The compiler infers the type from
-    /// the first use, or from an annotation: `let lease: WriterLease<u32> = ...`.
+    /// the first use, or from an annotation: `WriterLease::builder("x").spawn::<u32>()`.
     pub fn builder(name: impl Into<String>) -> LeaseBuilder {
         LeaseBuilder::new(name)
     }
@@ -289,8 +289,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.send(|engine, now| engine.handle_echo_hint(now, round_trip));
     }
 
-    /// **Wait**: waits until the first job is finished: by us, by another replica, because there
-    /// was nothing to write, or because it was given up. Returns whether we lead then. Cancel safe.
+    /// **Wait**: waits for the first decision: until the first job is finished by us, by another
+    /// replica, because there was nothing to write, or because it was given up. Returns whether we
+    /// lead then. Cancel safe.
+    ///
+    /// Once there was a decision, it returns immediately. To await one job, let the job send on a
+    /// channel; a [`Guard`](crate::Guard) does that.
     ///
     /// # Errors
     ///
