@@ -25,7 +25,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, unconstrained},
     time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -127,8 +127,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     if let Some(until) = set {
                         timer.as_mut().reset(self.shared.moment(until).alarm());
                     }
-                    // A timer that was not set anew still knows the waker.
-                    if set.is_some() && timer.as_mut().poll(cx).is_ready() {
+                    // A timer that was not set anew still knows the waker. It must have seen it, so
+                    // the poll is outside of tokio's cooperative budget: the first polls of
+                    // attempts may have spent that, and then a timer returns without a look at the
+                    // waker.
+                    if set.is_some() && Pin::new(&mut unconstrained(timer.as_mut())).poll(cx).is_ready() {
                         self.timer_at = Timestamp::MAX;
                     } else if self.poll_tasks(cx).is_pending() {
                         return Poll::Pending;
@@ -145,6 +148,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
 
     /// Collects the attempts that have finished on tasks of their own; ready if there are any.
     fn poll_tasks(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Without budget the set returns early, but wakes the driver to poll it again.
         while !self.tasks.is_empty()
             && let Poll::Ready(Some(joined)) = self.tasks.poll_join_next(cx)
         {

@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    Attempt, LeaseBuilder, LeaseClosed, Outcome, SpawnError, WriterLease, engine::Role, limit_retries,
+    Attempt, LeaseBuilder, LeaseClosed, Outcome, SpawnError, Verdict, WriterLease, engine::Role,
+    limit_retries,
 };
 
 type Lease = WriterLease<&'static str>;
@@ -382,6 +384,55 @@ async fn panicking_job_is_retried_and_stops_nothing_else() {
     assert_eq!(lease.snapshot().counters.panics, 3);
     assert!(lease.is_leader());
     assert_eq!(lease.status().closed, None);
+}
+
+// --- tokio's cooperative budget ---
+
+/// Returns a job that passes a free lock of tokio's, as a pool of connections has one. That costs a
+/// unit of the budget of the task that polls it.
+fn budgeted(
+    ran: &Arc<AtomicUsize>,
+    outcome: impl Into<Verdict>,
+) -> impl FnMut(Attempt<usize>) -> BoxFuture<'static, Verdict> + Send + 'static {
+    let (ran, verdict) = (ran.clone(), outcome.into());
+    let lock = Arc::new(tokio::sync::Mutex::new(()));
+    move |_| {
+        let (ran, lock) = (ran.clone(), lock.clone());
+        Box::pin(async move {
+            drop(lock.lock().await);
+            ran.fetch_add(1, SeqCst);
+            verdict
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn periodic_jobs_survive_a_spent_budget() {
+    const KEYS: usize = 1000;
+    let lease: WriterLease<usize> = builder().spawn().unwrap();
+    let ran = Arc::new(AtomicUsize::new(0));
+    for key in 0..KEYS {
+        lease.try_work(key, budgeted(&ran, Outcome::Written.retry_after(5 * SECOND))).unwrap();
+    }
+    sleep(100 * SECOND).await;
+    assert!(ran.load(SeqCst) >= KEYS * 15, "{ran:?}");
+    assert!(lease.is_leader());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_expires_after_a_spent_budget() {
+    for keys in [100, 126, 127, 128, 129, 130, 300] {
+        let lease: WriterLease<usize> = builder().spawn().unwrap();
+        let ran = Arc::new(AtomicUsize::new(0));
+        for key in 0..keys {
+            lease.try_work(key, budgeted(&ran, Outcome::Written)).unwrap();
+        }
+        sleep(SECOND).await;
+        assert_eq!(ran.load(SeqCst), keys);
+        assert!(lease.status().is_leader);
+        sleep(TERM).await;
+        assert!(!lease.status().is_leader, "{keys} keys: the timer of the term is lost");
+    }
 }
 
 // --- cancellation ---
