@@ -11,13 +11,12 @@
 //! therefore not block the thread, as everywhere in tokio.
 
 mod attempt;
+mod panic;
 mod shared;
 
 use std::{
-    any::Any,
     future::poll_fn,
     hash::Hash,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -31,8 +30,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::attempt::{Attempt, limit_retries};
-use self::shared::Phase;
-pub(crate) use self::shared::{BoxedJob, Shared};
+pub(crate) use self::{
+    panic::Contained,
+    shared::{BoxedJob, Shared},
+};
+use self::{panic::catch, shared::Phase};
 use crate::{
     clock::MAX_SLEEP,
     engine::{AttemptId, Start, Timestamp, config::LeaseConfig, outcome::Verdict},
@@ -152,7 +154,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         while !self.tasks.is_empty()
             && let Poll::Ready(Some(joined)) = self.tasks.poll_join_next(cx)
         {
-            // No join fails: panics are caught inside, and nobody aborts these tasks.
+            // No join fails, and so no key waits for one: `Running::poll` catches every panic and
+            // leaves nothing to drop, and nobody aborts these tasks.
             self.finished.extend(joined.ok());
         }
         if self.finished.is_empty() { Poll::Pending } else { Poll::Ready(()) }
@@ -179,7 +182,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 }
                 Err(panic) => {
                     tracing::error!(
-                        lease = %shared.name, attempt = ?id, panic = message(&*panic),
+                        lease = %shared.name, attempt = ?id, panic,
                         "a job panicked; it runs again after the retry interval",
                     );
                     state.engine.handle_panic(now, id, job)
@@ -265,20 +268,20 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
 /// An attempt in flight. It owns its job, which comes back with the outcome.
 struct Running<K> {
     id: AttemptId,
-    job: Option<BoxedJob<K>>,
-    future: BoxFuture<'static, Verdict>,
+    run: Option<(BoxedJob<K>, BoxFuture<'static, Verdict>)>,
 }
 
 struct Finished<K> {
     id: AttemptId,
     job: BoxedJob<K>,
-    result: Result<Verdict, Box<dyn Any + Send>>,
+    /// The verdict, or the message of a panic.
+    result: Result<Verdict, String>,
 }
 
 impl<K> Running<K> {
     fn start(id: AttemptId, mut job: BoxedJob<K>, attempt: Attempt<K>) -> Result<Self, Finished<K>> {
-        match catch_unwind(AssertUnwindSafe(|| job(attempt))) {
-            Ok(future) => Ok(Self { id, job: Some(job), future }),
+        match catch(|| job(attempt)) {
+            Ok(future) => Ok(Self { id, run: Some((job, future)) }),
             Err(panic) => Err(Finished { id, job, result: Err(panic) }),
         }
     }
@@ -288,20 +291,20 @@ impl<K> Future for Running<K> {
     type Output = Finished<K>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished<K>> {
-        let result = match catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
+        let (job, mut future) = self.run.take().expect("a future is not polled after it is ready");
+        let polled = match catch(|| future.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => {
+                self.run = Some((job, future));
+                return Poll::Pending;
+            }
             Ok(Poll::Ready(verdict)) => Ok(verdict),
             Err(panic) => Err(panic),
         };
-        let job = self.job.take().expect("a future is not polled after it is ready");
+        // A panic of the future's destructor is one of the attempt.
+        let dropped = catch(|| drop(future));
+        let result = polled.and_then(|verdict| dropped.map(|()| verdict));
         Poll::Ready(Finished { id: self.id, job, result })
     }
-}
-
-/// Returns the message of a panic, if it is a text.
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
 }
 
 #[cfg(test)]
