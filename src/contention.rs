@@ -20,6 +20,7 @@ use std::{
 };
 
 use dashmap::{DashMap, Entry};
+use parking_lot::Mutex;
 
 use crate::clock::Moment;
 
@@ -29,8 +30,10 @@ use crate::clock::Moment;
 /// not go through a guard: call [`lost`](Self::lost) each time that another writer changed a value
 /// that was right, and ask [`contended_until`](Self::contended_until) before each write.
 ///
-/// It remembers lost keys only, each until the interval has passed since its loss, and at most
-/// [`capacity`](Self::capacity) of them.
+/// It remembers lost keys only, and at most [`capacity`](Self::capacity) of them. A loss counts
+/// until the interval has passed. The first call of [`lost`](Self::lost) or
+/// [`contended_until`](Self::contended_until), for any key, then frees its memory, or one up to a
+/// quarter of the interval later.
 ///
 /// ```
 /// use writerlease::ContentionTracker;
@@ -48,6 +51,8 @@ use crate::clock::Moment;
 /// ```
 pub struct ContentionTracker<K, V> {
     records: DashMap<K, Record<V>>,
+    /// When expired records are removed next; `None` if there are no records.
+    sweep_at: Mutex<Option<Moment>>,
     same: Box<Same<V>>,
     interval: Duration,
     capacity: usize,
@@ -98,10 +103,11 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
 
     /// Creates a tracker whose values are the same if `same` returns true. Leave out parts that
     /// differ from write to write, such as timestamps. The tracker calls `same` under a lock: it
-    /// must be quick, and must not use the tracker.
+    /// must be quick, and must use neither the tracker nor a guard.
     pub fn comparing(same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
         Self {
             records: DashMap::new(),
+            sweep_at: Mutex::new(None),
             same: Box::new(same),
             interval: INTERVAL,
             capacity: CAPACITY,
@@ -143,7 +149,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     pub fn lost(&self, key: impl Into<K>, right: V) -> Option<Moment> {
         self.losses.fetch_add(1, Relaxed);
         let now = Moment::now();
-        self.make_room(now);
+        self.sweep(now);
         let has_room = self.records.len() < self.capacity;
         let expires = now + self.interval;
         match self.records.entry(key.into()) {
@@ -167,7 +173,10 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
                 again.then_some(expires)
             }
             Entry::Vacant(new) if has_room => {
-                new.insert(Record { right, expires, contended: false });
+                // The next removal is set after the insertion and once the entry is unlocked: a
+                // removal at the same moment locks in the other order.
+                drop(new.insert(Record { right, expires, contended: false }));
+                self.sweep_at.lock().get_or_insert(expires);
                 None
             }
             Entry::Vacant(_) => {
@@ -186,6 +195,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         Q: Hash + Eq + ?Sized,
     {
         let now = Moment::now();
+        self.sweep(now);
         // First a look, which locks less than a removal; most keys were never lost.
         let is_over = |record: &Record<V>| now >= record.expires || !(self.same)(&record.right, wanted);
         let contended = self.records.get(key).map(|record| match is_over(&record) {
@@ -233,10 +243,13 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
-    /// Forgets expired losses if the tracker is full.
-    fn make_room(&self, now: Moment) {
-        if self.records.len() >= self.capacity {
+    /// Removes expired records, once per quarter of the interval. A walk over all records thus meets
+    /// each at most five times, and a loss costs the same in a full tracker as in an empty one.
+    fn sweep(&self, now: Moment) {
+        let mut sweep_at = self.sweep_at.lock();
+        if sweep_at.is_some_and(|at| at <= now) {
             self.records.retain(|_, record| now < record.expires);
+            *sweep_at = (!self.records.is_empty()).then(|| now + self.interval / 4);
         }
     }
 }
@@ -336,5 +349,35 @@ mod tests {
         advance(INTERVAL).await;
         tracker.lost(99_u32, ());
         assert_eq!((tracker.records.len(), tracker.counters().untracked), (1, 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn expired_losses_are_freed_before_it_is_full() {
+        let tracker: ContentionTracker<u32, ()> = ContentionTracker::new().interval(8 * SECOND);
+        for key in 0..8_u32 {
+            tracker.lost(key, ());
+            advance(SECOND).await;
+        }
+        // The first five have expired.
+        advance(4 * SECOND).await;
+        tracker.lost(8_u32, ());
+        assert_eq!(tracker.records.len(), 4);
+        advance(3600 * SECOND).await;
+        assert_eq!(tracker.contended_until(&100, &()), None);
+        assert_eq!(tracker.records.len(), 0, "a look frees them, too");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn full_tracker_is_walked_once_per_quarter() {
+        let tracker: ContentionTracker<u32, ()> = ContentionTracker::new().capacity(100);
+        let mut walks = 0;
+        for key in 0..10_000_u32 {
+            let before = *tracker.sweep_at.lock();
+            tracker.lost(key, ());
+            walks += u32::from(before.is_some() && *tracker.sweep_at.lock() != before);
+            advance(INTERVAL / 1000).await;
+        }
+        assert_eq!(tracker.counters().losses, 10_000);
+        assert_eq!(walks, 36, "each quarter of nine intervals");
     }
 }

@@ -11,13 +11,12 @@
 //! therefore not block the thread, as everywhere in tokio.
 
 mod attempt;
+mod panic;
 mod shared;
 
 use std::{
-    any::Any,
     future::poll_fn,
     hash::Hash,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -25,14 +24,17 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, unconstrained},
     time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use self::attempt::{Attempt, limit_retries};
-use self::shared::Phase;
-pub(crate) use self::shared::{BoxedJob, Shared};
+pub(crate) use self::{
+    panic::Contained,
+    shared::{BoxedJob, Shared},
+};
+use self::{panic::catch, shared::Phase};
 use crate::{
     clock::MAX_SLEEP,
     engine::{AttemptId, Start, Timestamp, config::LeaseConfig, outcome::Verdict},
@@ -127,8 +129,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     if let Some(until) = set {
                         timer.as_mut().reset(self.shared.moment(until).alarm());
                     }
-                    // A timer that was not set anew still knows the waker.
-                    if set.is_some() && timer.as_mut().poll(cx).is_ready() {
+                    // A timer that was not set anew still knows the waker. It must have seen it, so
+                    // the poll is outside of tokio's cooperative budget: the first polls of
+                    // attempts may have spent that, and then a timer returns without a look at the
+                    // waker.
+                    if set.is_some() && Pin::new(&mut unconstrained(timer.as_mut())).poll(cx).is_ready() {
                         self.timer_at = Timestamp::MAX;
                     } else if self.poll_tasks(cx).is_pending() {
                         return Poll::Pending;
@@ -145,10 +150,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
 
     /// Collects the attempts that have finished on tasks of their own; ready if there are any.
     fn poll_tasks(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Without budget the set returns early, but wakes the driver to poll it again.
         while !self.tasks.is_empty()
             && let Poll::Ready(Some(joined)) = self.tasks.poll_join_next(cx)
         {
-            // No join fails: panics are caught inside, and nobody aborts these tasks.
+            // No join fails, and so no key waits for one: `Running::poll` catches every panic and
+            // leaves nothing to drop, and nobody aborts these tasks.
             self.finished.extend(joined.ok());
         }
         if self.finished.is_empty() { Poll::Pending } else { Poll::Ready(()) }
@@ -175,7 +182,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 }
                 Err(panic) => {
                     tracing::error!(
-                        lease = %shared.name, attempt = ?id, panic = message(&*panic),
+                        lease = %shared.name, attempt = ?id, panic,
                         "a job panicked; it runs again after the retry interval",
                     );
                     state.engine.handle_panic(now, id, job)
@@ -261,20 +268,20 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
 /// An attempt in flight. It owns its job, which comes back with the outcome.
 struct Running<K> {
     id: AttemptId,
-    job: Option<BoxedJob<K>>,
-    future: BoxFuture<'static, Verdict>,
+    run: Option<(BoxedJob<K>, BoxFuture<'static, Verdict>)>,
 }
 
 struct Finished<K> {
     id: AttemptId,
     job: BoxedJob<K>,
-    result: Result<Verdict, Box<dyn Any + Send>>,
+    /// The verdict, or the message of a panic.
+    result: Result<Verdict, String>,
 }
 
 impl<K> Running<K> {
     fn start(id: AttemptId, mut job: BoxedJob<K>, attempt: Attempt<K>) -> Result<Self, Finished<K>> {
-        match catch_unwind(AssertUnwindSafe(|| job(attempt))) {
-            Ok(future) => Ok(Self { id, job: Some(job), future }),
+        match catch(|| job(attempt)) {
+            Ok(future) => Ok(Self { id, run: Some((job, future)) }),
             Err(panic) => Err(Finished { id, job, result: Err(panic) }),
         }
     }
@@ -284,20 +291,20 @@ impl<K> Future for Running<K> {
     type Output = Finished<K>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished<K>> {
-        let result = match catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(cx))) {
-            Ok(Poll::Pending) => return Poll::Pending,
+        let (job, mut future) = self.run.take().expect("a future is not polled after it is ready");
+        let polled = match catch(|| future.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => {
+                self.run = Some((job, future));
+                return Poll::Pending;
+            }
             Ok(Poll::Ready(verdict)) => Ok(verdict),
             Err(panic) => Err(panic),
         };
-        let job = self.job.take().expect("a future is not polled after it is ready");
+        // A panic of the future's destructor is one of the attempt.
+        let dropped = catch(|| drop(future));
+        let result = polled.and_then(|verdict| dropped.map(|()| verdict));
         Poll::Ready(Finished { id: self.id, job, result })
     }
-}
-
-/// Returns the message of a panic, if it is a text.
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
 }
 
 #[cfg(test)]

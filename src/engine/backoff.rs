@@ -64,6 +64,9 @@ impl Backoff {
     /// added, so that replicas whose delay is capped do not return in step. `floor` raises the base
     /// where news travels slowly.
     pub(super) fn delay(&self, losses: u32, floor: Duration, rng: &mut Rng) -> Duration {
+        /// After so many steps a backoff that grows noticeably has reached the cap. Further ones
+        /// are one power, so that a loss costs the same however many came before.
+        const JITTERED_STEPS: u32 = 64;
         if losses > self.steps {
             return seconds(self.cap * (1.0 + 0.1 * rng.uniform()));
         }
@@ -72,14 +75,15 @@ impl Backoff {
             // There is no factor to jitter yet, and most replicas wake together at this step.
             return self.jittered(delay, self.cap, rng);
         }
-        for _ in 0..losses {
+        for _ in 0..losses.min(JITTERED_STEPS) {
             delay *= self.factor * (1.0 + self.jitter * rng.uniform());
             if delay >= self.cap {
-                delay = self.cap;
                 break;
             }
         }
-        seconds(delay * (1.0 + 0.1 * rng.uniform()))
+        let further = losses.saturating_sub(JITTERED_STEPS);
+        delay *= (self.factor * (1.0 + 0.5 * self.jitter)).powf(further.into());
+        seconds(delay.min(self.cap) * (1.0 + 0.1 * rng.uniform()))
     }
 
     /// Returns how long one key waits after this many refusals in a row: doubling up to `cap`,
@@ -174,6 +178,27 @@ mod tests {
         }
         let steady = Backoff { factor: 1.0, ..wild };
         assert!(steady.delay(3, Duration::ZERO, &mut Rng::seeded(3)) <= Duration::from_millis(5_500));
+    }
+
+    #[test]
+    fn many_losses_draw_no_more_than_few() {
+        let slow = Backoff { factor: 1.0, steps: u32::MAX, jitter: 0.0, ..go_defaults() };
+        let mut rng = Rng::seeded(7);
+        assert!(slow.delay(u32::MAX, Duration::ZERO, &mut rng) <= Duration::from_millis(22));
+        let mut drawn = Rng::seeded(7);
+        let draws = (0..100).map(|_| drawn.uniform()).collect::<Vec<_>>();
+        let next = rng.uniform();
+        assert!(draws.contains(&next), "at most 100 draws");
+    }
+
+    #[test]
+    fn slow_growth_reaches_the_cap_all_the_same() {
+        let growing = Backoff { factor: 1.001, steps: u32::MAX, jitter: 0.0, ..go_defaults() };
+        let (_, after_64) = draws(&growing, 64);
+        let (before_cap, _) = draws(&growing, 1_000);
+        let (low, _) = draws(&growing, 1_000_000);
+        assert!(after_64 < before_cap && before_cap < Duration::from_secs(1), "{after_64:?} {before_cap:?}");
+        assert!(low >= Duration::from_secs(60), "{low:?}");
     }
 
     #[test]

@@ -107,7 +107,8 @@ impl LeaseBuilder {
     }
 
     /// Sets the delay before a job that panicked or asked for a retry runs again. Also the longest
-    /// pause between attempts while the store is down, plus up to 10 % jitter. Default: 3 s.
+    /// pause between attempts while the store is down, plus up to 10 % jitter. At least
+    /// [`backoff_base`](Self::backoff_base), so that an outage is no busy loop. Default: 3 s.
     pub fn retry_interval(mut self, interval: Duration) -> Self {
         self.config.retry_interval = interval;
         self
@@ -129,7 +130,7 @@ impl LeaseBuilder {
     }
 
     /// Sets the backoff after the first loss, before jitter. Two echoes are used instead if they
-    /// are longer. At most the term. Default: 20 ms.
+    /// are longer. At most the term and the retry interval. Default: 20 ms.
     pub fn backoff_base(mut self, base: Duration) -> Self {
         self.config.backoff_base = base;
         self
@@ -198,6 +199,12 @@ impl LeaseBuilder {
         ConfigError::positive("retry_interval", config.retry_interval)?;
         ConfigError::positive("backoff_base", config.backoff_base)?;
         ConfigError::at_most("backoff_base", config.backoff_base, term, "the term")?;
+        ConfigError::require(
+            config.retry_interval >= config.backoff_base,
+            "retry_interval",
+            config.retry_interval,
+            format!("at least backoff_base ({:?})", config.backoff_base),
+        )?;
         config.attempt_timeout = self.attempt_timeout.unwrap_or(ATTEMPT_TIMEOUT.min(term));
         ConfigError::positive("attempt_timeout", config.attempt_timeout)?;
         ConfigError::at_most("attempt_timeout", config.attempt_timeout, term, "the term")?;
@@ -347,6 +354,10 @@ mod tests {
             (x().retry_interval(ms(0)), "retry_interval is 0ns, but must be longer than zero"),
             (x().backoff_base(ms(0)), "backoff_base is 0ns, but must be longer than zero"),
             (x().term(ms(10)), "backoff_base is 20ms, but must be at most the term (10ms)"),
+            (
+                x().retry_interval(Duration::from_nanos(1)),
+                "retry_interval is 1ns, but must be at least backoff_base (20ms)",
+            ),
             (x().backoff_factor(0.5), "backoff_factor is 0.5, but must be a number of at least 1"),
             (x().backoff_factor(f64::NAN), "backoff_factor is NaN, but must be a number of at least 1"),
             (x().backoff_factor(f64::INFINITY), "backoff_factor is inf, but must be a number of at least 1"),

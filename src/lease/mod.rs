@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 pub use self::reporter::WatchReporter;
 use crate::{
-    driver::{self, Attempt, BoxedJob, Shared},
+    driver::{self, Attempt, BoxedJob, Contained, Shared},
     engine::{Engine, Timestamp, config::LeaseBuilder, outcome::Verdict},
     status::{LeaseClosed, Snapshot, SpawnError, Status},
 };
@@ -140,7 +140,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// attempt of the key is in flight, the new job runs afterwards. The job is called once per
     /// attempt and returns an [`Outcome`](crate::Outcome), or a [`Verdict`] that also says what to
     /// do next. It must not block the thread. A job that panics runs again after the retry
-    /// interval.
+    /// interval; a panic of its destructor is only logged.
     ///
     /// # Errors
     ///
@@ -157,14 +157,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     ///     })
     /// }
     /// ```
-    pub fn try_work<F, T, V>(&self, key: K, mut job: F) -> Result<(), LeaseClosed>
+    pub fn try_work<F, T, V>(&self, key: K, job: F) -> Result<(), LeaseClosed>
     where
         F: FnMut(Attempt<K>) -> T + Send + 'static,
         T: Future<Output = V> + Send + 'static,
         V: Into<Verdict>,
     {
+        let mut job = Contained::new(job);
         let job: BoxedJob<K> = Box::new(move |attempt| {
-            let run = job(attempt);
+            let run = job.get()(attempt);
             Box::pin(async move { run.await.into() })
         });
         self.handle.shared.try_work(key, job)

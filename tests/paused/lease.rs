@@ -3,19 +3,23 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at the clock that they pause")]
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    Attempt, LeaseBuilder, LeaseClosed, Outcome, SpawnError, WriterLease, engine::Role, limit_retries,
+    Attempt, LeaseBuilder, LeaseClosed, Outcome, SpawnError, Verdict, WriterLease, engine::Role,
+    limit_retries,
 };
 
 type Lease = WriterLease<&'static str>;
@@ -382,6 +386,161 @@ async fn panicking_job_is_retried_and_stops_nothing_else() {
     assert_eq!(lease.snapshot().counters.panics, 3);
     assert!(lease.is_leader());
     assert_eq!(lease.status().closed, None);
+}
+
+/// Panics when it is dropped, as a blocking client does inside of a runtime.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a destructor");
+        }
+    }
+}
+
+/// Returns a job that finishes immediately and whose destructor panics.
+fn explosive() -> impl FnMut(Attempt<&'static str>) -> std::future::Ready<Outcome> + Send + 'static {
+    let bomb = Bomb;
+    move |_| {
+        let _ = &bomb;
+        std::future::ready(Outcome::Written)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panicking_destructor_of_a_job_harms_nothing() {
+    let lease = lease();
+    lease.try_work("replaced", explosive()).unwrap();
+    for key in ["replaced", "finished", "also finished"] {
+        lease.try_work(key, explosive()).unwrap();
+    }
+    lease.try_work("removed", explosive()).unwrap();
+    lease.remove(&"removed");
+    sleep(SECOND).await;
+    assert_eq!(lease.status().closed, None);
+    assert_eq!((lease.len(), lease.snapshot().counters.written), (0, 3));
+    run(&lease, "good", Outcome::Written).await;
+    assert_eq!(lease.snapshot().counters.panics, 0, "each attempt succeeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn panicking_destructors_stop_no_shutdown() {
+    let (ended, dropped) = (lease(), lease());
+    for key in ["a", "b", "c"] {
+        ended.try_work(key, explosive()).unwrap();
+        dropped.try_work(key, explosive()).unwrap();
+    }
+    let mut statuses = dropped.subscribe();
+    drop(dropped);
+    assert_eq!(ended.shutdown(SECOND).await, ["a", "b", "c"]);
+    assert!(ended.try_work("d", explosive()).is_err());
+    statuses.wait_for(|status| status.closed == Some(LeaseClosed::ShutDown)).await.unwrap();
+}
+
+/// A future that is ready at its third poll, and then panics when it is dropped.
+struct ExplosiveRun {
+    polls: u32,
+    bomb: Option<Bomb>,
+}
+
+impl Future for ExplosiveRun {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.polls += 1;
+        if self.polls < 3 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.bomb = Some(Bomb);
+        Poll::Ready(Outcome::Written)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panicking_destructor_of_a_run_delays_its_key() {
+    let lease = lease();
+    // The first is ready when the driver polls it, the second on a task of its own.
+    for (key, polls) in [("driver", 2), ("task", 0)] {
+        lease.try_work(key, move |_| ExplosiveRun { polls, bomb: None }).unwrap();
+    }
+    sleep(SECOND).await;
+    assert_eq!(lease.snapshot().counters.panics, 2);
+    for key in ["driver", "task"] {
+        lease.try_work(key, |_| async { Outcome::Written }).unwrap();
+    }
+    run(&lease, "good", Outcome::Written).await;
+    assert_eq!(lease.len(), 2, "a panic delays its key for the retry interval");
+    sleep(2 * RETRY).await;
+    assert_eq!((lease.len(), lease.snapshot().counters.written), (0, 3));
+    assert_eq!(lease.status().closed, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_whose_payload_panics_delays_its_key() {
+    let lease = lease();
+    lease
+        .try_work("bad", |attempt| async move {
+            if attempt.number() == 1 {
+                std::panic::panic_any(Bomb);
+            }
+            Outcome::Written
+        })
+        .unwrap();
+    run(&lease, "good", Outcome::Written).await;
+    sleep(2 * RETRY).await;
+    assert_eq!((lease.len(), lease.snapshot().counters.written), (0, 2));
+    assert_eq!((lease.status().closed, lease.snapshot().counters.panics), (None, 1));
+}
+
+// --- tokio's cooperative budget ---
+
+/// Returns a job that passes a free lock of tokio's, as a pool of connections has one. That costs a
+/// unit of the budget of the task that polls it.
+fn budgeted(
+    ran: &Arc<AtomicUsize>,
+    outcome: impl Into<Verdict>,
+) -> impl FnMut(Attempt<usize>) -> BoxFuture<'static, Verdict> + Send + 'static {
+    let (ran, verdict) = (ran.clone(), outcome.into());
+    let lock = Arc::new(tokio::sync::Mutex::new(()));
+    move |_| {
+        let (ran, lock) = (ran.clone(), lock.clone());
+        Box::pin(async move {
+            drop(lock.lock().await);
+            ran.fetch_add(1, SeqCst);
+            verdict
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn periodic_jobs_survive_a_spent_budget() {
+    const KEYS: usize = 1000;
+    let lease: WriterLease<usize> = builder().spawn().unwrap();
+    let ran = Arc::new(AtomicUsize::new(0));
+    for key in 0..KEYS {
+        lease.try_work(key, budgeted(&ran, Outcome::Written.retry_after(5 * SECOND))).unwrap();
+    }
+    sleep(100 * SECOND).await;
+    assert!(ran.load(SeqCst) >= KEYS * 15, "{ran:?}");
+    assert!(lease.is_leader());
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_expires_after_a_spent_budget() {
+    for keys in [100, 126, 127, 128, 129, 130, 300] {
+        let lease: WriterLease<usize> = builder().spawn().unwrap();
+        let ran = Arc::new(AtomicUsize::new(0));
+        for key in 0..keys {
+            lease.try_work(key, budgeted(&ran, Outcome::Written)).unwrap();
+        }
+        sleep(SECOND).await;
+        assert_eq!(ran.load(SeqCst), keys);
+        assert!(lease.status().is_leader);
+        sleep(TERM).await;
+        assert!(!lease.status().is_leader, "{keys} keys: the timer of the term is lost");
+    }
 }
 
 // --- cancellation ---
