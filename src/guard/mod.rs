@@ -19,7 +19,7 @@ mod watch;
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -152,7 +152,8 @@ pub enum Notice {
 }
 
 /// Ends the watch with the last [`Guard`].
-struct WatchTask(AbortHandle);
+#[derive(Default)]
+struct WatchTask(OnceLock<AbortHandle>);
 
 struct Inner<S> {
     store: S,
@@ -216,8 +217,11 @@ impl<S: Store> Guard<S> {
             contention,
         });
         let changes = inner.store.watch(&inner.prefix);
-        let watch = runtime.spawn(watch::run(Arc::downgrade(&inner), changes));
-        Ok(Self { inner, _watch: Arc::new(WatchTask(watch.abort_handle())) })
+        let watch = Arc::new(WatchTask::default());
+        let task = runtime.spawn(watch::run(Arc::downgrade(&inner), Arc::downgrade(&watch), changes));
+        // The cell is new, so this sets it.
+        let _ = watch.0.set(task.abort_handle());
+        Ok(Self { inner, _watch: watch })
     }
 
     /// Requests that the value of a key be as `desire` says, and returns immediately. The key is
@@ -362,7 +366,9 @@ impl<S: Store> fmt::Debug for Guard<S> {
 
 impl Drop for WatchTask {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = self.0.get() {
+            task.abort();
+        }
     }
 }
 

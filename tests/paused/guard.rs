@@ -637,6 +637,47 @@ async fn watch_state_reports_interruption_and_end() {
     statuses.wait_for(|status| status.watch.is_none()).await.expect("the guard and its watch have ended");
 }
 
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_requests_after_the_watch_ended() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    follow(&guard);
+    let pending = guard.ensure("key", want("value"));
+    drop(events);
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Ended { .. })).await;
+    guard.lease().shutdown(SECOND).await;
+    assert!(matches!(end(pending).await, EnsureOutcome::LeaseClosed(LeaseClosed::ShutDown)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_in_the_watch_ends_it_visibly() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    let mut notices = guard.notices();
+    follow(&guard);
+    let pending = guard.ensure("key", want("value"));
+    events.send(Ok(put_event("key", PANIC, Version::opaque("1")))).unwrap();
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Ended { .. })).await;
+    assert!(matches!(notices.recv().await.unwrap(), Notice::WatchEnded));
+    guard.lease().shutdown(SECOND).await;
+    assert!(matches!(end(pending).await, EnsureOutcome::LeaseClosed(LeaseClosed::ShutDown)));
+}
+
+#[test]
+fn death_of_the_runtime_ends_watch_and_requests() {
+    let build =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = build();
+    let (guard, pending, _events) = runtime.block_on(async {
+        let (guard, events) = scripted(MemoryStore::new()).await;
+        follow(&guard);
+        let pending = guard.ensure("key", want("value"));
+        (guard, pending, events)
+    });
+    drop(runtime);
+    assert!(matches!(guard.watch_state(), WatchState::Ended { .. }));
+    let ending = build().block_on(end(pending));
+    assert!(matches!(ending, EnsureOutcome::LeaseClosed(LeaseClosed::DriverDied)), "{ending:?}");
+}
+
 // --- parts ---
 
 #[tokio::test(start_paused = true)]
@@ -880,6 +921,14 @@ async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
     (guard, script)
 }
 
+/// [`Scripted::competes`] panics if it is asked about this value.
+const PANIC: &str = "panic";
+
+/// A write of a key under the guard's prefix, as the watch reports it.
+fn put_event(key: &str, value: &'static str, version: Version) -> Event {
+    Event::Put(Entry { key: format!("guarded/{key}").into(), value: value.into(), version })
+}
+
 fn follow(guard: &Guard<Scripted>) {
     (0..8).for_each(|_| guard.lease().extend(&"elsewhere".into()));
 }
@@ -918,6 +967,11 @@ impl Store for Scripted {
 
     async fn delete(&self, key: &str, _: &Version, _: Option<&Fence>) -> Result<(), StoreError> {
         panic!("{key} is never deleted")
+    }
+
+    fn competes(&self, _: Option<&[u8]>, after: &[u8], _: &Version) -> bool {
+        assert_ne!(after, PANIC.as_bytes());
+        true
     }
 
     fn watch(&self, _: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
