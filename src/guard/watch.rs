@@ -56,6 +56,7 @@ async fn take_in_all<S: Store>(
 ) {
     let mut changes = pin!(changes);
     let started = clock::now();
+    let mut live_since = started;
     while let Some(change) = changes.next().await {
         let Some(inner) = guard.upgrade() else { return };
         let now = clock::now();
@@ -70,7 +71,10 @@ async fn take_in_all<S: Store>(
                     // The first answer of the store shows how far away it is.
                     inner.lease.echo_hint(now - started);
                 }
-                inner.event(event, now);
+                if state != WatchState::Live || event == Event::InitDone {
+                    live_since = now;
+                }
+                inner.event(event, now, live_since);
             }
             Err(error) => {
                 tracing::warn!(prefix = %inner.prefix, %error, "the watch was interrupted: blind until it is back");
@@ -102,8 +106,8 @@ impl<S: Store> Drop for EndGuard<S> {
 }
 
 impl<S: Store> Inner<S> {
-    fn event(self: &Arc<Self>, event: Event, arrived: Instant) {
-        let arrived = self.timestamp(arrived);
+    fn event(self: &Arc<Self>, event: Event, arrived: Instant, live_since: Instant) {
+        let (arrived, live_since) = (self.timestamp(arrived), self.timestamp(live_since));
         match event {
             Event::Init => self.keys.lock().begin_listing(),
             Event::InitEntry(entry) => {
@@ -119,9 +123,12 @@ impl<S: Store> Inner<S> {
             }
             Event::Resumed => {}
             Event::Put(entry) => {
-                self.take_in(&entry.key, Change::new(Some(entry.value), entry.version, arrived));
+                let change = Change::new(Some(entry.value), entry.version, arrived);
+                self.take_in(&entry.key, change.live_since(live_since));
             }
-            Event::Delete { key, version } => self.take_in(&key, Change::new(None, version, arrived)),
+            Event::Delete { key, version } => {
+                self.take_in(&key, Change::new(None, version, arrived).live_since(live_since));
+            }
         }
     }
 

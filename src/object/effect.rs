@@ -107,6 +107,8 @@ pub struct Change<T: Types> {
     pub listing: bool,
     /// When the change arrived.
     pub arrived: Timestamp,
+    /// Since when the watch has reported changes without an interruption.
+    pub live_since: Timestamp,
     /// The number of the listing during which an attempt in flight deferred the change.
     pub(super) deferred: Option<u64>,
 }
@@ -131,12 +133,20 @@ impl<T: Types> Answer<T> {
 impl<T: Types> Change<T> {
     /// Returns a change that the watch reported as it happened.
     pub fn new(value: Option<T::Value>, version: T::Version, arrived: Timestamp) -> Self {
-        Self { value, version: Some(version), listing: false, arrived, deferred: None }
+        let live_since = Timestamp::ZERO;
+        Self { value, version: Some(version), listing: false, arrived, live_since, deferred: None }
+    }
+
+    /// Sets since when the watch has reported changes without an interruption. Without this, it
+    /// always has.
+    #[must_use]
+    pub fn live_since(self, live_since: Timestamp) -> Self {
+        Self { live_since, ..self }
     }
 
     /// Returns an entry of a listing, or with `None` that a listing did not contain the object.
     pub fn listed(entry: Option<(T::Value, T::Version)>, arrived: Timestamp) -> Self {
         let (value, version) = entry.unzip();
-        Self { value, version, listing: true, arrived, deferred: None }
+        Self { value, version, listing: true, arrived, live_since: arrived, deferred: None }
     }
 }

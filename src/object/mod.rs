@@ -49,7 +49,7 @@
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
 //! | | denied, impossible, or withheld | `GivenUp` |
 //! | [`handle_change`](Object::handle_change) | an attempt is in flight | none: deferred until it ends |
-//! | | our last write came back | `Echo` |
+//! | | our last write came back, neither in a listing nor over an interruption | `Echo` |
 //! | | older than what is known, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
 //! | | satisfactory otherwise | `Clear`, all `Written` if the write is ours, otherwise `Satisfied` |

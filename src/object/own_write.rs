@@ -34,14 +34,13 @@ impl<T: Types> OwnWrite<T> {
         self.echo.is_some()
     }
 
-    /// Returns how long our last write took to come back, if this change is it.
+    /// If this change is our last write, returns how long that took to come back. A write from
+    /// before the watch was live, or one in a listing, says nothing of how fast news travels.
     pub fn take_echo(&mut self, change: &Change<T>) -> Option<Duration> {
-        let (version, started) = self.echo.as_ref()?;
-        let echo = (change.version.as_ref() == Some(version)).then(|| change.arrived - *started);
-        if echo.is_some() {
-            self.echo = None;
-        }
-        echo
+        let is_echo = |(version, _): &mut (T::Version, Timestamp)| change.version.as_ref() == Some(version);
+        let (_, started) = self.echo.take_if(is_echo)?;
+        let is_sample = !change.listing && started >= change.live_since;
+        is_sample.then(|| change.arrived - started)
     }
 
     /// The value is another one by now: our write will not come back.

@@ -612,6 +612,28 @@ async fn unordered_watch_behind_our_read_clears_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn news_after_an_interruption_measures_no_echo() {
+    for is_listed in [false, true] {
+        let (guard, events) = scripted(MemoryStore::new()).await;
+        let EnsureOutcome::Written(version) = end(guard.ensure("key", want("value"))).await else { panic!() };
+        let before = guard.lease().snapshot().echo;
+        events.send(Err(StoreError::Unavailable { reason: "cut".into(), source: None })).unwrap();
+        sleep(30 * SECOND).await;
+        let entry = Entry { key: KEY.into(), value: "value".into(), version };
+        if is_listed {
+            for event in [Event::Init, Event::InitEntry(entry), Event::InitDone] {
+                events.send(Ok(event)).unwrap();
+            }
+        } else {
+            events.send(Ok(Event::Put(entry))).unwrap();
+        }
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+        sleep(SECOND).await;
+        assert_eq!(guard.lease().snapshot().echo, before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn watch_state_reports_interruption_and_end() {
     let (guard, events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();

@@ -463,6 +463,25 @@ fn our_write_measures_the_echo_once() {
 }
 
 #[test]
+fn listing_measures_no_echo() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    assert_eq!(shell.list(Some(("a", Ordered(1)))), [""; 0]);
+    assert_eq!(shell.put("a", Ordered(1)), [""; 0], "it has come back already");
+}
+
+#[test]
+fn write_before_an_interruption_measures_no_echo() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    shell.now = shell.now + Duration::from_secs(30);
+    let change = Change::new(Some("a".into()), Ordered(1), shell.now);
+    assert_eq!(shell.change(change.live_since(shell.now)), [""; 0]);
+}
+
+#[test]
 fn older_change_has_no_effect() {
     let mut shell = Shell::with("b", Ordered(5));
     shell.request(1, "", Exactly("a"));
