@@ -634,6 +634,27 @@ async fn news_after_an_interruption_measures_no_echo() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_restore_the_guard_sees_again() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    events.send(Ok(put_event("key", "old", Version::ordered(1_000)))).unwrap();
+    sleep(SECOND).await;
+    events.send(Err(StoreError::Unavailable { reason: "restored".into(), source: None })).unwrap();
+    let older = Entry { key: KEY.into(), value: "older".into(), version: Version::ordered(500) };
+    for event in [Event::Init, Event::InitEntry(older), Event::InitDone] {
+        events.send(Ok(event)).unwrap();
+    }
+    sleep(SECOND).await;
+    assert_eq!(guard.watch_state(), WatchState::Live);
+    follow(&guard);
+    let before = guard.lease().snapshot().counters.evidence;
+    let ensured = guard.ensure("key", want("value"));
+    sleep(10 * MS).await;
+    events.send(Ok(put_event("key", "value", Version::ordered(501)))).unwrap();
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
+    assert_eq!(guard.lease().snapshot().counters.evidence, before + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn watch_state_reports_interruption_and_end() {
     let (guard, events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();
