@@ -107,7 +107,8 @@ where
         Ok(Self { guard: Guard::with_contention(store, lease, "", Arc::new(contention))? })
     }
 
-    /// Returns a contention tracker that compares the status of two states of an object by `same`.
+    /// Returns a contention tracker that compares the status of two states of an object by `same`,
+    /// which has the duties that [`comparing`](ContentionTracker::comparing) states.
     ///
     /// By default all of the status is compared except the times of its conditions, such as
     /// `lastTransitionTime`, which differ in each write. An object that was deleted and created

@@ -31,7 +31,7 @@ pub enum Completion<N, R> {
 }
 
 /// An instruction to the shell. Effects are carried out in order, under the lock that protects the
-/// object.
+/// object, except for those that call or drop what belongs to a user.
 #[derive(Debug, PartialEq)]
 pub enum Effect<T: Types> {
     /// Queue the object's job in the lease. If the lease is closed, call
@@ -48,7 +48,8 @@ pub enum Effect<T: Types> {
     Complete(Request<T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
     /// Our own write came back through the watch after this time.
     Echo(Duration),
-    /// Somebody changed this value, which had satisfied all requests.
+    /// Somebody changed this value, which had satisfied all requests. The tracker's comparison
+    /// belongs to a user: call the tracker after the lock is released, and before an assessment.
     Lost(T::Value),
     /// Once the lock is released, evaluate the [`assessment`](super::Object::assessment) and bring
     /// it back.

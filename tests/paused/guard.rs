@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, WatchState, WriterLease,
+    ContentionTracker, Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, WatchState, WriterLease,
     engine::Role,
     lab::{Network, NetworkFault, RemoteStore},
     store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
@@ -185,7 +185,7 @@ async fn satisfied_object_before_first_event_is_no_evidence() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
     let (_silent, events) = mpsc::unbounded_channel();
-    let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
+    let store = Scripted::new(store, events);
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
     assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Satisfied));
     assert_eq!(guard.lease().snapshot().counters.evidence, 0);
@@ -894,6 +894,78 @@ async fn closure_may_call_the_guard_even_when_dropped() {
     assert!(matches!(end(calls("e")).await, EnsureOutcome::LeaseClosed(_)));
 }
 
+/// Runs a test on a thread of its own, because a deadlock would block the test's thread for ever.
+fn ends<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(test());
+        let _ = done.send(());
+    });
+    ended.recv_timeout(20 * SECOND).expect("the test succeeds, and nothing blocks it");
+}
+
+#[test]
+fn a_dropped_closure_may_call_the_guard() {
+    struct Caller(Guard<Scripted>);
+    impl Drop for Caller {
+        fn drop(&mut self) {
+            self.0.remove("elsewhere");
+        }
+    }
+    // Without a listing nothing is known when the first request comes.
+    for is_listed in [false, true] {
+        ends(move || async move {
+            let (script, events) = mpsc::unbounded_channel();
+            if is_listed {
+                script.send(Ok(Event::Init)).unwrap();
+                script.send(Ok(Event::InitDone)).unwrap();
+            }
+            let slow = Duration::from_millis(500);
+            let store = Scripted { slow, ..Scripted::new(MemoryStore::new(), events) };
+            let guard = Guard::new(store, lease(1), "guarded/").unwrap();
+            sleep(MS).await;
+            let first = guard.ensure_part("key", "a", want("x"));
+            sleep(slow).await; // the attempt reads
+            let caller = Caller(guard.clone());
+            let second = guard.ensure_part("key", "b", move |current| {
+                let _ = &caller;
+                want("x")(current)
+            });
+            sleep(slow).await; // the attempt writes
+            let third = guard.ensure_part("key", "b", want("x"));
+            assert!(matches!(end(first).await, EnsureOutcome::Written(_)));
+            assert!(matches!(end(second).await, EnsureOutcome::Superseded));
+            assert!(matches!(end(third).await, EnsureOutcome::Satisfied));
+        });
+    }
+}
+
+#[test]
+fn comparison_of_the_tracker_may_call_the_guard() {
+    ends(|| async {
+        let store = MemoryStore::new();
+        let cell: Arc<std::sync::OnceLock<Guard<MemoryStore>>> = Arc::default();
+        let compares = cell.clone();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let tracker = ContentionTracker::comparing(move |one: &Bytes, other| {
+            compares.get().unwrap().remove("elsewhere");
+            counted.fetch_add(1, SeqCst);
+            one == other
+        });
+        let guard = Guard::with_contention(store.clone(), lease(1), "guarded/", Arc::new(tracker)).unwrap();
+        assert!(cell.set(guard.clone()).is_ok());
+        for _ in 0..3 {
+            drop(end(guard.ensure("key", want("ours"))).await);
+            put(&store, KEY, "theirs").await;
+            sleep(SECOND).await;
+        }
+        assert!(asked.load(SeqCst) > 0);
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_keys_under_the_prefix_are_touched() {
     let store = MemoryStore::new();
@@ -948,6 +1020,14 @@ async fn one_of_several_replicas_writes_for_all() {
 struct Scripted {
     store: MemoryStore,
     events: Arc<Mutex<mpsc::UnboundedReceiver<Result<Event, StoreError>>>>,
+    /// The time of a read and of a write.
+    slow: Duration,
+}
+
+impl Scripted {
+    fn new(store: MemoryStore, events: mpsc::UnboundedReceiver<Result<Event, StoreError>>) -> Self {
+        Self { store, events: Arc::new(Mutex::new(events)), slow: Duration::ZERO }
+    }
 }
 
 type Script = mpsc::UnboundedSender<Result<Event, StoreError>>;
@@ -958,7 +1038,7 @@ async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
     let (script, events) = mpsc::unbounded_channel();
     script.send(Ok(Event::Init)).unwrap();
     script.send(Ok(Event::InitDone)).unwrap();
-    let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
+    let store = Scripted::new(store, events);
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
     wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
     (guard, script)
@@ -978,6 +1058,7 @@ fn follow(guard: &Guard<Scripted>) {
 
 impl Store for Scripted {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        sleep(self.slow).await;
         let entry = self.store.get(key).await?;
         Ok(entry.map(|entry| Entry { version: Version::opaque(format!("{:?}", entry.version)), ..entry }))
     }
@@ -989,6 +1070,7 @@ impl Store for Scripted {
         expected: Expected,
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
+        sleep(self.slow).await;
         if value.len() > 16 {
             return Err(StoreError::TooLarge { reason: "over 16 bytes".into(), source: None });
         }
