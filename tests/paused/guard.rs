@@ -17,7 +17,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    ContentionTracker, Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, WatchState, WriterLease,
+    ContentionTracker, Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, SpawnError, WatchState,
+    WriterLease,
     engine::Role,
     lab::{Network, NetworkFault, RemoteStore},
     store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
@@ -964,6 +965,26 @@ fn comparison_of_the_tracker_may_call_the_guard() {
         }
         assert!(asked.load(SeqCst) > 0);
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn overlapping_prefixes_on_one_lease_are_refused() {
+    let shared = lease(1);
+    let new = |prefix: &str| Guard::new(MemoryStore::new(), shared.clone(), prefix);
+    let first = new("a/b/").unwrap();
+    let _beside = new("a/c/").unwrap();
+    for prefix in ["a/b/", "a/b/c/", "a/", "a", ""] {
+        let refused = new(prefix).unwrap_err();
+        assert!(matches!(refused, SpawnError::OverlappingPrefixes { .. }), "{refused:?}");
+    }
+    assert_eq!(
+        new("a/b/c/").unwrap_err().to_string(),
+        r#"the prefix "a/b/c/" overlaps with "a/b/" of another guard on the same lease"#
+    );
+    drop(first);
+    new("a/b/").expect("a dropped guard frees its prefix");
+    let other = Guard::new(MemoryStore::new(), lease(2), "a/c/");
+    assert!(other.is_ok(), "another lease has its own prefixes");
 }
 
 #[tokio::test(start_paused = true)]
