@@ -102,8 +102,9 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     }
 
     /// Creates a tracker whose values are the same if `same` returns true. Leave out parts that
-    /// differ from write to write, such as timestamps. The tracker calls `same` under a lock: it
-    /// must be quick, and must use neither the tracker nor a guard.
+    /// differ from write to write, such as timestamps. The tracker calls `same` under a lock of its
+    /// own, and a guard holds no lock then. So `same` must be quick, and must not use the tracker,
+    /// which every `ensure` of its guards does.
     pub fn comparing(same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
         Self {
             records: DashMap::new(),

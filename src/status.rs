@@ -99,6 +99,15 @@ pub enum SpawnError {
     /// The call was made outside of a tokio runtime.
     #[error("the call was made outside of a tokio runtime")]
     NoRuntime,
+    /// Another guard on the same lease has a prefix of which this one is the beginning, or the
+    /// other way round. The two would replace each other's jobs in the lease.
+    #[error("the prefix {prefix:?} overlaps with {existing:?} of another guard on the same lease")]
+    OverlappingPrefixes {
+        /// The prefix of the guard that was refused.
+        prefix: String,
+        /// The prefix of the guard that exists.
+        existing: String,
+    },
 }
 
 /// The reason for which a lease takes no more jobs: it was shut down, or its driver died with the
@@ -111,6 +120,31 @@ pub enum LeaseClosed {
     /// The driver's task was dropped: its runtime was shut down, or has no timers.
     #[error("the lease's driver died with its runtime")]
     DriverDied,
+}
+
+/// The prefixes of the guards on one lease.
+#[derive(Debug, Default)]
+pub(crate) struct Prefixes(Vec<Box<str>>);
+
+impl Prefixes {
+    /// Adds a prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::OverlappingPrefixes`] if keys may have both this prefix and an existing one.
+    pub(crate) fn add(&mut self, prefix: &str) -> Result<(), SpawnError> {
+        let overlaps = |existing: &&str| existing.starts_with(prefix) || prefix.starts_with(existing);
+        if let Some(existing) = self.0.iter().map(|existing| &**existing).find(overlaps) {
+            let (prefix, existing) = (prefix.to_owned(), existing.to_owned());
+            return Err(SpawnError::OverlappingPrefixes { prefix, existing });
+        }
+        self.0.push(prefix.into());
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, prefix: &str) {
+        self.0.retain(|existing| **existing != *prefix);
+    }
 }
 
 /// The watches of one lease.

@@ -11,7 +11,7 @@ use super::attempt::Attempt;
 use crate::{
     clock::Moment,
     engine::{Engine, Role, Timestamp, config::LeaseConfig, outcome::Verdict},
-    status::{LeaseClosed, Status, WatchState, WatchStates},
+    status::{LeaseClosed, Prefixes, SpawnError, Status, WatchState, WatchStates},
     store::Fence,
 };
 
@@ -37,6 +37,7 @@ pub(crate) struct State<K> {
     pub(super) waker: Option<Waker>,
     published: Status,
     watches: WatchStates,
+    prefixes: Prefixes,
     /// The fence that attempts carry.
     pub(super) fence: Option<Arc<Fence>>,
     /// The task that follows an election.
@@ -68,6 +69,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 waker: None,
                 published: status,
                 watches: WatchStates::default(),
+                prefixes: Prefixes::default(),
                 fence: None,
                 follower: None,
                 phase: Phase::Running,
@@ -237,6 +239,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         let mut state = self.lock();
         state.watches.set(id, watch);
         self.publish_watch(&mut state);
+    }
+
+    /// Reserves a prefix for one guard.
+    pub(crate) fn add_prefix(&self, prefix: &str) -> Result<(), SpawnError> {
+        self.lock().prefixes.add(prefix)
+    }
+
+    pub(crate) fn remove_prefix(&self, prefix: &str) {
+        self.lock().prefixes.remove(prefix);
     }
 
     fn publish_watch(&self, state: &mut State<K>) {

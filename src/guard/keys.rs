@@ -131,6 +131,9 @@ impl<S: Store> Inner<S> {
         }
         keys.prune(key);
         drop(keys);
+        for value in leftovers.lost.drain(..) {
+            self.contention.lost(key.clone(), value);
+        }
         if leftovers.assess {
             self.assess(key);
         }
@@ -163,7 +166,7 @@ impl<S: Store> Inner<S> {
             Effect::Clear => self.lease.remove(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
             Effect::Echo(echo) => self.lease.echo(echo),
-            Effect::Lost(value) => drop(self.contention.lost(key.clone(), value)),
+            Effect::Lost(value) => leftovers.lost.push(value),
             Effect::Assess => leftovers.assess = true,
             Effect::Complete(..) | Effect::Discard(_) => leftovers.complete([effect]),
         }
@@ -249,12 +252,14 @@ fn evaluate(wishes: &Wishes<Guarded>, value: Option<&Bytes>) -> Option<Evaluatio
     catch_unwind(AssertUnwindSafe(|| wishes.evaluate(value))).ok()
 }
 
-/// Work for the time after the lock is released: users' closures to drop, and an assessment, which
-/// calls them.
+/// Work for the time after the lock is released: users' closures to drop, and calls of them by the
+/// contention tracker and by an assessment.
 #[derive(Default)]
 struct Leftovers {
     wishes: Vec<DesiredFn>,
     discarded: Vec<Wishes<Guarded>>,
+    /// Values that somebody changed after they had satisfied all requests.
+    lost: Vec<Bytes>,
     assess: bool,
 }
 

@@ -19,7 +19,7 @@ mod watch;
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
@@ -36,7 +36,7 @@ use self::keys::{DesiredFn, KeyTable};
 use crate::{
     clock::{self, Moment},
     contention::ContentionTracker,
-    lease::{WatchReporter, WriterLease},
+    lease::{PrefixClaim, WatchReporter, WriterLease},
     object::Request,
     status::{LeaseClosed, SpawnError, WatchState},
     store::{Store, StoreError, Version},
@@ -151,8 +151,11 @@ pub enum Notice {
     WatchEnded,
 }
 
-/// Ends the watch with the last [`Guard`].
-struct WatchTask(AbortHandle);
+/// Ends the watch and frees the prefix with the last [`Guard`].
+struct WatchTask {
+    task: OnceLock<AbortHandle>,
+    _claim: Option<PrefixClaim<Arc<str>>>,
+}
 
 struct Inner<S> {
     store: S,
@@ -174,13 +177,16 @@ impl<S: Store> Guard<S> {
     /// Guards the keys of `store` that start with `prefix`, under `lease`, and starts to watch
     /// them.
     ///
-    /// The lease's keys are those of the store, `Arc<str>`. Several guards may share a lease if
-    /// their prefixes do not overlap. The guard keeps the last value of each key under its prefix
+    /// The lease's keys are those of the store, `Arc<str>`. Several guards may share a lease if none
+    /// of their prefixes is the beginning of another, even if their stores differ: the lease knows
+    /// a job by its key alone. The guard keeps the last value of each key under its prefix
     /// in memory, as a controller's cache does.
     ///
     /// # Errors
     ///
-    /// [`SpawnError::NoRuntime`] outside of a tokio runtime.
+    /// [`SpawnError::NoRuntime`] outside of a tokio runtime,
+    /// [`SpawnError::OverlappingPrefixes`] if another guard of the lease has an overlapping prefix.
+    /// Dropping a guard's last handle frees its prefix.
     pub fn new(
         store: S,
         lease: WriterLease<Arc<str>>,
@@ -202,12 +208,35 @@ impl<S: Store> Guard<S> {
         prefix: impl Into<String>,
         contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
     ) -> Result<Self, SpawnError> {
+        let prefix = prefix.into();
+        let claim = lease.claim_prefix(&prefix)?;
+        Self::start(store, lease, prefix, contention, Some(claim))
+    }
+
+    /// Like [`with_contention`](Self::with_contention), for a store whose keys are no others' on
+    /// this lease: the caller sees to that.
+    #[cfg(feature = "kube")]
+    pub(crate) fn unclaimed(
+        store: S,
+        lease: WriterLease<Arc<str>>,
+        contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
+    ) -> Result<Self, SpawnError> {
+        Self::start(store, lease, String::new(), contention, None)
+    }
+
+    fn start(
+        store: S,
+        lease: WriterLease<Arc<str>>,
+        prefix: String,
+        contention: Arc<ContentionTracker<Arc<str>, Bytes>>,
+        claim: Option<PrefixClaim<Arc<str>>>,
+    ) -> Result<Self, SpawnError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
         let reporter = lease.watch_reporter();
         let inner = Arc::new(Inner {
             store,
             lease,
-            prefix: prefix.into().into_boxed_str(),
+            prefix: prefix.into_boxed_str(),
             keys: Mutex::default(),
             origin: clock::now(),
             notices: broadcast::Sender::new(NOTICES),
@@ -216,8 +245,11 @@ impl<S: Store> Guard<S> {
             contention,
         });
         let changes = inner.store.watch(&inner.prefix);
-        let watch = runtime.spawn(watch::run(Arc::downgrade(&inner), changes));
-        Ok(Self { inner, _watch: Arc::new(WatchTask(watch.abort_handle())) })
+        let watch = Arc::new(WatchTask { task: OnceLock::new(), _claim: claim });
+        let task = runtime.spawn(watch::run(Arc::downgrade(&inner), Arc::downgrade(&watch), changes));
+        // The cell is new, so this sets it.
+        let _ = watch.task.set(task.abort_handle());
+        Ok(Self { inner, _watch: watch })
     }
 
     /// Requests that the value of a key be as `desire` says, and returns immediately. The key is
@@ -362,7 +394,9 @@ impl<S: Store> fmt::Debug for Guard<S> {
 
 impl Drop for WatchTask {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 

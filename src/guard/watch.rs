@@ -1,14 +1,16 @@
 //! The task that takes in the changes of the watch.
 
 use std::{
+    future,
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Weak},
 };
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::time::Instant;
 
-use super::{Inner, Notice};
+use super::{Inner, Notice, WatchTask};
 use crate::{
     clock,
     object::Change,
@@ -16,29 +18,50 @@ use crate::{
     store::{Event, Store, StoreError},
 };
 
-/// Takes changes in until the guard, the watch or the lease is gone.
+/// Takes changes in until the watch ends, then waits for the end of the lease. Ends early with the
+/// guard or the lease.
 pub(super) async fn run<S: Store>(
     guard: Weak<Inner<S>>,
+    task: Weak<WatchTask>,
+    changes: impl Stream<Item = Result<Event, StoreError>>,
+) {
+    let Some(mut status) = guard.upgrade().map(|inner| inner.lease.subscribe()) else { return };
+    let _guard = EndGuard { guard: guard.clone(), task };
+    let watch = async {
+        // A panic of a user's stream, `competes` or destructor ends the watch only.
+        let watch = AssertUnwindSafe(take_in_all(&guard, changes)).catch_unwind();
+        if watch.await.is_err() {
+            tracing::error!("the watch panicked");
+        }
+        if let Some(inner) = guard.upgrade() {
+            inner.end_watch();
+        }
+        // Callers still wait for requests, which only the end of the lease may end.
+        future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = watch => {}
+        closed = status.wait_for(|status| status.closed.is_some()) => {
+            let closed = closed.ok().and_then(|status| status.closed).unwrap_or(LeaseClosed::DriverDied);
+            if let Some(inner) = guard.upgrade() {
+                inner.close(closed);
+            }
+        }
+    }
+}
+
+async fn take_in_all<S: Store>(
+    guard: &Weak<Inner<S>>,
     changes: impl Stream<Item = Result<Event, StoreError>>,
 ) {
     let mut changes = pin!(changes);
-    let Some(mut lease) = guard.upgrade().map(|inner| inner.lease.subscribe()) else { return };
     let started = clock::now();
-    loop {
-        let change = tokio::select! {
-            change = changes.next() => change,
-            closed = lease.wait_for(|status| status.closed.is_some()) => {
-                let closed = closed.ok().and_then(|status| status.closed).unwrap_or(LeaseClosed::DriverDied);
-                if let Some(inner) = guard.upgrade() {
-                    inner.close(closed);
-                }
-                return;
-            }
-        };
+    let mut live_since = started;
+    while let Some(change) = changes.next().await {
         let Some(inner) = guard.upgrade() else { return };
         let now = clock::now();
         match change {
-            Some(Ok(event)) => {
+            Ok(event) => {
                 let state = *inner.watch_state.lock();
                 if matches!(state, WatchState::Resuming { .. }) {
                     inner.set_watch_state(WatchState::Live);
@@ -48,28 +71,43 @@ pub(super) async fn run<S: Store>(
                     // The first answer of the store shows how far away it is.
                     inner.lease.echo_hint(now - started);
                 }
-                inner.event(event, now);
+                if state != WatchState::Live || event == Event::InitDone {
+                    live_since = now;
+                }
+                inner.event(event, now, live_since);
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 tracing::warn!(prefix = %inner.prefix, %error, "the watch was interrupted: blind until it is back");
                 if !matches!(*inner.watch_state.lock(), WatchState::Resuming { .. }) {
                     inner.set_watch_state(WatchState::Resuming { since: now });
                 }
                 let _ = inner.notices.send(Notice::WatchInterrupted { error: Arc::new(error) });
             }
-            None => {
-                tracing::error!(prefix = %inner.prefix, "the watch ended: blind from now on");
-                inner.set_watch_state(WatchState::Ended { since: now });
-                let _ = inner.notices.send(Notice::WatchEnded);
-                return;
-            }
+        }
+    }
+}
+
+/// Reports the end of the watch and of the lease when the guard's task ends, however it ends. The
+/// death of its runtime drops it.
+struct EndGuard<S: Store> {
+    guard: Weak<Inner<S>>,
+    task: Weak<WatchTask>,
+}
+
+impl<S: Store> Drop for EndGuard<S> {
+    fn drop(&mut self) {
+        // Without handles, nobody asks for the state of the watch.
+        let Some((inner, _task)) = self.guard.upgrade().zip(self.task.upgrade()) else { return };
+        inner.end_watch();
+        if let Some(closed) = inner.lease.status().closed {
+            inner.close(closed);
         }
     }
 }
 
 impl<S: Store> Inner<S> {
-    fn event(self: &Arc<Self>, event: Event, arrived: Instant) {
-        let arrived = self.timestamp(arrived);
+    fn event(self: &Arc<Self>, event: Event, arrived: Instant, live_since: Instant) {
+        let (arrived, live_since) = (self.timestamp(arrived), self.timestamp(live_since));
         match event {
             Event::Init => self.keys.lock().begin_listing(),
             Event::InitEntry(entry) => {
@@ -85,10 +123,23 @@ impl<S: Store> Inner<S> {
             }
             Event::Resumed => {}
             Event::Put(entry) => {
-                self.take_in(&entry.key, Change::new(Some(entry.value), entry.version, arrived));
+                let change = Change::new(Some(entry.value), entry.version, arrived);
+                self.take_in(&entry.key, change.live_since(live_since));
             }
-            Event::Delete { key, version } => self.take_in(&key, Change::new(None, version, arrived)),
+            Event::Delete { key, version } => {
+                self.take_in(&key, Change::new(None, version, arrived).live_since(live_since));
+            }
         }
+    }
+
+    /// Reports that the watch ended for good, once.
+    fn end_watch(&self) {
+        if matches!(*self.watch_state.lock(), WatchState::Ended { .. }) {
+            return;
+        }
+        tracing::error!(prefix = %self.prefix, "the watch ended: blind from now on");
+        self.set_watch_state(WatchState::Ended { since: clock::now() });
+        let _ = self.notices.send(Notice::WatchEnded);
     }
 
     fn set_watch_state(&self, state: WatchState) {

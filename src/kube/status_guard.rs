@@ -80,7 +80,8 @@ where
     K::DynamicType: Clone + Send + Sync,
 {
     /// Guards the status of a store's objects under a lease. Each kind needs its own lease, because
-    /// the keys are the objects' names without their kind.
+    /// the keys are the objects' names without their kind. Guards of one kind in different
+    /// namespaces may share a lease.
     ///
     /// # Errors
     ///
@@ -104,10 +105,11 @@ where
         lease: WriterLease<Arc<str>>,
         contention: ContentionTracker<Arc<str>, Bytes>,
     ) -> Result<Self, SpawnError> {
-        Ok(Self { guard: Guard::with_contention(store, lease, "", Arc::new(contention))? })
+        Ok(Self { guard: Guard::unclaimed(store, lease, Arc::new(contention))? })
     }
 
-    /// Returns a contention tracker that compares the status of two states of an object by `same`.
+    /// Returns a contention tracker that compares the status of two states of an object by `same`,
+    /// which has the duties that [`comparing`](ContentionTracker::comparing) states.
     ///
     /// By default all of the status is compared except the times of its conditions, such as
     /// `lastTransitionTime`, which differ in each write. An object that was deleted and created

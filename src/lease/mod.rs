@@ -7,6 +7,7 @@ use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
+pub(crate) use self::reporter::PrefixClaim;
 pub use self::reporter::WatchReporter;
 use crate::{
     driver::{self, Attempt, BoxedJob, Contained, Shared},
@@ -283,6 +284,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// ```
     pub fn watch_reporter(&self) -> WatchReporter<K> {
         WatchReporter::new(self.handle.shared.clone())
+    }
+
+    /// Reserves a prefix for a guard.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::OverlappingPrefixes`].
+    pub(crate) fn claim_prefix(&self, prefix: &str) -> Result<PrefixClaim<K>, SpawnError> {
+        PrefixClaim::new(self.handle.shared.clone(), prefix)
     }
 
     /// Reports how long a round trip to the store took; ignored after the first echo.

@@ -31,7 +31,7 @@ pub enum Completion<N, R> {
 }
 
 /// An instruction to the shell. Effects are carried out in order, under the lock that protects the
-/// object.
+/// object, except for those that call or drop what belongs to a user.
 #[derive(Debug, PartialEq)]
 pub enum Effect<T: Types> {
     /// Queue the object's job in the lease. If the lease is closed, call
@@ -48,7 +48,8 @@ pub enum Effect<T: Types> {
     Complete(Request<T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
     /// Our own write came back through the watch after this time.
     Echo(Duration),
-    /// Somebody changed this value, which had satisfied all requests.
+    /// Somebody changed this value, which had satisfied all requests. The tracker's comparison
+    /// belongs to a user: call the tracker after the lock is released, and before an assessment.
     Lost(T::Value),
     /// Once the lock is released, evaluate the [`assessment`](super::Object::assessment) and bring
     /// it back.
@@ -107,6 +108,8 @@ pub struct Change<T: Types> {
     pub listing: bool,
     /// When the change arrived.
     pub arrived: Timestamp,
+    /// Since when the watch has reported changes without an interruption.
+    pub live_since: Timestamp,
     /// The number of the listing during which an attempt in flight deferred the change.
     pub(super) deferred: Option<u64>,
 }
@@ -131,12 +134,20 @@ impl<T: Types> Answer<T> {
 impl<T: Types> Change<T> {
     /// Returns a change that the watch reported as it happened.
     pub fn new(value: Option<T::Value>, version: T::Version, arrived: Timestamp) -> Self {
-        Self { value, version: Some(version), listing: false, arrived, deferred: None }
+        let live_since = Timestamp::ZERO;
+        Self { value, version: Some(version), listing: false, arrived, live_since, deferred: None }
+    }
+
+    /// Sets since when the watch has reported changes without an interruption. Without this, it
+    /// always has.
+    #[must_use]
+    pub fn live_since(self, live_since: Timestamp) -> Self {
+        Self { live_since, ..self }
     }
 
     /// Returns an entry of a listing, or with `None` that a listing did not contain the object.
     pub fn listed(entry: Option<(T::Value, T::Version)>, arrived: Timestamp) -> Self {
         let (value, version) = entry.unzip();
-        Self { value, version, listing: true, arrived, deferred: None }
+        Self { value, version, listing: true, arrived, live_since: arrived, deferred: None }
     }
 }

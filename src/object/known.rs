@@ -25,6 +25,9 @@ pub(super) enum Age {
     Newer,
     Known,
     Older,
+    /// An entry of a listing with a smaller revision. Only a restored store and a listing that lags
+    /// have these, and nothing tells which of them it is.
+    Restored,
     /// We are ahead of the watch, and versions do not tell how far.
     Unclear,
 }
@@ -75,9 +78,8 @@ impl<T: Types> Known<T> {
         self.state = Some(State { value: Some(value), version: Some(version), ahead_of_watch: true });
     }
 
-    /// Takes in what the watch reported, which is newer than what we knew.
+    /// Takes in what the watch reported, which replaces what we knew.
     pub fn record(&mut self, value: Option<T::Value>, version: Option<T::Version>) {
-        let version = version.or_else(|| self.state.take()?.version);
         self.state = Some(State { value, version, ahead_of_watch: false });
     }
 
@@ -98,6 +100,7 @@ impl<T: Types> Known<T> {
             return if change.value.is_some() == known.value.is_some() { Age::Known } else { Age::Older };
         }
         match (new.key_revision(), old.key_revision()) {
+            (Some(new), Some(old)) if new < old && change.listing && !known.ahead_of_watch => Age::Restored,
             (Some(new), Some(old)) if new < old => Age::Older,
             // We read that the object is gone, so the watch will report a deletion. What comes
             // before that is older.

@@ -49,8 +49,9 @@
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
 //! | | denied, impossible, or withheld | `GivenUp` |
 //! | [`handle_change`](Object::handle_change) | an attempt is in flight | none: deferred until it ends |
-//! | | our last write came back | `Echo` |
-//! | | older than what is known, or not comparable with it | none |
+//! | | our last write came back, neither in a listing nor over an interruption | `Echo` |
+//! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
+//! | | older than what is known otherwise, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
 //! | | satisfactory otherwise | `Clear`, all `Written` if the write is ours, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
@@ -67,11 +68,15 @@
 //!    replaced it.
 //! 3. **Our own writes are no evidence.** Changes wait while an attempt is in flight, because one
 //!    of them may be the attempt's own write that overtook its answer. After a write without an
-//!    answer, the next value that equals it is taken for ours.
+//!    answer, the next value that equals it is taken for ours. After a write with one, its version
+//!    tells, also when a listing from before the write has come between.
 //! 4. **Old news clears no new request.** A read may be ahead of the watch, so a change counts only
 //!    if it is newer than what is known. Versions with a [`key_revision`](Version::key_revision)
 //!    tell. With others, changes count again once the watch has caught up with the read, or lists
 //!    anew.
+//! 5. **A listing is the truth.** A store that was restored starts again from smaller revisions, and
+//!    only a listing shows that. So an entry of a listing replaces what is known, unless we have
+//!    read or written something newer since that listing began.
 
 mod attempt;
 mod effect;
@@ -217,7 +222,8 @@ impl<T: Types> Object<T> {
     ) -> Option<Before<T::Value>> {
         let (value, version) = read?;
         let is_news = self.known.version() != Some(version);
-        let asks = is_news && evaluation.is_satisfied() && !self.own_write.is(Some(value));
+        let ours = self.own_write.is(Some(value)) || self.own_write.has_version(Some(version));
+        let asks = is_news && evaluation.is_satisfied() && !ours;
         asks.then(|| Before(self.known.value().cloned()))
     }
 
@@ -266,7 +272,9 @@ impl<T: Types> Object<T> {
         let ours = self.own_write.take(value.as_ref());
         let is_news = self.known.version() != version.as_ref();
         // The first sight of a value shows nothing, and nobody who deletes an object does our work.
-        let by_other = is_satisfied && self.unsatisfied && !ours && is_news && (by_rival || value.is_none());
+        let is_foreign = !ours && !self.own_write.has_version(version.as_ref());
+        let by_other =
+            is_satisfied && self.unsatisfied && is_foreign && is_news && (by_rival || value.is_none());
         self.known.learn(read);
         self.satisfied = value.filter(|_| is_satisfied);
         self.requests.forget_earlier(effects);
@@ -340,6 +348,7 @@ impl<T: Types> Object<T> {
     pub fn handle_listing(&mut self) {
         self.generation += 1;
         self.listing.begin();
+        self.own_write.handle_listing();
         self.known.caught_up();
     }
 
@@ -350,7 +359,9 @@ impl<T: Types> Object<T> {
         if !self.requests.is_empty() && is_due && self.known.age(change) == Age::Newer {
             question.wishes = self.requests.wishes();
             question.earlier = self.requests.earlier();
-            if change.value.is_some() && !change.listing && !self.own_write.is(change.value.as_ref()) {
+            let ours = self.own_write.is(change.value.as_ref())
+                || self.own_write.has_version(change.version.as_ref());
+            if change.value.is_some() && !change.listing && !ours {
                 question.before = Some(Before(self.known.value().cloned()));
             }
         }
@@ -383,20 +394,39 @@ impl<T: Types> Object<T> {
         if needs_answer && !self.is_current(question) {
             return Err(change);
         }
+        let is_acknowledged = self.own_write.has_version(change.version.as_ref());
         let echo = self.own_write.take_echo(&change).map(Effect::Echo);
         let mut effects = echo.into_iter().collect();
         match self.known.age(&change) {
             Age::Older | Age::Unclear => {}
             Age::Known => self.known.caught_up(),
-            Age::Newer => self.changed(&mut effects, change, judgement),
+            Age::Restored => self.restored(&mut effects, change),
+            Age::Newer => self.changed(&mut effects, change, judgement, is_acknowledged),
         }
         Ok(effects)
     }
 
-    fn changed(&mut self, effects: &mut Effects<T>, change: Change<T>, judgement: Judgement) {
+    /// Takes in an entry of a listing that may be older than what is known. It may be the truth, so
+    /// later changes count from it. It may be old news, so it ends no request.
+    fn restored(&mut self, effects: &mut Effects<T>, change: Change<T>) {
+        self.generation += 1;
+        self.refusal = None;
+        self.satisfied = None;
+        self.known.record(change.value, change.version);
+        effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
+    }
+
+    fn changed(
+        &mut self,
+        effects: &mut Effects<T>,
+        change: Change<T>,
+        judgement: Judgement,
+        is_acknowledged: bool,
+    ) {
         let ours = self.own_write.take(change.value.as_ref());
         // A deletion has no writer to ask for.
-        let by_rival = !ours && !change.listing && (judgement.by_rival || change.value.is_none());
+        let by_rival =
+            !ours && !is_acknowledged && !change.listing && (judgement.by_rival || change.value.is_none());
         let revision = change.version.as_ref().and_then(Version::revision);
         let ending = match &change.version {
             Some(version) if ours => Completion::Written(version.clone()),
@@ -404,7 +434,10 @@ impl<T: Types> Object<T> {
         };
         let is_deletion = change.value.is_none();
         self.generation += 1;
-        self.own_write.forget_echo();
+        // A listing may be older than our write, which then comes back after it.
+        if !change.listing {
+            self.own_write.forget_echo();
+        }
         self.refusal = None;
         self.known.record(change.value.clone(), change.version);
         let satisfied = judgement.satisfied.filter(|_| !self.requests.is_empty());

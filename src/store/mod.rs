@@ -104,7 +104,7 @@ pub trait Store: Send + Sync + 'static {
     /// same work as this one. Only a competitor's write is evidence that a competitor is alive.
     ///
     /// `before` is the last value that this process saw; `after` and `version` are those of the
-    /// write. The default is `true` for every write. A store overrides it if it can recognize other
+    /// write. A guard holds no lock during the call. The default is `true` for every write. A store overrides it if it can recognize other
     /// writers, by the write's [writer](Version::writer) or by the fields that the write changed.
     fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
         let _ = (before, after, version);

@@ -17,7 +17,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, WatchState, WriterLease,
+    ContentionTracker, Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, SpawnError, WatchState,
+    WriterLease,
     engine::Role,
     lab::{Network, NetworkFault, RemoteStore},
     store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
@@ -185,7 +186,7 @@ async fn satisfied_object_before_first_event_is_no_evidence() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
     let (_silent, events) = mpsc::unbounded_channel();
-    let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
+    let store = Scripted::new(store, events);
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
     assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Satisfied));
     assert_eq!(guard.lease().snapshot().counters.evidence, 0);
@@ -612,6 +613,49 @@ async fn unordered_watch_behind_our_read_clears_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn news_after_an_interruption_measures_no_echo() {
+    for is_listed in [false, true] {
+        let (guard, events) = scripted(MemoryStore::new()).await;
+        let EnsureOutcome::Written(version) = end(guard.ensure("key", want("value"))).await else { panic!() };
+        let before = guard.lease().snapshot().echo;
+        events.send(Err(StoreError::Unavailable { reason: "cut".into(), source: None })).unwrap();
+        sleep(30 * SECOND).await;
+        let entry = Entry { key: KEY.into(), value: "value".into(), version };
+        if is_listed {
+            for event in [Event::Init, Event::InitEntry(entry), Event::InitDone] {
+                events.send(Ok(event)).unwrap();
+            }
+        } else {
+            events.send(Ok(Event::Put(entry))).unwrap();
+        }
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+        sleep(SECOND).await;
+        assert_eq!(guard.lease().snapshot().echo, before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restore_the_guard_sees_again() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    events.send(Ok(put_event("key", "old", Version::ordered(1_000)))).unwrap();
+    sleep(SECOND).await;
+    events.send(Err(StoreError::Unavailable { reason: "restored".into(), source: None })).unwrap();
+    let older = Entry { key: KEY.into(), value: "older".into(), version: Version::ordered(500) };
+    for event in [Event::Init, Event::InitEntry(older), Event::InitDone] {
+        events.send(Ok(event)).unwrap();
+    }
+    sleep(SECOND).await;
+    assert_eq!(guard.watch_state(), WatchState::Live);
+    follow(&guard);
+    let before = guard.lease().snapshot().counters.evidence;
+    let ensured = guard.ensure("key", want("value"));
+    sleep(10 * MS).await;
+    events.send(Ok(put_event("key", "value", Version::ordered(501)))).unwrap();
+    assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
+    assert_eq!(guard.lease().snapshot().counters.evidence, before + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn watch_state_reports_interruption_and_end() {
     let (guard, events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();
@@ -635,6 +679,47 @@ async fn watch_state_reports_interruption_and_end() {
     drop(guard);
     let mut statuses = lease.subscribe();
     statuses.wait_for(|status| status.watch.is_none()).await.expect("the guard and its watch have ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_requests_after_the_watch_ended() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    follow(&guard);
+    let pending = guard.ensure("key", want("value"));
+    drop(events);
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Ended { .. })).await;
+    guard.lease().shutdown(SECOND).await;
+    assert!(matches!(end(pending).await, EnsureOutcome::LeaseClosed(LeaseClosed::ShutDown)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_in_the_watch_ends_it_visibly() {
+    let (guard, events) = scripted(MemoryStore::new()).await;
+    let mut notices = guard.notices();
+    follow(&guard);
+    let pending = guard.ensure("key", want("value"));
+    events.send(Ok(put_event("key", PANIC, Version::opaque("1")))).unwrap();
+    wait_for_watch(&guard, |watch| matches!(watch, WatchState::Ended { .. })).await;
+    assert!(matches!(notices.recv().await.unwrap(), Notice::WatchEnded));
+    guard.lease().shutdown(SECOND).await;
+    assert!(matches!(end(pending).await, EnsureOutcome::LeaseClosed(LeaseClosed::ShutDown)));
+}
+
+#[test]
+fn death_of_the_runtime_ends_watch_and_requests() {
+    let build =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = build();
+    let (guard, pending, _events) = runtime.block_on(async {
+        let (guard, events) = scripted(MemoryStore::new()).await;
+        follow(&guard);
+        let pending = guard.ensure("key", want("value"));
+        (guard, pending, events)
+    });
+    drop(runtime);
+    assert!(matches!(guard.watch_state(), WatchState::Ended { .. }));
+    let ending = build().block_on(end(pending));
+    assert!(matches!(ending, EnsureOutcome::LeaseClosed(LeaseClosed::DriverDied)), "{ending:?}");
 }
 
 // --- parts ---
@@ -810,6 +895,98 @@ async fn closure_may_call_the_guard_even_when_dropped() {
     assert!(matches!(end(calls("e")).await, EnsureOutcome::LeaseClosed(_)));
 }
 
+/// Runs a test on a thread of its own, because a deadlock would block the test's thread for ever.
+fn ends<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(test());
+        let _ = done.send(());
+    });
+    ended.recv_timeout(20 * SECOND).expect("the test succeeds, and nothing blocks it");
+}
+
+#[test]
+fn a_dropped_closure_may_call_the_guard() {
+    struct Caller(Guard<Scripted>);
+    impl Drop for Caller {
+        fn drop(&mut self) {
+            self.0.remove("elsewhere");
+        }
+    }
+    // Without a listing nothing is known when the first request comes.
+    for is_listed in [false, true] {
+        ends(move || async move {
+            let (script, events) = mpsc::unbounded_channel();
+            if is_listed {
+                script.send(Ok(Event::Init)).unwrap();
+                script.send(Ok(Event::InitDone)).unwrap();
+            }
+            let slow = Duration::from_millis(500);
+            let store = Scripted { slow, ..Scripted::new(MemoryStore::new(), events) };
+            let guard = Guard::new(store, lease(1), "guarded/").unwrap();
+            sleep(MS).await;
+            let first = guard.ensure_part("key", "a", want("x"));
+            sleep(slow).await; // the attempt reads
+            let caller = Caller(guard.clone());
+            let second = guard.ensure_part("key", "b", move |current| {
+                let _ = &caller;
+                want("x")(current)
+            });
+            sleep(slow).await; // the attempt writes
+            let third = guard.ensure_part("key", "b", want("x"));
+            assert!(matches!(end(first).await, EnsureOutcome::Written(_)));
+            assert!(matches!(end(second).await, EnsureOutcome::Superseded));
+            assert!(matches!(end(third).await, EnsureOutcome::Satisfied));
+        });
+    }
+}
+
+#[test]
+fn comparison_of_the_tracker_may_call_the_guard() {
+    ends(|| async {
+        let store = MemoryStore::new();
+        let cell: Arc<std::sync::OnceLock<Guard<MemoryStore>>> = Arc::default();
+        let compares = cell.clone();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let tracker = ContentionTracker::comparing(move |one: &Bytes, other| {
+            compares.get().unwrap().remove("elsewhere");
+            counted.fetch_add(1, SeqCst);
+            one == other
+        });
+        let guard = Guard::with_contention(store.clone(), lease(1), "guarded/", Arc::new(tracker)).unwrap();
+        assert!(cell.set(guard.clone()).is_ok());
+        for _ in 0..3 {
+            drop(end(guard.ensure("key", want("ours"))).await);
+            put(&store, KEY, "theirs").await;
+            sleep(SECOND).await;
+        }
+        assert!(asked.load(SeqCst) > 0);
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn overlapping_prefixes_on_one_lease_are_refused() {
+    let shared = lease(1);
+    let new = |prefix: &str| Guard::new(MemoryStore::new(), shared.clone(), prefix);
+    let first = new("a/b/").unwrap();
+    let _beside = new("a/c/").unwrap();
+    for prefix in ["a/b/", "a/b/c/", "a/", "a", ""] {
+        let refused = new(prefix).unwrap_err();
+        assert!(matches!(refused, SpawnError::OverlappingPrefixes { .. }), "{refused:?}");
+    }
+    assert_eq!(
+        new("a/b/c/").unwrap_err().to_string(),
+        r#"the prefix "a/b/c/" overlaps with "a/b/" of another guard on the same lease"#
+    );
+    drop(first);
+    new("a/b/").expect("a dropped guard frees its prefix");
+    let other = Guard::new(MemoryStore::new(), lease(2), "a/c/");
+    assert!(other.is_ok(), "another lease has its own prefixes");
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_keys_under_the_prefix_are_touched() {
     let store = MemoryStore::new();
@@ -864,6 +1041,14 @@ async fn one_of_several_replicas_writes_for_all() {
 struct Scripted {
     store: MemoryStore,
     events: Arc<Mutex<mpsc::UnboundedReceiver<Result<Event, StoreError>>>>,
+    /// The time of a read and of a write.
+    slow: Duration,
+}
+
+impl Scripted {
+    fn new(store: MemoryStore, events: mpsc::UnboundedReceiver<Result<Event, StoreError>>) -> Self {
+        Self { store, events: Arc::new(Mutex::new(events)), slow: Duration::ZERO }
+    }
 }
 
 type Script = mpsc::UnboundedSender<Result<Event, StoreError>>;
@@ -874,10 +1059,18 @@ async fn scripted(store: MemoryStore) -> (Guard<Scripted>, Script) {
     let (script, events) = mpsc::unbounded_channel();
     script.send(Ok(Event::Init)).unwrap();
     script.send(Ok(Event::InitDone)).unwrap();
-    let store = Scripted { store, events: Arc::new(Mutex::new(events)) };
+    let store = Scripted::new(store, events);
     let guard = Guard::new(store, lease(1), "guarded/").unwrap();
     wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
     (guard, script)
+}
+
+/// [`Scripted::competes`] panics if it is asked about this value.
+const PANIC: &str = "panic";
+
+/// A write of a key under the guard's prefix, as the watch reports it.
+fn put_event(key: &str, value: &'static str, version: Version) -> Event {
+    Event::Put(Entry { key: format!("guarded/{key}").into(), value: value.into(), version })
 }
 
 fn follow(guard: &Guard<Scripted>) {
@@ -886,6 +1079,7 @@ fn follow(guard: &Guard<Scripted>) {
 
 impl Store for Scripted {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        sleep(self.slow).await;
         let entry = self.store.get(key).await?;
         Ok(entry.map(|entry| Entry { version: Version::opaque(format!("{:?}", entry.version)), ..entry }))
     }
@@ -897,6 +1091,7 @@ impl Store for Scripted {
         expected: Expected,
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
+        sleep(self.slow).await;
         if value.len() > 16 {
             return Err(StoreError::TooLarge { reason: "over 16 bytes".into(), source: None });
         }
@@ -918,6 +1113,11 @@ impl Store for Scripted {
 
     async fn delete(&self, key: &str, _: &Version, _: Option<&Fence>) -> Result<(), StoreError> {
         panic!("{key} is never deleted")
+    }
+
+    fn competes(&self, _: Option<&[u8]>, after: &[u8], _: &Version) -> bool {
+        assert_ne!(after, PANIC.as_bytes());
+        true
     }
 
     fn watch(&self, _: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {

@@ -463,6 +463,25 @@ fn our_write_measures_the_echo_once() {
 }
 
 #[test]
+fn listing_measures_no_echo() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    assert_eq!(shell.list(Some(("a", Ordered(1)))), [""; 0]);
+    assert_eq!(shell.put("a", Ordered(1)), [""; 0], "it has come back already");
+}
+
+#[test]
+fn write_before_an_interruption_measures_no_echo() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    shell.now = shell.now + Duration::from_secs(30);
+    let change = Change::new(Some("a".into()), Ordered(1), shell.now);
+    assert_eq!(shell.change(change.live_since(shell.now)), [""; 0]);
+}
+
+#[test]
 fn older_change_has_no_effect() {
     let mut shell = Shell::with("b", Ordered(5));
     shell.request(1, "", Exactly("a"));
@@ -641,6 +660,53 @@ fn unordered_watch_catches_up_with_a_listing() {
     shell.end();
     assert_eq!(shell.list(Some(("other", Opaque(3)))), [""; 0]);
     assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
+}
+
+// --- listings of older states ---
+
+#[test]
+fn listing_with_smaller_revisions_replaces_what_is_known() {
+    let mut shell = Shell::with("old", Ordered(1_000));
+    assert_eq!(shell.list(Some(("older", Ordered(500)))), [""; 0]);
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.put("a", Ordered(501)), ["evidence Some(501)", "1 ByOther"]);
+}
+
+#[test]
+fn listing_with_smaller_revisions_ends_no_request() {
+    let mut shell = Shell::with("b", Ordered(1_000));
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.list(Some(("a", Ordered(500)))), ["assess"], "it may be older than the request");
+    shell.assess();
+    assert_eq!(shell.read(Some(("a", Ordered(500)))).1, ["1 Satisfied"]);
+}
+
+#[test]
+fn write_during_a_listing_outlives_it() {
+    let mut shell = Shell::absent();
+    shell.object.handle_listing();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(7));
+    assert_eq!(shell.change(Change::listed(None, shell.now)), [""; 0]);
+    assert_eq!(shell.object.value().map(|value| &**value), Some("a"));
+}
+
+#[test]
+fn write_before_an_older_listing_is_no_evidence() {
+    let versions: [fn(u64) -> TestVersion; 2] = [Ordered, Opaque];
+    for (version, is_listed) in versions.into_iter().flat_map(|version| [(version, false), (version, true)]) {
+        let listed = is_listed.then_some(("old", version(1)));
+        let returned = || {
+            let mut shell = Shell::absent();
+            shell.request(1, "", Exactly("a"));
+            shell.write(listed, version(2));
+            shell.list(listed);
+            shell.request(2, "", Exactly("a"));
+            shell
+        };
+        assert_eq!(returned().put("a", version(2)), ["echo 0ns", "clear", "2 Satisfied"]);
+        assert_eq!(returned().read(Some(("a", version(2)))).1, ["2 Satisfied"]);
+    }
 }
 
 // --- forgetting ---
