@@ -79,7 +79,9 @@
 //!    read or written something newer since that listing began.
 
 mod attempt;
+mod changes;
 mod effect;
+mod getters;
 mod known;
 mod listing;
 mod opaque;
@@ -92,7 +94,7 @@ mod wish;
 use self::{
     attempt::{Attempt, Refusal, Sent},
     effect::Completions,
-    known::{Age, Known},
+    known::Known,
     listing::Listing,
     own_write::OwnWrite,
     pending::PendingRequests,
@@ -342,156 +344,6 @@ impl<T: Types> Object<T> {
             self.in_flight = None;
         }
         change
-    }
-
-    /// A listing begins: the watch is no longer behind what we know.
-    pub fn handle_listing(&mut self) {
-        self.generation += 1;
-        self.listing.begin();
-        self.own_write.handle_listing();
-        self.known.caught_up();
-    }
-
-    /// Returns what has to be evaluated before [`handle_change`](Self::handle_change).
-    pub fn question(&self, change: &Change<T>) -> Question<T> {
-        let mut question = Question::empty(self.generation);
-        let is_due = change.deferred.is_some() || self.in_flight.is_none();
-        if !self.requests.is_empty() && is_due && self.known.age(change) == Age::Newer {
-            question.wishes = self.requests.wishes();
-            question.earlier = self.requests.earlier();
-            let ours = self.own_write.is(change.value.as_ref())
-                || self.own_write.has_version(change.version.as_ref());
-            if change.value.is_some() && !change.listing && !ours {
-                question.before = Some(Before(self.known.value().cloned()));
-            }
-        }
-        question
-    }
-
-    /// Takes in a change and the answer to its [`question`](Self::question). While an attempt is in
-    /// flight the change is deferred, because it may be the attempt's own write.
-    ///
-    /// # Errors
-    ///
-    /// Returns the change if the question is another one by now.
-    pub fn handle_change(
-        &mut self,
-        mut change: Change<T>,
-        question: &Question<T>,
-        judgement: Judgement,
-    ) -> Result<Effects<T>, Change<T>> {
-        self.listing.note(&change);
-        if self.listing.has_replaced(&change) {
-            return Ok(Vec::new());
-        }
-        if let (None, Some(attempt)) = (change.deferred, &mut self.in_flight) {
-            change.deferred = Some(self.listing.number);
-            attempt.deferred.push_back(change);
-            return Ok(Vec::new());
-        }
-        // Old news needs no answer, and nor does an object that nobody wants.
-        let needs_answer = !self.requests.is_empty() && self.known.age(&change) == Age::Newer;
-        if needs_answer && !self.is_current(question) {
-            return Err(change);
-        }
-        let is_acknowledged = self.own_write.has_version(change.version.as_ref());
-        let echo = self.own_write.take_echo(&change).map(Effect::Echo);
-        let mut effects = echo.into_iter().collect();
-        match self.known.age(&change) {
-            Age::Older | Age::Unclear => {}
-            Age::Known => self.known.caught_up(),
-            Age::Restored => self.restored(&mut effects, change),
-            Age::Newer => self.changed(&mut effects, change, judgement, is_acknowledged),
-        }
-        Ok(effects)
-    }
-
-    /// Takes in an entry of a listing that may be older than what is known. It may be the truth, so
-    /// later changes count from it. It may be old news, so it ends no request.
-    fn restored(&mut self, effects: &mut Effects<T>, change: Change<T>) {
-        self.generation += 1;
-        self.refusal = None;
-        self.satisfied = None;
-        self.known.record(change.value, change.version);
-        effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
-    }
-
-    fn changed(
-        &mut self,
-        effects: &mut Effects<T>,
-        change: Change<T>,
-        judgement: Judgement,
-        is_acknowledged: bool,
-    ) {
-        let ours = self.own_write.take(change.value.as_ref());
-        // A deletion has no writer to ask for.
-        let by_rival =
-            !ours && !is_acknowledged && !change.listing && (judgement.by_rival || change.value.is_none());
-        let revision = change.version.as_ref().and_then(Version::revision);
-        let ending = match &change.version {
-            Some(version) if ours => Completion::Written(version.clone()),
-            _ => Completion::Satisfied,
-        };
-        let is_deletion = change.value.is_none();
-        self.generation += 1;
-        // A listing may be older than our write, which then comes back after it.
-        if !change.listing {
-            self.own_write.forget_echo();
-        }
-        self.refusal = None;
-        self.known.record(change.value.clone(), change.version);
-        let satisfied = judgement.satisfied.filter(|_| !self.requests.is_empty());
-        match satisfied {
-            Some(true) => self.satisfied = change.value,
-            // An object that is created anew under the same key is not one that somebody changed.
-            _ if is_deletion => self.satisfied = None,
-            _ => {}
-        }
-        match satisfied {
-            Some(true) if self.unsatisfied && by_rival => {
-                effects.push(Effect::Evidence { revision });
-                effects.extend(self.complete_all(Completion::ByOther));
-            }
-            Some(true) => {
-                effects.push(Effect::Clear);
-                effects.extend(self.complete_all(ending));
-            }
-            // This fulfils our original request but not the newer one: evidence that the rival is
-            // alive. The newer request starts waiting afresh.
-            Some(false) if judgement.fulfils_earlier && by_rival => {
-                self.unsatisfied = true;
-                self.requests.forget_earlier(effects);
-                effects.extend([Effect::Evidence { revision }, Effect::Queue]);
-            }
-            Some(false) => self.unsatisfied = true,
-            None => {}
-        }
-    }
-
-    /// Returns the pending requests, in order of their parts' first requests.
-    pub fn requests(&self) -> &[Request<T::Wish, T::Waiter>] {
-        self.requests.all()
-    }
-
-    /// Returns the last value that we saw, `None` if it did not exist or none was seen.
-    pub fn value(&self) -> Option<&T::Value> {
-        self.known.value()
-    }
-
-    /// Returns whether nothing is known of the object.
-    pub fn is_unknown(&self) -> bool {
-        self.known.is_nothing()
-    }
-
-    /// Returns whether the current listing has shown the object, or its absence.
-    pub fn is_listed(&self) -> bool {
-        self.listing.is_complete
-    }
-
-    /// Returns whether the object says no more than a new one does after a listing without it.
-    pub fn is_blank(&self) -> bool {
-        let is_idle = self.requests.is_empty() && self.in_flight.is_none();
-        is_idle && !self.own_write.awaits_echo() && self.known.is_blank()
     }
 
     /// Forgets why the store last refused a request for good. Returns the reason if that was at
