@@ -162,6 +162,11 @@ impl Contest {
         self.role == Role::Leader && revision.zip(self.won_at).is_some_and(|(seen, won)| seen < won)
     }
 
+    /// Forgets the revision at which we won: the store may count from a smaller one by now.
+    pub(super) fn forget_revision(&mut self) {
+        self.won_at = None;
+    }
+
     /// Records that another replica is alive. After a silence longer than `patience` it starts
     /// anew: it gets time to catch up before a key counts as overdue.
     pub(super) fn sign_of_life(&mut self, now: Timestamp, patience: Duration) {

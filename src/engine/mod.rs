@@ -46,6 +46,7 @@
 //! | [`Failed`](crate::Outcome::Failed) | all attempts pause, then one runs | the same, and the window falls to 1 | the same |
 //! | [`Unchanged`](crate::Outcome::Unchanged) | nothing | nothing | nothing |
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending job | the same | the same |
+//! | [`handle_relisting`](Engine::handle_relisting) | nothing | evidence counts whatever its revision | nothing |
 //! | [`handle_expire`](Engine::handle_expire) | probe now | not leader until the next success | probe now |
 //! | [`handle_elected`](Engine::handle_elected) | become Leader: epoch + 1, window 1, lease ends at the given time | lease ends at the given time | become Leader |
 //! | [`handle_not_elected`](Engine::handle_not_elected) | become Follower | become Follower | nothing |
@@ -287,6 +288,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             self.contest.reaches(now);
             self.lose(now, true);
         }
+    }
+
+    /// The store was listed anew. It may have been restored to smaller revisions, so evidence counts
+    /// whatever its revision, until we win the lease again.
+    pub fn handle_relisting(&mut self, now: Timestamp) {
+        self.advance(now);
+        self.contest.forget_revision();
     }
 
     /// Gives a key up: clears and returns its pending job. An attempt in flight continues, but is

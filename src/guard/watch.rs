@@ -70,6 +70,8 @@ async fn take_in_all<S: Store>(
                 if event == Event::Init && state == WatchState::Starting {
                     // The first answer of the store shows how far away it is.
                     inner.lease.echo_hint(now - started);
+                } else if event == Event::Init {
+                    inner.lease.relisted();
                 }
                 if state != WatchState::Live || event == Event::InitDone {
                     live_since = now;

@@ -286,6 +286,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         WatchReporter::new(self.handle.shared.clone())
     }
 
+    /// Reports that a watch listed the store anew, which may have been restored to smaller revisions.
+    pub(crate) fn relisted(&self) {
+        self.send(|engine, now| engine.handle_relisting(now));
+    }
+
     /// Reserves a prefix for a guard.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use writerlease::{
-    ContentionTracker, Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, SpawnError, WatchState,
+    ContentionTracker, Ensure, EnsureOutcome, Guard, LeaseClosed, Notice, Outcome, SpawnError, WatchState,
     WriterLease,
     engine::Role,
     lab::{Network, NetworkFault, RemoteStore},
@@ -653,6 +653,26 @@ async fn after_a_restore_the_guard_sees_again() {
     events.send(Ok(put_event("key", "value", Version::ordered(501)))).unwrap();
     assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
     assert_eq!(guard.lease().snapshot().counters.evidence, before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restore_the_leader_hears_again() {
+    for is_restored in [false, true] {
+        let (guard, events) = scripted(MemoryStore::new()).await;
+        let won = async || Outcome::Written.done().at_revision(Some(1_000));
+        guard.lease().try_work("first".into(), move |_| won()).unwrap();
+        sleep(SECOND).await;
+        assert!(guard.lease().is_leader());
+        if is_restored {
+            for event in [Event::Init, Event::InitDone] {
+                events.send(Ok(event)).unwrap();
+            }
+        }
+        sleep(SECOND).await;
+        guard.lease().extend_at(&"elsewhere".into(), Some(501));
+        let role = if is_restored { Role::Follower } else { Role::Leader };
+        assert_eq!(guard.lease().status().role, role);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -151,6 +151,18 @@ fn evidence_older_than_our_win_moves_nothing() {
 }
 
 #[test]
+fn evidence_after_a_relisting_counts_at_any_revision() {
+    let mut world = World::new(1);
+    world.wants("a");
+    let probe = world.sleeps_for_one();
+    world.ends(probe, Outcome::Written.done().at_revision(Some(100)));
+    world.engine.handle_relisting(world.now);
+    assert_eq!(world.engine.role(), Role::Leader);
+    world.engine.handle_observe(world.now, Some(51));
+    assert_eq!(world.engine.role(), Role::Follower);
+}
+
+#[test]
 fn evidence_at_the_winning_revision_counts() {
     let mut world = World::new(1);
     world.wants("a");
