@@ -1,6 +1,7 @@
 //! The handle of a lease.
 
 mod follow;
+mod for_guards;
 mod reporter;
 
 use std::{fmt, hash::Hash, sync::Arc, time::Duration};
@@ -284,25 +285,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// ```
     pub fn watch_reporter(&self) -> WatchReporter<K> {
         WatchReporter::new(self.handle.shared.clone())
-    }
-
-    /// Reports that a watch listed the store anew, which may have been restored to smaller revisions.
-    pub(crate) fn relisted(&self) {
-        self.send(|engine, now| engine.handle_relisting(now));
-    }
-
-    /// Reserves a prefix for a guard.
-    ///
-    /// # Errors
-    ///
-    /// [`SpawnError::OverlappingPrefixes`].
-    pub(crate) fn claim_prefix(&self, prefix: &str) -> Result<PrefixClaim<K>, SpawnError> {
-        PrefixClaim::new(self.handle.shared.clone(), prefix)
-    }
-
-    /// Reports how long a round trip to the store took; ignored after the first echo.
-    pub(crate) fn echo_hint(&self, round_trip: Duration) {
-        self.send(|engine, now| engine.handle_echo_hint(now, round_trip));
     }
 
     /// **Wait**: waits for the first decision: until the first job is finished by us, by another

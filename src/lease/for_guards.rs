@@ -1,0 +1,27 @@
+//! Reports that only a guard makes.
+
+use std::{hash::Hash, time::Duration};
+
+use super::{WriterLease, reporter::PrefixClaim};
+use crate::status::SpawnError;
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
+    /// Reports that a watch listed the store anew, which may have been restored to smaller revisions.
+    pub(crate) fn relisted(&self) {
+        self.send(|engine, now| engine.handle_relisting(now));
+    }
+
+    /// Reserves a prefix for a guard.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::OverlappingPrefixes`].
+    pub(crate) fn claim_prefix(&self, prefix: &str) -> Result<PrefixClaim<K>, SpawnError> {
+        PrefixClaim::new(self.handle.shared.clone(), prefix)
+    }
+
+    /// Reports how long a round trip to the store took; ignored after the first echo.
+    pub(crate) fn echo_hint(&self, round_trip: Duration) {
+        self.send(|engine, now| engine.handle_echo_hint(now, round_trip));
+    }
+}
