@@ -99,8 +99,9 @@ pub enum EnsureOutcome {
     /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create
     /// it.
     Gone,
-    /// The store denied the request. The guard does not retry; a replica with the right to write
-    /// takes over.
+    /// The store denied the request. The guard does not retry: rights are given without an event,
+    /// so a caller that still wants the value calls again. The denial holds up no other key and
+    /// extends no lease, so a replica with the right to write takes over.
     Denied(Arc<StoreError>),
     /// The value is larger than the store takes.
     TooLarge(Arc<StoreError>),

@@ -125,8 +125,8 @@ impl<T: Types> Answer<T> {
             Self::Conflict => Outcome::Conflict.retry(),
             Self::Fenced => Outcome::WrittenByOther.retry(),
             Self::Unanswered => Outcome::Failed.retry(),
-            Self::Denied(_) => Outcome::Failed.done(),
-            Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
+            // The store answers, and other keys may be allowed.
+            Self::Denied(_) | Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
         }
     }
 }

@@ -397,7 +397,7 @@ fn failed_read_is_tried_again() {
 #[test]
 fn refusals_for_good_give_the_requests_up() {
     for (answer, verdict, is_refusal) in [
-        (Answer::Denied("no"), Outcome::Failed.done(), true),
+        (Answer::Denied("no"), Outcome::Unchanged.done(), true),
         (Answer::Impossible("no"), Outcome::Unchanged.done(), true),
         (Answer::Withheld("no"), Outcome::Unchanged.done(), false),
     ] {
