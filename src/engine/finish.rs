@@ -7,8 +7,9 @@ use super::{
     attempt::AttemptId,
     contest::Role,
     in_flight::{Flight, Kind},
+    outage::Failed,
     outcome::{Next, Outcome, Verdict},
-    queue::Requeue,
+    queue::{Class, Requeue},
     time::Timestamp,
 };
 
@@ -64,10 +65,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             _ if flight.cleared => None,
             Next::Done => None,
             Next::Retry => Some(backoff),
-            // The job cannot know how long the pause of an outage lasts.
-            Next::RetryAfter(delay) if verdict.outcome == Outcome::Failed => {
-                Some(delay.max(self.others_first(now)))
-            }
+            // The job cannot know how often its key failed, nor how long an outage pauses.
+            Next::RetryAfter(delay) if verdict.outcome == Outcome::Failed => Some(delay.max(backoff)),
             Next::RetryAfter(delay) => {
                 // The job chose to wait, so a newer one need not.
                 setbacks = 0;
@@ -75,8 +74,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             }
         };
         // A request that was fulfilled and is repeated is a new one, with a new age.
+        let failed = verdict.outcome == Outcome::Failed;
         let fulfilled = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged);
-        let again = delay.map(|delay| Requeue { at: now + delay, fulfilled, setbacks });
+        let again = delay.map(|delay| Requeue { at: now + delay, fulfilled, setbacks, failed });
         self.finish(&flight, job, again)
     }
 
@@ -89,7 +89,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.counters.panics += 1;
         let setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
         let at = now + self.config.retry_interval;
-        let again = (!flight.cleared).then_some(Requeue { at, fulfilled: false, setbacks });
+        let again = (!flight.cleared).then_some(Requeue { at, fulfilled: false, setbacks, failed: true });
         self.finish(&flight, job, again)
     }
 
@@ -141,14 +141,15 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
     }
 
-    /// Pauses all attempts, unless the failure is old news. Returns how long the key itself waits.
+    /// Returns how long the key waits by itself. Pauses all attempts if other keys fail, too.
     fn failed(&mut self, now: Timestamp, flight: &Flight, setbacks: u16, current: bool) -> Duration {
         let (floor, cap) = (self.slowest_news(), self.config.retry_interval);
+        let failed = Failed { key: self.queue.identity(flight.slot), before: flight.failed_before };
         let (backoff, rng) = (&self.backoff, &mut self.rng);
         let news = current
-            && self
-                .outage
-                .failed(now, flight.started, |streak| backoff.after_failure(streak, floor, cap, rng));
+            && self.outage.failed(now, flight.started, failed, cap, |streak| {
+                backoff.after_failure(streak, floor, cap, rng)
+            });
         if news && self.contest.role() == Role::Leader {
             self.window.close();
         }
@@ -160,7 +161,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// that always fails must not be the one that tests, again and again, whether the store is
     /// back.
     fn others_first(&self, now: Timestamp) -> Duration {
-        (self.outage.until() - now).saturating_add(self.config.backoff_base)
+        (self.outage.until(Class::Failed) - now).saturating_add(self.config.backoff_base)
     }
 
     /// Takes the attempt's key out of flight. Without `again` its job is done.

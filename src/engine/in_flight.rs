@@ -17,8 +17,8 @@ pub(super) struct InFlight {
     current: BTreeMap<u64, Flight>,
     /// Past their deadline, by serial.
     late: BTreeMap<u64, Flight>,
-    /// How many of `current` are of adopted keys.
-    own: usize,
+    /// The numbers of `current`.
+    counted: Counted,
 }
 
 /// The numbers of attempts within their deadline.
@@ -27,6 +27,36 @@ pub(super) struct Counted {
     pub(super) all: usize,
     /// Those of adopted keys.
     pub(super) own: usize,
+    /// Those of keys that had failed last.
+    pub(super) failed: usize,
+    /// Those of adopted keys that had failed last.
+    pub(super) failed_own: usize,
+}
+
+impl Counted {
+    /// Returns the number of those of keys that had not failed last.
+    pub(super) fn clean(&self) -> usize {
+        self.all - self.failed
+    }
+
+    /// Returns the number of those by which we compete, of keys that had not failed last.
+    pub(super) fn clean_probes(&self) -> usize {
+        self.clean() - (self.own - self.failed_own)
+    }
+
+    fn change(&mut self, flight: &Flight, by: impl Fn(usize) -> usize) {
+        let (own, failed) = (flight.kind == Kind::Adopted, flight.failed_before);
+        for (count, counts) in [
+            (&mut self.all, true),
+            (&mut self.own, own),
+            (&mut self.failed, failed),
+            (&mut self.failed_own, own && failed),
+        ] {
+            if counts {
+                *count = by(*count);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -36,6 +66,8 @@ pub(super) struct Flight {
     /// The count of changes of role when it started.
     pub(super) role_generation: u64,
     pub(super) kind: Kind,
+    /// Its key had failed last when it started.
+    pub(super) failed_before: bool,
     /// Its key was cleared while it was in flight: it must not be repeated.
     pub(super) cleared: bool,
 }
@@ -55,11 +87,17 @@ pub(super) enum Kind {
 
 impl InFlight {
     pub(super) fn new(timeout: Duration) -> Self {
-        Self { timeout, next_serial: 0, current: BTreeMap::new(), late: BTreeMap::new(), own: 0 }
+        Self {
+            timeout,
+            next_serial: 0,
+            current: BTreeMap::new(),
+            late: BTreeMap::new(),
+            counted: Counted::default(),
+        }
     }
 
     pub(super) fn counted(&self) -> Counted {
-        Counted { all: self.current.len(), own: self.own }
+        self.counted
     }
 
     /// Returns the number of all attempts in flight, those past their deadline included.
@@ -80,14 +118,14 @@ impl InFlight {
         let serial = self.next_serial;
         let deadline = flight.started + self.timeout;
         self.next_serial += 1;
-        self.own += usize::from(flight.kind == Kind::Adopted);
+        self.counted.change(&flight, |count| count + 1);
         self.current.insert(serial, flight);
         (serial, deadline)
     }
 
     pub(super) fn remove(&mut self, serial: u64) -> Option<Flight> {
         let Some(flight) = self.current.remove(&serial) else { return self.late.remove(&serial) };
-        self.own -= usize::from(flight.kind == Kind::Adopted);
+        self.counted.change(&flight, |count| count - 1);
         Some(flight)
     }
 
@@ -106,7 +144,7 @@ impl InFlight {
         while self.next_deadline().is_some_and(|deadline| deadline <= now)
             && let Some((serial, flight)) = self.current.pop_first()
         {
-            self.own -= usize::from(flight.kind == Kind::Adopted);
+            self.counted.change(&flight, |count| count - 1);
             self.late.insert(serial, flight);
         }
     }
@@ -122,6 +160,7 @@ mod tests {
             started: Timestamp::from_nanos(started),
             role_generation: 0,
             kind,
+            failed_before: false,
             cleared: false,
         }
     }
@@ -144,7 +183,7 @@ mod tests {
         in_flight.insert(flight(50, Kind::Lead));
         assert_eq!(in_flight.next_deadline(), Some(deadline));
         in_flight.expire(deadline);
-        assert_eq!(in_flight.counted(), Counted { all: 1, own: 0 });
+        assert_eq!(in_flight.counted(), Counted { all: 1, ..Counted::default() });
         assert_eq!(in_flight.out(), 2);
         assert!(in_flight.of_slot(0).is_some());
         assert!(in_flight.remove(hung).is_some());

@@ -32,6 +32,7 @@
 //! | *echo* | the time from the start of our own write to its return through the watch |
 //! | *patience* | how long a pending key waits before this replica stops trusting the leader to write it |
 //! | *suspicion* | a probe while another replica still holds the lease |
+//! | *outage* | different keys failed, and the store answered no attempt in between |
 //!
 //! # The table
 //!
@@ -43,7 +44,7 @@
 //! | [`handle_extend`](Engine::handle_extend) | as `WrittenByOther`, and the key's pending job is cleared | the same, and up to 16 echoes more | as `WrittenByOther`, and the key's pending job is cleared |
 //! | [`handle_observe`](Engine::handle_observe) | as `WrittenByOther`; pending jobs stay | the same, and up to 16 echoes more | as `WrittenByOther`; pending jobs stay |
 //! | [`Conflict`](crate::Outcome::Conflict) | the key is tried again after a short backoff of its own | the same, and the window halves, once per burst | the same; if the attempt was a suspicion, patience doubles |
-//! | [`Failed`](crate::Outcome::Failed) | all attempts pause, then one runs | the same, and the window falls to 1 | the same |
+//! | [`Failed`](crate::Outcome::Failed) | the key is tried again after a backoff of its own; if different keys fail, all attempts pause, then one runs | the same; if different keys fail, the window falls to 1 | the same as in Election |
 //! | [`Unchanged`](crate::Outcome::Unchanged) | nothing | nothing | nothing |
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending job | the same | the same |
 //! | [`handle_relisting`](Engine::handle_relisting) | nothing | evidence counts whatever its revision | nothing |
@@ -59,8 +60,23 @@
 //!    one, grows by one with each success and halves with each burst of conflicts, as TCP's
 //!    congestion window does (RFC 5681). An attempt past its deadline frees its slot, but blocks
 //!    its key until it returns.
-//! 2. **A conflict changes no role, and neither does an outage.** Anybody's edit of the same object
-//!    refuses a write; a store that is down refuses everybody's. A panic concerns its key only.
+//! 2. **A conflict changes no role, neither does an outage, and one key's failure is no outage.**
+//!    Anybody's edit of the same object refuses a write; a store that is down refuses everybody's.
+//!
+//!    A failure concerns its key. The key backs off by itself, up to the retry interval. Ready keys
+//!    that failed last stand behind all others, however old they are: those with the fewest
+//!    failures in a row first. They hold up to a quarter of the slots (at least one), and leave all
+//!    slots to the others: the window and the one probe of a replica that competes count only keys
+//!    that had not failed.
+//!
+//!    The store is down when different keys fail for the first time and it answered no attempt in
+//!    between. A key that had failed before says nothing new. Attempts then pause, and each probe
+//!    takes another key; the first answer ends the outage. The probe takes the youngest key after
+//!    each failure of the oldest, and the other way round, because keys that always fail tend to
+//!    arrive together. The end of the queue that answered goes first for one more retry interval.
+//!    A key that had failed before lengthens only the pause of keys like it.
+//!
+//!    A panic concerns its key only. That key counts as one that failed.
 //! 3. **Only evidence counts**: a write that turned a key from wrong to right. Other edits say
 //!    nothing about a competitor. The guard distinguishes the two.
 //! 4. **One loss is one step, and old news changes nothing.** An attempt that started before the
@@ -146,7 +162,7 @@ use self::{
     in_flight::{Flight, InFlight, Kind},
     outage::Outage,
     patience::Patience,
-    queue::{Cleared, Queue},
+    queue::{Class, Cleared, Queue},
     step::Step,
     window::Window,
 };
@@ -345,12 +361,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
         self.counters.overdue += u64::from(matches!(kind, Kind::Overdue | Kind::Adopted));
         self.counters.attempts += 1;
+        let failed_before = self.queue.class(ready.slot) == Class::Failed;
         let (key, job, number) = self.queue.start(ready.slot);
         let (serial, deadline) = self.in_flight.insert(Flight {
             slot: ready.slot,
             started: now,
             role_generation: self.contest.role_generation(),
             kind,
+            failed_before,
             cleared: false,
         });
         Some(Start { id: AttemptId(serial), key, job, number, epoch: self.contest.epoch(), deadline })

@@ -81,7 +81,7 @@ impl Outcome {
     }
 
     /// Returns a verdict that tries the job again after `delay`. After [`Outcome::Failed`] it waits
-    /// at least as long as the pause of the outage.
+    /// at least as long as with [`Next::Retry`].
     pub fn retry_after(self, delay: Duration) -> Verdict {
         Verdict { outcome: self, next: Next::RetryAfter(delay), revision: None }
     }

@@ -2,7 +2,7 @@
 //! next.
 //!
 //! At most one job per key is pending, and at most one attempt of a key is in flight. Every
-//! operation on the hot path (push, oldest, start, finish, clear) takes O(1), however much is
+//! operation on the hot path (push, first, start, finish, clear) takes O(1), however much is
 //! pending. The rarer ones (a key that waits for its retry, a key that this replica has adopted)
 //! take O(log n).
 //!
@@ -17,7 +17,8 @@
 //!
 //! Fresh keys are in order of arrival because time only grows; keys that come back are sorted by
 //! their age. So the oldest ready key is always at one of two heads. An adopted key goes to a third
-//! place, `Adopted`, because a follower may write it when it may write no other.
+//! place, `Adopted`, because a follower may write it when it may write no other. Keys whose last
+//! attempt failed have an order of their own in each place: by their failures in a row, then by age.
 
 use std::{
     collections::BTreeSet,
@@ -43,8 +44,8 @@ pub(super) struct Queue<K, J> {
     free: Vec<Slot>,
     fresh_head: Slot,
     fresh_tail: Slot,
-    again: BTreeSet<(Timestamp, Slot)>,
-    adopted_ready: BTreeSet<(Timestamp, Slot)>,
+    again: [BTreeSet<Ready>; 2],
+    adopted_ready: [BTreeSet<Ready>; 2],
     waiting: BTreeSet<(Timestamp, Slot)>,
     adopted: Adopted<K>,
     pending: usize,
@@ -62,6 +63,8 @@ struct Node<K, J> {
     tries: u32,
     setbacks: u16,
     attempted: bool,
+    /// The last attempt failed, or panicked.
+    failed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,11 +92,22 @@ pub(super) struct Requeue {
     pub(super) fulfilled: bool,
     /// How many refusals and failures in a row the key has had.
     pub(super) setbacks: u16,
+    /// The attempt failed, or panicked.
+    pub(super) failed: bool,
 }
 
-/// A ready key.
+/// Keys whose last attempt failed, or all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Clean,
+    Failed,
+}
+
+/// A ready key, in the order in which such keys start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ready {
+    /// How many setbacks in a row a key of [`Class::Failed`] has had; 0 for all others.
+    pub(super) failures: u16,
     pub(super) since: Timestamp,
     pub(super) slot: Slot,
 }
@@ -119,8 +133,8 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             free: Vec::new(),
             fresh_head: NONE,
             fresh_tail: NONE,
-            again: BTreeSet::new(),
-            adopted_ready: BTreeSet::new(),
+            again: Default::default(),
+            adopted_ready: Default::default(),
             waiting: BTreeSet::new(),
             adopted: Adopted::new(),
             pending: 0,
@@ -158,6 +172,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
                     tries: 0,
                     setbacks: 0,
                     attempted: false,
+                    failed: false,
                 };
                 if slot as usize == self.slots.len() {
                     self.slots.push(Some(node));
@@ -197,32 +212,37 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         old
     }
 
-    /// Returns the oldest ready key, adopted or not.
-    pub(super) fn oldest(&self) -> Option<Ready> {
-        let oldest = self.oldest_common();
-        match self.oldest_adopted() {
-            None => oldest,
-            Some(adopted) => Some(oldest.map_or(adopted, |other| other.min(adopted))),
+    /// Returns whether any key is ready.
+    pub(super) fn is_any_ready(&self) -> bool {
+        self.fresh_head != NONE || self.again.iter().chain(&self.adopted_ready).any(|ready| !ready.is_empty())
+    }
+
+    /// Returns the first ready key of a class, adopted or not.
+    pub(super) fn first(&self, class: Class) -> Option<Ready> {
+        let first = self.first_common(class);
+        match self.first_adopted(class) {
+            None => first,
+            Some(adopted) => Some(first.map_or(adopted, |other| other.min(adopted))),
         }
     }
 
-    /// Returns the oldest ready key that is not adopted.
-    pub(super) fn oldest_common(&self) -> Option<Ready> {
-        let fresh = (self.fresh_head != NONE)
-            .then(|| Ready { since: self.node(self.fresh_head).since, slot: self.fresh_head });
-        if self.again.is_empty() {
-            return fresh;
-        }
-        let again = self.again.first().map(|&(since, slot)| Ready { since, slot });
-        match (fresh, again) {
+    /// Returns the first ready key of a class that is not adopted.
+    pub(super) fn first_common(&self, class: Class) -> Option<Ready> {
+        let fresh = (class == Class::Clean && self.fresh_head != NONE).then(|| self.ready(self.fresh_head).1);
+        match (fresh, self.again[class as usize].first().copied()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
     }
 
-    /// Returns the oldest ready key that is adopted.
-    pub(super) fn oldest_adopted(&self) -> Option<Ready> {
-        self.adopted_ready.first().map(|&(since, slot)| Ready { since, slot })
+    /// Returns the first ready key of a class that is adopted.
+    pub(super) fn first_adopted(&self, class: Class) -> Option<Ready> {
+        self.adopted_ready[class as usize].first().copied()
+    }
+
+    /// Returns the youngest key that was never attempted and is not adopted.
+    pub(super) fn youngest_fresh(&self) -> Option<Ready> {
+        (self.fresh_tail != NONE).then(|| self.ready(self.fresh_tail).1)
     }
 
     /// Returns when the next waiting key becomes ready.
@@ -253,6 +273,16 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         (node.key.clone(), job, tries)
     }
 
+    /// Returns whether the key's last attempt failed.
+    pub(super) fn class(&self, slot: Slot) -> Class {
+        if self.node(slot).failed { Class::Failed } else { Class::Clean }
+    }
+
+    /// Returns a number by which a key is known again, whichever slot it has then.
+    pub(super) fn identity(&self, slot: Slot) -> u64 {
+        self.hasher.hash_one(self.key(slot))
+    }
+
     /// Returns how many refusals and failures in a row the key has had.
     pub(super) fn setbacks(&self, slot: Slot) -> u16 {
         self.node(slot).setbacks
@@ -264,6 +294,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         if node.job.is_some() {
             node.setbacks = 0;
             node.attempted = false;
+            node.failed = false;
             self.enter_ready(slot);
         } else {
             self.free(slot);
@@ -276,6 +307,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         let node = self.node_mut(slot);
         let Place::Running { since, tries } = node.place else { unreachable!("the key is in flight") };
         node.setbacks = again.setbacks;
+        node.failed = again.failed;
         let superseded = if node.job.is_some() {
             if !again.fulfilled {
                 node.since = since;
@@ -360,8 +392,8 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
     }
 
     fn release_adopted(&mut self) {
-        for (_, slot) in std::mem::take(&mut self.adopted_ready) {
-            self.enter_ready(slot);
+        for ready in std::mem::take(&mut self.adopted_ready).into_iter().flatten() {
+            self.enter_ready(ready.slot);
         }
     }
 
@@ -410,15 +442,22 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         if self.adopted.contains(&node.key) {
             return self.enter_adopted(slot);
         }
-        let since = node.since;
+        let (class, ready) = self.ready(slot);
         self.node_mut(slot).place = Place::Again;
-        self.again.insert((since, slot));
+        self.again[class as usize].insert(ready);
     }
 
     fn enter_adopted(&mut self, slot: Slot) {
-        let since = self.node(slot).since;
+        let (class, ready) = self.ready(slot);
         self.node_mut(slot).place = Place::Adopted;
-        self.adopted_ready.insert((since, slot));
+        self.adopted_ready[class as usize].insert(ready);
+    }
+
+    /// Returns where a key stands among the ready ones.
+    fn ready(&self, slot: Slot) -> (Class, Ready) {
+        let node = self.node(slot);
+        let failures = if node.failed { node.setbacks } else { 0 };
+        (self.class(slot), Ready { failures, since: node.since, slot })
     }
 
     fn append_fresh(&mut self, slot: Slot) {
@@ -430,15 +469,14 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
 
     /// Unlinks a slot from its place.
     fn leave(&mut self, slot: Slot) {
-        let node = self.node(slot);
-        let since = node.since;
-        match node.place {
+        let (class, ready) = self.ready(slot);
+        match self.node(slot).place {
             Place::Fresh { prev, next } => {
                 self.set_next(prev, next);
                 self.set_prev(next, prev);
             }
-            Place::Again => drop(self.again.remove(&(since, slot))),
-            Place::Adopted => drop(self.adopted_ready.remove(&(since, slot))),
+            Place::Again => drop(self.again[class as usize].remove(&ready)),
+            Place::Adopted => drop(self.adopted_ready[class as usize].remove(&ready)),
             Place::Waiting(at) => drop(self.waiting.remove(&(at, slot))),
             Place::Running { .. } => {}
         }
@@ -473,13 +511,13 @@ mod tests {
 
     /// Starts the oldest ready key. Returns its age beside what `start` returns.
     fn take(queue: &mut Queue<&'static str, u32>) -> Option<(&'static str, u32, u32, Timestamp)> {
-        let Ready { since, slot } = queue.oldest()?;
+        let Ready { since, slot, .. } = queue.first(Class::Clean).or_else(|| queue.first(Class::Failed))?;
         let (key, job, number) = queue.start(slot);
         Some((key, job, number, since))
     }
 
     fn unfulfilled(at: Timestamp, setbacks: u16) -> Requeue {
-        Requeue { at, fulfilled: false, setbacks }
+        Requeue { at, fulfilled: false, setbacks, failed: false }
     }
 
     #[test]
@@ -512,14 +550,30 @@ mod tests {
     fn key_that_is_requeued_keeps_its_age() {
         let mut queue = Queue::new();
         queue.push(at(1), "a", 1);
-        let a = queue.oldest().unwrap().slot;
+        let a = queue.first(Class::Clean).unwrap().slot;
         let (_, job, _) = queue.start(a);
         queue.push(at(2), "b", 2);
         queue.requeue(a, job, unfulfilled(at(10), 1));
-        assert_eq!(queue.key(queue.oldest().unwrap().slot), &"b");
+        assert_eq!(queue.key(queue.first(Class::Clean).unwrap().slot), &"b");
         assert_eq!(queue.next_due(), Some(at(10)));
         queue.release_due(at(10));
-        assert_eq!(queue.oldest(), Some(Ready { since: at(1), slot: a }));
+        assert_eq!(queue.first(Class::Clean), Some(Ready { failures: 0, since: at(1), slot: a }));
+    }
+
+    #[test]
+    fn failed_keys_stand_last_by_failures_then_age() {
+        let mut queue = Queue::new();
+        for (i, key) in ["thrice", "once", "refused", "later once"].into_iter().enumerate() {
+            queue.push(at(i as u64), key, 0);
+        }
+        for (slot, setbacks, failed) in [(0, 3, true), (1, 1, true), (2, 9, false), (3, 1, true)] {
+            let (_, job, _) = queue.start(slot);
+            queue.requeue(slot, job, Requeue { failed, ..unfulfilled(at(10), setbacks) });
+        }
+        queue.release_due(at(10));
+        queue.push(at(11), "fresh", 0);
+        let order: Vec<&str> = std::iter::from_fn(|| take(&mut queue).map(|(key, ..)| key)).collect();
+        assert_eq!(order, ["refused", "fresh", "once", "later once", "thrice"]);
     }
 
     #[test]
@@ -527,11 +581,11 @@ mod tests {
         for (setbacks, ready) in [(1, false), (0, true)] {
             let mut queue = Queue::new();
             queue.push(at(1), "a", 1);
-            let a = queue.oldest().unwrap().slot;
+            let a = queue.first(Class::Clean).unwrap().slot;
             let (_, job, _) = queue.start(a);
             queue.requeue(a, job, unfulfilled(at(10), setbacks));
             queue.push(at(2), "a", 2);
-            assert_eq!(queue.oldest().is_some(), ready);
+            assert_eq!(queue.first(Class::Clean).is_some(), ready);
         }
     }
 
@@ -541,7 +595,7 @@ mod tests {
         queue.push(at(1), "a", 1);
         take(&mut queue).unwrap();
         queue.push(at(5), "a", 2);
-        assert_eq!(queue.oldest(), None);
+        assert_eq!(queue.first(Class::Clean), None);
         queue.finish(0);
         assert_eq!(take(&mut queue), Some(("a", 2, 1, at(5))));
     }
@@ -554,7 +608,7 @@ mod tests {
             let (_, job, _, _) = take(&mut queue).unwrap();
             queue.push(at(5), "a", 2);
             queue.clear(&"a");
-            queue.requeue(0, job, Requeue { at: at(10), fulfilled, setbacks: 0 });
+            queue.requeue(0, job, Requeue { at: at(10), fulfilled, setbacks: 0, failed: false });
             queue.release_due(at(10));
             assert_eq!(take(&mut queue), Some(("a", 1, 2, since)));
         }
@@ -567,20 +621,20 @@ mod tests {
         queue.adopt(at(0), "mine", adoption);
         queue.push(at(1), "mine", 1);
         queue.push(at(2), "other", 2);
-        assert_eq!(queue.oldest_adopted().unwrap().since, at(1));
-        assert_eq!(queue.oldest_common().unwrap().since, at(2));
-        assert_eq!(queue.oldest().unwrap().since, at(1));
+        assert_eq!(queue.first_adopted(Class::Clean).unwrap().since, at(1));
+        assert_eq!(queue.first_common(Class::Clean).unwrap().since, at(2));
+        assert_eq!(queue.first(Class::Clean).unwrap().since, at(1));
         queue.unadopt(&"mine");
         queue.clear(&"mine");
         queue.push(at(3), "mine", 1);
-        assert_eq!(queue.oldest_adopted(), None);
+        assert_eq!(queue.first_adopted(Class::Clean), None);
         queue.adopt(at(4), "lent", adoption);
         queue.push(at(5), "lent", 3);
         queue.end_adoptions(at(9));
-        assert_eq!(queue.oldest_adopted().unwrap().since, at(5));
+        assert_eq!(queue.first_adopted(Class::Clean).unwrap().since, at(5));
         queue.end_adoptions(at(10));
-        assert_eq!(queue.oldest_adopted(), None);
-        assert_eq!(queue.oldest_common().unwrap().since, at(2));
+        assert_eq!(queue.first_adopted(Class::Clean), None);
+        assert_eq!(queue.first_common(Class::Clean).unwrap().since, at(2));
         assert_eq!(queue.drain(), [("other", 2), ("mine", 1), ("lent", 3)]);
     }
 

@@ -11,3 +11,15 @@ pub(super) enum Step {
     /// Nothing before the next event.
     Idle,
 }
+
+impl Step {
+    /// Returns what happens first if this step, which runs nothing, and another are possible.
+    pub(super) fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (_, Self::Run(ready, kind)) => Self::Run(ready, kind),
+            (Self::Wait(one), Self::Wait(another)) => Self::Wait(one.min(another)),
+            (Self::Idle, other) | (other, Self::Idle) => other,
+            (step, _) => step,
+        }
+    }
+}

@@ -99,6 +99,10 @@ pub(crate) struct Run {
     attempts: BTreeMap<Job, u32>,
     /// Keys with a deadline of their own, because an attempt of theirs is to be repeated.
     repeating: BTreeSet<Key>,
+    /// How many attempts of keys that failed last were in flight before the last one started.
+    failed: usize,
+    /// The keys that failed since the last answer.
+    unanswered: BTreeSet<Key>,
     /// The attempt that ended last.
     ended: Option<AttemptId>,
     /// Once an election decides: the end of the time for which we are elected.
@@ -117,6 +121,8 @@ impl Run {
             returned: BTreeSet::new(),
             attempts: BTreeMap::new(),
             repeating: BTreeSet::new(),
+            failed: 0,
+            unanswered: BTreeSet::new(),
             ended: None,
             elected: None,
         }
@@ -211,18 +217,30 @@ impl Run {
 
     pub(super) fn end(&mut self, out: Out, verdict: Verdict) {
         let before = self.standing();
-        let pause = self.engine.outage.until();
+        let pause = self.engine.outage.until(Class::Failed);
+        let failed = verdict.outcome == Outcome::Failed;
         let returned = self.engine.handle_outcome(self.now, out.id, verdict, out.job);
         if out.role_generation != before.role_generation {
             assert_eq!(self.standing(), before, "old news moved something");
-            assert!(self.engine.outage.until() <= pause, "old news started an outage");
+            assert!(self.engine.outage.until(Class::Failed) <= pause, "old news started an outage");
         }
         let done = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged);
         let anew = match verdict.next {
             Next::RetryAfter(delay) => self.now + delay,
             _ => self.now + self.engine.config().retry_interval(),
         };
+        self.note(out.key, failed);
         self.settle(out, verdict.next != Next::Done, done.then_some(anew), returned);
+    }
+
+    /// Notes whether the last attempt of a key failed, and which keys failed since the last answer.
+    fn note(&mut self, key: Key, failed: bool) {
+        if failed {
+            self.unanswered.insert(key);
+        } else {
+            self.unanswered.clear();
+        }
+        assert!(!self.engine.outage.lasts() || self.unanswered.len() > 1, "an outage of one key");
     }
 
     /// Checks where the job of an attempt went that has ended. `anew`: the attempt fulfilled the
@@ -278,6 +296,8 @@ impl Run {
         let before = lease(self.standing());
         loop {
             let announced = self.engine.poll_timeout().is_some_and(|at| at <= self.now);
+            self.engine.in_flight.expire(self.now);
+            self.failed = self.engine.in_flight.counted().failed;
             let Some(start) = self.engine.poll_attempt(self.now) else { break };
             assert!(announced, "an attempt that no deadline announced");
             self.start(start);
@@ -315,15 +335,21 @@ impl Run {
         let counted = self.engine.in_flight.counted();
         assert_eq!(counted.all, self.in_time().count() + 1);
         let own = counted.own > self.in_time().filter(|out| out.own).count();
+        let concurrency = self.engine.config().concurrency();
         let most = match self.engine.role() {
             Role::Leader if self.engine.is_leader(self.now) => self.engine.window(),
             Role::Leader | Role::Election => 1,
-            Role::Follower if own => self.engine.config().concurrency(),
+            Role::Follower if own => concurrency,
             Role::Follower => counted.own + 1,
         };
-        assert!(counted.all <= most, "{counted:?} in flight, {most} allowed");
-        assert!(self.now >= self.engine.outage.until(), "an attempt during the pause of an outage");
-        assert!(!self.engine.outage.lasts() || counted.all == 1, "one attempt probes a store that was down");
+        // An attempt of a key that failed last takes its place in the window, and holds none.
+        let class = if counted.failed > self.failed { Class::Failed } else { Class::Clean };
+        let counts = if class == Class::Failed { counted.all } else { counted.clean() };
+        assert!(counts <= most, "{counted:?} in flight, {most} allowed");
+        assert!(counted.all <= concurrency && counted.failed <= (concurrency / 4).max(1), "{counted:?}");
+        let outage = &self.engine.outage;
+        assert!(self.now >= outage.until(class), "an attempt during the pause of an outage");
+        assert!(!outage.lasts() || counts == 1, "one attempt probes a store that was down");
         self.out.push(Out {
             id: start.id,
             key: start.key,

@@ -1,6 +1,6 @@
 //! The promises that one engine keeps with every event that it takes in.
 
-use std::fmt::Display;
+use std::{collections::BTreeSet, fmt::Display};
 
 use crate::engine::{
     Engine, Role, Timestamp,
@@ -15,8 +15,15 @@ pub(super) struct Checker {
     /// The position of the write that won the lease, in the store's order.
     won_at: Option<u64>,
     last_answer: Timestamp,
-    /// When the last attempt failed, if the store has answered none since that one began.
+    /// The keys whose last attempt failed.
+    failed: BTreeSet<usize>,
+    /// The key that failed first since the last answer.
+    suspect: Option<usize>,
+    /// When the last attempt failed, if different keys failed and the store has answered no attempt
+    /// in between.
     silent: Option<Timestamp>,
+    /// When the last attempt failed, while it was silent, of a key that had not failed before.
+    silent_to_clean: Option<Timestamp>,
     broken: Option<(&'static str, String)>,
 }
 
@@ -26,6 +33,16 @@ pub(super) struct Standing {
     at: Timestamp,
     role_generation: u64,
     role: Role,
+}
+
+/// The key of an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Of {
+    pub key: usize,
+    /// Its attempt before that had failed.
+    pub failed_before: bool,
+    /// Its job was cleared while the attempt was in flight.
+    pub cleared: bool,
 }
 
 impl Standing {
@@ -50,11 +67,25 @@ impl Checker {
         self.last_written + engine.config().term
     }
 
-    pub fn attempt_starts(&mut self, engine: &Engine<usize, u64>, now: Timestamp) {
-        if let Some(silent) = self.silent
+    /// Returns whether the last attempt of a key failed.
+    pub fn has_failed(&self, key: usize) -> bool {
+        self.failed.contains(&key)
+    }
+
+    /// A key's job was cleared, and with it what is known of the key.
+    pub fn key_was_cleared(&mut self, key: usize) {
+        self.failed.remove(&key);
+    }
+
+    pub fn attempt_starts(&mut self, engine: &Engine<usize, u64>, now: Timestamp, key: usize) {
+        let silent = if self.has_failed(key) { self.silent } else { self.silent_to_clean };
+        if let Some(silent) = silent
             && now < silent + engine.config().backoff_base
         {
-            self.break_promise("all attempts pause after a failure", format!("{:?}", now - silent));
+            self.break_promise(
+                "all attempts pause after failures of different keys",
+                format!("{:?}", now - silent),
+            );
         }
     }
 
@@ -63,6 +94,7 @@ impl Checker {
     pub fn attempt_ended(
         &mut self,
         engine: &Engine<usize, u64>,
+        of: Of,
         began: Standing,
         before: Standing,
         verdict: Verdict,
@@ -74,7 +106,12 @@ impl Checker {
                 let is_news =
                     self.silent.is_none_or(|silent| silent < started) && started >= self.last_answer;
                 if is_news && began.role_generation == before.role_generation {
-                    self.silent = Some(now);
+                    self.failure_is_news(now, of);
+                }
+                if of.cleared {
+                    self.failed.remove(&of.key);
+                } else {
+                    self.failed.insert(of.key);
                 }
                 return;
             }
@@ -82,7 +119,19 @@ impl Checker {
             _ => {}
         }
         self.last_answer = now;
-        self.silent = None;
+        self.failed.remove(&of.key);
+        (self.suspect, self.silent, self.silent_to_clean) = (None, None, None);
+    }
+
+    fn failure_is_news(&mut self, now: Timestamp, of: Of) {
+        let is_first = !of.failed_before;
+        if self.silent.is_none() && (!is_first || *self.suspect.get_or_insert(of.key) == of.key) {
+            return;
+        }
+        self.silent = Some(now);
+        if is_first {
+            self.silent_to_clean = Some(now);
+        }
     }
 
     fn written(

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    checker::{Checker, Standing},
+    checker::{Checker, Of, Standing},
     contender::{Contender, Start},
     message::{Content, News, Simulated, Stored, Write},
     plan::Member,
@@ -56,6 +56,7 @@ struct Attempt {
     wishes: Wishes<Simulated>,
     /// `None` if no engine started it.
     standing: Option<Standing>,
+    of: Of,
 }
 
 impl Process {
@@ -137,21 +138,24 @@ impl Process {
             let (key, fence) = (start.key, self.fence);
             let standing = self.standing(now);
             if let Some(engine) = self.contender.engine() {
-                self.checker.attempt_starts(engine, local);
+                self.checker.attempt_starts(engine, local, key);
             }
+            let of = Of { key, failed_before: self.checker.has_failed(key), cleared: false };
             if self.attempts.contains_key(&key) {
                 return Err(key);
             }
             let wishes = self.key(key).object.handle_attempt();
-            self.attempts.insert(key, Attempt { start, started: now, fence, wishes, standing });
+            self.attempts.insert(key, Attempt { start, started: now, fence, wishes, standing, of });
             started.push(key);
         }
         Ok(started)
     }
 
-    /// How many attempts are in flight that started after `since`.
-    pub fn attempts_since(&self, since: Duration) -> usize {
-        self.attempts.values().filter(|attempt| attempt.started > since).count()
+    /// How many attempts are in flight that started after `since`, and how many of these are of
+    /// keys that had failed before.
+    pub fn attempts_since(&self, since: Duration) -> (usize, usize) {
+        let attempts = || self.attempts.values().filter(|attempt| attempt.started > since);
+        (attempts().count(), attempts().filter(|attempt| attempt.of.failed_before).count())
     }
 
     /// An attempt has read a key. Returns the write to send. If there is nothing to write, that
@@ -192,7 +196,7 @@ impl Process {
         if let Some(engine) = self.contender.engine()
             && let Some((began, before)) = attempt.standing.zip(before)
         {
-            self.checker.attempt_ended(engine, began, before, verdict, self.fence.is_none());
+            self.checker.attempt_ended(engine, attempt.of, began, before, verdict, self.fence.is_none());
         }
     }
 
@@ -262,7 +266,10 @@ impl Process {
                     let newest = self.key(number).object.requests().iter().map(|request| request.id.0).max();
                     self.contender.try_work(local, number, newest.expect("the job has a request"));
                 }
-                Effect::Clear => self.contender.remove(local, number),
+                Effect::Clear => {
+                    self.contender.remove(local, number);
+                    self.key_was_cleared(number);
+                }
                 Effect::Evidence { revision } => self.extend(now, number, revision),
                 Effect::Echo(echo) => {
                     if let Some(engine) = self.contender.engine_mut() {
@@ -297,10 +304,18 @@ impl Process {
     fn extend(&mut self, now: Duration, number: usize, revision: Option<u64>) {
         let (local, before) = (self.local(now), self.standing(now));
         self.contender.extend(local, number, revision);
+        self.key_was_cleared(number);
         if let Some(engine) = self.contender.engine()
             && let Some(before) = before
         {
             self.checker.rival_was_seen(engine, before, revision);
+        }
+    }
+
+    fn key_was_cleared(&mut self, number: usize) {
+        match self.attempts.get_mut(&number) {
+            Some(attempt) => attempt.of.cleared = true,
+            None => self.checker.key_was_cleared(number),
         }
     }
 

@@ -86,9 +86,12 @@ fn no_backoff_is_shorter_than_two_echoes() {
         world.ends(attempt, Outcome::Conflict);
         let wait = world.timeout().unwrap();
         assert!((ms(200)..=ms(300)).contains(&wait), "of a refused key: {wait:?}");
-        let attempt = world.sleeps_for_one();
-        world.wants("b");
-        world.ends(attempt, Outcome::Failed);
+        for key in ["b", "c"] {
+            world.wants(key);
+            let attempt = world.one();
+            world.ends(attempt, Outcome::Failed);
+        }
+        world.wants("d");
         let pause = world.timeout().unwrap();
         assert!((ms(200)..=ms(220)).contains(&pause), "of an outage: {pause:?}");
     }
@@ -133,6 +136,13 @@ fn jitter_covers_the_first_step_and_the_cap() {
             world.wants("b");
             world.ends(attempt, outcome);
             if outcome == Outcome::Conflict {
+                world.removes("b");
+            } else {
+                let attempt = world.one();
+                world.ends(attempt, outcome);
+                world.wants("c");
+                // Each of these waits for itself.
+                world.removes("a");
                 world.removes("b");
             }
             world.timeout().unwrap()

@@ -71,9 +71,12 @@ fn keys_that_we_attempted_give_no_sample() {
 #[test]
 fn waits_through_an_outage_give_no_sample() {
     let mut world = World::following(1);
-    world.wants("waits");
+    world.wants_all(["waits", "other"]);
     let attempt = world.sleeps_for_one();
     assert_eq!(attempt.key, "waits");
+    world.ends(attempt, Outcome::Failed);
+    let attempt = world.sleeps_for_one();
+    assert_eq!(attempt.key, "other");
     world.wants("later");
     world.ends(attempt, Outcome::Failed);
     let patience = world.engine.patience();
@@ -85,6 +88,7 @@ fn waits_through_an_outage_give_no_sample() {
     world.ends(attempt, Outcome::Conflict);
     world.pass(secs(1));
     world.evidence("waits");
+    world.evidence("other");
     sample(&mut world, "a", ms(400));
     assert_eq!(world.unspread(), ms(400) * 3, "the store is back: this is the first sample");
 }
@@ -92,11 +96,13 @@ fn waits_through_an_outage_give_no_sample() {
 #[test]
 fn requests_from_during_an_outage_give_no_sample() {
     let mut world = World::following(1);
-    world.wants_all(["first", "second", "waits"]);
+    world.wants_all(["first", "second", "waits", "third"]);
+    for _ in 0..2 {
+        let attempt = world.sleeps_for_one();
+        world.ends(attempt, Outcome::Failed);
+    }
     let attempt = world.sleeps_for_one();
-    world.ends(attempt, Outcome::Failed);
-    let attempt = world.sleeps_for_one();
-    assert_eq!(attempt.key, "second");
+    assert_eq!(attempt.key, "third");
     world.ends(attempt, Outcome::Conflict);
     world.wants("after");
     let patience = world.engine.patience();
@@ -353,6 +359,10 @@ fn new_or_returning_leader_gets_its_time() {
             }
             let heard = world.now;
             world.evidence("theirs");
+            // The first backoff is shorter than the gaps between the evidence below.
+            if deposed {
+                world.falls_far_behind(ms(150));
+            }
             let patience = world.engine.patience();
             let attempt = world.outlasts_patience_under_evidence();
             assert!(world.now - heard >= patience, "{deposed}: {:?} of {patience:?}", world.now - heard);
