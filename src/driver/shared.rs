@@ -42,8 +42,12 @@ pub(crate) struct State<K> {
     pub(super) fence: Option<Arc<Fence>>,
     /// The task that follows an election.
     follower: Option<AbortHandle>,
+    /// Called once when the lease is closed, outside of the lock.
+    when_closed: Vec<OnClose>,
     pub(super) phase: Phase,
 }
+
+type OnClose = Box<dyn FnOnce(LeaseClosed) + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Phase {
@@ -72,6 +76,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 prefixes: Prefixes::default(),
                 fence: None,
                 follower: None,
+                when_closed: Vec::new(),
                 phase: Phase::Running,
             }),
             status: watch::Sender::new(status),
@@ -265,11 +270,28 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.published = Status { is_leader: false, closed: Some(closed), ..state.published };
         let role_token = state.role_token.clone();
         let follower = state.follower.take();
+        let when_closed = std::mem::take(&mut state.when_closed);
         self.status.send_replace(state.published);
         drop(state);
         role_token.cancel();
         if let Some(follower) = follower {
             follower.abort();
+        }
+        for call in when_closed {
+            call(closed);
+        }
+    }
+
+    /// Calls back once the lease is closed; immediately if it is closed already. A task that dies
+    /// with its runtime, perhaps before the driver does, learns of the end in this way only.
+    pub(crate) fn when_closed(&self, call: OnClose) {
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Closed(closed) => {
+                drop(state);
+                call(closed);
+            }
+            _ => state.when_closed.push(call),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// | the value was right already, and a competitor made it so | `WrittenByOther` |
 /// | the compare-and-write was refused | `Conflict` |
 /// | the store did not answer, or not in time | `Failed` |
-/// | the store will never accept the write: give up this key alone | `Unchanged`, after reporting the error |
+/// | the store denies the write, or will never accept it: give up this key alone | `Unchanged`, after reporting the error |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Outcome {
@@ -24,8 +24,9 @@ pub enum Outcome {
     Conflict,
     /// There was nothing to write.
     Unchanged,
-    /// The attempt learnt nothing: the store was unreachable, it denied the request, or the answer
-    /// was lost. All attempts pause, for a time that grows up to the retry interval.
+    /// The attempt learnt nothing: the store was unreachable, or the answer was lost. The key is
+    /// tried again after a backoff that grows up to the retry interval. If different keys fail and
+    /// none is answered in between, all attempts pause.
     Failed,
 }
 

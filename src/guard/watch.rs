@@ -101,9 +101,13 @@ impl<S: Store> Drop for EndGuard<S> {
         // Without handles, nobody asks for the state of the watch.
         let Some((inner, _task)) = self.guard.upgrade().zip(self.task.upgrade()) else { return };
         inner.end_watch();
-        if let Some(closed) = inner.lease.status().closed {
-            inner.close(closed);
-        }
+        // A runtime that dies drops its tasks in any order: the driver may still be there.
+        let guard = self.guard.clone();
+        inner.lease.when_closed(move |closed| {
+            if let Some(inner) = guard.upgrade() {
+                inner.close(closed);
+            }
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{hash::Hash, time::Duration};
 
 use super::{WriterLease, reporter::PrefixClaim};
-use crate::status::SpawnError;
+use crate::status::{LeaseClosed, SpawnError};
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// Reports that a watch listed the store anew, which may have been restored to smaller revisions.
@@ -18,6 +18,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// [`SpawnError::OverlappingPrefixes`].
     pub(crate) fn claim_prefix(&self, prefix: &str) -> Result<PrefixClaim<K>, SpawnError> {
         PrefixClaim::new(self.handle.shared.clone(), prefix)
+    }
+
+    /// Calls back once the lease is closed; immediately if it is closed already.
+    pub(crate) fn when_closed(&self, call: impl FnOnce(LeaseClosed) + Send + 'static) {
+        self.handle.shared.when_closed(Box::new(call));
     }
 
     /// Reports how long a round trip to the store took; ignored after the first echo.

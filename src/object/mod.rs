@@ -311,8 +311,12 @@ impl<T: Types> Object<T> {
             Answer::Conflict | Answer::Fenced => {}
             Answer::Denied(reason) | Answer::Impossible(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
-                let version = self.known.version().cloned();
-                self.refusal = Some(Box::new(Refusal { version, reason }));
+                // A caller that withdrew its request meanwhile has no use for the reason, and the
+                // next caller may want another value.
+                if !effects.is_empty() {
+                    let version = self.known.version().cloned();
+                    self.refusal = Some(Box::new(Refusal { version, reason }));
+                }
             }
             Answer::Withheld(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));

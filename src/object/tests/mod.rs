@@ -412,6 +412,17 @@ fn refusals_for_good_give_the_requests_up() {
 }
 
 #[test]
+fn refusal_of_a_withdrawn_request_is_not_kept() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("b", Ordered(1))));
+    let _ = shell.object.handle_removal();
+    let _ = shell.answer(Answer::Denied("no"));
+    shell.end();
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), None);
+}
+
+#[test]
 fn refusal_belongs_to_one_version() {
     let mut shell = Shell::with("b", Ordered(1));
     shell.request(1, "", Exactly("a"));
