@@ -403,7 +403,6 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
 
     /// Takes all pending jobs, oldest first. Attempts in flight stay.
     pub(super) fn drain(&mut self) -> Vec<(K, J)> {
-        let mut taken = Vec::with_capacity(self.pending);
         let mut slots: Vec<(Timestamp, Slot)> = (0..self.slots.len() as Slot)
             .filter_map(|slot| {
                 let node = self.slots[slot as usize].as_ref()?;
@@ -411,13 +410,11 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             })
             .collect();
         slots.sort_unstable();
-        for (_, slot) in slots {
+        let take = |(_, slot): (Timestamp, Slot)| {
             let key = self.key(slot).clone();
-            if let Some(job) = self.clear(&key).job {
-                taken.push((key, job));
-            }
-        }
-        taken
+            self.clear(&key).job.map(|job| (key, job))
+        };
+        slots.into_iter().filter_map(take).collect()
     }
 
     fn node(&self, slot: Slot) -> &Node<K, J> {
