@@ -46,6 +46,8 @@
 //! | [`Conflict`](crate::Outcome::Conflict) | the key is tried again after a short backoff of its own | the same, and the window halves, once per burst | the same; if the attempt was a suspicion, patience doubles |
 //! | [`Failed`](crate::Outcome::Failed) | the key is tried again after a backoff of its own; if different keys fail, all attempts pause, then one runs | the same; if different keys fail, the window falls to 1 | the same as in Election |
 //! | [`Unchanged`](crate::Outcome::Unchanged) | nothing | nothing | nothing |
+//! | [`handle_satisfied`](Engine::handle_satisfied) | clear the key's pending job | the same | the same |
+//! | [`handle_deleted`](Engine::handle_deleted) | the key is nobody's | the same | the same |
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending job | the same | the same |
 //! | [`handle_relisting`](Engine::handle_relisting) | nothing | evidence counts whatever its revision | nothing |
 //! | [`handle_expire`](Engine::handle_expire) | probe now | not leader until the next success | probe now |
@@ -311,6 +313,20 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_relisting(&mut self, now: Timestamp) {
         self.advance(now);
         self.contest.forget_revision();
+    }
+
+    /// The caller knows that the key is as it should be, whoever made it so: clears and returns its
+    /// pending job. Says nothing about any replica.
+    pub fn handle_satisfied(&mut self, now: Timestamp, key: &K) -> Option<J> {
+        self.advance(now);
+        self.decided = true;
+        self.clear(key).job
+    }
+
+    /// Another process deleted the object: its last writer is no longer the one to write it.
+    pub fn handle_deleted(&mut self, now: Timestamp, key: &K) {
+        self.advance(now);
+        self.queue.unadopt(key);
     }
 
     /// Gives a key up: clears and returns its pending job. An attempt in flight continues, but is

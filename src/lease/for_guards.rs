@@ -11,6 +11,16 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.send(|engine, now| engine.handle_relisting(now));
     }
 
+    /// Reports that a key is as it should be, and was not made so by anybody that we know of.
+    pub(crate) fn satisfied(&self, key: &K) {
+        self.send(|engine, now| engine.handle_satisfied(now, key));
+    }
+
+    /// Reports that another process deleted the object.
+    pub(crate) fn deleted(&self, key: &K) {
+        self.send(|engine, now| engine.handle_deleted(now, key));
+    }
+
     /// Reserves a prefix for a guard.
     ///
     /// # Errors
