@@ -29,11 +29,14 @@ pub(super) struct Contest {
     burst_end: Timestamp,
     /// When another replica last showed a sign of life.
     last_sign: Timestamp,
-    /// Since when signs of life arrived without a pause in which we would have suspected the
-    /// leader.
+    /// Since when signs of life arrived without a silence in between.
     signs_since: Timestamp,
     /// The youngest request that another replica is known to have served.
     reached: Timestamp,
+    /// When we last became leader.
+    won_since: Timestamp,
+    /// When our last successful write ended.
+    last_write: Timestamp,
     /// The revision of the write that made us leader.
     won_at: Option<u64>,
     /// The caller ended the lease: the follower's next attempt needs no further delay.
@@ -70,6 +73,15 @@ impl Contest {
         self.signs_since
     }
 
+    /// Records that another replica is alive. After a silence longer than `silence` another one may
+    /// have begun to do the work of one that died, and gets its time.
+    pub(super) fn sign_of_life(&mut self, now: Timestamp, silence: Duration) {
+        if now - self.last_sign > silence {
+            self.signs_since = now;
+        }
+        self.last_sign = now;
+    }
+
     pub(super) fn reached(&self) -> Timestamp {
         self.reached
     }
@@ -77,6 +89,19 @@ impl Contest {
     /// Records that another replica served a request that was pending since `since`.
     pub(super) fn reaches(&mut self, since: Timestamp) {
         self.reached = self.reached.max(since);
+    }
+
+    pub(super) fn won_since(&self) -> Timestamp {
+        self.won_since
+    }
+
+    pub(super) fn last_write(&self) -> Timestamp {
+        self.last_write
+    }
+
+    /// Records that a write of ours succeeded, whatever it was for.
+    pub(super) fn wrote(&mut self, now: Timestamp) {
+        self.last_write = now;
     }
 
     #[cfg(test)]
@@ -102,6 +127,7 @@ impl Contest {
         }
         self.change(Role::Leader);
         self.epoch += 1;
+        self.won_since = started;
         self.lease_end = started + term;
         self.won_at = revision;
         true
@@ -117,7 +143,7 @@ impl Contest {
         now: Timestamp,
         evidence: bool,
         rival_delay: Duration,
-        patience: Duration,
+        silence: Duration,
         mut backoff: impl FnMut(u32) -> Duration,
     ) -> bool {
         let was = self.role;
@@ -137,10 +163,7 @@ impl Contest {
             self.burst_end = end;
             self.lease_end = end + rival_delay;
         }
-        self.sign_of_life(now, patience);
-        if was != Role::Follower {
-            self.signs_since = now;
-        }
+        self.sign_of_life(now, silence);
         self.expired_by_caller = false;
         was != Role::Follower
     }
@@ -165,15 +188,6 @@ impl Contest {
     /// Forgets the revision at which we won: the store may count from a smaller one by now.
     pub(super) fn forget_revision(&mut self) {
         self.won_at = None;
-    }
-
-    /// Records that another replica is alive. After a silence longer than `patience` it starts
-    /// anew: it gets time to catch up before a key counts as overdue.
-    pub(super) fn sign_of_life(&mut self, now: Timestamp, patience: Duration) {
-        if now - self.last_sign > patience {
-            self.signs_since = now;
-        }
-        self.last_sign = now;
     }
 
     /// Ends the lease at the caller's request.

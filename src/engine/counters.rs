@@ -26,6 +26,6 @@ pub struct Counters {
     pub evidence: u64,
     /// Probes that started because the leader seemed dead.
     pub suspicions: u64,
-    /// Attempts of single keys that the leader skips.
-    pub overdue: u64,
+    /// Attempts of single keys that their last writer, or a living leader, left pending.
+    pub takeovers: u64,
 }

@@ -7,6 +7,7 @@ use super::{
     backoff::seconds,
     contest::Role,
     in_flight::Kind,
+    incumbent::Incumbent,
     queue::{Class, Ready},
     step::Step,
     time::Timestamp,
@@ -31,127 +32,136 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Returns what the ready keys of a class may do.
     fn step_of(&self, class: Class) -> Step {
-        let now = self.clock;
-        let Some(first) = self.queue.first(class) else { return Step::Idle };
-        if now < self.outage.until(class) {
+        let steps = Incumbent::ALL.map(|incumbent| self.step_in(incumbent, class));
+        steps.into_iter().fold(Step::Idle, Step::or)
+    }
+
+    /// Returns what the ready keys of an incumbent and a class may do. The oldest decides, because
+    /// no younger one may do more.
+    fn step_in(&self, incumbent: Incumbent, class: Class) -> Step {
+        let Some(first) = self.queue.first(incumbent, class) else { return Step::Idle };
+        if self.clock < self.outage.until(class) {
             return Step::Wait(self.outage.until(class));
         }
         // After the pause of an outage, one attempt tests whether the store is back; the others
         // wait for its answer, or they would all time out together.
-        if self.outage.lasts() && !self.has_slot(class, 1) {
-            return self.when_a_slot_is_free();
-        }
-        let (slots, kind) = match self.contest.role() {
-            Role::Election if now < self.election => return Step::Wait(self.election),
-            // A leader whose lease has run out is the incumbent: it competes like the others,
-            // but needs no delay.
-            Role::Leader if self.contest.leads(now) => (self.window.size(), Kind::Lead),
-            // A replica that competes has one attempt in flight at a time (rule 1).
-            Role::Election | Role::Leader => (1, Kind::Probe { suspicion: false }),
-            Role::Follower => return self.step_as_follower(class),
-        };
-        if !self.has_slot(class, slots) {
-            return self.when_a_slot_is_free();
-        }
-        Step::Run(self.youngest(class).unwrap_or(first), kind)
-    }
-
-    /// Returns the youngest key, if it goes before the oldest.
-    fn youngest(&self, class: Class) -> Option<Ready> {
-        let takes_youngest =
-            class == Class::Clean && self.outage.takes_youngest(self.clock, self.config.retry_interval);
-        takes_youngest.then(|| self.queue.youngest_fresh()).flatten()
-    }
-
-    /// Returns whether a key of this class may have one of so many slots. Keys that failed last hold
-    /// up to a quarter of them, and hold up no other key: they count for themselves only.
-    fn has_slot(&self, class: Class, slots: usize) -> bool {
         let out = self.in_flight.counted();
-        let in_class = match class {
-            Class::Clean => out.clean() < slots,
-            Class::Failed => out.all < slots && out.failed < (slots / 4).max(1),
-        };
-        in_class && out.all < self.config.concurrency
-    }
-
-    fn step_as_follower(&self, class: Class) -> Step {
-        if !self.has_slot(class, self.config.concurrency) {
+        let tests = if class == Class::Clean { out.total_clean() } else { out.total() };
+        if self.outage.lasts() && tests > 0 {
             return self.when_a_slot_is_free();
         }
-        let common = match self.queue.first_common(class) {
-            Some(first) => self.step_with_common(class, first),
-            None => Step::Idle,
-        };
-        let common = match (common, self.youngest(class)) {
-            (Step::Run(first, kind), Some(youngest)) => match self.step_with_common(class, youngest) {
+        match (self.step_with(incumbent, class, first), self.youngest(incumbent, class)) {
+            (Step::Run(first, kind), Some(youngest)) => match self.step_with(incumbent, class, youngest) {
                 Step::Run(youngest, kind) => Step::Run(youngest, kind),
                 _ => Step::Run(first, kind),
             },
-            (common, _) => common,
-        };
-        match (self.queue.first_adopted(class), common) {
-            // The older key goes first, so that a stream of jobs for adopted keys starves no other
-            // key.
-            (Some(own), Step::Run(other, kind)) if other < own => Step::Run(other, kind),
-            // Nobody holds the lease: an adopted key wins it as well as any other.
-            (Some(own), _) if self.contest.lease_end() <= self.clock && self.has_slot(class, 1) => {
-                Step::Run(own, Kind::Probe { suspicion: false })
-            }
-            (Some(own), _) => Step::Run(own, Kind::Adopted),
-            (None, common) => common,
+            (step, _) => step,
         }
     }
 
-    /// Returns what a follower may do with the first key of a class that it has not adopted.
-    fn step_with_common(&self, class: Class, oldest: Ready) -> Step {
+    /// Returns the youngest key, if it goes before the oldest.
+    fn youngest(&self, incumbent: Incumbent, class: Class) -> Option<Ready> {
+        let takes_youngest =
+            class == Class::Clean && self.outage.takes_youngest(self.clock, self.config.retry_interval);
+        takes_youngest.then(|| self.queue.youngest_fresh(incumbent)).flatten()
+    }
+
+    /// Returns what may be done with one key.
+    fn step_with(&self, incumbent: Incumbent, class: Class, key: Ready) -> Step {
         let now = self.clock;
-        let out = self.in_flight.counted();
-        // Attempts of adopted keys are no probes, so they do not hold one up.
-        let probes = match class {
-            Class::Clean => out.clean_probes(),
-            Class::Failed => out.all - out.own,
-        };
-        if probes > 0 {
-            return self.when_a_slot_is_free();
-        }
-        let patience = self.patience.current();
-        // A sign of life restarts the wait: the leader may be busy with other keys.
-        let probe = self.may_probe(oldest).min(oldest.since.max(self.contest.last_sign()) + patience);
-        if probe <= now {
-            return Step::Run(oldest, Kind::Probe { suspicion: now < self.contest.lease_end() });
-        }
-        // The leader served a request that is younger than this key's by a whole patience: it is
-        // alive and skips this key. Service of older requests proves nothing. The leader may be
-        // slow, and a write beside it would depose it; or it may have died just after, and a write
-        // beside the dead would look like its sign of life. A key from before the leader took over,
-        // or was heard again, gets its time from that moment on.
-        //
-        // A key whose adoption expired waits longest, so that a replica that wants it takes it over
-        // first. A replica with adopted keys waits shortest, so that skipped keys gather in few
-        // hands.
-        let patience = if self.queue.was_adopted(oldest.slot) {
-            self.patience.yielding()
-        } else if self.queue.holds_adopted() {
-            self.patience.unspread()
-        } else {
-            patience
-        };
-        if oldest.since.max(self.contest.signs_since()) + patience <= self.contest.reached() {
-            Step::Run(oldest, Kind::Overdue)
-        } else {
-            Step::Wait(probe)
+        let leads = self.contest.leads(now);
+        // In an election that is held elsewhere, keys have no incumbents.
+        let incumbent = if self.authority.is_by_work() { incumbent } else { Incumbent::Nobody };
+        match (incumbent, self.contest.role()) {
+            // Nobody holds the lease: our work wins it.
+            (Incumbent::Us, Role::Election | Role::Follower) if self.contest.lease_end() <= now => self
+                .run(class, key, Kind::Probe { silent: false, suspicion: false }, 1)
+                .or(self.run(class, key, Kind::Own, self.config.concurrency)),
+            (Incumbent::Us, _) => self.run(class, key, Kind::Own, self.config.concurrency),
+            (Incumbent::Nobody, _) if leads => self.run(class, key, Kind::Lead, self.window.size()),
+            (Incumbent::Nobody, Role::Election) if now < self.election => Step::Wait(self.election),
+            // A leader whose lease has run out is the incumbent of the lease: it competes like the
+            // others, but needs no delay.
+            (Incumbent::Nobody, Role::Election | Role::Leader) => {
+                self.run(class, key, Kind::Probe { silent: false, suspicion: false }, 1)
+            }
+            (Incumbent::Nobody, Role::Follower) => {
+                // The leader served a request that is younger than this key's by a whole patience: it
+                // skips this key, and so we need a leader of our own. Service of older requests proves
+                // nothing, because a slow leader may be working through a long queue.
+                let is_skipped = self.left_at(key) <= self.contest.reached();
+                self.probe(class, key, if is_skipped { now } else { self.may_probe(key) })
+            }
+            (Incumbent::Other, _) => {
+                let silent_at = if leads { Timestamp::MAX } else { self.silent_at(key) };
+                let left_at = self.left_at(key);
+                // If nobody was heard of lately, we shall soon know whether they live.
+                let heard_until = self.contest.last_sign() + self.patience.unspread();
+                if now.max(left_at) > heard_until && !leads || silent_at <= now {
+                    self.probe(class, key, silent_at)
+                } else if left_at <= now {
+                    self.run(class, key, Kind::Takeover, self.takeovers.size())
+                } else {
+                    Step::Wait(left_at.min(silent_at))
+                }
+            }
         }
     }
 
-    /// Returns when a follower may compete for the lease with its oldest key, if the leader is
-    /// healthy: the lease has ended, and the incumbent had a head start with the job.
-    fn may_probe(&self, oldest: Ready) -> Timestamp {
+    /// Returns the step of a key with which we may probe for the lease from a time on.
+    fn probe(&self, class: Class, key: Ready, from: Timestamp) -> Step {
+        if self.clock < from {
+            return Step::Wait(from);
+        }
+        let silent = self.silent_at(key) <= self.clock;
+        let suspicion = self.clock < self.contest.lease_end();
+        self.run(class, key, Kind::Probe { silent, suspicion }, 1)
+    }
+
+    /// Returns when a key has been pending for our patience, or twice that if we have keys of our own
+    /// to write: we leave those of others to replicas that have none.
+    fn left_at(&self, key: Ready) -> Timestamp {
+        let is_busy = self.queue.first(Incumbent::Us, Class::Clean).is_some();
+        let patiences = if is_busy { self.config.tuning.busy_patiences } else { 1 };
+        let wait = self.patience.current().saturating_mul(patiences);
+        // After a silence, a replica that does the work of a dead one gets its time, but not for
+        // ever.
+        (key.since.max(self.contest.signs_since()) + wait).min(key.since + wait.saturating_mul(2))
+    }
+
+    /// Runs an attempt if one of so many slots is free.
+    ///
+    /// Keys that failed last hold up to a quarter of them, and hold up no other key: they count for
+    /// themselves only.
+    fn run(&self, class: Class, key: Ready, kind: Kind, slots: usize) -> Step {
+        let out = self.in_flight.counted();
+        let (group, concurrency) = (kind.group(), self.config.concurrency);
+        let is_free = match class {
+            Class::Clean => out.clean(group) < slots,
+            Class::Failed => {
+                out.all(group) < slots
+                    && out.failed(group) < (slots / 4).max(1)
+                    && out.total_failed() < (concurrency / 4).max(1)
+            }
+        };
+        if is_free && out.total() < concurrency { Step::Run(key, kind) } else { self.when_a_slot_is_free() }
+    }
+
+    /// Returns when a key has waited for our patience without a sign of another replica's life. That
+    /// restarts the wait: the other may be busy with other keys.
+    fn silent_at(&self, key: Ready) -> Timestamp {
+        key.since.max(self.contest.last_sign()) + self.patience.current()
+    }
+
+    /// Returns when a follower may compete for the lease with a key that is nobody's: the leader is
+    /// silent, or the lease has ended and its last holder had a head start with the job.
+    fn may_probe(&self, key: Ready) -> Timestamp {
         if self.contest.expired_by_caller() {
             return self.contest.lease_end();
         }
         let echoes = self.echoes(self.config.tuning.head_start_echoes).as_secs_f64();
         let head_start = seconds(echoes * (1.0 + self.config.jitter * self.patience.place()));
-        self.contest.lease_end().max(oldest.since + head_start)
+        self.contest.lease_end().max(key.since + head_start).min(self.silent_at(key))
     }
 
     fn when_a_slot_is_free(&self) -> Step {

@@ -7,6 +7,7 @@ use super::{
     attempt::AttemptId,
     contest::Role,
     in_flight::{Flight, Kind},
+    incumbent::Incumbent,
     outage::Failed,
     outcome::{Next, Outcome, Verdict},
     queue::{Class, Requeue},
@@ -34,9 +35,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             }
             Outcome::WrittenByOther => {
                 self.counters.written_by_others += 1;
-                // Another replica does write this key, so we need not.
-                let key = self.queue.key(flight.slot).clone();
-                self.queue.unadopt(&key);
+                self.queue.set_incumbent_of(now, flight.slot, Incumbent::Other);
                 if current && self.authority.is_by_work() {
                     self.lose(now, false);
                 }
@@ -73,9 +72,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Some(delay)
             }
         };
-        // A request that was fulfilled and is repeated is a new one, with a new age.
+        // A request that was fulfilled, by whomever, and is repeated is a new one, with a new age.
         let failed = verdict.outcome == Outcome::Failed;
-        let fulfilled = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged);
+        let fulfilled =
+            matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged | Outcome::WrittenByOther);
         let again = delay.map(|delay| Requeue { at: now + delay, fulfilled, setbacks, failed });
         self.finish(&flight, job, again)
     }
@@ -94,17 +94,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     }
 
     fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
-        if matches!(flight.kind, Kind::Overdue | Kind::Adopted) {
-            // The leader is alive and skips this key, unless we learnt otherwise while the attempt
-            // was in flight. Role and lease stay. A key that was adopted when its attempt started
-            // is not adopted again: its adoption may have ended meanwhile, and the write is no news
-            // about the leader.
-            if flight.kind == Kind::Overdue && !flight.cleared {
-                let key = self.queue.key(flight.slot).clone();
-                let adoption = self.patience.current().saturating_mul(self.config.tuning.adoption_patiences);
-                self.queue.adopt(now, key, adoption);
-            }
-            return;
+        self.contest.wrote(now);
+        // Evidence that came during the attempt may be of a later write.
+        if !flight.cleared {
+            self.queue.set_incumbent_of(now, flight.slot, Incumbent::Us);
+        }
+        if flight.kind == Kind::Takeover {
+            self.takeovers.grow();
         }
         if !self.authority.is_by_work() {
             // The election says how long we lead; a write only shows that the store keeps up.
@@ -120,8 +116,18 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if !current || flight.started + term <= now {
             return;
         }
-        if self.contest.win(flight.started, term, revision) {
+        if let Kind::Probe { silent: true, .. } = flight.kind {
+            // What the silent ones wrote is nobody's by now.
+            self.queue.change_incumbent(now, Incumbent::Other, Incumbent::Nobody);
+        } else if self.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
+            // A key of ours, or one that we took over: the lease is another's.
+            return;
+        }
+        // Slow start begins anew after an idle term.
+        if !self.contest.leads(now) {
             self.window.close();
+        }
+        if self.contest.win(flight.started, term, revision) {
             self.counters.won += 1;
             self.decided = true;
         } else {
@@ -133,16 +139,17 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         match flight.kind {
             Kind::Lead => self.window.halve(id.0, self.in_flight.next_serial()),
             // The object changed since we read it: the suspected leader is alive.
-            Kind::Probe { suspicion: true } => {
+            Kind::Probe { suspicion: true, .. } => {
                 self.patience.refuted(&mut self.rng);
-                self.contest.sign_of_life(now, self.patience.current());
+                self.contest.sign_of_life(now, self.patience.unspread());
             }
-            Kind::Probe { suspicion: false } | Kind::Overdue | Kind::Adopted => {}
+            Kind::Takeover => self.takeovers.halve(id.0, self.in_flight.next_serial()),
+            Kind::Probe { .. } | Kind::Own => {}
         }
     }
 
     /// Returns how long the key waits by itself. Pauses all attempts if other keys fail, too.
-    fn failed(&mut self, now: Timestamp, flight: &Flight, setbacks: u16, current: bool) -> Duration {
+    fn failed(&mut self, now: Timestamp, flight: &Flight, setbacks: u8, current: bool) -> Duration {
         let (floor, cap) = (self.slowest_news(), self.config.retry_interval);
         let failed = Failed { key: self.queue.identity(flight.slot), before: flight.failed_before };
         let (backoff, rng) = (&self.backoff, &mut self.rng);
@@ -170,7 +177,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             Some(again) => self.queue.requeue(flight.slot, job, again),
             None => {
                 self.decided = true;
-                self.queue.finish(flight.slot);
+                self.queue.finish(self.clock, flight.slot);
                 Some(job)
             }
         }

@@ -21,41 +21,48 @@ pub(super) struct InFlight {
     counted: Counted,
 }
 
-/// The numbers of attempts within their deadline.
+/// The numbers of attempts within their deadline, by [`Group`]: of keys that had failed last, and of
+/// all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    pub(super) all: usize,
-    /// Those of adopted keys.
-    pub(super) own: usize,
-    /// Those of keys that had failed last.
-    pub(super) failed: usize,
-    /// Those of adopted keys that had failed last.
-    pub(super) failed_own: usize,
+pub(super) struct Counted([[usize; 2]; 3]);
+
+/// Attempts that share slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    /// Those of a leader, and the probes of one that would be.
+    Lease,
+    /// Those of keys that we wrote last.
+    Own,
+    Takeover,
 }
 
 impl Counted {
-    /// Returns the number of those of keys that had not failed last.
-    pub(super) fn clean(&self) -> usize {
-        self.all - self.failed
+    pub(super) fn clean(&self, group: Group) -> usize {
+        self.0[group as usize][0]
     }
 
-    /// Returns the number of those by which we compete, of keys that had not failed last.
-    pub(super) fn clean_probes(&self) -> usize {
-        self.clean() - (self.own - self.failed_own)
+    pub(super) fn failed(&self, group: Group) -> usize {
+        self.0[group as usize][1]
     }
 
-    fn change(&mut self, flight: &Flight, by: impl Fn(usize) -> usize) {
-        let (own, failed) = (flight.kind == Kind::Adopted, flight.failed_before);
-        for (count, counts) in [
-            (&mut self.all, true),
-            (&mut self.own, own),
-            (&mut self.failed, failed),
-            (&mut self.failed_own, own && failed),
-        ] {
-            if counts {
-                *count = by(*count);
-            }
-        }
+    pub(super) fn all(&self, group: Group) -> usize {
+        self.clean(group) + self.failed(group)
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.total_clean() + self.total_failed()
+    }
+
+    pub(super) fn total_clean(&self) -> usize {
+        self.0.iter().map(|[clean, _]| clean).sum()
+    }
+
+    pub(super) fn total_failed(&self) -> usize {
+        self.0.iter().map(|[_, failed]| failed).sum()
+    }
+
+    fn of(&mut self, flight: &Flight) -> &mut usize {
+        &mut self.0[flight.kind.group() as usize][usize::from(flight.failed_before)]
     }
 }
 
@@ -77,12 +84,27 @@ pub(super) struct Flight {
 pub(super) enum Kind {
     /// We hold the lease.
     Lead,
-    /// We compete for the lease; as a suspicion while another replica holds it.
-    Probe { suspicion: bool },
-    /// A single key that the leader skips.
-    Overdue,
-    /// A key that we have adopted.
-    Adopted,
+    /// We compete for the lease.
+    Probe {
+        /// No other replica was heard of for our patience.
+        silent: bool,
+        /// Another replica still held the lease.
+        suspicion: bool,
+    },
+    /// We wrote the key last.
+    Own,
+    /// The replica that wrote the key last, or the leader, leaves it pending.
+    Takeover,
+}
+
+impl Kind {
+    pub(super) fn group(self) -> Group {
+        match self {
+            Self::Lead | Self::Probe { .. } => Group::Lease,
+            Self::Own => Group::Own,
+            Self::Takeover => Group::Takeover,
+        }
+    }
 }
 
 impl InFlight {
@@ -118,20 +140,25 @@ impl InFlight {
         let serial = self.next_serial;
         let deadline = flight.started + self.timeout;
         self.next_serial += 1;
-        self.counted.change(&flight, |count| count + 1);
+        *self.counted.of(&flight) += 1;
         self.current.insert(serial, flight);
         (serial, deadline)
     }
 
     pub(super) fn remove(&mut self, serial: u64) -> Option<Flight> {
         let Some(flight) = self.current.remove(&serial) else { return self.late.remove(&serial) };
-        self.counted.change(&flight, |count| count - 1);
+        *self.counted.of(&flight) -= 1;
         Some(flight)
     }
 
     /// Returns the attempt of a key in flight, in O(attempts in flight).
     pub(super) fn of_slot(&mut self, slot: Slot) -> Option<&mut Flight> {
         self.current.values_mut().chain(self.late.values_mut()).find(|flight| flight.slot == slot)
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn newest(&self) -> Option<&Flight> {
+        self.current.last_key_value().map(|(_, flight)| flight)
     }
 
     /// Returns the slots of all attempts in flight.
@@ -144,7 +171,7 @@ impl InFlight {
         while self.next_deadline().is_some_and(|deadline| deadline <= now)
             && let Some((serial, flight)) = self.current.pop_first()
         {
-            self.counted.change(&flight, |count| count - 1);
+            *self.counted.of(&flight) -= 1;
             self.late.insert(serial, flight);
         }
     }
@@ -179,11 +206,12 @@ mod tests {
     #[test]
     fn late_attempt_frees_its_slot_and_still_finishes() {
         let mut in_flight = InFlight::new(Duration::from_nanos(100));
-        let (hung, deadline) = in_flight.insert(flight(0, Kind::Adopted));
+        let (hung, deadline) = in_flight.insert(flight(0, Kind::Own));
         in_flight.insert(flight(50, Kind::Lead));
         assert_eq!(in_flight.next_deadline(), Some(deadline));
         in_flight.expire(deadline);
-        assert_eq!(in_flight.counted(), Counted { all: 1, ..Counted::default() });
+        assert_eq!((in_flight.counted().all(Group::Own), in_flight.counted().all(Group::Lease)), (0, 1));
+        assert_eq!(in_flight.counted().total(), 1);
         assert_eq!(in_flight.out(), 2);
         assert!(in_flight.of_slot(0).is_some());
         assert!(in_flight.remove(hung).is_some());

@@ -120,7 +120,6 @@
 //! an outage and all of rule 8. The election replaces rules 3 to 6 and 9: it alone decides who
 //! writes, and until when.
 
-mod adopted;
 mod attempt;
 mod authority;
 mod backoff;
@@ -133,6 +132,7 @@ mod election;
 mod finish;
 mod getters;
 mod in_flight;
+mod incumbent;
 mod outage;
 pub(crate) mod outcome;
 mod patience;
@@ -152,6 +152,7 @@ pub use self::{
     attempt::{AttemptId, Start},
     contest::Role,
     counters::Counters,
+    incumbent::Incumbent,
     time::Timestamp,
     tuning::Tuning,
 };
@@ -212,6 +213,9 @@ pub struct Engine<K, J> {
     queue: Queue<K, J>,
     in_flight: InFlight,
     window: Window,
+    takeovers: Window,
+    /// When the last takeover started.
+    last_takeover: Timestamp,
     patience: Patience,
     outage: Outage,
     echo: Echo,
@@ -236,9 +240,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             queue: Queue::new(),
             in_flight: InFlight::new(config.attempt_timeout),
             window: Window::new(config.concurrency, config.tuning.window_growth),
+            takeovers: Window::new(config.concurrency, config.tuning.window_growth),
+            last_takeover: Timestamp::ZERO,
             patience: Patience::new(&config, &mut rng),
             outage: Outage::default(),
-            echo: Echo::hinted(config.echo_hint, config.term / LONGEST_ECHO),
+            echo: Echo::hinted(config.echo_hint, config.tuning.longest_echo.min(config.term / LONGEST_ECHO)),
             counters: Counters::default(),
             rng,
             config,
@@ -262,6 +268,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             let spread = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
             self.election = now + seconds(spread * self.rng.truncated_exponential());
         }
+        self.forget_idle(now);
         self.queue.push(now, key, job)
     }
 
@@ -274,26 +281,35 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_extend(&mut self, now: Timestamp, key: &K, revision: Option<u64>) -> Option<J> {
         let now = self.advance(now);
         let Cleared { job, since, attempted, .. } = self.clear(key);
-        if !self.contest.is_old_news(revision) {
-            self.queue.unadopt(key);
-            self.counters.evidence += 1;
-            // A request of unknown age may be as young as this moment.
-            self.contest.reaches(since.map_or(now, |since| since.min(now)));
-            if self.authority.is_by_work() {
+        if self.contest.is_old_news(revision) {
+            return job;
+        }
+        self.counters.evidence += 1;
+        self.decided = true;
+        // A request of unknown age may be as young as this moment.
+        self.contest.reaches(since.map_or(now, |since| since.min(now)));
+        let waited = since.map(|since| now - since);
+        // Some replica may have lost patience by now. Then this says nothing about who leads, nor
+        // about the pace of a leader.
+        let is_late = waited.is_some_and(|waited| self.patience.is_late(waited));
+        self.forget_idle(now);
+        let before = self.queue.set_incumbent(now, key, Incumbent::Other);
+        if self.authority.is_by_work() {
+            let took_over = before == Incumbent::Other || since.is_some_and(|since| self.is_slow(now, since));
+            if took_over && self.contest.role() == Role::Leader {
+                self.contest.sign_of_life(now, self.patience.unspread());
+            } else {
                 self.lose(now, true);
             }
-            // The sample comes after the loss, because the loss judges the silence before this
-            // write by the patience with which we waited. A key that we attempted says nothing
-            // about the leader (Karn), and neither does one that had to wait for the store.
-            if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since)) {
-                // Some replica would have lost patience by now, so this may be the write of one
-                // that took over a key which another had dropped.
-                if self.patience.is_late(now - since) {
-                    self.queue.end_adoptions_early(now);
-                }
-                self.patience.sample(now - since);
-            }
-            self.decided = true;
+        }
+        // A key that we attempted says nothing about the leader (Karn), and neither does one that
+        // had to wait for the store.
+        if let Some(since) = since
+            && !is_late
+            && !attempted
+            && !self.outage.was_since(since)
+        {
+            self.patience.sample(now - since);
         }
         job
     }
@@ -325,15 +341,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Another process deleted the object: its last writer is no longer the one to write it.
     pub fn handle_deleted(&mut self, now: Timestamp, key: &K) {
-        self.advance(now);
-        self.queue.unadopt(key);
+        let now = self.advance(now);
+        self.queue.set_incumbent(now, key, Incumbent::Nobody);
     }
 
     /// Gives a key up: clears and returns its pending job. An attempt in flight continues, but is
     /// not repeated.
     pub fn handle_remove(&mut self, now: Timestamp, key: &K) -> Option<J> {
         self.advance(now);
-        self.queue.unadopt(key);
         self.clear(key).job
     }
 
@@ -344,6 +359,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if self.authority.is_by_work() {
             self.election = now;
             self.contest.expire(now);
+            self.queue.change_incumbent(now, Incumbent::Other, Incumbent::Nobody);
         }
     }
 
@@ -368,14 +384,23 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let now = self.advance(now);
         self.in_flight.expire(now);
         self.queue.release_due(now);
-        self.queue.end_adoptions(now);
         let Step::Run(ready, kind) = self.step() else { return None };
-        if let Kind::Probe { suspicion } = kind {
-            // Slow start begins anew with each probe, also after an idle term.
-            self.window.close();
-            self.counters.suspicions += u64::from(suspicion);
+        match kind {
+            Kind::Probe { suspicion, .. } => {
+                // Slow start begins anew with each probe, also after an idle term.
+                self.window.close();
+                self.counters.suspicions += u64::from(suspicion);
+            }
+            Kind::Takeover => {
+                // The load that moved last is no measure of what can be moved now.
+                if self.last_takeover + self.patience.current() < now {
+                    self.takeovers.close();
+                }
+                self.last_takeover = now;
+                self.counters.takeovers += 1;
+            }
+            Kind::Lead | Kind::Own => {}
         }
-        self.counters.overdue += u64::from(matches!(kind, Kind::Overdue | Kind::Adopted));
         self.counters.attempts += 1;
         let failed_before = self.queue.class(ready.slot) == Class::Failed;
         let (key, job, number) = self.queue.start(ready.slot);
@@ -404,7 +429,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Takes all pending jobs, oldest first. Attempts in flight are not among them.
     pub fn drain(&mut self) -> Vec<(K, J)> {
-        self.queue.drain()
+        self.queue.drain(self.clock)
     }
 
     fn advance(&mut self, now: Timestamp) -> Timestamp {
@@ -421,8 +446,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         } else {
             Duration::ZERO
         };
-        let (patience, backoff, rng) = (self.patience.current(), &self.backoff, &mut self.rng);
-        if self.contest.lose(now, evidence, rival_delay, patience, |losses| backoff.delay(losses, floor, rng))
+        let silence = self.patience.unspread();
+        let (backoff, rng) = (&self.backoff, &mut self.rng);
+        if self.contest.lose(now, evidence, rival_delay, silence, |losses| backoff.delay(losses, floor, rng))
         {
             self.counters.lost += 1;
             self.decided = true;
@@ -439,8 +465,19 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.echo.current().saturating_mul(count)
     }
 
+    /// Returns whether we lead, are at work, and have left a key pending for so long that another
+    /// replica may have lost patience.
+    fn is_slow(&self, now: Timestamp, since: Timestamp) -> bool {
+        let is_late = |at: Timestamp| self.patience.is_late(now - at);
+        is_late(since.max(self.contest.won_since())) && !is_late(self.contest.last_write())
+    }
+
+    fn forget_idle(&mut self, now: Timestamp) {
+        self.queue.forget_idle(now, self.config.term.saturating_mul(self.config.tuning.memory_terms));
+    }
+
     fn clear(&mut self, key: &K) -> Cleared<J> {
-        let cleared = self.queue.clear(key);
+        let cleared = self.queue.clear(self.clock, key);
         // The attempt in flight cannot be called back, but it must not be repeated.
         if let Some(slot) = cleared.running
             && let Some(flight) = self.in_flight.of_slot(slot)

@@ -47,16 +47,10 @@ impl Patience {
         self.now
     }
 
-    /// Returns whether some replica, at another place in the spread, would have lost patience by
-    /// then.
-    pub(super) fn is_late(&self, sample: Duration) -> bool {
-        sample >= self.unspread()
-    }
-
-    /// Returns how long to wait so that every other replica goes first: hardly any that has learnt
-    /// about the same waits longer.
-    pub(super) fn yielding(&self) -> Duration {
-        (self.unspread() * 5 / 4).saturating_add(seconds(self.spread)).min(self.term)
+    /// Returns whether a replica at another place in the spread may have lost patience by then. What
+    /// it writes says nothing about a leader, nor about the pace of one.
+    pub(super) fn is_late(&self, waited: Duration) -> bool {
+        waited >= self.unspread()
     }
 
     /// Returns the patience without the spread: that of the first replica to suspect.

@@ -13,13 +13,14 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// Returns what happens first if this step, which runs nothing, and another are possible.
+    /// Returns what happens first if both are possible. The older key goes first, so that a stream of
+    /// jobs for some keys starves no other.
     pub(super) fn or(self, other: Self) -> Self {
         match (self, other) {
-            (_, Self::Run(ready, kind)) => Self::Run(ready, kind),
+            (Self::Run(one, kind), Self::Run(another, _)) if one <= another => Self::Run(one, kind),
+            (_, Self::Run(ready, kind)) | (Self::Run(ready, kind), _) => Self::Run(ready, kind),
             (Self::Wait(one), Self::Wait(another)) => Self::Wait(one.min(another)),
             (Self::Idle, other) | (other, Self::Idle) => other,
-            (step, _) => step,
         }
     }
 }

@@ -27,9 +27,15 @@ pub struct Tuning {
     /// The range over which the patience of the replicas is spread. The first to suspect a dead
     /// leader is this far ahead of most others, so that its success silences them. Default: 2 s.
     pub patience_spread: Duration,
-    /// The length of a key's first adoption, in patiences. Between two adoptions the key is late by
-    /// one patience. Default: 2.
-    pub adoption_patiences: u32,
+    /// How many patiences another replica's key waits until a replica that has keys of its own to
+    /// write takes it over. Default: 2.
+    pub busy_patiences: u32,
+    /// How long a key's incumbent is remembered after the key was last written or wanted, in terms.
+    /// Default: 2.
+    pub memory_terms: u32,
+    /// The longest echo that counts, so that no delay that is measured in echoes takes many seconds.
+    /// Default: 250 ms.
+    pub longest_echo: Duration,
 }
 
 impl Default for Tuning {
@@ -42,7 +48,9 @@ impl Default for Tuning {
             window_growth: 1,
             initial_patience: Duration::from_secs(1),
             patience_spread: Duration::from_secs(2),
-            adoption_patiences: 2,
+            busy_patiences: 2,
+            memory_terms: 2,
+            longest_echo: Duration::from_millis(250),
         }
     }
 }

@@ -605,6 +605,7 @@ async fn unordered_watch_behind_our_write_clears_nothing() {
     // The watch has not delivered our own write yet.
     assert!(matches!(end(guard.ensure("key", want("ours"))).await, EnsureOutcome::Written(_)));
     follow(&guard);
+    guard.lease().extend(&KEY.into());
     let mut ensured = guard.ensure("key", want("value"));
     events.send(event("value", "before ours")).unwrap();
     sleep(10 * MS).await;

@@ -620,7 +620,7 @@ async fn subscribers_see_each_change_of_role() {
 #[tokio::test(start_paused = true)]
 async fn a_follower_takes_over_when_the_lease_ends() {
     let lease = lease();
-    lease.extend(&"key");
+    lease.extend(&"theirs");
     assert_eq!(lease.status().role, Role::Follower);
     let start = Instant::now();
     run(&lease, "key", Outcome::Written).await;

@@ -80,7 +80,6 @@ pub(super) struct Out {
     role_generation: u64,
     deadline: Timestamp,
     /// It writes a key that a follower has adopted.
-    own: bool,
     cleared: bool,
 }
 
@@ -99,8 +98,6 @@ pub(crate) struct Run {
     attempts: BTreeMap<Job, u32>,
     /// Keys with a deadline of their own, because an attempt of theirs is to be repeated.
     repeating: BTreeSet<Key>,
-    /// How many attempts of keys that failed last were in flight before the last one started.
-    failed: usize,
     /// The keys that failed since the last answer.
     unanswered: BTreeSet<Key>,
     /// The attempt that ended last.
@@ -121,7 +118,6 @@ impl Run {
             returned: BTreeSet::new(),
             attempts: BTreeMap::new(),
             repeating: BTreeSet::new(),
-            failed: 0,
             unanswered: BTreeSet::new(),
             ended: None,
             elected: None,
@@ -224,7 +220,7 @@ impl Run {
             assert_eq!(self.standing(), before, "old news moved something");
             assert!(self.engine.outage.until(Class::Failed) <= pause, "old news started an outage");
         }
-        let done = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged);
+        let done = matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged | Outcome::WrittenByOther);
         let anew = match verdict.next {
             Next::RetryAfter(delay) => self.now + delay,
             _ => self.now + self.engine.config().retry_interval(),
@@ -297,7 +293,6 @@ impl Run {
         loop {
             let announced = self.engine.poll_timeout().is_some_and(|at| at <= self.now);
             self.engine.in_flight.expire(self.now);
-            self.failed = self.engine.in_flight.counted().failed;
             let Some(start) = self.engine.poll_attempt(self.now) else { break };
             assert!(announced, "an attempt that no deadline announced");
             self.start(start);
@@ -333,23 +328,27 @@ impl Run {
         self.repeating.remove(&start.key);
 
         let counted = self.engine.in_flight.counted();
-        assert_eq!(counted.all, self.in_time().count() + 1);
-        let own = counted.own > self.in_time().filter(|out| out.own).count();
         let concurrency = self.engine.config().concurrency();
-        let most = match self.engine.role() {
-            Role::Leader if self.engine.is_leader(self.now) => self.engine.window(),
-            Role::Leader | Role::Election => 1,
-            Role::Follower if own => concurrency,
-            Role::Follower => counted.own + 1,
+        assert_eq!(counted.total(), self.in_time().count() + 1);
+        assert!(counted.total() <= concurrency && counted.total_failed() <= (concurrency / 4).max(1));
+        let flight = self.engine.in_flight.newest().expect("an attempt that has just started");
+        let group = flight.kind.group();
+        let most = match flight.kind {
+            Kind::Lead => self.engine.window(),
+            Kind::Probe { .. } => 1,
+            Kind::Takeover => self.engine.takeovers.size(),
+            Kind::Own => concurrency,
         };
+        assert!(flight.kind != Kind::Lead || self.engine.is_leader(self.now));
         // An attempt of a key that failed last takes its place in the window, and holds none.
-        let class = if counted.failed > self.failed { Class::Failed } else { Class::Clean };
-        let counts = if class == Class::Failed { counted.all } else { counted.clean() };
+        let (class, counts, all) = match flight.failed_before {
+            false => (Class::Clean, counted.clean(group), counted.total_clean()),
+            true => (Class::Failed, counted.all(group), counted.total()),
+        };
         assert!(counts <= most, "{counted:?} in flight, {most} allowed");
-        assert!(counted.all <= concurrency && counted.failed <= (concurrency / 4).max(1), "{counted:?}");
         let outage = &self.engine.outage;
         assert!(self.now >= outage.until(class), "an attempt during the pause of an outage");
-        assert!(!outage.lasts() || counts == 1, "one attempt probes a store that was down");
+        assert!(!outage.lasts() || all == 1, "one attempt probes a store that was down");
         self.out.push(Out {
             id: start.id,
             key: start.key,
@@ -357,7 +356,6 @@ impl Run {
             since,
             role_generation: self.engine.role_generation(),
             deadline: start.deadline,
-            own,
             cleared: false,
         });
     }

@@ -133,12 +133,13 @@ fn success_of_a_followers_probe_makes_a_leader() {
 }
 
 #[test]
-fn success_of_an_overdue_key_only_adopts_it() {
+fn success_of_a_takeover_moves_the_key_only() {
     for seed in SEEDS {
         let mut world = World::long_following(seed);
-        let overdue = world.writes_overdue("a");
+        world.evidence("a");
+        let takeover = world.takes_over("a");
         let before = world.standing();
-        assert_eq!(world.ends(overdue, Outcome::Written), Some(1));
+        assert_eq!(world.ends(takeover, Outcome::Written), Some(1));
         assert_eq!(world.standing(), before);
         assert_eq!(before.role, Role::Follower);
         world.wants_all(["b", "a"]);

@@ -200,6 +200,12 @@ impl World {
         self.engine.handle_outcome(self.now, attempt.id, verdict.into(), attempt.job)
     }
 
+    pub(super) fn end_all(&mut self, attempts: impl IntoIterator<Item = Running>, outcome: Outcome) {
+        for attempt in attempts {
+            self.ends(attempt, outcome);
+        }
+    }
+
     pub(super) fn panics(&mut self, attempt: Running) -> Option<u32> {
         self.engine.handle_panic(self.now, attempt.id, attempt.job)
     }
@@ -236,10 +242,24 @@ impl World {
         self.engine.patience.unspread()
     }
 
-    /// The attempt of a key that the leader skips while it serves others.
-    pub(super) fn writes_overdue(&mut self, key: &str) -> Running {
+    /// The attempt of a key that others leave pending while they write other keys.
+    pub(super) fn takes_over(&mut self, key: &str) -> Running {
         self.wants(key);
         self.outlasts_patience_under_evidence()
+    }
+
+    /// Takes over `count` keys, named "0", "1" and so on, while others write other keys.
+    pub(super) fn takes_over_many(&mut self, count: usize) {
+        for i in 0..count {
+            self.evidence(&i.to_string());
+        }
+        self.wants_many(count);
+        while !self.engine.is_empty() {
+            let first = self.outlasts_patience_under_evidence();
+            self.ends(first, Outcome::Written);
+            let more = self.polls();
+            self.end_all(more, Outcome::Written);
+        }
     }
 
     /// Delivers evidence on other keys until an attempt starts.
@@ -247,7 +267,6 @@ impl World {
         for _ in 0..1_000 {
             let mut all = self.polls();
             if !all.is_empty() {
-                assert_eq!(all.len(), 1, "{all:?}");
                 return all.remove(0);
             }
             let step = ms(50).min(self.timeout().unwrap());

@@ -5,6 +5,7 @@ mod r02_setbacks;
 mod r03_evidence;
 mod r04_losses;
 mod r05_delays;
+mod r06_incumbents;
 mod r06_patience;
 mod r07_timer;
 mod r08_keys;

@@ -111,13 +111,9 @@ fn hung_attempt_prolongs_a_pause_to_its_deadline() {
 }
 
 #[test]
-fn after_an_outage_adopted_keys_resume_singly() {
+fn after_an_outage_own_keys_resume_singly() {
     let mut world = World::long_following(1);
-    world.wants_many(3);
-    for _ in 0..3 {
-        let attempt = world.outlasts_patience_under_evidence();
-        world.ends(attempt, Outcome::Written);
-    }
+    world.takes_over_many(3);
     world.wants_many(2);
     for attempt in world.polls() {
         world.ends(attempt, Outcome::Failed);
