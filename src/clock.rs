@@ -4,7 +4,8 @@
 //! still while the machine is suspended, and the other replicas do not wait meanwhile. Everything
 //! that is believed for a limited time is therefore measured by tokio's time *plus* the time that
 //! the machine slept: the time by which `CLOCK_BOOTTIME` has run ahead since the process first read
-//! it. Only sleep moves the two apart, because the kernel disciplines both alike.
+//! it. Only sleep moves the two apart, because the kernel disciplines both alike. So the second
+//! clock is read once a millisecond at most, and every other reading is one of tokio's clock alone.
 
 use std::{
     ops::{Add, Sub},
@@ -133,7 +134,10 @@ mod sleep {
     use std::{
         sync::{
             LazyLock,
-            atomic::{AtomicU64, Ordering::Relaxed},
+            atomic::{
+                AtomicU64,
+                Ordering::{Acquire, Relaxed, Release},
+            },
         },
         time::{Duration, Instant},
     };
@@ -159,7 +163,17 @@ mod sleep {
         (booted, first)
     });
 
+    /// When the boot clock was read last, in nanoseconds of tokio's time since [`ORIGIN`].
+    static READ_AT: AtomicU64 = AtomicU64::new(0);
+
     pub(super) fn look() -> (tokio::time::Instant, Duration) {
+        let now = super::now();
+        let at = nanos(now.into_std().saturating_duration_since(ORIGIN.1));
+        // Wrapping, because a paused clock may have been ahead of this one. The order makes a sleep
+        // that another thread has seen visible here.
+        if at.wrapping_sub(READ_AT.load(Acquire)) < FRESH {
+            return (now, Duration::from_nanos(SLEPT.load(Relaxed)));
+        }
         // The order matters, here as below: time that passes between the two readings makes sleep
         // look shorter, never longer.
         let booted_before = booted();
@@ -172,6 +186,7 @@ mod sleep {
             let gap = gap(booted_before, awake());
             slept = SLEPT.fetch_max(gap, Relaxed).max(gap);
         }
+        READ_AT.store(at, Release);
         (now, Duration::from_nanos(slept))
     }
 
@@ -191,6 +206,12 @@ mod sleep {
         // Since boot, neither is negative.
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
+
+    /// For how long a reading of the boot clock counts as present: one millisecond, in nanoseconds. It
+    /// spares every other reading half its cost. A sleep is noticed that much later at most, and no
+    /// caller can rely on less: it may itself be interrupted for as long after any reading. Mostly
+    /// the kernel needs longer to stop and start its devices, while processes stand still.
+    const FRESH: u64 = 1_000_000;
 
     /// One millisecond, in nanoseconds. The two clocks are rounded apart, and no suspension is
     /// shorter.
