@@ -3,135 +3,28 @@
 //! `cargo bench -p writerlease-benches --bench lease`. Compare within one run: absolute figures
 //! drift from machine to machine and hour to hour.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hint::black_box,
-    sync::Arc,
-    time::Duration,
-};
+mod fixture;
+
+use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use parking_lot::Mutex;
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
 use writerlease::{
-    Outcome, WriterLease,
+    Outcome,
     lab::{Network, Scenario, Strategy},
     store::MemoryStore,
 };
 
-type Key = Arc<str>;
+use self::fixture::{Bare, Countdown, Key, current_thread, done, follower, hand_in, keys, leader};
 
 const KEYS: usize = 10_000;
 
-fn keys(n: usize) -> Vec<Key> {
-    (0..n).map(|i| Key::from(format!("default/route-{i}"))).collect()
-}
-
-fn current_thread() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
 fn multi_thread() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
-/// Returns a lease that leads and whose window is open.
-async fn leader() -> WriterLease<Key> {
-    let lease = WriterLease::builder("bench").seed(1).spawn().unwrap();
-    lease.expire(); // no election delay
-    while lease.snapshot().window < 16 {
-        done(&lease, "grow".into()).await;
-    }
-    lease
-}
-
-/// Returns a lease whose jobs wait, because another replica leads. Its driver does not run while it
-/// is measured.
-async fn follower() -> WriterLease<Key> {
-    let lease = WriterLease::builder("bench").seed(1).spawn().unwrap();
-    for _ in 0..10 {
-        lease.extend(&"elsewhere".into());
-    }
-    lease
-}
-
-async fn done(lease: &WriterLease<Key>, key: Key) {
-    let (tell, told) = oneshot::channel();
-    let mut tell = Some(tell);
-    lease
-        .try_work(key, move |_| {
-            if let Some(tell) = tell.take() {
-                let _ = tell.send(());
-            }
-            async { Outcome::Written }
-        })
-        .unwrap();
-    told.await.unwrap();
-}
-
-/// Hands in a job for each key that decrements the countdown; the last one notifies.
-fn hand_in(lease: &WriterLease<Key>, keys: &[Key], countdown: &Arc<Countdown>) {
-    for key in keys {
-        let countdown = countdown.clone();
-        lease
-            .try_work(key.clone(), move |_| {
-                countdown.tick();
-                async { Outcome::Written }
-            })
-            .unwrap();
-    }
-}
-
-struct Countdown {
-    left: std::sync::atomic::AtomicUsize,
-    done: tokio::sync::Notify,
-}
-
-impl Countdown {
-    fn from(n: usize) -> Arc<Self> {
-        Arc::new(Self { left: n.into(), done: tokio::sync::Notify::new() })
-    }
-
-    fn tick(&self) {
-        if self.left.fetch_sub(1, std::sync::atomic::Ordering::AcqRel) == 1 {
-            self.done.notify_one();
-        }
-    }
-}
-
-type Work = Box<dyn FnMut() -> Outcome + Send>;
-
-/// The map and the queue of a keyed work queue, behind the lock that handles on several threads
-/// need, without a clock, a task or a future.
-#[derive(Default)]
-struct Bare(Mutex<(HashMap<Key, Work>, VecDeque<Key>)>);
-
-impl Bare {
-    fn push(&self, key: Key, work: Work) {
-        let (works, queue) = &mut *self.0.lock();
-        if works.insert(key.clone(), work).is_none() {
-            queue.push_back(key);
-        }
-    }
-
-    fn take(&self) -> Option<Work> {
-        let (works, queue) = &mut *self.0.lock();
-        works.remove(&queue.pop_front()?)
-    }
-
-    fn run_all(&self) {
-        while let Some(mut work) = self.take() {
-            let _ = black_box(work());
-        }
-    }
-
-    fn remove(&self, key: &Key) -> Option<Work> {
-        self.0.lock().0.remove(key)
-    }
 }
 
 /// `try` of distinct keys until their jobs are done, one producer.
@@ -268,7 +161,7 @@ fn follower_try_extend(c: &mut Criterion) {
         let mut turn = turn.iter().cycle();
         b.iter(|| {
             let key = turn.next().unwrap();
-            bare.0.lock().0.insert(key.clone(), Box::new(|| Outcome::Written));
+            bare.insert(key.clone(), Box::new(|| Outcome::Written));
             bare.remove(key)
         });
     });

@@ -4,14 +4,18 @@
 //! still while the machine is suspended, and the other replicas do not wait meanwhile. Everything
 //! that is believed for a limited time is therefore measured by tokio's time *plus* the time that
 //! the machine slept: the time by which `CLOCK_BOOTTIME` has run ahead since the process first read
-//! it. Only sleep moves the two apart, because the kernel disciplines both alike.
+//! it. Only sleep moves the two apart, because the kernel disciplines both alike. So the second
+//! clock is read once a millisecond at most, and every other reading is one of tokio's clock alone.
 
 use std::{
     ops::{Add, Sub},
+    sync::LazyLock,
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep_until};
+
+use crate::engine::nanos;
 
 /// A point in time on a clock that also runs while the machine is suspended.
 ///
@@ -48,15 +52,15 @@ use tokio::time::{Instant, sleep_until};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(
-    /// The time that tokio's clock would show if it had never stopped.
-    Instant,
+    /// The time that tokio's clock would show if it had never stopped, in nanoseconds: [`START`] at
+    /// the process's first reading.
+    u64,
 );
 
 impl Moment {
     /// Returns the present moment.
     pub fn now() -> Self {
-        let (awake, slept) = look();
-        Self(awake + slept)
+        look().1
     }
 
     /// Returns whether this moment is now or in the past.
@@ -81,17 +85,17 @@ impl Moment {
     /// timer counts only while the machine is awake, so it fires early, after [`MAX_SLEEP`] at
     /// most, and the caller then looks again.
     pub(crate) fn alarm(self) -> Instant {
-        let (awake, slept) = look();
-        self.0.checked_sub(slept).map_or(awake, |at| at.min(awake + MAX_SLEEP))
+        let (awake, now) = look();
+        awake + (self - now).min(MAX_SLEEP)
     }
 }
 
 impl Add<Duration> for Moment {
     type Output = Self;
 
-    /// Returns the moment that much later, or in a year if no clock can show it: as good as never.
+    /// Returns the moment that much later, or in centuries if none is as late: as good as never.
     fn add(self, by: Duration) -> Self {
-        Self(self.0.checked_add(by).unwrap_or_else(|| self.0 + YEAR))
+        Self(self.0.saturating_add(nanos(by)))
     }
 }
 
@@ -100,7 +104,7 @@ impl Sub for Moment {
 
     /// Returns the time from `earlier` to here; zero if `earlier` is later.
     fn sub(self, earlier: Self) -> Duration {
-        self.0.saturating_duration_since(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
@@ -115,75 +119,103 @@ pub(crate) fn now() -> Instant {
 /// published, and costs an idle lease one look per second.
 pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(1);
 
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The [`Moment`] of the first reading. Far from zero, because tokio's clock may have been paused
+/// before.
+const START: u64 = 1 << 62;
 
-/// Returns tokio's time, and how long the machine slept before it.
-fn look() -> (Instant, Duration) {
+/// The first reading.
+static FIRST: LazyLock<std::time::Instant> = LazyLock::new(awake);
+
+/// Returns the present time of tokio's clock and of ours.
+fn look() -> (Instant, Moment) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let (awake, slept) = sleep::look();
+    let (awake, at, slept) = sleep::look();
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let (awake, slept) = (now(), Duration::ZERO);
+    let (awake, at, slept) = {
+        let awake = now();
+        (awake, nanos_of(awake.into_std()), 0)
+    };
     #[cfg(test)]
-    let slept = slept + tests::PRETENDED.get();
-    (awake, slept)
+    let slept = slept + nanos(tests::PRETENDED.get());
+    (awake, Moment(at + slept))
+}
+
+/// Returns a time of tokio's clock, or of the machine's, in nanoseconds: [`START`] at the first
+/// reading.
+fn nanos_of(awake: std::time::Instant) -> u64 {
+    match awake.checked_duration_since(*FIRST) {
+        Some(since) => START.saturating_add(nanos(since)),
+        None => START.saturating_sub(nanos(*FIRST - awake)),
+    }
+}
+
+/// Returns the time of the machine's own clock, which no test pauses.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+fn awake() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod sleep {
-    use std::{
-        sync::{
-            LazyLock,
-            atomic::{AtomicU64, Ordering::Relaxed},
+    use std::sync::{
+        LazyLock,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
         },
-        time::{Duration, Instant},
     };
 
     use rustix::time::{ClockId, clock_gettime};
 
-    use crate::engine::nanos;
+    use super::{Instant, START, awake, nanos_of};
 
     /// How long the machine slept since the first reading, in nanoseconds, as far as any reading
     /// showed.
     static SLEPT: AtomicU64 = AtomicU64::new(0);
 
-    /// Two readings of the same moment; sleep before it does not count. The reading of the boot
+    /// The boot clock at the first reading: sleep before it does not count. The reading of the boot
     /// clock may be a little late, which makes sleep look a little shorter. The best of some
     /// readings is kept.
-    static ORIGIN: LazyLock<(u64, Instant)> = LazyLock::new(|| {
-        let first = awake();
+    static ORIGIN: LazyLock<u64> = LazyLock::new(|| {
         let read = |_| {
-            let since = nanos(awake() - first);
+            let since = nanos_of(awake()).saturating_sub(START);
             booted() - since
         };
-        let booted = (0..4).map(read).min().unwrap_or_else(booted);
-        (booted, first)
+        (0..4).map(read).min().unwrap_or_else(booted)
     });
 
-    pub(super) fn look() -> (tokio::time::Instant, Duration) {
+    /// When the boot clock was read last, by tokio's clock.
+    static READ_AT: AtomicU64 = AtomicU64::new(0);
+
+    /// Returns tokio's time, the same in nanoseconds, and how long the machine slept before it.
+    pub(super) fn look() -> (Instant, u64, u64) {
+        let now = super::now();
+        let at = nanos_of(now.into_std());
+        // Wrapping, because a paused clock may have been ahead of this one. The order makes a sleep
+        // that another thread has seen visible here.
+        if at.wrapping_sub(READ_AT.load(Acquire)) < FRESH {
+            return (now, at, SLEPT.load(Relaxed));
+        }
         // The order matters, here as below: time that passes between the two readings makes sleep
         // look shorter, never longer.
         let booted_before = booted();
         let now = super::now();
+        let then = nanos_of(now.into_std());
         let mut slept = SLEPT.load(Relaxed);
-        if gap(booted_before, now.into_std()) > slept + NOTICEABLE {
+        if gap(booted_before, then) > slept + NOTICEABLE {
             // Either the machine slept, or tokio's clock is paused. The machine's own clock
             // decides.
             let booted_before = booted();
-            let gap = gap(booted_before, awake());
+            let gap = gap(booted_before, nanos_of(awake()));
             slept = SLEPT.fetch_max(gap, Relaxed).max(gap);
         }
-        (now, Duration::from_nanos(slept))
+        READ_AT.store(at, Release);
+        (now, then, slept)
     }
 
     /// Returns by how many nanoseconds the boot clock has run ahead.
-    fn gap(booted: u64, awake: Instant) -> u64 {
-        let origin = *ORIGIN;
-        booted.saturating_sub(origin.0).saturating_sub(nanos(awake.saturating_duration_since(origin.1)))
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-    fn awake() -> Instant {
-        Instant::now()
+    fn gap(booted: u64, awake: u64) -> u64 {
+        booted.saturating_sub(*ORIGIN).saturating_sub(awake.saturating_sub(START))
     }
 
     fn booted() -> u64 {
@@ -192,13 +224,19 @@ mod sleep {
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 
+    /// For how long a reading of the boot clock counts as present: one millisecond, in nanoseconds. It
+    /// spares every other reading half its cost. A sleep is noticed that much later at most, and no
+    /// caller can rely on less: it may itself be interrupted for as long after any reading. Mostly
+    /// the kernel needs longer to stop and start its devices, while processes stand still.
+    const FRESH: u64 = 1_000_000;
+
     /// One millisecond, in nanoseconds. The two clocks are rounded apart, and no suspension is
     /// shorter.
     const NOTICEABLE: u64 = 1_000_000;
 
     #[cfg(test)]
-    pub(super) fn slept() -> Duration {
-        look().1
+    pub(super) fn slept() -> u64 {
+        look().2
     }
 }
 
@@ -215,6 +253,13 @@ pub(crate) mod tests {
     /// Makes this thread believe that the machine slept now. No test can suspend the machine.
     pub(crate) fn suspend(time: Duration) {
         PRETENDED.set(PRETENDED.get() + time);
+    }
+
+    #[test]
+    fn clock_paused_before_the_first_reading_runs() {
+        let second = Duration::from_secs(1);
+        let (earlier, later) = (nanos_of(*FIRST - 2 * second), nanos_of(*FIRST - second));
+        assert_eq!(Moment(later) - Moment(earlier), second);
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -242,6 +287,6 @@ pub(crate) mod tests {
                 });
             }
         });
-        assert_eq!(sleep::slept(), Duration::ZERO);
+        assert_eq!(sleep::slept(), 0);
     }
 }

@@ -20,9 +20,8 @@ use std::{
 };
 
 use dashmap::{DashMap, Entry};
-use parking_lot::Mutex;
 
-use crate::clock::Moment;
+use crate::{clock::Moment, engine::nanos};
 
 /// A tracker of keys over whose values two groups fight, each key by itself.
 ///
@@ -51,8 +50,11 @@ use crate::clock::Moment;
 /// ```
 pub struct ContentionTracker<K, V> {
     records: DashMap<K, Record<V>>,
-    /// When expired records are removed next; `None` if there are no records.
-    sweep_at: Mutex<Option<Moment>>,
+    /// The origin of `sweep_at`.
+    created: Moment,
+    /// When expired records are removed next, in nanoseconds; [`NEVER`] while there are no records,
+    /// or while one caller removes them.
+    sweep_at: AtomicU64,
     same: Box<Same<V>>,
     interval: Duration,
     capacity: usize,
@@ -92,6 +94,9 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// The default capacity, in keys.
 const CAPACITY: usize = 10_000;
 
+/// After all times.
+const NEVER: u64 = u64::MAX;
+
 impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     /// Creates a tracker whose values are the same if they are equal.
     pub fn new() -> Self
@@ -108,7 +113,8 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     pub fn comparing(same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
         Self {
             records: DashMap::new(),
-            sweep_at: Mutex::new(None),
+            created: Moment::now(),
+            sweep_at: AtomicU64::new(NEVER),
             same: Box::new(same),
             interval: INTERVAL,
             capacity: CAPACITY,
@@ -174,10 +180,10 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
                 again.then_some(expires)
             }
             Entry::Vacant(new) if has_room => {
-                // The next removal is set after the insertion and once the entry is unlocked: a
-                // removal at the same moment locks in the other order.
+                // The next removal is set after the insertion, so that one at the same moment, which
+                // may have passed the entry's place already, leaves no record without a next one.
                 drop(new.insert(Record { right, expires, contended: false }));
-                self.sweep_at.lock().get_or_insert(expires);
+                self.sweep_no_later_than(expires);
                 None
             }
             Entry::Vacant(_) => {
@@ -247,11 +253,24 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     /// Removes expired records, once per quarter of the interval. A walk over all records thus meets
     /// each at most five times, and a loss costs the same in a full tracker as in an empty one.
     fn sweep(&self, now: Moment) {
-        let mut sweep_at = self.sweep_at.lock();
-        if sweep_at.is_some_and(|at| at <= now) {
+        let at = self.sweep_at.load(Relaxed);
+        // One caller walks; the others do not wait for it.
+        if self.since_created(now) >= at
+            && self.sweep_at.compare_exchange(at, NEVER, Relaxed, Relaxed).is_ok()
+        {
             self.records.retain(|_, record| now < record.expires);
-            *sweep_at = (!self.records.is_empty()).then(|| now + self.interval / 4);
+            if !self.records.is_empty() {
+                self.sweep_no_later_than(now + self.interval / 4);
+            }
         }
+    }
+
+    fn sweep_no_later_than(&self, at: Moment) {
+        self.sweep_at.fetch_min(self.since_created(at), Relaxed);
+    }
+
+    fn since_created(&self, at: Moment) -> u64 {
+        nanos(at - self.created)
     }
 }
 
@@ -373,9 +392,9 @@ mod tests {
         let tracker: ContentionTracker<u32, ()> = ContentionTracker::new().capacity(100);
         let mut walks = 0;
         for key in 0..10_000_u32 {
-            let before = *tracker.sweep_at.lock();
+            let before = tracker.sweep_at.load(Relaxed);
             tracker.lost(key, ());
-            walks += u32::from(before.is_some() && *tracker.sweep_at.lock() != before);
+            walks += u32::from(before != NEVER && tracker.sweep_at.load(Relaxed) != before);
             advance(INTERVAL / 1000).await;
         }
         assert_eq!(tracker.counters().losses, 10_000);

@@ -240,16 +240,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
     }
 
     fn start_attempts(&mut self, cx: &mut Context<'_>) {
-        for start in self.ready.drain(..) {
-            let deadline = self.shared.moment(start.deadline);
-            let (role_token, fence) = (self.role_token.clone(), self.fence.clone());
-            let attempt = Attempt::new(start.key, start.number, start.epoch, deadline, role_token, fence);
-            match Running::start(start.id, start.job, attempt) {
-                Err(finished) => self.finished.push(finished),
-                Ok(mut running) => match Pin::new(&mut running).poll(cx) {
-                    Poll::Ready(finished) => self.finished.push(finished),
-                    Poll::Pending => drop(self.tasks.spawn(running)),
-                },
+        for Start { id, key, mut job, number, epoch, deadline } in self.ready.drain(..) {
+            let (deadline, fence) = (self.shared.moment(deadline), self.fence.clone());
+            let attempt = Attempt::new(key, number, epoch, deadline, self.role_token.clone(), fence);
+            let mut run = None;
+            match poll_run(&mut run, |run| run.insert(job(attempt)).as_mut().poll(cx)) {
+                Poll::Ready(result) => self.finished.push(Finished { id, job, result }),
+                Poll::Pending => drop(self.tasks.spawn(Running { id, job: Some(job), run })),
             }
         }
     }
@@ -265,10 +262,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
     }
 }
 
+/// The future of an attempt in flight.
+type Run = BoxFuture<'static, Verdict>;
+
 /// An attempt in flight. It owns its job, which comes back with the outcome.
 struct Running<K> {
     id: AttemptId,
-    run: Option<(BoxedJob<K>, BoxFuture<'static, Verdict>)>,
+    job: Option<BoxedJob<K>>,
+    run: Option<Run>,
 }
 
 struct Finished<K> {
@@ -278,32 +279,35 @@ struct Finished<K> {
     result: Result<Verdict, String>,
 }
 
-impl<K> Running<K> {
-    fn start(id: AttemptId, mut job: BoxedJob<K>, attempt: Attempt<K>) -> Result<Self, Finished<K>> {
-        match catch(|| job(attempt)) {
-            Ok(future) => Ok(Self { id, run: Some((job, future)) }),
-            Err(panic) => Err(Finished { id, job, result: Err(panic) }),
-        }
-    }
-}
-
 impl<K> Future for Running<K> {
     type Output = Finished<K>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished<K>> {
-        let (job, mut future) = self.run.take().expect("a future is not polled after it is ready");
-        let polled = match catch(|| future.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => {
-                self.run = Some((job, future));
-                return Poll::Pending;
-            }
-            Ok(Poll::Ready(verdict)) => Ok(verdict),
-            Err(panic) => Err(panic),
-        };
-        // A panic of the future's destructor is one of the attempt.
-        let dropped = catch(|| drop(future));
-        let result = polled.and_then(|verdict| dropped.map(|()| verdict));
-        Poll::Ready(Finished { id: self.id, job, result })
+        let again = "a future is not polled after it is ready";
+        let result = ready!(poll_run(&mut self.run, |run| run.as_mut().expect(again).as_mut().poll(cx)));
+        Poll::Ready(Finished { id: self.id, job: self.job.take().expect(again), result })
+    }
+}
+
+/// Polls a run, and drops it if it is ready. A panic of its destructor is one of the attempt.
+fn poll_run(
+    run: &mut Option<Run>,
+    poll: impl FnOnce(&mut Option<Run>) -> Poll<Verdict>,
+) -> Poll<Result<Verdict, String>> {
+    let polled = catch(|| {
+        let polled = poll(run);
+        if polled.is_ready() {
+            drop(run.take());
+        }
+        polled
+    });
+    match polled {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => {
+            // The destructor may panic as well, so it runs after the first panic has ended.
+            let _ = catch(|| drop(run.take()));
+            Poll::Ready(Err(panic))
+        }
     }
 }
 

@@ -83,6 +83,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
+    pub(crate) fn status(&self) -> Status {
+        *self.status.borrow()
+    }
+
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
@@ -131,13 +135,18 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         &self,
         event: impl FnOnce(&mut Engine<K, BoxedJob<K>>, Timestamp) -> R,
     ) -> Result<R, LeaseClosed> {
+        self.update(|state, now| event(&mut state.engine, now))
+    }
+
+    /// Like [`handle`](Self::handle), for an event that also changes the state around the engine.
+    fn update<R>(&self, event: impl FnOnce(&mut State<K>, Timestamp) -> R) -> Result<R, LeaseClosed> {
         let mut state = self.lock();
         if let Some(closed) = state.closed() {
             return Err(closed);
         }
         // The clock is read under the lock, so that the engine sees times in order.
         let now = self.now();
-        let result = event(&mut state.engine, now);
+        let result = event(&mut state, now);
         let lost = self.publish(&mut state, now);
         state.wake_if_needed(now);
         drop(state);
@@ -211,11 +220,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         let Some((until, fence)) = led else {
             return self.handle(|engine, now| engine.handle_not_elected(now));
         };
-        // The fence comes before the event, so that no attempt of this leadership starts without
-        // it.
-        self.lock().fence = fence.map(Arc::new);
-        let until = self.timestamp(until);
-        self.handle(|engine, now| engine.handle_elected(now, until))
+        let (until, fence) = (self.timestamp(until), fence.map(Arc::new));
+        // Under one lock, so that no attempt of this leadership starts without the fence, and none of
+        // an earlier one with it.
+        self.update(|state, now| {
+            state.fence = fence;
+            state.engine.handle_elected(now, until)
+        })
     }
 
     /// Keeps the task that follows an election; it replaces and aborts the one before.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use kube::{Resource, runtime::controller::Action};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::task::unconstrained;
 
 use super::{
     object::{decode, is_same_status, version_of, with_status},
@@ -214,7 +215,9 @@ impl EnsureStatus {
         match self.state {
             State::Satisfied => Ok(None),
             State::Refused(refused) => Err(refused),
-            State::Pending(ensure) => Ok(Some(match ensure.now_or_never() {
+            // Outside of tokio's cooperative budget: a reconcile may have spent that, and then the
+            // end of the call would be missed.
+            State::Pending(ensure) => Ok(Some(match unconstrained(ensure).now_or_never() {
                 Some(EnsureOutcome::Contended { until }) => until.remaining().max(MIN_REQUEUE),
                 _ => self.requeue_after,
             })),
@@ -281,5 +284,31 @@ where
 {
     fn clone(&self) -> Self {
         Self { guard: self.guard.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{task::consume_budget, time::sleep};
+
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn contended_status_is_seen_with_a_spent_budget() {
+        let contention = ContentionTracker::new();
+        contention.lost("key", Bytes::from("ours"));
+        let until = contention.lost("key", Bytes::from("ours")).expect("contended");
+        let lease = WriterLease::builder("status").spawn().unwrap();
+        let guard = Guard::with_contention(MemoryStore::new(), lease, "", Arc::new(contention)).unwrap();
+        let ensure = guard.ensure("key", |_| Some("ours"));
+        sleep(MIN_REQUEUE).await;
+        tokio::spawn(async move {
+            while consume_budget().now_or_never().is_some() {}
+            let status = EnsureStatus { state: State::Pending(ensure), requeue_after: MIN_REQUEUE };
+            assert_eq!(status.requeue().unwrap(), Some(until.remaining()));
+        })
+        .await
+        .unwrap();
     }
 }

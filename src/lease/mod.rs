@@ -378,7 +378,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
 
     /// Returns the status that was published last.
     pub fn status(&self) -> Status {
-        *self.subscribe().borrow()
+        self.handle.shared.status()
     }
 
     /// Returns a channel that receives each change of the status. The last status has
