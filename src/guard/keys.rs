@@ -58,6 +58,10 @@ pub(super) struct KeyTable {
     objects: HashMap<Arc<str>, Object>,
     /// A listing was complete: a key without an object did not exist then.
     listed: bool,
+    /// A listing is in progress: some objects may still be as they were before it.
+    lists: bool,
+    /// The watch is not interrupted.
+    pub watches: bool,
     /// The number of requests so far.
     requests: u64,
 }
@@ -100,6 +104,8 @@ impl KeyTable {
     }
 
     pub fn begin_listing(&mut self) {
+        self.lists = true;
+        self.watches = true;
         self.objects.values_mut().for_each(Object::handle_listing);
     }
 
@@ -108,6 +114,11 @@ impl KeyTable {
         self.listed = true;
         let absent = self.objects.iter().filter(|(_, object)| !object.is_listed());
         absent.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The objects have taken in the complete listing.
+    pub fn finish_listing(&mut self) {
+        self.lists = false;
     }
 }
 
@@ -164,6 +175,7 @@ impl<S: Store> Inner<S> {
                 }
             }
             Effect::Clear => self.lease.remove(key),
+            Effect::Satisfied => self.lease.satisfied(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
             Effect::Echo(echo) => self.lease.echo(echo),
             Effect::Lost(value) => leftovers.lost.push(value),
@@ -172,22 +184,24 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Evaluates the pending requests against what is known. Evidence is a change from an
-    /// unsatisfactory value to a satisfactory one, so the object must know which one it has.
+    /// Evaluates the pending requests against what is known. They may be satisfied already. And
+    /// evidence is a change from an unsatisfactory value to a satisfactory one, so the object must
+    /// know which one it has.
     pub(super) fn assess(self: &Arc<Self>, key: &Arc<str>) {
         loop {
             let assessment = self.keys.lock().get(key).and_then(|object| object.assessment());
             let Some((question, value)) = assessment else { return };
             let evaluation = evaluate(&question.wishes, value.as_ref());
-            let assessed =
-                self.update_object(key, |object| match object.handle_assessment(&question, evaluation) {
+            let assessed = self.update(key, |keys| {
+                let live = keys.watches && !keys.lists;
+                match keys.object(key).handle_assessment(&question, evaluation, live) {
                     Ok((wanted, effects)) => (Some(wanted), effects),
                     Err(Stale) => (None, Vec::new()),
-                });
+                }
+            });
             let Some(wanted) = assessed else { continue };
-            if let Some(contended) = wanted.and_then(|wanted| self.contended(key, &wanted)) {
-                self.update_object(key, |object| ((), object.handle_contention(&question.wishes, contended)));
-            }
+            let contended = wanted.and_then(|wanted| self.contended(key, &wanted));
+            self.update_object(key, |object| ((), object.handle_contention(&question.wishes, contended)));
             return;
         }
     }

@@ -264,15 +264,19 @@ impl<S: Store> Guard<S> {
     ///
     /// A newer call for the same key replaces an older one that is still pending.
     ///
-    /// A replica that does not lead relies on the watch, and a watch lags:
-    /// [`EnsureOutcome::ByOther`] may be about a state that is older than the call. A caller that
-    /// learns elsewhere of a later change calls again.
+    /// A value that the watch has shown to be right is [`Satisfied`](EnsureOutcome::Satisfied)
+    /// immediately, on every replica, also on one that does not lead or is not elected. This asks
+    /// neither the store nor the lease.
+    ///
+    /// The guard relies on the watch, and a watch lags: `Satisfied` and
+    /// [`ByOther`](EnsureOutcome::ByOther) may be about a state that is older than the call. A
+    /// caller that learns elsewhere of a later change calls again.
     pub fn ensure<D, V>(&self, key: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
     {
-        self.want(key, "", Arc::new(move |current| Desired::of(desire(current))))
+        self.want(key, "", None, Arc::new(move |current| Desired::of(desire(current))))
     }
 
     /// Like [`ensure`](Self::ensure), for an object that somebody else creates. If it does not
@@ -286,28 +290,30 @@ impl<S: Store> Guard<S> {
             Some(current) => Desired::of(desire(current)),
             None => Desired::Gone,
         };
-        self.want(key, "", Arc::new(desire))
+        self.want(key, "", None, Arc::new(desire))
     }
 
     /// Like [`ensure`](Self::ensure), for one part of an object, such as one condition of a status.
     ///
     /// Parts of one key that are pending at the same time become one write: each receives the value
     /// that the one before it, in order of their first calls, wants to write. Those that change the
-    /// value end as [`EnsureOutcome::Written`], the others as [`EnsureOutcome::Satisfied`]. `""` is
-    /// the part of [`ensure`](Self::ensure).
+    /// value end as [`EnsureOutcome::Written`], the others as [`EnsureOutcome::Satisfied`]. Until
+    /// all pending parts are right, those that are right wait for the others. `""` is the part of
+    /// [`ensure`](Self::ensure).
     pub fn ensure_part<D, V>(&self, key: &str, part: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
     {
-        self.want(key, part, Arc::new(move |current| Desired::of(desire(current))))
+        self.want(key, part, None, Arc::new(move |current| Desired::of(desire(current))))
     }
 
-    pub(crate) fn want(&self, key: &str, part: &str, wish: DesiredFn) -> Ensure {
+    /// Requests a part of an object that the caller saw at a version, if it did.
+    pub(crate) fn want(&self, key: &str, part: &str, seen: Option<Version>, wish: DesiredFn) -> Ensure {
         let (waiter, ending) = oneshot::channel();
         let key = self.inner.full(key);
         self.inner.update(&key, |keys| {
-            let request = Request { id: keys.next_request(), part: part.into(), wish, waiter };
+            let request = Request { id: keys.next_request(), part: part.into(), wish, seen, waiter };
             ((), keys.object(&key).handle_request(request))
         });
         Ensure { ending }
@@ -319,10 +325,16 @@ impl<S: Store> Guard<S> {
         self.inner.update_object(&self.inner.full(key), |object| ((), object.handle_removal()));
     }
 
-    /// Returns whether anything is pending for a key.
+    /// Takes in that the caller sees a key as it should be. Returns false if something is pending.
     #[cfg(feature = "kube")]
-    pub(crate) fn is_pending(&self, key: &str) -> bool {
-        self.inner.keys.lock().get(&self.inner.full(key)).is_some_and(|object| !object.requests().is_empty())
+    pub(crate) fn handle_satisfied(&self, key: &str) -> bool {
+        let key = self.inner.full(key);
+        let keys = self.inner.keys.lock();
+        let is_idle = keys.get(&key).is_none_or(|object| object.requests().is_empty());
+        if is_idle {
+            self.inner.lease.satisfied(&key);
+        }
+        is_idle
     }
 
     /// Returns the store's error, once, if it refused the last request for a key for good at this

@@ -160,7 +160,7 @@ where
         let version = object.meta().resource_version.as_deref().map(version_of);
         let state = if let Some(error) = self.guard.take_refusal(&key, version.as_ref()) {
             State::Refused(Refused { key, error })
-        } else if desired(object).is_none() && !self.guard.is_pending(&key) {
+        } else if desired(object).is_none() && self.guard.handle_satisfied(&key) {
             State::Satisfied
         } else {
             let uid = object.meta().uid.clone();
@@ -174,7 +174,8 @@ where
                 let status = serde_json::to_value(status).expect("the status cannot be encoded as JSON");
                 Desired::Write(with_status(value, status).expect("the store encoded it"))
             };
-            State::Pending(self.guard.want(&key, part, Arc::new(evaluate)))
+            // The guard's watch may be behind the one that the object comes from.
+            State::Pending(self.guard.want(&key, part, version, Arc::new(evaluate)))
         };
         let requeue_after = self.guard.lease().snapshot().lease_remaining.clamp(MIN_REQUEUE, MAX_REQUEUE);
         EnsureStatus { state, requeue_after }

@@ -105,7 +105,8 @@ impl<T: Types> Object<T> {
         }
         self.refusal = None;
         self.known.record(change.value.clone(), change.version);
-        let satisfied = judgement.satisfied.filter(|_| !self.requests.is_empty());
+        let is_due = !self.requests.is_empty() && !self.requests.have_seen_newer(self.known.version());
+        let satisfied = judgement.satisfied.filter(|_| is_due);
         match satisfied {
             Some(true) => self.satisfied = change.value,
             // An object that is created anew under the same key is not one that somebody changed.
@@ -118,7 +119,7 @@ impl<T: Types> Object<T> {
                 effects.extend(self.complete_all(Completion::ByOther));
             }
             Some(true) => {
-                effects.push(Effect::Clear);
+                effects.push(Effect::Satisfied);
                 effects.extend(self.complete_all(ending));
             }
             // This fulfils our original request but not the newer one: evidence that the rival is

@@ -37,15 +37,18 @@ pub enum Effect<T: Types> {
     /// Queue the object's job in the lease. If the lease is closed, call
     /// [`handle_closure`](super::Object::handle_closure).
     Queue,
-    /// Clear the object's job in the lease. This says nothing about rivals.
+    /// Clear the object's job in the lease, because nobody wants it any more.
     Clear,
+    /// Clear the object's job in the lease, because the object is as requested. This says nothing
+    /// about rivals.
+    Satisfied,
     /// Extend a rival's lease, which also clears the object's job.
     Evidence {
         /// The position of the rival's write in the store's order of writes.
         revision: Option<u64>,
     },
     /// The request ended. Its wish belongs to a user: drop it after the lock is released.
-    Complete(Request<T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
+    Complete(Request<T::Version, T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
     /// Our own write came back through the watch after this time.
     Echo(Duration),
     /// Somebody changed this value, which had satisfied all requests. The tracker's comparison

@@ -4,7 +4,7 @@
 //! ```text
 //!      callers ── handle_request, handle_removal ─────┐
 //!                                                     v
-//!                                               ┌───────────┐  Queue, Clear, Evidence ──> the lease
+//!                                               ┌───────────┐  Queue, Clear, Satisfied, Evidence ──> the lease
 //!    the store ── handle_read, handle_answer ──>│  Object   │  Complete ──> the caller of a request
 //!                                               │           │  Echo ──> the lease's delays
 //!                                               │ known     │  Lost ──> the contention tracker
@@ -34,12 +34,15 @@
 //!
 //! | event | condition | effects |
 //! |---|---|---|
-//! | [`handle_request`](Object::handle_request) | always | `Queue`, `Assess` |
+//! | [`handle_request`](Object::handle_request) | nothing is pending, and what is known is up to date | `Assess` |
+//! | | otherwise | `Queue`, `Assess` |
 //! | | the part has a request already | that one is `Superseded` |
-//! | [`handle_assessment`](Object::handle_assessment) | the known value is unsatisfactory | notes that; `Lost` if it was satisfactory before |
+//! | [`handle_assessment`](Object::handle_assessment) | the known value satisfies all requests, and is up to date | `Satisfied`, all `Satisfied` |
+//! | | the known value is unsatisfactory | notes that; `Lost` if it was satisfactory before |
 //! | [`handle_removal`](Object::handle_removal) | always | all `Removed`, `Clear` |
 //! | [`handle_closure`](Object::handle_closure) | always | all `GivenUp` |
-//! | [`handle_contention`](Object::handle_contention) | always | those assessed `GivenUp`; `Clear` if none is left |
+//! | [`handle_contention`](Object::handle_contention) | none | `Queue` if the requests were not queued |
+//! | | contended | those assessed `GivenUp`; `Clear` if none is left |
 //! | [`handle_read`](Object::handle_read) | the object must exist and does not | `Gone` |
 //! | | something to write | [`Step::Write`]; `Lost` if the value was satisfactory before |
 //! | | nothing to write, and it is our unacknowledged write | `Written` |
@@ -53,7 +56,7 @@
 //! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
 //! | | older than what is known otherwise, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
-//! | | satisfactory otherwise | `Clear`, all `Written` if the write is ours, otherwise `Satisfied` |
+//! | | satisfactory otherwise | `Satisfied`, all `Written` if the write is ours, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
 //! | | unsatisfactory otherwise | notes that |
 //! | [`handle_listing`](Object::handle_listing) | always | none: the changes that follow are comparable |
@@ -77,6 +80,10 @@
 //! 5. **A listing is the truth.** A store that was restored starts again from smaller revisions, and
 //!    only a listing shows that. So an entry of a listing replaces what is known, unless we have
 //!    read or written something newer since that listing began.
+//! 6. **The known value counts while it is up to date**: the watch is live, no listing is in
+//!    progress, no attempt is in flight, our reads and writes have come back, and no caller saw a
+//!    newer version. Requests that such a value satisfies need no job, whoever leads. An absent
+//!    object that must exist is read all the same, because its creation may be on the way.
 
 mod attempt;
 mod changes;
@@ -121,6 +128,9 @@ pub struct Object<T: Types> {
     in_flight: Option<Box<Attempt<T>>>,
     refusal: Option<Box<Refusal<T>>>,
     listing: Listing,
+    /// The pending requests have no job in the lease yet: their assessment tells whether they need
+    /// one.
+    unqueued: bool,
     /// Counts whatever makes the answer to a question stale.
     generation: u64,
 }
@@ -138,21 +148,25 @@ impl<T: Types> Object<T> {
             in_flight: None,
             refusal: None,
             listing: Listing::default(),
+            unqueued: false,
             generation: 0,
         }
     }
 
     /// Takes in a request, which replaces a pending one for the same part.
-    pub fn handle_request(&mut self, request: Request<T::Wish, T::Waiter>) -> Effects<T> {
+    pub fn handle_request(&mut self, request: Request<T::Version, T::Wish, T::Waiter>) -> Effects<T> {
         self.generation += 1;
-        if self.requests.is_empty() {
+        let is_first = self.requests.is_empty();
+        if is_first {
             self.unsatisfied = false;
         } else if self.unsatisfied {
             self.requests.remember();
         }
         let replaced = self.requests.add(request);
         let ended = replaced.map(|replaced| Effect::Complete(replaced, Completion::Superseded));
-        ended.into_iter().chain([Effect::Queue, Effect::Assess]).collect()
+        self.unqueued = is_first && self.is_up_to_date();
+        let queue = (!self.unqueued).then_some(Effect::Queue);
+        ended.into_iter().chain(queue).chain([Effect::Assess]).collect()
     }
 
     /// Returns the wishes to evaluate against the known value, and that value. `None` if nothing is
@@ -166,33 +180,54 @@ impl<T: Types> Object<T> {
     }
 
     /// Takes in the evaluation of an [`assessment`](Self::assessment), `None` if a wish could not
-    /// be evaluated. Returns the value that is wanted instead of the known one: if it is contended,
-    /// call [`handle_contention`](Self::handle_contention).
+    /// be evaluated. `live` says whether the watch reports changes and no listing is in progress.
+    /// Returns the value that is wanted instead of the known one. The shell asks the contention
+    /// tracker about it, and then calls [`handle_contention`](Self::handle_contention).
     ///
     /// # Errors
     ///
-    /// [`Stale`] if the assessment is another one by now.
+    /// [`Stale`] if the assessment is another one by now: assess again.
     pub fn handle_assessment(
         &mut self,
         question: &Question<T>,
         evaluation: Option<Evaluation<T::Value>>,
+        live: bool,
     ) -> Result<(Option<T::Value>, Effects<T>), Stale> {
         if !self.is_current(question) {
             return Err(Stale);
         }
-        self.unsatisfied = evaluation.as_ref().is_some_and(|evaluation| !evaluation.is_satisfied());
+        let is_satisfied = evaluation.as_ref().map(Evaluation::is_satisfied);
+        if is_satisfied == Some(true) && live && self.is_up_to_date() {
+            self.satisfied = self.known.value().cloned();
+            let mut effects = vec![Effect::Satisfied];
+            effects.extend(self.complete_all(Completion::Satisfied));
+            return Ok((None, effects));
+        }
+        self.unsatisfied = is_satisfied == Some(false);
         let wanted = evaluation.and_then(|evaluation| evaluation.write);
         let lost = wanted.as_ref().and_then(|_| self.satisfied.take());
         Ok((wanted, lost.map(Effect::Lost).into_iter().collect()))
     }
 
-    /// The requests that were assessed are contended: gives them up.
-    pub fn handle_contention(&mut self, assessed: &Wishes<T>, reason: T::Reason) -> Effects<T> {
+    /// Returns whether nothing newer than what is known may exist, apart from what a live watch is
+    /// about to report.
+    fn is_up_to_date(&self) -> bool {
+        self.in_flight.is_none()
+            && self.known.is_reported()
+            && !self.own_write.is_unacknowledged()
+            && self.requests.have_seen_nothing_newer(self.known.version())
+    }
+
+    /// An assessment ended no request. With a reason, those that were assessed are contended: gives
+    /// them up.
+    pub fn handle_contention(&mut self, assessed: &Wishes<T>, contended: Option<T::Reason>) -> Effects<T> {
         let mut effects = Vec::new();
-        self.complete(&mut effects, |id| assessed.contains(id), |_| Completion::GivenUp(reason.clone()));
-        if self.requests.is_empty() {
-            effects.push(Effect::Clear);
+        if let Some(reason) = contended {
+            self.complete(&mut effects, |id| assessed.contains(id), |_| Completion::GivenUp(reason.clone()));
+            effects.extend(self.requests.is_empty().then_some(Effect::Clear));
         }
+        let queues = std::mem::take(&mut self.unqueued) && !self.requests.is_empty();
+        effects.extend(queues.then_some(Effect::Queue));
         effects
     }
 

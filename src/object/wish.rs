@@ -8,13 +8,16 @@ pub struct RequestId(pub u64);
 
 /// A pending request for one part of the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request<W, H> {
+pub struct Request<V, W, H> {
     /// Names the request.
     pub id: RequestId,
     /// The part of the object that it concerns. A newer request for the same part replaces it.
     pub part: Box<str>,
     /// The demand on the value.
     pub wish: W,
+    /// The version at which the caller saw the object, if it did. An older state, which we may
+    /// still know, does not satisfy the request.
+    pub seen: Option<V>,
     /// The caller that waits for its end.
     pub waiter: H,
 }
@@ -65,7 +68,7 @@ pub struct Judgement {
 pub struct Stale;
 
 impl<T: Types> Wishes<T> {
-    pub(super) fn of(requests: &[Request<T::Wish, T::Waiter>]) -> Self {
+    pub(super) fn of(requests: &[Request<T::Version, T::Wish, T::Waiter>]) -> Self {
         Self(requests.iter().map(|request| (request.id, request.wish.clone())).collect())
     }
 
@@ -102,7 +105,7 @@ impl<T: Types> Wishes<T> {
     }
 
     /// Returns whether these are the wishes of exactly these requests.
-    pub(super) fn are_of(&self, requests: &[Request<T::Wish, T::Waiter>]) -> bool {
+    pub(super) fn are_of(&self, requests: &[Request<T::Version, T::Wish, T::Waiter>]) -> bool {
         self.0.iter().map(|(id, _)| *id).eq(requests.iter().map(|request| request.id))
     }
 }

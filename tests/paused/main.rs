@@ -6,5 +6,6 @@ mod follow;
 mod guard;
 mod lab;
 mod lease;
+mod satisfied;
 mod scenarios;
 mod simulation;

@@ -83,17 +83,38 @@ impl Shell {
         shell
     }
 
-    fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
-        let request = Request { id: RequestId(id), part: part.into(), wish, waiter: () };
-        let effects = self.object.handle_request(request);
+    /// The request comes while the watch is not live, so a satisfied one is queued, too.
+    fn request_blindly(&mut self, id: u64, part: &str, wish: Wish) {
+        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: () };
+        self.object.handle_request(request);
+        let (question, value) = self.object.assessment().unwrap();
+        let evaluation = question.wishes.evaluate(value.as_ref());
+        self.object.handle_assessment(&question, Some(evaluation), false).expect("nothing has changed");
+        assert_eq!(brief(self.object.handle_contention(&question.wishes, None)), ["queue"]);
+    }
+
+    /// The caller has seen the object at this version. Returns the requests that stay pending.
+    fn request_seen(&mut self, id: u64, wish: Wish, seen: TestVersion) -> &[Request<TestVersion, Wish, ()>] {
+        let (id, seen) = (RequestId(id), Some(seen));
+        self.object.handle_request(Request { id, part: "".into(), wish, seen, waiter: () });
         self.assess();
-        brief(effects)
+        self.object.requests()
+    }
+
+    fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
+        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: () };
+        let mut effects = brief(self.object.handle_request(request));
+        effects.extend(self.assess());
+        effects
     }
 
     fn assess(&mut self) -> Vec<String> {
         let Some((question, value)) = self.object.assessment() else { return Vec::new() };
         let evaluation = question.wishes.evaluate(value.as_ref());
-        brief(self.object.handle_assessment(&question, Some(evaluation)).expect("nothing has changed").1)
+        let assessed = self.object.handle_assessment(&question, Some(evaluation), true);
+        let mut effects = assessed.expect("nothing has changed").1;
+        effects.extend(self.object.handle_contention(&question.wishes, None));
+        brief(effects)
     }
 
     fn change(&mut self, change: Change<Text>) -> Vec<String> {
@@ -166,6 +187,7 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
     let brief = |effect| match effect {
         Effect::Queue => "queue".into(),
         Effect::Clear => "clear".into(),
+        Effect::Satisfied => "satisfied".into(),
         Effect::Assess => "assess".into(),
         Effect::Discard(_) => "discard".into(),
         Effect::Evidence { revision } => format!("evidence {revision:?}"),
@@ -179,8 +201,83 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
 // --- requests ---
 
 #[test]
-fn request_is_queued_and_assessed() {
-    assert_eq!(Shell::absent().request(1, "", Exactly("a")), ["queue", "assess"]);
+fn unsatisfied_request_is_assessed_and_queued() {
+    assert_eq!(Shell::absent().request(1, "", Exactly("a")), ["assess", "queue"]);
+}
+
+#[test]
+fn request_for_an_unknown_value_is_queued_first() {
+    let mut shell = Shell::absent();
+    shell.object = Object::new(false);
+    assert_eq!(shell.request(1, "", Exactly("a")), ["queue", "assess"]);
+}
+
+#[test]
+fn request_for_the_known_value_needs_no_job() {
+    let mut shell = Shell::with("a", Ordered(1));
+    assert_eq!(shell.request(1, "", Exactly("a")), ["assess", "satisfied", "1 Satisfied"]);
+    shell.put("b", Ordered(2));
+    shell.request(2, "", Exactly("a"));
+    let restored = shell.request(3, "", Exactly("b"));
+    assert_eq!(restored, ["2 Superseded", "queue", "assess", "satisfied", "3 Satisfied", "discard"]);
+}
+
+#[test]
+fn parts_are_satisfied_together() {
+    let mut shell = Shell::with("l", Ordered(1));
+    assert_eq!(shell.request(1, "right", Word("r")), ["assess", "queue"]);
+    assert_eq!(shell.request(2, "left", Word("l")), ["queue", "assess"], "the other part is pending");
+}
+
+#[test]
+fn absent_object_that_must_exist_is_read() {
+    assert_eq!(Shell::absent().request(1, "", Existing("a")), ["assess", "queue"]);
+}
+
+#[test]
+fn known_value_that_may_be_outdated_satisfies_nothing() {
+    // The watch is not live, or a listing is in progress.
+    let mut shell = Shell::with("a", Ordered(1));
+    let request = Request { id: RequestId(1), part: "".into(), wish: Exactly("a"), seen: None, waiter: () };
+    shell.object.handle_request(request);
+    let (question, value) = shell.object.assessment().unwrap();
+    let evaluation = question.wishes.evaluate(value.as_ref());
+    let (_, effects) = shell.object.handle_assessment(&question, Some(evaluation), false).unwrap();
+    assert_eq!(brief(effects), [""; 0]);
+    assert_eq!(brief(shell.object.handle_contention(&question.wishes, None)), ["queue"]);
+
+    // Our write has not come back.
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    assert_eq!(shell.request(2, "", Exactly("a")), ["queue", "assess"]);
+
+    // Our write has no answer.
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("b", Ordered(1))));
+    let _ = shell.answer(Answer::Unanswered);
+    assert_eq!(shell.request(2, "", Exactly("b")), ["1 Superseded", "queue", "assess"], "in flight");
+    shell.end();
+    assert_eq!(shell.assess(), [""; 0]);
+}
+
+#[test]
+fn known_value_older_than_the_callers_satisfies_nothing() {
+    for (seen, satisfies) in [(Ordered(2), true), (Ordered(3), true), (Ordered(4), false), (Opaque(2), false)]
+    {
+        let mut shell = Shell::with("a", Ordered(3));
+        assert_eq!(shell.request_seen(1, Exactly("a"), seen).is_empty(), satisfies, "{seen:?}");
+    }
+}
+
+#[test]
+fn change_older_than_the_callers_version_ends_nothing() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_seen(1, Exactly("a"), Ordered(3));
+    assert_eq!(shell.put("a", Ordered(2)), [""; 0], "the caller saw what came after it");
+    assert_eq!(shell.put("b", Ordered(3)), [""; 0]);
+    assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "1 ByOther"]);
 }
 
 #[test]
@@ -198,9 +295,9 @@ fn assessment_reports_a_satisfactory_value_as_lost() {
     shell.request(1, "", Exactly("a"));
     shell.write(None, Ordered(1));
     assert_eq!(shell.put("b", Ordered(2)), [""; 0]);
-    let request = Request { id: RequestId(2), part: "".into(), wish: Exactly("a"), waiter: () };
+    let request = Request { id: RequestId(2), part: "".into(), wish: Exactly("a"), seen: None, waiter: () };
     shell.object.handle_request(request);
-    assert_eq!(shell.assess(), ["lost a"]);
+    assert_eq!(shell.assess(), ["lost a", "queue"]);
     assert_eq!(shell.assess(), [""; 0], "once");
 }
 
@@ -211,7 +308,7 @@ fn assessment_of_changed_requests_is_stale() {
     let (question, value) = shell.object.assessment().unwrap();
     let evaluation = question.wishes.evaluate(value.as_ref());
     shell.request(2, "", Exactly("b"));
-    assert_eq!(shell.object.handle_assessment(&question, Some(evaluation)), Err(Stale));
+    assert_eq!(shell.object.handle_assessment(&question, Some(evaluation), true), Err(Stale));
 }
 
 #[test]
@@ -240,10 +337,10 @@ fn contention_gives_up_assessed_requests_only() {
     shell.request(1, "left", Word("l"));
     let (question, _) = shell.object.assessment().unwrap();
     shell.request(2, "right", Word("r"));
-    let effects = shell.object.handle_contention(&question.wishes, "contended");
+    let effects = shell.object.handle_contention(&question.wishes, Some("contended"));
     assert_eq!(brief(effects), [r#"1 GivenUp("contended")"#], "the other one stays queued");
     let (question, _) = shell.object.assessment().unwrap();
-    let effects = shell.object.handle_contention(&question.wishes, "contended");
+    let effects = shell.object.handle_contention(&question.wishes, Some("contended"));
     assert_eq!(brief(effects), [r#"2 GivenUp("contended")"#, "discard", "clear"]);
 }
 
@@ -345,7 +442,7 @@ fn read_of_our_unacknowledged_write_is_written() {
 #[test]
 fn written_request_ends_as_written_others_satisfied() {
     let mut shell = Shell::with("l", Ordered(1));
-    shell.request(1, "left", Word("l"));
+    shell.request_blindly(1, "left", Word("l"));
     shell.request(2, "right", Word("r"));
     shell.send(Some(("l", Ordered(1))));
     let (verdict, effects) = shell.answer(Answer::Written(Ordered(2)));
@@ -514,21 +611,21 @@ fn satisfactory_write_of_others_clears_only() {
     let mut shell = Shell::absent();
     shell.rivals = false;
     shell.request(1, "", Exactly("a"));
-    assert_eq!(shell.put("a", Ordered(1)), ["clear", "1 Satisfied"]);
+    assert_eq!(shell.put("a", Ordered(1)), ["satisfied", "1 Satisfied"]);
 }
 
 #[test]
 fn edit_of_a_satisfactory_value_clears_only() {
     let mut shell = Shell::with("a", Ordered(1));
-    shell.request(1, "", Word("a"));
-    assert_eq!(shell.put("a b", Ordered(2)), ["clear", "1 Satisfied"]);
+    shell.request_blindly(1, "", Word("a"));
+    assert_eq!(shell.put("a b", Ordered(2)), ["satisfied", "1 Satisfied"]);
 }
 
 #[test]
 fn listing_clears_and_is_no_evidence() {
     let mut shell = Shell::absent();
     shell.request(1, "", Exactly("a"));
-    assert_eq!(shell.list(Some(("a", Ordered(1)))), ["clear", "1 Satisfied"]);
+    assert_eq!(shell.list(Some(("a", Ordered(1)))), ["satisfied", "1 Satisfied"]);
     assert!(shell.object.is_listed());
 }
 
@@ -559,7 +656,7 @@ fn change_to_our_unacknowledged_value_is_written() {
     shell.send(None);
     let _ = shell.answer(Answer::Unanswered);
     shell.end();
-    assert_eq!(shell.put("a", Ordered(1)), ["clear", "1 Written(Ordered(1))"]);
+    assert_eq!(shell.put("a", Ordered(1)), ["satisfied", "1 Written(Ordered(1))"]);
 }
 
 #[test]
@@ -576,7 +673,7 @@ fn another_value_ends_the_wait_for_unacknowledged() {
 #[test]
 fn unsatisfactory_change_leaves_the_request() {
     let mut shell = Shell::with("a", Ordered(1));
-    shell.request(1, "", Exactly("a"));
+    shell.request_blindly(1, "", Exactly("a"));
     assert_eq!(shell.put("b", Ordered(2)), [""; 0]);
     assert_eq!(shell.put("a", Ordered(3)), ["evidence Some(3)", "1 ByOther"], "it noted that");
 }
@@ -688,7 +785,6 @@ fn listing_with_smaller_revisions_ends_no_request() {
     let mut shell = Shell::with("b", Ordered(1_000));
     shell.request(1, "", Exactly("a"));
     assert_eq!(shell.list(Some(("a", Ordered(500)))), ["assess"], "it may be older than the request");
-    shell.assess();
     assert_eq!(shell.read(Some(("a", Ordered(500)))).1, ["1 Satisfied"]);
 }
 
@@ -715,7 +811,7 @@ fn write_before_an_older_listing_is_no_evidence() {
             shell.request(2, "", Exactly("a"));
             shell
         };
-        assert_eq!(returned().put("a", version(2)), ["echo 0ns", "clear", "2 Satisfied"]);
+        assert_eq!(returned().put("a", version(2)), ["echo 0ns", "satisfied", "2 Satisfied"]);
         assert_eq!(returned().read(Some(("a", version(2)))).1, ["2 Satisfied"]);
     }
 }
