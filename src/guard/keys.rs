@@ -192,6 +192,8 @@ impl<S: Store> Inner<S> {
             let assessment = self.keys.lock().get(key).and_then(|object| object.assessment());
             let Some((question, value)) = assessment else { return };
             let evaluation = evaluate(&question.wishes, value.as_ref());
+            let resting =
+                evaluation.as_ref().and_then(|evaluation| self.resting(key, &question.wishes, evaluation));
             let assessed = self.update(key, |keys| {
                 let live = keys.watches && !keys.lists;
                 match keys.object(key).handle_assessment(&question, evaluation, live) {
@@ -200,8 +202,12 @@ impl<S: Store> Inner<S> {
                 }
             });
             let Some(wanted) = assessed else { continue };
-            let contended = wanted.and_then(|wanted| self.contended(key, &wanted));
-            self.update_object(key, |object| ((), object.handle_contention(&question.wishes, contended)));
+            let contended = || wanted.and_then(|wanted| self.contended(key, &wanted));
+            let (wishes, reason) = match resting {
+                Some((resting, outcome)) => (resting, Some(outcome)),
+                None => (question.wishes, contended()),
+            };
+            self.update_object(key, |object| ((), object.handle_contention(&wishes, reason)));
             return;
         }
     }
@@ -255,6 +261,26 @@ impl<S: Store> Inner<S> {
         Some(EnsureOutcome::Contended { until })
     }
 
+    /// Returns the wishes that are never content, and their outcome, if the key rests for that.
+    pub(super) fn resting(
+        &self,
+        key: &Arc<str>,
+        wishes: &Wishes<Guarded>,
+        evaluation: &Evaluation<Bytes>,
+    ) -> Option<(Wishes<Guarded>, EnsureOutcome)> {
+        let until = self.contention.rests_until(key)?;
+        let never_content = never_content(wishes, evaluation);
+        (!never_content.is_empty()).then_some((never_content, EnsureOutcome::NeverContent { until }))
+    }
+
+    /// A write succeeded whose closures want to change it again: lets the key rest.
+    pub(super) fn rest(&self, key: &Arc<str>) {
+        if let Some(until) = self.contention.rest(key.clone()) {
+            // Nobody has to listen.
+            let _ = self.notices.send(Notice::NeverContent { key: key.clone(), until });
+        }
+    }
+
     /// Converts an instant to the time of the objects.
     pub(super) fn timestamp(&self, at: tokio::time::Instant) -> Timestamp {
         Timestamp::ZERO + (at - self.origin)
@@ -264,6 +290,11 @@ impl<S: Store> Inner<S> {
 /// Evaluates wishes against a value; `None` if a closure panics.
 fn evaluate(wishes: &Wishes<Guarded>, value: Option<&Bytes>) -> Option<Evaluation<Bytes>> {
     catch_unwind(AssertUnwindSafe(|| wishes.evaluate(value))).ok()
+}
+
+/// Returns the wishes that nothing satisfies; none if a closure panics.
+pub(super) fn never_content(wishes: &Wishes<Guarded>, evaluation: &Evaluation<Bytes>) -> Wishes<Guarded> {
+    catch_unwind(AssertUnwindSafe(|| wishes.never_content(evaluation))).unwrap_or_else(|_| Wishes::none())
 }
 
 /// Work for the time after the lock is released: users' closures to drop, and calls of them by the

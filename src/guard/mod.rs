@@ -96,6 +96,15 @@ pub enum EnsureOutcome {
         /// The time until which the guard does not write the value.
         until: Moment,
     },
+    /// The closure is never content: it wants to change also what it wrote itself. It may write the
+    /// time, a counter, or a set in random order. The guard wrote such a value less than the
+    /// contention interval ago, and writes the next one after it at the earliest. A caller that
+    /// still wants that calls again. Closures that are content with what they write are not
+    /// concerned.
+    NeverContent {
+        /// The time until which the key rests.
+        until: Moment,
+    },
     /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create
     /// it.
     Gone,
@@ -138,6 +147,14 @@ pub enum Notice {
         /// The key, prefix included.
         key: Arc<str>,
         /// The time until which the guard does not write the value.
+        until: Moment,
+    },
+    /// The guard wrote a key, and the closure wants to change what it wrote itself. The key rests;
+    /// see [`EnsureOutcome::NeverContent`]. Published once per rest.
+    NeverContent {
+        /// The key, prefix included.
+        key: Arc<str>,
+        /// The time until which the key rests.
         until: Moment,
     },
     /// The watch was interrupted. Until it is back the guard goes on without seeing the writes of
@@ -259,7 +276,9 @@ impl<S: Store> Guard<S> {
     /// `desire` receives the current value, `None` if the key does not exist, and returns the value
     /// to write, or `None` if the current one is right. The guard calls it for each attempt and for
     /// each change that the watch reports, so it should be quick and must always give the same
-    /// answer for the same value. If it panics, the guard tries the key again at the retry
+    /// answer for the same value. It must be content with the value that it wants: for one that is
+    /// not, the guard writes once per interval of its contention tracker
+    /// ([`EnsureOutcome::NeverContent`]). If it panics, the guard tries the key again at the retry
     /// interval.
     ///
     /// A newer call for the same key replaces an older one that is still pending.

@@ -199,7 +199,7 @@ impl EnsureStatus {
     /// |---|---|
     /// | the object has the status | await the next change |
     /// | pending | requeue when the lease ends, after 1 to 60 s, in case that no change comes before |
-    /// | two groups fight over the status ([`EnsureOutcome::Contended`]) | requeue when the tracker allows the next write |
+    /// | two groups fight over the status ([`EnsureOutcome::Contended`]), or `desired` is [never content](EnsureOutcome::NeverContent) | requeue when the tracker allows the next write |
     /// | the last attempt was refused | an error, for [`error_policy`] |
     ///
     /// # Errors
@@ -216,7 +216,9 @@ impl EnsureStatus {
             State::Satisfied => Ok(None),
             State::Refused(refused) => Err(refused),
             State::Pending(ensure) => Ok(Some(match ensure.now_or_never() {
-                Some(EnsureOutcome::Contended { until }) => until.remaining().max(MIN_REQUEUE),
+                Some(EnsureOutcome::Contended { until } | EnsureOutcome::NeverContent { until }) => {
+                    until.remaining().max(MIN_REQUEUE)
+                }
                 _ => self.requeue_after,
             })),
         }

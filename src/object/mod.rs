@@ -42,7 +42,7 @@
 //! | [`handle_removal`](Object::handle_removal) | always | all `Removed`, `Clear` |
 //! | [`handle_closure`](Object::handle_closure) | always | all `GivenUp` |
 //! | [`handle_contention`](Object::handle_contention) | none | `Queue` if the requests were not queued |
-//! | | contended | those assessed `GivenUp`; `Clear` if none is left |
+//! | | contended, or never content | those concerned `GivenUp`; `Clear` if none is left, otherwise `Assess` |
 //! | [`handle_read`](Object::handle_read) | the object must exist and does not | `Gone` |
 //! | | something to write | [`Step::Write`]; `Lost` if the value was satisfactory before |
 //! | | nothing to write, and it is our unacknowledged write | `Written` |
@@ -218,13 +218,14 @@ impl<T: Types> Object<T> {
             && self.requests.have_seen_nothing_newer(self.known.version())
     }
 
-    /// An assessment ended no request. With a reason, those that were assessed are contended: gives
-    /// them up.
-    pub fn handle_contention(&mut self, assessed: &Wishes<T>, contended: Option<T::Reason>) -> Effects<T> {
+    /// An assessment ended no request. With a reason, these wishes are contended or
+    /// [never content](Wishes::never_content): gives them up, also during an attempt.
+    pub fn handle_contention(&mut self, wishes: &Wishes<T>, reason: Option<T::Reason>) -> Effects<T> {
         let mut effects = Vec::new();
-        if let Some(reason) = contended {
-            self.complete(&mut effects, |id| assessed.contains(id), |_| Completion::GivenUp(reason.clone()));
-            effects.extend(self.requests.is_empty().then_some(Effect::Clear));
+        if let Some(reason) = reason {
+            self.complete(&mut effects, |id| wishes.contains(id), |_| Completion::GivenUp(reason.clone()));
+            // Those that are left may be satisfied without the others.
+            effects.push(if self.requests.is_empty() { Effect::Clear } else { Effect::Assess });
         }
         let queues = std::mem::take(&mut self.unqueued) && !self.requests.is_empty();
         effects.extend(queues.then_some(Effect::Queue));

@@ -72,6 +72,11 @@ impl<T: Types> Wishes<T> {
         Self(requests.iter().map(|request| (request.id, request.wish.clone())).collect())
     }
 
+    /// Returns no wishes.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// Does what `clone` would do if it did not ask for `T: Clone`.
     pub(super) fn copy(&self) -> Self {
         Self(self.0.clone())
@@ -100,6 +105,26 @@ impl<T: Types> Wishes<T> {
         evaluation
     }
 
+    /// Returns those that want to change the value of their own evaluation: nothing satisfies them.
+    /// Panics if a wish does.
+    pub fn never_content(&self, evaluation: &Evaluation<T::Value>) -> Self {
+        let Some(written) = &evaluation.write else { return Self::none() };
+        let again = self.evaluate(Some(written));
+        // Those that undo each other want nothing together.
+        let wants = |id| again.write.is_some() && again.changed.contains(id);
+        Self(self.0.iter().filter(|(id, _)| wants(id)).cloned().collect())
+    }
+
+    /// Returns these wishes without those of `others`.
+    pub fn without(&self, others: &Self) -> Self {
+        Self(self.0.iter().filter(|(id, _)| !others.contains(*id)).cloned().collect())
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn contains(&self, id: RequestId) -> bool {
         self.0.iter().any(|(wish, _)| *wish == id)
     }
@@ -119,7 +144,7 @@ impl<V> Evaluation<V> {
 
 impl<T: Types> Question<T> {
     pub(super) fn empty(generation: u64) -> Self {
-        Self { wishes: Wishes(Vec::new()), earlier: None, before: None, generation }
+        Self { wishes: Wishes::none(), earlier: None, before: None, generation }
     }
 
     /// Answers the question. `evaluate` returns `None` if a wish cannot be evaluated, and

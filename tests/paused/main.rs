@@ -6,6 +6,7 @@ mod follow;
 mod guard;
 mod lab;
 mod lease;
+mod never_content;
 mod satisfied;
 mod scenarios;
 mod simulation;

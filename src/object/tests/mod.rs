@@ -18,6 +18,8 @@ enum Wish {
     Word(&'static str),
     /// Exactly this text, if the object exists.
     Existing(&'static str),
+    /// One more of this letter, whatever there is.
+    More(char),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,7 +29,7 @@ enum TestVersion {
 }
 
 use TestVersion::{Opaque, Ordered};
-use Wish::{Exactly, Existing, Word};
+use Wish::{Exactly, Existing, More, Word};
 
 impl Version for TestVersion {
     fn revision(&self) -> Option<u64> {
@@ -55,6 +57,7 @@ impl Types for Text {
             Exactly(text) => Desired::Write(text.into()),
             Word(word) if current.is_some_and(|current| current.contains(word)) => Desired::Right,
             Word(word) => Desired::Write(format!("{} {word}", current.map_or("", |current| current))),
+            More(letter) => Desired::Write(format!("{}{letter}", current.map_or("", |current| current))),
             Existing(_) if current.is_none() => Desired::Gone,
             Existing(text) => Self::evaluate(&Exactly(text), current),
         }
@@ -338,10 +341,30 @@ fn contention_gives_up_assessed_requests_only() {
     let (question, _) = shell.object.assessment().unwrap();
     shell.request(2, "right", Word("r"));
     let effects = shell.object.handle_contention(&question.wishes, Some("contended"));
-    assert_eq!(brief(effects), [r#"1 GivenUp("contended")"#], "the other one stays queued");
+    assert_eq!(brief(effects), [r#"1 GivenUp("contended")"#, "assess"], "the other one stays queued");
     let (question, _) = shell.object.assessment().unwrap();
     let effects = shell.object.handle_contention(&question.wishes, Some("contended"));
     assert_eq!(brief(effects), [r#"2 GivenUp("contended")"#, "discard", "clear"]);
+}
+
+#[test]
+fn wishes_that_change_their_own_value_are_never_content() {
+    let never_content = |wishes: &[Wish]| -> Vec<u64> {
+        let mut shell = Shell::absent();
+        for (id, wish) in (0..).zip(wishes) {
+            shell.request(id, &id.to_string(), *wish);
+        }
+        let wishes = shell.object.handle_attempt();
+        let never_content = wishes.never_content(&wishes.evaluate(None));
+        assert_eq!(wishes.without(&never_content).is_empty(), !wishes.is_empty() && never_content == wishes);
+        let pending = shell.object.requests().iter().map(|request| request.id);
+        pending.filter(|id| never_content.contains(*id)).map(|id| id.0).collect()
+    };
+    assert_eq!(never_content(&[Exactly("a")]), [0; 0]);
+    assert_eq!(never_content(&[More('a')]), [0]);
+    assert_eq!(never_content(&[Word("l"), More('a'), Word("r")]), [1]);
+    assert_eq!(never_content(&[Exactly("a"), Exactly("b")]), [0; 0], "the second undoes what the first did");
+    assert_eq!(never_content(&[More('a'), Exactly("b")]), [0; 0]);
 }
 
 // --- reads ---
