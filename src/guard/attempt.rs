@@ -50,7 +50,7 @@ impl<S: Store> Inner<S> {
             }
             evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
         }
-        // Asked before the write, because the object may be another one after it.
+        // Asked before the write, so that a slow closure does not come between it and its answer.
         let is_content = never_content(&wishes, &evaluation).is_empty();
         let before =
             self.keys.lock().get(&key).and_then(|object| object.before_read(read.as_ref(), &evaluation));
@@ -80,15 +80,19 @@ impl<S: Store> Inner<S> {
     }
 
     fn answer(self: &Arc<Self>, key: &Arc<str>, answer: Answer<Guarded>) -> Verdict {
-        if let Answer::Denied(outcome) | Answer::Impossible(outcome) = &answer
-            && let Some(error) = outcome.refusal()
-        {
-            let error = error.clone();
-            tracing::warn!(%key, %error, "the store refuses for good; the key's requests are given up");
-            // Nobody has to listen.
-            let _ = self.notices.send(Notice::Refused { key: key.clone(), error });
+        if let Answer::Impossible(outcome) = &answer {
+            self.report_refusal(key, outcome);
         }
         self.update_object(key, |object| object.handle_answer(answer))
+    }
+
+    /// Reports that the store denied or refused requests.
+    pub(super) fn report_refusal(&self, key: &Arc<str>, outcome: &EnsureOutcome) {
+        if let Some(error) = outcome.refusal() {
+            tracing::warn!(%key, %error, "the store refuses; a denied request is tried again each minute");
+            // Nobody has to listen.
+            let _ = self.notices.send(Notice::Refused { key: key.clone(), error: error.clone() });
+        }
     }
 }
 
@@ -107,6 +111,7 @@ fn refused(key: &str, error: StoreError) -> Answer<Guarded> {
             tracing::warn!(%key, %error, "a write came too late; another replica leads");
             Answer::Fenced
         }
+        // It is reported once, with the callers that are told of it.
         StoreError::Denied { .. } => Answer::Denied(EnsureOutcome::Denied(Arc::new(error))),
         StoreError::TooLarge { .. } => Answer::Impossible(EnsureOutcome::TooLarge(Arc::new(error))),
         StoreError::Invalid { .. } => Answer::Impossible(EnsureOutcome::Invalid(Arc::new(error))),

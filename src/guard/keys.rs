@@ -177,6 +177,12 @@ impl<S: Store> Inner<S> {
             Effect::Clear => self.lease.remove(key),
             Effect::Satisfied => self.lease.satisfied(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
+            Effect::Deny(waiters, denied) => {
+                self.report_refusal(key, &denied);
+                for waiter in waiters {
+                    let _ = waiter.send(denied.clone());
+                }
+            }
             Effect::Echo(echo) => self.lease.echo(echo),
             Effect::Lost(value) => leftovers.lost.push(value),
             Effect::Assess => leftovers.assess = true,
@@ -316,7 +322,9 @@ impl Leftovers {
             match effect {
                 Effect::Complete(request, completion) => {
                     // Nobody has to wait for it.
-                    let _ = request.waiter.send(outcome(completion));
+                    if let Some(waiter) = request.waiter {
+                        let _ = waiter.send(outcome(completion));
+                    }
                     self.wishes.push(request.wish);
                 }
                 Effect::Discard(wishes) => self.discarded.push(wishes),

@@ -108,9 +108,10 @@ pub enum EnsureOutcome {
     /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create
     /// it.
     Gone,
-    /// The store denied the request. The guard does not retry: rights are given without an event,
-    /// so a caller that still wants the value calls again. The denial holds up no other key and
-    /// extends no lease, so a replica with the right to write takes over.
+    /// The store denied the request. The call ends with that, but the request stays pending: rights
+    /// are granted without an event, so the guard tries again each minute, until the value is right,
+    /// a newer call replaces the request, or [`Guard::remove`] withdraws it. The denial holds up no
+    /// other key and extends no lease, so a replica with the right to write takes over.
     Denied(Arc<StoreError>),
     /// The value is larger than the store takes.
     TooLarge(Arc<StoreError>),
@@ -134,7 +135,8 @@ pub struct Ensure {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The store refused a write for good: it was denied, too large or invalid.
+    /// The store denied a request, or refused a write for good as too large or invalid. Published
+    /// once for each request, although a denied one is tried again.
     Refused {
         /// The key, prefix included.
         key: Arc<str>,
@@ -332,7 +334,8 @@ impl<S: Store> Guard<S> {
         let (waiter, ending) = oneshot::channel();
         let key = self.inner.full(key);
         self.inner.update(&key, |keys| {
-            let request = Request { id: keys.next_request(), part: part.into(), wish, seen, waiter };
+            let request =
+                Request { id: keys.next_request(), part: part.into(), wish, seen, waiter: Some(waiter) };
             ((), keys.object(&key).handle_request(request))
         });
         Ensure { ending }
@@ -392,7 +395,7 @@ impl<S: Store> Guard<S> {
 }
 
 impl EnsureOutcome {
-    /// Returns the store's error if it refused for good.
+    /// Returns the store's error if it denied the request or refused it for good.
     fn refusal(&self) -> Option<&Arc<StoreError>> {
         match self {
             Self::Denied(error) | Self::TooLarge(error) | Self::Invalid(error) => Some(error),

@@ -266,8 +266,8 @@ impl Future for EnsureStatus {
 
 /// The `error_policy` of a controller whose reconcile returns [`Refused`].
 ///
-/// A denied write is tried again after a minute, because no event announces new rights. An invalid
-/// or too large status waits for a change of the object.
+/// After a denied write the reconcile is called again in a minute, because no event announces new
+/// rights. An invalid or too large status waits for a change of the object.
 ///
 /// A policy for further errors can call this one for `Refused`.
 pub fn error_policy<K, C>(_object: Arc<K>, refused: &Refused, _context: Arc<C>) -> Action {

@@ -49,6 +49,8 @@ pub enum Effect<T: Types> {
     },
     /// The request ended. Its wish belongs to a user: drop it after the lock is released.
     Complete(Request<T::Version, T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
+    /// The store denied these callers' requests, which stay pending. Tell them.
+    Deny(Vec<T::Waiter>, T::Reason),
     /// Our own write came back through the watch after this time.
     Echo(Duration),
     /// Somebody changed this value, which had satisfied all requests. The tracker's comparison
@@ -63,6 +65,9 @@ pub enum Effect<T: Types> {
 
 /// Effects in the order in which a shell carries them out.
 pub type Effects<T> = Vec<Effect<T>>;
+
+/// How long a denied request waits for its next attempt: no event reports new rights.
+pub(super) const DENIED_RETRY: Duration = Duration::from_secs(60);
 
 pub(super) type Completions<T> = Completion<<T as Types>::Version, <T as Types>::Reason>;
 
@@ -128,8 +133,9 @@ impl<T: Types> Answer<T> {
             Self::Conflict => Outcome::Conflict.retry(),
             Self::Fenced => Outcome::WrittenByOther.retry(),
             Self::Unanswered => Outcome::Failed.retry(),
-            // The store answers, and other keys may be allowed.
-            Self::Denied(_) | Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
+            // The store answers, and other keys may be allowed. So this is no failure of the store.
+            Self::Denied(_) => Outcome::Unchanged.retry_after(DENIED_RETRY),
+            Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
         }
     }
 }

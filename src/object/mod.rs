@@ -50,7 +50,8 @@
 //! | | nothing to write otherwise | `Satisfied` |
 //! | [`handle_answer`](Object::handle_answer) | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
-//! | | denied, impossible, or withheld | `GivenUp` |
+//! | | denied | `Deny`, once for each request; the verdict says to retry in a minute |
+//! | | impossible, or withheld | `GivenUp` |
 //! | [`handle_change`](Object::handle_change) | an attempt is in flight | none: deferred until it ends |
 //! | | our last write came back, neither in a listing nor over an interruption | `Echo` |
 //! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
@@ -84,6 +85,8 @@
 //!    progress, no attempt is in flight, our reads and writes have come back, and no caller saw a
 //!    newer version. Requests that such a value satisfies need no job, whoever leads. An absent
 //!    object that must exist is read all the same, because its creation may be on the way.
+//! 7. **A denied request stays pending,** because rights are granted without an event. Its caller
+//!    is told once.
 
 mod attempt;
 mod changes;
@@ -345,20 +348,32 @@ impl<T: Types> Object<T> {
             }
             Answer::Unanswered => self.own_write.unanswered(sent.map(|sent| sent.value)),
             Answer::Conflict | Answer::Fenced => {}
-            Answer::Denied(reason) | Answer::Impossible(reason) => {
-                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
-                // A caller that withdrew its request meanwhile has no use for the reason, and the
-                // next caller may want another value.
-                if !effects.is_empty() {
-                    let version = self.known.version().cloned();
-                    self.refusal = Some(Box::new(Refusal { version, reason }));
+            Answer::Denied(reason) => {
+                if let Some(attempt) = &self.in_flight {
+                    let waiters = self.requests.take_waiters(|id| attempt.requests.contains(&id));
+                    effects.extend((!waiters.is_empty()).then(|| Effect::Deny(waiters, reason.clone())));
+                    let is_pending = self.requests.ids().iter().any(|id| attempt.requests.contains(id));
+                    self.note_refusal(is_pending, reason);
                 }
+            }
+            Answer::Impossible(reason) => {
+                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
+                self.note_refusal(!effects.is_empty(), reason);
             }
             Answer::Withheld(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
             }
         }
         (verdict, effects)
+    }
+
+    /// A caller that withdrew its request meanwhile has no use for the reason, and the next caller
+    /// may want another value.
+    fn note_refusal(&mut self, is_wanted: bool, reason: T::Reason) {
+        if is_wanted {
+            let version = self.known.version().cloned();
+            self.refusal = Some(Box::new(Refusal { version, reason }));
+        }
     }
 
     fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
@@ -386,7 +401,7 @@ impl<T: Types> Object<T> {
         change
     }
 
-    /// Forgets why the store last refused a request for good. Returns the reason if that was at
+    /// Forgets why the store last denied or refused a request. Returns the reason if that was at
     /// this version.
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
         let Refusal { version, reason } = *self.refusal.take()?;

@@ -87,6 +87,12 @@ impl<T: Types> PendingRequests<T> {
         effects.extend(self.earlier.take().map(Effect::Discard));
     }
 
+    /// Returns the callers of the requests that `which` picks, which stay pending.
+    pub fn take_waiters(&mut self, which: impl Fn(RequestId) -> bool) -> Vec<T::Waiter> {
+        let picked = self.requests.iter_mut().filter(|request| which(request.id));
+        picked.filter_map(|request| request.waiter.take()).collect()
+    }
+
     /// Ends the requests that `which` picks.
     pub fn complete(
         &mut self,

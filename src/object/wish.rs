@@ -18,8 +18,8 @@ pub struct Request<V, W, H> {
     /// The version at which the caller saw the object, if it did. An older state, which we may
     /// still know, does not satisfy the request.
     pub seen: Option<V>,
-    /// The caller that waits for its end.
-    pub waiter: H,
+    /// The caller that waits for its end, until it is told of a denial.
+    pub waiter: Option<H>,
 }
 
 /// Copies of pending wishes in order of their parts' first requests, to be evaluated outside of the

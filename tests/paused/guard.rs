@@ -278,8 +278,8 @@ async fn permitted_replica_takes_over_from_a_denied_one() {
     assert!(matches!(end(theirs).await, EnsureOutcome::Written(_)));
     sleep(30 * SECOND).await;
     let counters = denied.counters();
-    assert_eq!((counters.failures, counters.attempts), (0, 2), "a denied write is not retried");
-    assert!(denied.guard.lease().is_empty());
+    assert_eq!((counters.failures, counters.attempts), (0, 2), "a denied write is not retried soon");
+    assert!(denied.guard.lease().is_empty(), "another did it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -295,10 +295,22 @@ async fn keys_that_are_denied_hold_up_no_others() {
         let took = started.elapsed();
         println!("{} denied keys first: the allowed ones are written after {took:?}", denied.len());
         assert!(took < 2 * SECOND, "{took:?}");
+        let count = denied.len();
         for ensured in denied {
             assert!(matches!(end(ensured).await, EnsureOutcome::Denied(_)));
         }
-        assert!(guard.lease().is_empty());
+        assert_eq!(guard.lease().len(), count, "they are tried again");
+        for round in 1..4 {
+            // Just when all of them are due again.
+            sleep(started + round * 60 * SECOND - Instant::now()).await;
+            let again = Instant::now();
+            assert!(matches!(
+                end(guard.ensure("allowed 0", want(["", "one", "two", "three"][round as usize]))).await,
+                EnsureOutcome::Written(_)
+            ));
+            assert!(again.elapsed() < 2 * SECOND, "round {round}: {:?}", again.elapsed());
+        }
+        assert_eq!(guard.lease().len(), count);
     }
 }
 

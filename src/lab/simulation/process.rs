@@ -114,7 +114,7 @@ impl Process {
         key.ages.add(round, now);
         let wish = Content { round, group };
         let effects =
-            key.object.handle_request(Request { id, part: "".into(), wish, seen: None, waiter: () });
+            key.object.handle_request(Request { id, part: "".into(), wish, seen: None, waiter: Some(()) });
         self.requests += 1;
         self.carry_out(now, number, effects);
     }
@@ -286,7 +286,7 @@ impl Process {
                 Effect::Assess => self.assess(now, number),
                 // Callers do not wait here, and what was lost is a matter of the contention
                 // tracker.
-                Effect::Complete(..) | Effect::Discard(_) | Effect::Lost(_) => {}
+                Effect::Complete(..) | Effect::Deny(..) | Effect::Discard(_) | Effect::Lost(_) => {}
             }
         }
         let group = self.member.group;

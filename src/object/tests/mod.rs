@@ -88,7 +88,7 @@ impl Shell {
 
     /// The request comes while the watch is not live, so a satisfied one is queued, too.
     fn request_blindly(&mut self, id: u64, part: &str, wish: Wish) {
-        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: () };
+        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: Some(()) };
         self.object.handle_request(request);
         let (question, value) = self.object.assessment().unwrap();
         let evaluation = question.wishes.evaluate(value.as_ref());
@@ -99,13 +99,13 @@ impl Shell {
     /// The caller has seen the object at this version. Returns the requests that stay pending.
     fn request_seen(&mut self, id: u64, wish: Wish, seen: TestVersion) -> &[Request<TestVersion, Wish, ()>] {
         let (id, seen) = (RequestId(id), Some(seen));
-        self.object.handle_request(Request { id, part: "".into(), wish, seen, waiter: () });
+        self.object.handle_request(Request { id, part: "".into(), wish, seen, waiter: Some(()) });
         self.assess();
         self.object.requests()
     }
 
     fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
-        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: () };
+        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: Some(()) };
         let mut effects = brief(self.object.handle_request(request));
         effects.extend(self.assess());
         effects
@@ -195,6 +195,7 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
         Effect::Discard(_) => "discard".into(),
         Effect::Evidence { revision } => format!("evidence {revision:?}"),
         Effect::Echo(echo) => format!("echo {echo:?}"),
+        Effect::Deny(waiters, reason) => format!("deny {} {reason}", waiters.len()),
         Effect::Lost(value) => format!("lost {value}"),
         Effect::Complete(request, completion) => format!("{} {completion:?}", request.id.0),
     };
@@ -241,7 +242,8 @@ fn absent_object_that_must_exist_is_read() {
 fn known_value_that_may_be_outdated_satisfies_nothing() {
     // The watch is not live, or a listing is in progress.
     let mut shell = Shell::with("a", Ordered(1));
-    let request = Request { id: RequestId(1), part: "".into(), wish: Exactly("a"), seen: None, waiter: () };
+    let request =
+        Request { id: RequestId(1), part: "".into(), wish: Exactly("a"), seen: None, waiter: Some(()) };
     shell.object.handle_request(request);
     let (question, value) = shell.object.assessment().unwrap();
     let evaluation = question.wishes.evaluate(value.as_ref());
@@ -298,7 +300,8 @@ fn assessment_reports_a_satisfactory_value_as_lost() {
     shell.request(1, "", Exactly("a"));
     shell.write(None, Ordered(1));
     assert_eq!(shell.put("b", Ordered(2)), [""; 0]);
-    let request = Request { id: RequestId(2), part: "".into(), wish: Exactly("a"), seen: None, waiter: () };
+    let request =
+        Request { id: RequestId(2), part: "".into(), wish: Exactly("a"), seen: None, waiter: Some(()) };
     shell.object.handle_request(request);
     assert_eq!(shell.assess(), ["lost a", "queue"]);
     assert_eq!(shell.assess(), [""; 0], "once");
@@ -517,7 +520,6 @@ fn failed_read_is_tried_again() {
 #[test]
 fn refusals_for_good_give_the_requests_up() {
     for (answer, verdict, is_refusal) in [
-        (Answer::Denied("no"), Outcome::Unchanged.done(), true),
         (Answer::Impossible("no"), Outcome::Unchanged.done(), true),
         (Answer::Withheld("no"), Outcome::Unchanged.done(), false),
     ] {
@@ -529,6 +531,32 @@ fn refusals_for_good_give_the_requests_up() {
         assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), is_refusal.then_some("no"));
         assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), None, "once");
     }
+}
+
+#[test]
+fn denied_requests_stay_pending_and_are_told_once() {
+    let verdict = Outcome::Unchanged.retry_after(Duration::from_secs(60));
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    shell.send(Some(("b", Ordered(1))));
+    shell.request(3, "late", Word("x"));
+    assert_eq!(shell.answer(Answer::Denied("no")), (verdict, vec!["deny 2 no".into()]));
+    shell.end();
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), Some("no"));
+    shell.object.handle_attempt();
+    assert_eq!(shell.answer(Answer::Denied("no")), (verdict, vec!["deny 1 no".into()]), "also of a read");
+    shell.end();
+    shell.object.handle_attempt();
+    assert_eq!(shell.answer(Answer::Denied("no")), (verdict, Vec::new()));
+    shell.end();
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), Some("no"), "each time");
+    // It ends as any other request does.
+    assert_eq!(shell.request(4, "left", Word("L")), ["1 Superseded", "queue", "assess"]);
+    assert_eq!(
+        shell.put("L r x", Ordered(2)),
+        ["evidence Some(2)", "4 ByOther", "2 ByOther", "3 ByOther", "discard"]
+    );
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl World {
             Move::Request { part, wish } => {
                 let (id, part) = (RequestId(self.requests), PARTS[part].into());
                 self.requests += 1;
-                let request = Request { id, part, wish: WISHES[wish], seen: None, waiter: () };
+                let request = Request { id, part, wish: WISHES[wish], seen: None, waiter: Some(()) };
                 let effects = self.object.handle_request(request);
                 self.carry_out(effects, None);
             }
@@ -205,7 +205,7 @@ impl World {
             self.take_in(change, position);
         }
         let attempted = self.in_flight.take().expect("an attempt finishes");
-        self.has_job |= verdict.next == Next::Retry && !attempted.is_cleared;
+        self.has_job |= verdict.next != Next::Done && !attempted.is_cleared;
     }
 
     fn take_in(&mut self, change: Change<Text>, position: u64) {
@@ -246,7 +246,7 @@ impl World {
                         self.carry_out(effects, None);
                     }
                 }
-                Effect::Echo(_) | Effect::Lost(_) | Effect::Discard(_) => {}
+                Effect::Deny(..) | Effect::Echo(_) | Effect::Lost(_) | Effect::Discard(_) => {}
             }
         }
     }
