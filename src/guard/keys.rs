@@ -116,9 +116,12 @@ impl KeyTable {
         absent.map(|(key, _)| key.clone()).collect()
     }
 
-    /// The objects have taken in the complete listing.
-    pub fn finish_listing(&mut self) {
+    /// The objects have taken in the complete listing. Returns the keys with pending requests: what
+    /// is known may satisfy them now.
+    pub fn finish_listing(&mut self) -> Vec<Arc<str>> {
         self.lists = false;
+        let pending = self.objects.iter().filter(|(_, object)| !object.requests().is_empty());
+        pending.map(|(key, _)| key.clone()).collect()
     }
 }
 

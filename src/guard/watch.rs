@@ -128,7 +128,8 @@ impl<S: Store> Inner<S> {
                 for key in absent {
                     self.take_in(&key, Change::listed(None, arrived));
                 }
-                self.keys.lock().finish_listing();
+                let pending = self.keys.lock().finish_listing();
+                pending.iter().for_each(|key| self.assess(key));
                 self.set_watch_state(WatchState::Live);
             }
             Event::Resumed => {}

@@ -61,10 +61,13 @@ impl<T: Types> Object<T> {
         }
         let is_acknowledged = self.own_write.has_version(change.version.as_ref());
         let echo = self.own_write.take_echo(&change).map(Effect::Echo);
-        let mut effects = echo.into_iter().collect();
+        let mut effects: Effects<T> = echo.into_iter().collect();
         match self.known.age(&change) {
             Age::Older | Age::Unclear => {}
-            Age::Known => self.known.caught_up(),
+            Age::Known => {
+                self.known.caught_up();
+                effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
+            }
             Age::Restored => self.restored(&mut effects, change),
             Age::Newer => self.changed(&mut effects, change, judgement, is_acknowledged),
         }

@@ -54,6 +54,7 @@
 //! | | impossible, or withheld | `GivenUp` |
 //! | [`handle_change`](Object::handle_change) | an attempt is in flight | none: deferred until it ends |
 //! | | our last write came back, neither in a listing nor over an interruption | `Echo` |
+//! | | the version is the known one | `Assess`: the watch has caught up with what we read or wrote |
 //! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
 //! | | older than what is known otherwise, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |

@@ -737,6 +737,27 @@ async fn watch_that_is_not_live_satisfies_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn listing_after_an_interruption_satisfies_without_a_read() {
+    let store = MemoryStore::new();
+    let version = Version::opaque(format!("{:?}", put(&store, KEY, "right").await));
+    let entry =
+        || Event::InitEntry(Entry { key: KEY.into(), value: "right".into(), version: version.clone() });
+    let (guard, events) = scripted(store).await;
+    let send = |event| events.send(event).unwrap();
+    [Event::Init, entry(), Event::InitDone].into_iter().for_each(|event| send(Ok(event)));
+    send(Err(StoreError::Unavailable { reason: "cut".into(), source: None }));
+    sleep(MS).await;
+    follow(&guard);
+    let mut during = guard.ensure("key", want("right"));
+    sleep(MS).await;
+    assert!((&mut during).now_or_never().is_none(), "nobody knows");
+    [Event::Init, entry(), Event::InitDone].into_iter().for_each(|event| send(Ok(event)));
+    assert!(matches!(end(during).await, EnsureOutcome::Satisfied));
+    assert_eq!(guard.lease().snapshot().counters.attempts, 0);
+    assert!(guard.lease().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn watch_state_reports_interruption_and_end() {
     let (guard, events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();

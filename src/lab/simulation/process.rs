@@ -220,6 +220,10 @@ impl Process {
             }
         }
         self.live = true;
+        // As the guard does: what is known may satisfy what is pending.
+        for number in self.member.range() {
+            self.assess(now, number);
+        }
     }
 
     /// Receives news, perhaps of a key that it does not want.

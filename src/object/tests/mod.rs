@@ -234,6 +234,18 @@ fn parts_are_satisfied_together() {
 }
 
 #[test]
+fn write_that_comes_back_satisfies_a_later_request() {
+    for version in [Ordered, Opaque] {
+        let mut shell = Shell::absent();
+        shell.request(1, "", Exactly("a"));
+        shell.write(None, version(1));
+        assert_eq!(shell.request(2, "", Exactly("a")), ["queue", "assess"], "our write has not come back");
+        assert_eq!(shell.put("a", version(1)), ["echo 0ns", "assess"]);
+        assert_eq!(shell.assess(), ["satisfied", "2 Satisfied"]);
+    }
+}
+
+#[test]
 fn absent_object_that_must_exist_is_read() {
     assert_eq!(Shell::absent().request(1, "", Existing("a")), ["assess", "queue"]);
 }
@@ -696,7 +708,7 @@ fn listing_replaces_changes_that_an_attempt_deferred() {
     assert_eq!(shell.put("a", Opaque(2)), [""; 0], "it is older than what the attempt has read");
     assert_eq!(shell.list(Some(("now", Opaque(3)))), [""; 0]);
     let _ = shell.answer(Answer::Conflict);
-    assert_eq!(shell.end(), [""; 0]);
+    assert_eq!(shell.end(), ["assess"], "of the listing");
     assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
 }
 
@@ -806,7 +818,7 @@ fn unordered_watch_behind_our_read_clears_nothing() {
     let _ = shell.answer(Answer::Conflict);
     shell.end();
     assert_eq!(shell.put("a", Opaque(3)), [""; 0], "it may be old");
-    assert_eq!(shell.put("now", Opaque(7)), [""; 0], "the watch has caught up");
+    assert_eq!(shell.put("now", Opaque(7)), ["assess"], "the watch has caught up");
     assert_eq!(shell.put("a", Opaque(8)), ["evidence None", "1 ByOther"]);
 }
 
