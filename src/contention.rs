@@ -50,10 +50,12 @@ use crate::{clock::Moment, engine::nanos};
 /// ```
 pub struct ContentionTracker<K, V> {
     records: DashMap<K, Record<V>>,
+    /// Until when keys rest whose closures are never content.
+    rests: DashMap<K, Moment>,
     /// The origin of `sweep_at`.
     created: Moment,
-    /// When expired records are removed next, in nanoseconds; [`NEVER`] while there are no records,
-    /// or while one caller removes them.
+    /// When expired records and rests are removed next, in nanoseconds; [`NEVER`] while there are
+    /// none, or while one caller removes them.
     sweep_at: AtomicU64,
     same: Box<Same<V>>,
     interval: Duration,
@@ -113,6 +115,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     pub fn comparing(same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
         Self {
             records: DashMap::new(),
+            rests: DashMap::new(),
             created: Moment::now(),
             sweep_at: AtomicU64::new(NEVER),
             same: Box::new(same),
@@ -126,7 +129,8 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     }
 
     /// Sets the interval. Two losses of a value within it are a fight, and a contended key should
-    /// be left alone for as long. With zero no key is ever contended. Default: 60 s.
+    /// be left alone for as long. With zero no key is ever contended. A guard's keys whose closures
+    /// are never content rest for the interval, too. Default: 60 s.
     ///
     /// ```
     /// use std::time::Duration;
@@ -221,6 +225,39 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
+    /// Lets a key rest for the interval, because its closure wants to change what it wrote itself.
+    /// Returns until when, unless the key rests already.
+    pub(crate) fn rest(&self, key: K) -> Option<Moment> {
+        let now = Moment::now();
+        self.sweep(now);
+        let has_room = self.rests.len() < self.capacity;
+        let until = now + self.interval;
+        match self.rests.entry(key) {
+            Entry::Occupied(known) if now < *known.get() => return None,
+            Entry::Vacant(_) if !has_room || self.interval.is_zero() => return None,
+            entry => {
+                tracing::warn!(
+                    key = ?entry.key(),
+                    seconds = self.interval.as_secs_f64(),
+                    "never content: the closure wants to change what it wrote itself; the key rests for a while. \
+                     Does the closure write the time, a counter, or a set in random order?",
+                );
+                drop(entry.insert(until));
+            }
+        }
+        self.sweep_no_later_than(until);
+        Some(until)
+    }
+
+    /// Returns until when a key [rests](Self::rest).
+    pub(crate) fn rests_until<Q>(&self, key: &Q) -> Option<Moment>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.rests.get(key).map(|until| *until).filter(|until| Moment::now() < *until)
+    }
+
     /// Forgets the losses of a key, for example when it is removed.
     pub fn forget<Q>(&self, key: &Q)
     where
@@ -228,6 +265,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         Q: Hash + Eq + ?Sized,
     {
         self.records.remove(key);
+        self.rests.remove(key);
     }
 
     /// Returns the keys that are contended now, in any order.
@@ -259,7 +297,8 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
             && self.sweep_at.compare_exchange(at, NEVER, Relaxed, Relaxed).is_ok()
         {
             self.records.retain(|_, record| now < record.expires);
-            if !self.records.is_empty() {
+            self.rests.retain(|_, until| now < *until);
+            if !self.records.is_empty() || !self.rests.is_empty() {
                 self.sweep_no_later_than(now + self.interval / 4);
             }
         }
