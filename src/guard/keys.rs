@@ -165,6 +165,7 @@ impl<S: Store> Inner<S> {
             }
             Effect::Clear => self.lease.remove(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
+            Effect::Deleted => self.lease.deleted(key),
             Effect::Echo(echo) => self.lease.echo(echo),
             Effect::Lost(value) => leftovers.lost.push(value),
             Effect::Assess => leftovers.assess = true,

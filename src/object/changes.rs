@@ -89,15 +89,14 @@ impl<T: Types> Object<T> {
         is_acknowledged: bool,
     ) {
         let ours = self.own_write.take(change.value.as_ref());
-        // A deletion has no writer to ask for.
-        let by_rival =
-            !ours && !is_acknowledged && !change.listing && (judgement.by_rival || change.value.is_none());
+        let by_rival = !ours && !is_acknowledged && !change.listing && judgement.by_rival;
         let revision = change.version.as_ref().and_then(Version::revision);
         let ending = match &change.version {
             Some(version) if ours => Completion::Written(version.clone()),
             _ => Completion::Satisfied,
         };
         let is_deletion = change.value.is_none();
+        let was_deleted = is_deletion && self.known.value().is_some();
         self.generation += 1;
         // A listing may be older than our write, which then comes back after it.
         if !change.listing {
@@ -131,5 +130,6 @@ impl<T: Types> Object<T> {
             Some(false) => self.unsatisfied = true,
             None => {}
         }
+        effects.extend(was_deleted.then_some(Effect::Deleted));
     }
 }

@@ -44,6 +44,8 @@ pub enum Effect<T: Types> {
         /// The position of the rival's write in the store's order of writes.
         revision: Option<u64>,
     },
+    /// Another process deleted the object: its last writer has no more claim to it than others.
+    Deleted,
     /// The request ended. Its wish belongs to a user: drop it after the lock is released.
     Complete(Request<T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
     /// Our own write came back through the watch after this time.

@@ -4,7 +4,7 @@
 //! ```text
 //!      callers ── handle_request, handle_removal ─────┐
 //!                                                     v
-//!                                               ┌───────────┐  Queue, Clear, Evidence ──> the lease
+//!                                               ┌───────────┐  Queue, Clear, Evidence, Deleted ──> the lease
 //!    the store ── handle_read, handle_answer ──>│  Object   │  Complete ──> the caller of a request
 //!                                               │           │  Echo ──> the lease's delays
 //!                                               │ known     │  Lost ──> the contention tracker
@@ -45,6 +45,7 @@
 //! | | nothing to write, and it is our unacknowledged write | `Written` |
 //! | | nothing to write, and a rival wrote since we saw it unsatisfactory | `ByOther`, `Evidence`; `Queue`, `Assess` if more is requested |
 //! | | nothing to write otherwise | `Satisfied` |
+//! | | the object was known to exist and is gone | `Deleted`, besides the others |
 //! | [`handle_answer`](Object::handle_answer) | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
 //! | | denied, impossible, or withheld | `GivenUp` |
@@ -56,13 +57,15 @@
 //! | | satisfactory otherwise | `Clear`, all `Written` if the write is ours, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
 //! | | unsatisfactory otherwise | notes that |
+//! | | the object was known to exist and is gone | `Deleted`, besides the others |
 //! | [`handle_listing`](Object::handle_listing) | always | none: the changes that follow are comparable |
 //!
 //! # The rules behind the table
 //!
 //! 1. **Evidence is a transition.** A rival's write from an unsatisfactory value to a satisfactory
 //!    one shows that the rival does our work. The first sight of a value shows nothing, and nor
-//!    does an entry of a listing: somebody may have written it long ago.
+//!    does an entry of a listing: somebody may have written it long ago. Nor does a deletion: people
+//!    delete, and rivals write. It only ends the last writer's claim to the object.
 //! 2. **The earliest unfulfilled request counts.** A key's age in the lease is that of its oldest
 //!    unfulfilled request. A rival that fulfils that one is alive, even if a newer request has
 //!    replaced it.
@@ -238,7 +241,8 @@ impl<T: Types> Object<T> {
         evaluation: Evaluation<T::Value>,
         by_rival: bool,
     ) -> (Step<T>, Effects<T>) {
-        let mut effects = Vec::new();
+        let was_deleted = read.is_none() && self.known.value().is_some();
+        let mut effects: Effects<T> = was_deleted.then_some(Effect::Deleted).into_iter().collect();
         let is_satisfied = evaluation.is_satisfied();
         let Evaluation { write, changed, gone } = evaluation;
         if !gone.is_empty() {
@@ -273,10 +277,9 @@ impl<T: Types> Object<T> {
         let version = read.as_ref().map(|(_, version)| version.clone());
         let ours = self.own_write.take(value.as_ref());
         let is_news = self.known.version() != version.as_ref();
-        // The first sight of a value shows nothing, and nobody who deletes an object does our work.
+        // The first sight of a value shows nothing.
         let is_foreign = !ours && !self.own_write.has_version(version.as_ref());
-        let by_other =
-            is_satisfied && self.unsatisfied && is_foreign && is_news && (by_rival || value.is_none());
+        let by_other = is_satisfied && self.unsatisfied && is_foreign && is_news && by_rival;
         self.known.learn(read);
         self.satisfied = value.filter(|_| is_satisfied);
         self.requests.forget_earlier(effects);

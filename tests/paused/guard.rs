@@ -237,6 +237,54 @@ async fn deletion_before_our_write_is_no_evidence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_person_who_deletes_deposes_nobody() {
+    // The deletion is seen by the watch, or by the retry of a refused write.
+    for watch in [Duration::ZERO, 1000 * SECOND] {
+        let store = MemoryStore::new();
+        let doomed = put(&store, KEY, "wrong").await;
+        let network = Network { read: 100 * MS, write: 100 * MS, watch, ..Network::default() };
+        let replica = Replica::new(&store, network).await;
+        replica.lead().await;
+        let existing_is_right =
+            |current: Option<&[u8]>| current.filter(|current| *current != b"right").map(|_| "right");
+        let ensured = replica.guard.ensure("key", existing_is_right);
+        sleep(10 * MS).await;
+        store.delete(KEY, &doomed, None).await.unwrap();
+        let ending = end(ensured).await;
+        assert!(matches!(ending, EnsureOutcome::Satisfied), "{ending:?}");
+        let counters = replica.counters();
+        assert_eq!((counters.evidence, counters.lost), (0, 0));
+        assert!(replica.guard.lease().is_leader());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_key_is_nobodys() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let lease = replica.guard.lease().clone();
+    tokio::spawn(async move {
+        loop {
+            lease.extend(&"elsewhere".into());
+            sleep(50 * MS).await;
+        }
+    });
+    let took = async |value| {
+        let since = Instant::now();
+        let ending = end(replica.guard.ensure("key", want(value))).await;
+        assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
+        since.elapsed()
+    };
+    assert!(took("one").await > 100 * MS, "another replica leads");
+    assert!(took("two").await < 100 * MS, "this replica wrote the key last");
+    let version = store.get(KEY).await.unwrap().unwrap().version;
+    store.delete(KEY, &version, None).await.unwrap();
+    sleep(MS).await;
+    assert!(took("three").await > 100 * MS, "a new object is the leader's to write");
+}
+
+#[tokio::test(start_paused = true)]
 async fn job_resumes_seconds_after_a_store_outage() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;

@@ -271,6 +271,11 @@ impl Process {
                     self.key_was_cleared(number);
                 }
                 Effect::Evidence { revision } => self.extend(now, number, revision),
+                Effect::Deleted => {
+                    if let Some(engine) = self.contender.engine_mut() {
+                        engine.handle_deleted(local, &number);
+                    }
+                }
                 Effect::Echo(echo) => {
                     if let Some(engine) = self.contender.engine_mut() {
                         engine.handle_echo(local, echo);

@@ -18,6 +18,8 @@ enum Wish {
     Word(&'static str),
     /// Exactly this text, if the object exists.
     Existing(&'static str),
+    /// Exactly this text, or no object.
+    AtMost(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,7 +29,7 @@ enum TestVersion {
 }
 
 use TestVersion::{Opaque, Ordered};
-use Wish::{Exactly, Existing, Word};
+use Wish::{AtMost, Exactly, Existing, Word};
 
 impl Version for TestVersion {
     fn revision(&self) -> Option<u64> {
@@ -56,7 +58,8 @@ impl Types for Text {
             Word(word) if current.is_some_and(|current| current.contains(word)) => Desired::Right,
             Word(word) => Desired::Write(format!("{} {word}", current.map_or("", |current| current))),
             Existing(_) if current.is_none() => Desired::Gone,
-            Existing(text) => Self::evaluate(&Exactly(text), current),
+            AtMost(_) if current.is_none() => Desired::Right,
+            Existing(text) | AtMost(text) => Self::evaluate(&Exactly(text), current),
         }
     }
 }
@@ -168,6 +171,7 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
         Effect::Clear => "clear".into(),
         Effect::Assess => "assess".into(),
         Effect::Discard(_) => "discard".into(),
+        Effect::Deleted => "deleted".into(),
         Effect::Evidence { revision } => format!("evidence {revision:?}"),
         Effect::Echo(echo) => format!("echo {echo:?}"),
         Effect::Lost(value) => format!("lost {value}"),
@@ -271,6 +275,19 @@ fn absent_object_that_must_exist_is_gone() {
     shell.request(1, "", Existing("a"));
     let (step, effects) = shell.read(None);
     assert_eq!((step, effects), (Step::Finish(Outcome::Unchanged.done()), vec!["1 Gone".into()]));
+}
+
+#[test]
+fn read_that_finds_a_deletion_is_no_evidence() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", AtMost("a"));
+    let (step, effects) = shell.read(None);
+    assert_eq!(step, Step::Finish(Outcome::Unchanged.done()));
+    assert_eq!(effects, ["deleted", "1 Satisfied"]);
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.read(None).1, ["deleted"]);
 }
 
 #[test]
@@ -535,9 +552,26 @@ fn listing_clears_and_is_no_evidence() {
 #[test]
 fn listing_without_the_object_shows_its_absence() {
     let mut shell = Shell::with("a", Ordered(1));
-    assert_eq!(shell.list(None), [""; 0]);
+    assert_eq!(shell.list(None), ["deleted"]);
+    assert_eq!(shell.list(None), [""; 0], "once");
     shell.request(1, "", Exactly("a"));
     assert_eq!(shell.put("a", Ordered(2)), ["evidence Some(2)", "1 ByOther"], "it was absent in between");
+}
+
+#[test]
+fn deletion_is_no_evidence_and_ends_claims() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", AtMost("a"));
+    assert_eq!(shell.delete(Ordered(2)), ["clear", "1 Satisfied", "deleted"]);
+    assert_eq!(shell.delete(Ordered(3)), [""; 0], "it was gone already");
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", AtMost("a"));
+    shell.request(2, "", Exactly("a"));
+    assert_eq!(shell.delete(Ordered(2)), ["deleted"], "nor for an earlier request");
+
+    let mut shell = Shell::with("b", Ordered(1));
+    assert_eq!(shell.delete(Ordered(2)), ["deleted"], "nor if nobody wants the object");
 }
 
 #[test]

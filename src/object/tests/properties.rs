@@ -244,7 +244,7 @@ impl World {
                         self.carry_out(assessed.expect("nothing has changed").1, None);
                     }
                 }
-                Effect::Echo(_) | Effect::Lost(_) | Effect::Discard(_) => {}
+                Effect::Deleted | Effect::Echo(_) | Effect::Lost(_) | Effect::Discard(_) => {}
             }
         }
     }
