@@ -16,6 +16,8 @@ pub(super) struct Attempt<T: Types> {
 
 pub(super) struct Sent<T: Types> {
     pub value: T::Value,
+    /// The version that the object must have, `None` if it must not exist.
+    pub expected: Option<T::Version>,
     /// The requests that changed the value.
     pub changed: Vec<RequestId>,
     pub started: Timestamp,

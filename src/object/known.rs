@@ -55,10 +55,16 @@ impl<T: Types> Known<T> {
         self.state.as_ref()?.version.as_ref()
     }
 
+    /// Returns whether we learnt it from the store, and the watch may still report what came
+    /// before.
+    pub fn is_ahead_of_watch(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.ahead_of_watch)
+    }
+
     /// Takes in what a read returned. That is never older than what we knew, whatever the watch
     /// reports next.
     pub fn learn(&mut self, read: Option<(T::Value, T::Version)>) {
-        let was_ahead = self.state.as_ref().is_some_and(|state| state.ahead_of_watch);
+        let was_ahead = self.is_ahead_of_watch();
         self.state = Some(match read {
             Some((value, version)) => {
                 let ahead_of_watch = was_ahead || self.version() != Some(&version);

@@ -54,7 +54,7 @@
 //! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
 //! | | older than what is known otherwise, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
-//! | | satisfactory otherwise | `Clear`, all `Written` if the write is ours, otherwise `Satisfied` |
+//! | | satisfactory otherwise | `Clear`, all `Written` if it is our unacknowledged write, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
 //! | | unsatisfactory otherwise | notes that |
 //! | | the object was known to exist and is gone | `Deleted`, besides the others |
@@ -70,9 +70,13 @@
 //!    unfulfilled request. A rival that fulfils that one is alive, even if a newer request has
 //!    replaced it.
 //! 3. **Our own writes are no evidence.** Changes wait while an attempt is in flight, because one
-//!    of them may be the attempt's own write that overtook its answer. After a write without an
-//!    answer, the next value that equals it is taken for ours. After a write with one, its version
-//!    tells, also when a listing from before the write has come between.
+//!    of them may be the attempt's own write that overtook its answer. After a write with an answer,
+//!    its version tells. A listing may lack that write: then nothing is evidence until it, or a
+//!    newer one, has been seen. After a write without an answer, the next state is taken for ours if
+//!    it equals what we sent. If it does not, it may still be ours, because servers fill in defaults
+//!    and drop fractions of times, and replicas share the name under which they write. So it ends
+//!    requests as `Satisfied` and is no evidence. That may overlook one write of a rival, and the
+//!    next one shows the rival. The opposite error would depose a leader by its own write.
 //! 4. **Old news clears no new request.** A read may be ahead of the watch, so a change counts only
 //!    if it is newer than what is known. Versions with a [`key_revision`](Version::key_revision)
 //!    tell. With others, changes count again once the watch has caught up with the read, or lists
@@ -225,10 +229,10 @@ impl<T: Types> Object<T> {
         read: Option<&(T::Value, T::Version)>,
         evaluation: &Evaluation<T::Value>,
     ) -> Option<Before<T::Value>> {
-        let (value, version) = read?;
+        let (_, version) = read?;
         let is_news = self.known.version() != Some(version);
-        let ours = self.own_write.is(Some(value)) || self.own_write.has_version(Some(version));
-        let asks = is_news && evaluation.is_satisfied() && !ours;
+        let may_be_ours = self.may_be_acknowledged(Some(version)) || self.own_write.may_be_read(version);
+        let asks = is_news && evaluation.is_satisfied() && !may_be_ours;
         asks.then(|| Before(self.known.value().cloned()))
     }
 
@@ -254,13 +258,17 @@ impl<T: Types> Object<T> {
         };
         let expected = read.as_ref().map(|(_, version)| version.clone());
         self.generation += 1;
+        if let Some((value, version)) = &read {
+            self.own_write.read(value, version);
+        }
         self.known.learn(read);
         self.unsatisfied = true;
         // It is to be written again, so somebody changed it. Or the caller wants another value by
         // now: the contention tracker compares the two.
         effects.extend(self.satisfied.take().map(Effect::Lost));
         if let Some(attempt) = &mut self.in_flight {
-            attempt.sent = Some(Sent { value: value.clone(), changed, started: now });
+            attempt.sent =
+                Some(Sent { value: value.clone(), expected: expected.clone(), changed, started: now });
         }
         (Step::Write { value, expected }, effects)
     }
@@ -275,11 +283,9 @@ impl<T: Types> Object<T> {
     ) -> Verdict {
         let value = read.as_ref().map(|(value, _)| value.clone());
         let version = read.as_ref().map(|(_, version)| version.clone());
-        let ours = self.own_write.take(value.as_ref());
-        let is_news = self.known.version() != version.as_ref();
+        let ours = read.as_ref().is_some_and(|(value, version)| self.own_write.read(value, version));
         // The first sight of a value shows nothing.
-        let is_foreign = !ours && !self.own_write.has_version(version.as_ref());
-        let by_other = is_satisfied && self.unsatisfied && is_foreign && is_news && by_rival;
+        let by_other = is_satisfied && self.unsatisfied && by_rival;
         self.known.learn(read);
         self.satisfied = value.filter(|_| is_satisfied);
         self.requests.forget_earlier(effects);
@@ -310,7 +316,7 @@ impl<T: Types> Object<T> {
                     self.written(&mut effects, sent, version);
                 }
             }
-            Answer::Unanswered => self.own_write.unanswered(sent.map(|sent| sent.value)),
+            Answer::Unanswered => self.own_write.unanswered(sent),
             Answer::Conflict | Answer::Fenced => {}
             Answer::Denied(reason) | Answer::Impossible(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
@@ -358,6 +364,13 @@ impl<T: Types> Object<T> {
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
         let Refusal { version, reason } = *self.refusal.take()?;
         (version.as_ref() == at).then_some(reason)
+    }
+
+    /// Returns whether a new state with this version may be our last write, which has not come back.
+    /// A listing may lack that write, so a state that follows may be one before it or come from it.
+    fn may_be_acknowledged(&self, version: Option<&T::Version>) -> bool {
+        let is_behind = self.own_write.is_older_than_a_listing() && !self.known.is_ahead_of_watch();
+        is_behind || self.own_write.has_version(version)
     }
 
     /// Returns whether a question is still the same. Shells forget objects and make them anew, so

@@ -530,6 +530,44 @@ async fn retry_confirms_a_write_without_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn write_that_the_store_changed_is_no_evidence() {
+    // The next read sees the write, or the watch does.
+    for (watch, next) in [(1000 * SECOND, NetworkFault::None), (10 * MS, NetworkFault::Down)] {
+        let network = Network { watch, ..Network::default() };
+        let remote = RemoteStore::new(Changing(MemoryStore::new()), network, 1);
+        let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+        assert!(matches!(end(guard.ensure("first", want_word("first"))).await, EnsureOutcome::Written(_)));
+        remote.set_fault(NetworkFault::AnswersLost);
+        let ensured = guard.ensure("key", want_word("value"));
+        sleep(2 * MS).await;
+        remote.set_fault(next);
+        let ending = end(ensured).await;
+        assert!(matches!(ending, EnsureOutcome::Satisfied), "nobody can tell whose it is: {ending:?}");
+        let counters = guard.lease().snapshot().counters;
+        assert_eq!((counters.evidence, counters.lost), (0, 0));
+        assert!(guard.lease().is_leader());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn write_before_an_older_listing_is_no_evidence() {
+    let store = MemoryStore::new();
+    let (script, events) = mpsc::unbounded_channel();
+    let guard = Guard::new(Scripted::new(store.clone(), events), lease(1), "guarded/").unwrap();
+    assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Written(_)));
+    // The listing began before the write.
+    for event in [Event::Init, Event::InitDone] {
+        script.send(Ok(event)).unwrap();
+    }
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+    put(&store, KEY, "value, edited").await;
+    assert!(matches!(end(guard.ensure("key", want_word("value"))).await, EnsureOutcome::Satisfied));
+    assert_eq!(guard.lease().snapshot().counters.evidence, 0);
+    assert!(guard.lease().is_leader());
+}
+
+#[tokio::test(start_paused = true)]
 async fn lost_answer_claims_no_later_equal_write() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network { watch: 10 * MS, ..Network::default() }).await;
@@ -1136,6 +1174,35 @@ struct Scripted {
 impl Scripted {
     fn new(store: MemoryStore, events: mpsc::UnboundedReceiver<Result<Event, StoreError>>) -> Self {
         Self { store, events: Arc::new(Mutex::new(events)), slow: Duration::ZERO }
+    }
+}
+
+/// A store that adds to what is written, as an API server fills in defaults.
+#[derive(Clone)]
+struct Changing(MemoryStore);
+
+impl Store for Changing {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.0.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        let value = [&*value, b" and defaults"].concat();
+        self.0.put(key, value.into(), expected, fence).await
+    }
+
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.0.delete(key, expected, fence).await
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        self.0.watch(prefix)
     }
 }
 

@@ -12,7 +12,7 @@ enum Text {}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wish {
-    /// Exactly this text.
+    /// Exactly this text, but for spaces at the end.
     Exactly(&'static str),
     /// This word, whatever else there is.
     Word(&'static str),
@@ -53,7 +53,7 @@ impl Types for Text {
 
     fn evaluate(wish: &Wish, current: Option<&String>) -> Desired<String> {
         match *wish {
-            Exactly(text) if current.is_some_and(|current| current == text) => Desired::Right,
+            Exactly(text) if current.is_some_and(|current| current.trim_end() == text) => Desired::Right,
             Exactly(text) => Desired::Write(text.into()),
             Word(word) if current.is_some_and(|current| current.contains(word)) => Desired::Right,
             Word(word) => Desired::Write(format!("{} {word}", current.map_or("", |current| current))),
@@ -754,6 +754,102 @@ fn write_before_an_older_listing_is_no_evidence() {
     }
 }
 
+#[test]
+fn older_listing_hides_no_write_of_ours() {
+    let versions: [fn(u64) -> TestVersion; 2] = [Ordered, Opaque];
+    for version in versions {
+        let returned = || {
+            let mut shell = Shell::absent();
+            shell.request(1, "", Exactly("a"));
+            shell.write(None, version(2));
+            shell.request(2, "", Exactly("a b"));
+            shell.write(Some(("a", version(2))), version(3));
+            shell.list(None);
+            shell.request(3, "", Word("a"));
+            shell
+        };
+        assert_eq!(returned().read(Some(("a c", version(4)))).1, ["3 Satisfied"], "an edit of ours");
+        let mut shell = returned();
+        assert_eq!(shell.put("a", version(2)), ["clear", "3 Satisfied"]);
+        shell.request(4, "", Word("b"));
+        assert_eq!(shell.put("a b", version(3)), ["echo 0ns", "clear", "4 Satisfied"]);
+        shell.put("", version(4));
+        shell.request(5, "", Word("c"));
+        assert_eq!(shell.put("c", version(5)).last().unwrap(), "5 ByOther", "all of ours are back");
+    }
+}
+
+#[test]
+fn change_past_our_write_ends_the_wait_for_it() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(2));
+    shell.list(None);
+    assert_eq!(shell.put("b", Ordered(3)), [""; 0]);
+    shell.request(2, "", Exactly("a"));
+    assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "2 ByOther"]);
+}
+
+// --- writes without an answer ---
+
+/// The object had the value "b" at version 1, and our write of "a" got no answer.
+fn unanswered() -> Shell {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Word("a"));
+    shell.send(Some(("b", Ordered(1))));
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    shell
+}
+
+#[test]
+fn next_satisfactory_change_may_be_our_unanswered_write() {
+    let mut shell = unanswered();
+    assert_eq!(shell.put("default: a", Ordered(2)), ["clear", "1 Satisfied"]);
+    shell.put("", Ordered(3));
+    shell.request(2, "", Word("a"));
+    assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "2 ByOther"], "only the next one");
+}
+
+#[test]
+fn next_satisfactory_read_may_be_our_unanswered_write() {
+    let mut shell = unanswered();
+    assert_eq!(shell.read(Some(("default: a", Ordered(2)))).1, ["1 Satisfied"]);
+    let mut shell = unanswered();
+    shell.send(Some(("b", Ordered(1))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.read(Some(("default: a", Ordered(2)))).1, ["1 Satisfied"], "that refused the second");
+}
+
+#[test]
+fn newer_request_leaves_the_unanswered_write_in_doubt() {
+    let mut shell = unanswered();
+    shell.request(2, "", Word("c"));
+    assert_eq!(shell.put("default: a", Ordered(2)), [""; 0], "no evidence for the earlier request");
+    assert_eq!(shell.put("c", Ordered(3)), ["evidence Some(3)", "2 ByOther", "discard"]);
+}
+
+#[test]
+fn read_of_another_version_ends_the_wait_for_unanswered() {
+    let mut shell = unanswered();
+    shell.send(Some(("c", Ordered(2))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.read(Some(("b a", Ordered(3)))).1, ["1 ByOther", "evidence Some(3)"]);
+}
+
+#[test]
+fn older_listing_leaves_the_unanswered_write_in_doubt() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Word("a"));
+    shell.send(None);
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    shell.list(None);
+    assert_eq!(shell.put("default: a", Ordered(2)), ["clear", "1 Satisfied"]);
+}
+
 // --- forgetting ---
 
 #[test]
@@ -770,4 +866,10 @@ fn object_without_requests_that_is_absent_is_blank() {
     assert!(!shell.object.is_blank(), "an attempt may come for a request that was withdrawn");
     shell.end();
     assert!(shell.object.is_blank());
+    shell.request(2, "", Exactly("a"));
+    shell.send(None);
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    let _ = shell.object.handle_removal();
+    assert!(!shell.object.is_blank(), "our write may still come");
 }
