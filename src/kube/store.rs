@@ -171,8 +171,10 @@ where
         self.set(|inner| inner.request_timeout = limit)
     }
 
-    /// Reads from a reflector, such as that of a controller, and asks the server only where the
-    /// reflector lacks an object or is known to lag.
+    /// Reads from a reflector, such as that of a controller. Asks the server only where the
+    /// reflector lacks an object, or is known to lag: behind a write of this store, a refusal, or
+    /// what a guard's watch has reported. An object whose resourceVersion is no number is read from
+    /// the server, because nothing shows whether the reflector lags.
     #[must_use]
     pub fn reader(self, reader: reflector::Store<K>) -> Self
     where
@@ -319,7 +321,12 @@ where
         {
             return Ok(Some(entry));
         }
-        let (namespace, name) = split_key(key);
+        self.get_uncached(key).await
+    }
+
+    async fn get_uncached(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let inner = &*self.inner;
+        let (namespace, name) = split_key(non_empty(key)?);
         let request = inner.request(namespace).get(name, &GetParams::default()).map_err(invalid_request)?;
         let Some(answer) = request::read(&inner.client, request, inner.request_timeout).await? else {
             return Ok(None);
@@ -531,6 +538,47 @@ mod tests {
         assert!(matches!(refused, Err(StoreError::Conflict { current: Current::Absent })), "{refused:?}");
         assert_eq!(store.get("ns/a").await.unwrap(), None, "the reader is known to lag");
         assert_eq!(*requests.lock(), [http::Method::PUT, http::Method::GET, http::Method::GET]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reader_behind_the_watch_hides_no_edit() {
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let server = {
+            let requests = requests.clone();
+            move |request: Request<Body>| {
+                requests.lock().push(request.method().clone());
+                Err("nobody answers".into())
+            }
+        };
+        let mut writer = reflector::store::Writer::new(kind());
+        let (tell, told) = mpsc::unbounded_channel();
+        let events = futures_util::stream::unfold(told, |mut told: mpsc::UnboundedReceiver<_>| async move {
+            Some((told.recv().await?, told))
+        });
+        let (store, events) = store_of(server).reader(writer.as_reader()).tap(events);
+        let lease = crate::WriterLease::builder("test").seed(1).spawn().unwrap();
+        let guard = crate::Guard::new(store, lease, "").unwrap();
+        tokio::spawn(events.for_each(async |_| {}));
+        let right = object("a", 10, "right", MANAGER);
+        writer.apply_watcher_event(&watcher::Event::Apply(right.clone()));
+        let broken = object("a", 12, "broken", "person");
+        let listing =
+            [watcher::Event::Init, watcher::Event::InitApply(right), watcher::Event::InitDone].map(Ok);
+        for event in listing.into_iter().chain([Ok(watcher::Event::Apply(broken))]) {
+            tell.send(event).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut ensured = guard.ensure_existing("ns/a", |current| {
+            let mut value: serde_json::Value = serde_json::from_slice(current).unwrap();
+            (value["status"]["phase"] != "right").then(|| {
+                value["status"]["phase"] = json!("right");
+                serde_json::to_vec(&value).unwrap()
+            })
+        });
+        let pending = tokio::time::timeout(Duration::from_secs(1), &mut ensured).await;
+        assert!(pending.is_err(), "the object is broken: {pending:?}");
+        assert_eq!(guard.lease().snapshot().counters.evidence, 0);
+        assert_eq!(requests.lock().first(), Some(&http::Method::GET), "past the reader");
     }
 
     #[tokio::test]

@@ -61,6 +61,14 @@ impl<T: Types> Known<T> {
         self.state.as_ref().is_some_and(|state| state.ahead_of_watch)
     }
 
+    /// Returns whether a value with this version was replaced before what we know.
+    pub fn is_past(&self, version: &T::Version) -> bool {
+        let Some(State { value, version: Some(known), .. }) = &self.state else { return false };
+        let revisions = version.key_revision().zip(known.key_revision());
+        // What is gone keeps the version of what was deleted.
+        revisions.is_some_and(|(revision, known)| revision < known || revision == known && value.is_none())
+    }
+
     /// Takes in what a read returned. That is never older than what we knew, whatever the watch
     /// reports next.
     pub fn learn(&mut self, read: Option<(T::Value, T::Version)>) {

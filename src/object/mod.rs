@@ -26,7 +26,8 @@
 //! brings the answer back. An answer to a [`Question`] that changed meanwhile is refused, and the
 //! shell asks again.
 //!
-//! An attempt is `handle_attempt`, `handle_read`, [`Step::Write`] and `handle_answer`, then
+//! An attempt is `handle_attempt`, a read, again if [`is_stale_read`](Object::is_stale_read),
+//! `handle_read`, [`Step::Write`] and `handle_answer`, then
 //! `poll_deferred` until it returns `None`. A read that fails skips to `handle_answer`. The shell
 //! passes the [`Verdict`] to the engine last.
 //!
@@ -80,7 +81,9 @@
 //! 4. **Old news clears no new request.** A read may be ahead of the watch, so a change counts only
 //!    if it is newer than what is known. Versions with a [`key_revision`](Version::key_revision)
 //!    tell. With others, changes count again once the watch has caught up with the read, or lists
-//!    anew.
+//!    anew. A watch may be ahead of a read, too, if the store reads from a cache. Such a read is
+//!    repeated past the cache. If that one is as old, the store was restored: it is the truth, and no
+//!    evidence. Where versions have no order, only the store's promise of fresh reads holds.
 //! 5. **A listing is the truth.** A store that was restored starts again from smaller revisions, and
 //!    only a listing shows that. So an entry of a listing replaces what is known, unless we have
 //!    read or written something newer since that listing began.
@@ -222,6 +225,12 @@ impl<T: Types> Object<T> {
         self.requests.wishes()
     }
 
+    /// Returns whether a read is older than what is known, so that the shell has to read again, past
+    /// the store's cache. Versions without a key revision do not tell.
+    pub fn is_stale_read(&self, read: Option<&(T::Value, T::Version)>) -> bool {
+        read.is_some_and(|(_, version)| self.known.is_past(version))
+    }
+
     /// Returns the value before the one that an attempt read, if it makes a difference whether a
     /// rival wrote that one.
     pub fn before_read(
@@ -230,7 +239,7 @@ impl<T: Types> Object<T> {
         evaluation: &Evaluation<T::Value>,
     ) -> Option<Before<T::Value>> {
         let (_, version) = read?;
-        let is_news = self.known.version() != Some(version);
+        let is_news = self.known.version() != Some(version) && !self.known.is_past(version);
         let may_be_ours = self.may_be_acknowledged(Some(version)) || self.own_write.may_be_read(version);
         let asks = is_news && evaluation.is_satisfied() && !may_be_ours;
         asks.then(|| Before(self.known.value().cloned()))

@@ -530,6 +530,21 @@ async fn retry_confirms_a_write_without_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn cache_behind_the_watch_hides_no_edit() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "right").await;
+    let cache = Arc::new(Mutex::new(store.get(KEY).await.unwrap()));
+    let guard = Guard::new(Cached { store: store.clone(), cache }, lease(1), "guarded/").unwrap();
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+    put(&store, KEY, "broken").await;
+    sleep(MS).await;
+    let ending = end(guard.ensure("key", want("right"))).await;
+    assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
+    assert_eq!(text(&store, KEY).await, "right");
+    assert_eq!(guard.lease().snapshot().counters.evidence, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn write_that_the_store_changed_is_no_evidence() {
     // The next read sees the write, or the watch does.
     for (watch, next) in [(1000 * SECOND, NetworkFault::None), (10 * MS, NetworkFault::Down)] {
@@ -1203,6 +1218,40 @@ impl Store for Changing {
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
         self.0.watch(prefix)
+    }
+}
+
+/// A store that reads from a cache.
+struct Cached {
+    store: MemoryStore,
+    cache: Arc<Mutex<Option<Entry>>>,
+}
+
+impl Store for Cached {
+    async fn get(&self, _: &str) -> Result<Option<Entry>, StoreError> {
+        Ok(self.cache.lock().await.clone())
+    }
+
+    async fn get_uncached(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        self.store.put(key, value, expected, fence).await
+    }
+
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.store.delete(key, expected, fence).await
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        self.store.watch(prefix)
     }
 }
 

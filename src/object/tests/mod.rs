@@ -707,6 +707,33 @@ fn unordered_watch_catches_up_with_a_listing() {
     assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
 }
 
+// --- behind the watch ---
+
+#[test]
+fn read_behind_the_watch_is_stale() {
+    let stale = |shell: &Shell, read| shell.object.is_stale_read(entry(read).as_ref());
+    let mut shell = Shell::with("b", Ordered(5));
+    assert!(stale(&shell, Some(("a", Ordered(4)))));
+    assert!(!stale(&shell, Some(("b", Ordered(5)))));
+    assert!(!stale(&shell, Some(("a", Ordered(6)))));
+    assert!(!stale(&shell, None), "a read of nothing has no version");
+    shell.delete(Ordered(6));
+    assert!(stale(&shell, Some(("b", Ordered(5)))));
+    let opaque = Shell::with("b", Opaque(5));
+    assert!(!stale(&opaque, Some(("a", Opaque(4)))), "they have no order");
+}
+
+#[test]
+fn read_that_stays_behind_the_watch_is_no_evidence() {
+    let mut shell = Shell::with("b", Ordered(1_000));
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.read(Some(("a", Ordered(500)))).1, ["1 Satisfied"]);
+    shell.end();
+    shell.request(2, "", Exactly("c"));
+    let (step, _) = shell.read(Some(("a", Ordered(500))));
+    assert_eq!(step, Step::Write { value: "c".into(), expected: Some(Ordered(500)) }, "it was restored");
+}
+
 // --- listings of older states ---
 
 #[test]

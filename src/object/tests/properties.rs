@@ -72,7 +72,9 @@ struct World {
     news: VecDeque<(Option<&'static str>, u64)>,
     /// The state that the next listing shows. The watch reports nothing until then.
     snapshot: Option<(Option<&'static str>, u64)>,
-    /// An answer got lost since the snapshot. The object remembers one such write only.
+    /// A listing may be older than what the object knows, and the watch may repeat what followed.
+    repeats: bool,
+    /// An answer got lost since that snapshot. The object remembers one such write only.
     has_lost: bool,
     /// The positions of the object's own writes.
     own: Vec<u64>,
@@ -101,6 +103,7 @@ impl World {
             position: 0,
             news: VecDeque::new(),
             snapshot: None,
+            repeats: false,
             has_lost: false,
             own: Vec::new(),
             seen: 0,
@@ -146,7 +149,8 @@ impl World {
             Move::Snapshot => {
                 self.news.clear();
                 self.snapshot = Some((self.stored, self.position));
-                self.has_lost = false;
+                self.has_lost &= self.repeats;
+                self.repeats = true;
             }
             Move::List => {
                 let (value, position) = match self.snapshot.take() {
@@ -172,6 +176,8 @@ impl World {
             Move::Deny if self.in_flight.is_some() => self.answer(Answer::Denied("no")),
             Move::Delete | Move::Deliver | Move::Attempt | Move::Lose | Move::Deny => {}
         }
+        let is_behind = self.snapshot.is_some() || self.in_flight.is_some() || !self.news.is_empty();
+        self.repeats &= is_behind;
         self.check();
     }
 
@@ -227,7 +233,7 @@ impl World {
     }
 
     fn may_lose(&self) -> bool {
-        self.snapshot.is_none() || !self.has_lost
+        !self.repeats || !self.has_lost
     }
 
     fn answer(&mut self, answer: Answer<Text>) {
