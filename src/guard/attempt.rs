@@ -53,6 +53,11 @@ impl<S: Store> Inner<S> {
         let step = self.update_object(&key, |object| object.handle_read(started, read, evaluation, by_rival));
         let (value, expected) = match step {
             Step::Write { value, expected } => (value, expected),
+            Step::Delete { expected } => {
+                let deleted = self.store.delete(&key, &expected, fence).await;
+                let answer = deleted.map_or_else(|error| refused(&key, error), |()| Answer::Deleted);
+                return self.answer(&key, answer);
+            }
             Step::Finish(verdict) => return verdict,
         };
         if let Some(contended) = self.contended(&key, &value) {

@@ -285,6 +285,7 @@ impl Leftovers {
 fn outcome(completion: Completion<store::Version, EnsureOutcome>) -> EnsureOutcome {
     match completion {
         Completion::Written(version) => EnsureOutcome::Written(version),
+        Completion::Deleted => EnsureOutcome::Deleted,
         Completion::Satisfied => EnsureOutcome::Satisfied,
         Completion::ByOther => EnsureOutcome::ByOther,
         Completion::Superseded => EnsureOutcome::Superseded,

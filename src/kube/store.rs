@@ -62,8 +62,13 @@ use crate::store::{Current, Entry, Event, Expected, Fence, Store, StoreError, Ve
 ///
 /// # Rights
 ///
-/// `get`, `list` and `watch` on the kind, and `update` on its `status`. For whole objects:
-/// `create`, `update` and `delete` on the kind.
+/// `get`, `list` and `watch` on the kind, and `update` on its `status`. For whole objects: `create`
+/// and `update` on the kind. To delete: `delete` on the kind.
+///
+/// # Deletions
+///
+/// A deletion is one of the whole object, also for a store of statuses. It succeeds when the server
+/// accepts it: an object with finalizers exists until these are done.
 ///
 /// # Interruptions
 ///

@@ -83,15 +83,19 @@ impl<T: Types> Object<T> {
     fn changed(&mut self, effects: &mut Effects<T>, change: Change<T>, judgement: Judgement) {
         let may_be_ours = change.listing || self.own_write.may_be_change(&self.known, &change);
         let ours = may_be_ours && self.own_write.is(change.value.as_ref());
+        let is_acknowledged = self.may_be_acknowledged(change.version.as_ref());
         self.own_write.pass(&self.known, &change);
-        let by_rival = judgement.by_rival;
+        // A deletion has no writer to ask for.
+        let fulfils_absence = change.value.is_none() && self.requests.want_absence();
+        let by_rival = judgement.by_rival || fulfils_absence && !may_be_ours && !is_acknowledged;
         let revision = change.version.as_ref().and_then(Version::revision);
-        let ending = match &change.version {
-            Some(version) if ours => Completion::Written(version.clone()),
+        let ending = match (&change.value, &change.version) {
+            (None, _) if ours => Completion::Deleted,
+            (Some(_), Some(version)) if ours => Completion::Written(version.clone()),
             _ => Completion::Satisfied,
         };
         let is_deletion = change.value.is_none();
-        let was_deleted = is_deletion && self.known.value().is_some();
+        let was_deleted = is_deletion && self.known.value().is_some() && !ours && !by_rival;
         self.generation += 1;
         self.refusal = None;
         self.known.record(change.value.clone(), change.version);

@@ -16,6 +16,8 @@ use crate::engine::{
 pub enum Completion<N, R> {
     /// Our write of this version fulfilled it.
     Written(N),
+    /// Our deletion fulfilled it.
+    Deleted,
     /// The value was satisfactory already, or became so without a rival.
     Satisfied,
     /// A rival's write fulfilled it.
@@ -76,15 +78,23 @@ pub enum Step<T: Types> {
         /// The version that was read, `None` if the object did not exist.
         expected: Option<T::Version>,
     },
+    /// Delete the object if it still has this version, then call
+    /// [`handle_answer`](super::Object::handle_answer).
+    Delete {
+        /// The version that was read.
+        expected: T::Version,
+    },
     /// The attempt has nothing to write.
     Finish(Verdict),
 }
 
-/// The answer to a read that failed, or to a write.
+/// The answer to a read that failed, or to a write or deletion.
 #[derive(Debug, PartialEq)]
 pub enum Answer<T: Types> {
     /// The write succeeded with this version.
     Written(T::Version),
+    /// The deletion succeeded.
+    Deleted,
     /// The write was refused as stale.
     Conflict,
     /// The write was refused because another replica is elected.
@@ -122,8 +132,9 @@ impl<T: Types> Answer<T> {
     pub(super) fn verdict(&self, was_sent: bool) -> Verdict {
         match self {
             // A read has no such answer.
-            Self::Written(_) | Self::Conflict if !was_sent => Outcome::Failed.retry(),
+            Self::Written(_) | Self::Deleted | Self::Conflict if !was_sent => Outcome::Failed.retry(),
             Self::Written(version) => Outcome::Written.done().at_revision(version.revision()),
+            Self::Deleted => Outcome::Written.done(),
             Self::Conflict => Outcome::Conflict.retry(),
             Self::Fenced => Outcome::WrittenByOther.retry(),
             Self::Unanswered => Outcome::Failed.retry(),

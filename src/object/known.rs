@@ -87,9 +87,12 @@ impl<T: Types> Known<T> {
         });
     }
 
-    /// Takes in our own write.
-    pub fn wrote(&mut self, value: T::Value, version: T::Version) {
-        self.state = Some(State { value: Some(value), version: Some(version), ahead_of_watch: true });
+    /// Takes in our own write, or with `None` our deletion.
+    pub fn learn_own(&mut self, written: Option<(T::Value, T::Version)>) {
+        self.learn(written);
+        if let Some(state) = &mut self.state {
+            state.ahead_of_watch = true;
+        }
     }
 
     /// Takes in what the watch reported, which replaces what we knew.

@@ -36,18 +36,21 @@
 //! | event | condition | effects |
 //! |---|---|---|
 //! | [`handle_request`](Object::handle_request) | always | `Queue`, `Assess` |
-//! | | the part has a request already | that one is `Superseded` |
+//! | | the part has a request already, or absence is requested | that one is `Superseded` |
+//! | [`handle_absence_request`](Object::handle_absence_request) | always | `Queue`, `Assess`; all others are `Superseded` |
 //! | [`handle_assessment`](Object::handle_assessment) | the known value is unsatisfactory | notes that; `Lost` if it was satisfactory before |
 //! | [`handle_removal`](Object::handle_removal) | always | all `Removed`, `Clear` |
 //! | [`handle_closure`](Object::handle_closure) | always | all `GivenUp` |
 //! | [`handle_contention`](Object::handle_contention) | always | those assessed `GivenUp`; `Clear` if none is left |
 //! | [`handle_read`](Object::handle_read) | the object must exist and does not | `Gone` |
 //! | | something to write | [`Step::Write`]; `Lost` if the value was satisfactory before |
-//! | | nothing to write, and it is our unacknowledged write | `Written` |
+//! | | the object must not exist and does | [`Step::Delete`]; `Lost` as above |
+//! | | nothing to write, and it is our unacknowledged write or deletion | `Written` or `Deleted` |
 //! | | nothing to write, and a rival wrote since we saw it unsatisfactory | `ByOther`, `Evidence`; `Queue`, `Assess` if more is requested |
 //! | | nothing to write otherwise | `Satisfied` |
-//! | | the object was known to exist and is gone | `Deleted`, besides the others |
-//! | [`handle_answer`](Object::handle_answer) | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
+//! | | the object was known to exist and is gone, without evidence | the effect `Deleted`, besides the others |
+//! | [`handle_answer`](Object::handle_answer) | deleted | `Deleted`; `Assess` if more is requested |
+//! | | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
 //! | | denied, impossible, or withheld | `GivenUp` |
 //! | [`handle_change`](Object::handle_change) | an attempt is in flight | none: deferred until it ends |
@@ -55,10 +58,10 @@
 //! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
 //! | | older than what is known otherwise, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
-//! | | satisfactory otherwise | `Clear`, all `Written` if it is our unacknowledged write, otherwise `Satisfied` |
+//! | | satisfactory otherwise | `Clear`, all `Written` or `Deleted` if it is our unacknowledged write or deletion, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
 //! | | unsatisfactory otherwise | notes that |
-//! | | the object was known to exist and is gone | `Deleted`, besides the others |
+//! | | the object was known to exist and is gone, without evidence | the effect `Deleted`, besides the others |
 //! | [`handle_listing`](Object::handle_listing) | always | none: the changes that follow are comparable |
 //!
 //! # The rules behind the table
@@ -66,7 +69,8 @@
 //! 1. **Evidence is a transition.** A rival's write from an unsatisfactory value to a satisfactory
 //!    one shows that the rival does our work. The first sight of a value shows nothing, and nor
 //!    does an entry of a listing: somebody may have written it long ago. Nor does a deletion: people
-//!    delete, and rivals write. It only ends the last writer's claim to the object.
+//!    delete, and rivals write. It only ends the last writer's claim to the object. Where absence is
+//!    requested, rivals delete, too: then a deletion counts as a write does.
 //! 2. **The earliest unfulfilled request counts.** A key's age in the lease is that of its oldest
 //!    unfulfilled request. A rival that fulfils that one is alive, even if a newer request has
 //!    replaced it.
@@ -87,6 +91,9 @@
 //! 5. **A listing is the truth.** A store that was restored starts again from smaller revisions, and
 //!    only a listing shows that. So an entry of a listing replaces what is known, unless we have
 //!    read or written something newer since that listing began.
+//! 6. **Absence is wanted of the whole object.** Parts of an object share one write, but nothing can
+//!    be absent and have parts. So the last request decides: one for absence replaces all parts, and
+//!    one for a part replaces that.
 
 mod attempt;
 mod changes;
@@ -154,15 +161,31 @@ impl<T: Types> Object<T> {
 
     /// Takes in a request, which replaces a pending one for the same part.
     pub fn handle_request(&mut self, request: Request<T::Wish, T::Waiter>) -> Effects<T> {
+        self.before_request();
+        let replaced = self.requests.add(request);
+        Self::requested(replaced)
+    }
+
+    /// Takes in a request that the object not exist, which replaces all others. A later request for
+    /// a part replaces it in turn.
+    pub fn handle_absence_request(&mut self, request: Request<T::Wish, T::Waiter>) -> Effects<T> {
+        self.before_request();
+        let replaced = self.requests.add_absence(request);
+        Self::requested(replaced)
+    }
+
+    fn before_request(&mut self) {
         self.generation += 1;
         if self.requests.is_empty() {
             self.unsatisfied = false;
         } else if self.unsatisfied {
             self.requests.remember();
         }
-        let replaced = self.requests.add(request);
-        let ended = replaced.map(|replaced| Effect::Complete(replaced, Completion::Superseded));
-        ended.into_iter().chain([Effect::Queue, Effect::Assess]).collect()
+    }
+
+    fn requested(replaced: Vec<Request<T::Wish, T::Waiter>>) -> Effects<T> {
+        let ended = replaced.into_iter().map(|replaced| Effect::Complete(replaced, Completion::Superseded));
+        ended.chain([Effect::Queue, Effect::Assess]).collect()
     }
 
     /// Returns the wishes to evaluate against the known value, and that value. `None` if nothing is
@@ -193,7 +216,7 @@ impl<T: Types> Object<T> {
         self.unsatisfied = evaluation.as_ref().is_some_and(|evaluation| !evaluation.is_satisfied());
         let wanted = evaluation.and_then(|evaluation| evaluation.write);
         let lost = wanted.as_ref().and_then(|_| self.satisfied.take());
-        Ok((wanted, lost.map(Effect::Lost).into_iter().collect()))
+        Ok((wanted.flatten(), lost.map(Effect::Lost).into_iter().collect()))
     }
 
     /// The requests that were assessed are contended: gives them up.
@@ -221,7 +244,7 @@ impl<T: Types> Object<T> {
     /// An attempt starts. Returns the wishes to evaluate against what it reads.
     pub fn handle_attempt(&mut self) -> Wishes<T> {
         self.generation += 1;
-        self.in_flight = Some(Box::new(Attempt::new(self.requests.ids())));
+        self.in_flight = Some(Box::new(Attempt::new(self.requests.ids(), self.requests.want_absence())));
         self.requests.wishes()
     }
 
@@ -254,8 +277,7 @@ impl<T: Types> Object<T> {
         evaluation: Evaluation<T::Value>,
         by_rival: bool,
     ) -> (Step<T>, Effects<T>) {
-        let was_deleted = read.is_none() && self.known.value().is_some();
-        let mut effects: Effects<T> = was_deleted.then_some(Effect::Deleted).into_iter().collect();
+        let mut effects = Vec::new();
         let is_satisfied = evaluation.is_satisfied();
         let Evaluation { write, changed, gone } = evaluation;
         if !gone.is_empty() {
@@ -266,7 +288,13 @@ impl<T: Types> Object<T> {
             return (Step::Finish(verdict), effects);
         };
         let expected = read.as_ref().map(|(_, version)| version.clone());
+        let step = match (value.clone(), expected.clone()) {
+            (Some(value), expected) => Step::Write { value, expected },
+            (None, Some(expected)) => Step::Delete { expected },
+            (None, None) => return (Step::Finish(Outcome::Unchanged.done()), effects),
+        };
         self.generation += 1;
+        effects.extend(self.is_deleted(read.as_ref()).then_some(Effect::Deleted));
         if let Some((value, version)) = &read {
             self.own_write.read(value, version);
         }
@@ -276,10 +304,14 @@ impl<T: Types> Object<T> {
         // now: the contention tracker compares the two.
         effects.extend(self.satisfied.take().map(Effect::Lost));
         if let Some(attempt) = &mut self.in_flight {
-            attempt.sent =
-                Some(Sent { value: value.clone(), expected: expected.clone(), changed, started: now });
+            attempt.sent = Some(Sent { value, expected, changed, started: now });
         }
-        (Step::Write { value, expected }, effects)
+        (step, effects)
+    }
+
+    /// Returns whether the object was known to exist, and a read did not find it.
+    fn is_deleted(&self, read: Option<&(T::Value, T::Version)>) -> bool {
+        read.is_none() && self.known.value().is_some()
     }
 
     /// The value is satisfactory, or an object that must exist does not.
@@ -292,7 +324,15 @@ impl<T: Types> Object<T> {
     ) -> Verdict {
         let value = read.as_ref().map(|(value, _)| value.clone());
         let version = read.as_ref().map(|(_, version)| version.clone());
-        let ours = read.as_ref().is_some_and(|(value, version)| self.own_write.read(value, version));
+        let is_deleted = self.is_deleted(read.as_ref());
+        let wants_absence = self.in_flight.as_ref().is_some_and(|attempt| attempt.wants_absence);
+        let is_acknowledged = self.may_be_acknowledged(version.as_ref());
+        let ours = match &read {
+            Some((value, version)) => self.own_write.read(value, version),
+            None => self.own_write.read_absent(),
+        };
+        // A deletion has no writer to ask for.
+        let by_rival = by_rival || is_deleted && wants_absence && !ours && !is_acknowledged;
         // The first sight of a value shows nothing.
         let by_other = is_satisfied && self.unsatisfied && by_rival;
         self.known.learn(read);
@@ -300,11 +340,14 @@ impl<T: Types> Object<T> {
         self.requests.forget_earlier(effects);
         self.complete_attempt(effects, |_| match &version {
             Some(version) if ours => Completion::Written(version.clone()),
+            None if ours => Completion::Deleted,
             _ if by_other => Completion::ByOther,
             _ => Completion::Satisfied,
         });
         if by_other {
             effects.push(Effect::Evidence { revision: version.as_ref().and_then(Version::revision) });
+        } else if is_deleted && !ours {
+            effects.push(Effect::Deleted);
         }
         if !self.requests.is_empty() {
             // Requests came during the attempt. The evidence has cleared their job, too.
@@ -323,6 +366,11 @@ impl<T: Types> Object<T> {
             Answer::Written(version) => {
                 if let Some(sent) = sent {
                     self.written(&mut effects, sent, version);
+                }
+            }
+            Answer::Deleted => {
+                if let Some(sent) = sent {
+                    self.deleted(&mut effects, sent);
                 }
             }
             Answer::Unanswered => self.own_write.unanswered(sent),
@@ -344,14 +392,28 @@ impl<T: Types> Object<T> {
     }
 
     fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
-        self.refusal = None;
         self.own_write.succeeded(version.clone(), sent.started);
-        self.satisfied = Some(sent.value.clone());
-        self.known.wrote(sent.value, version.clone());
+        self.satisfied = sent.value.clone();
+        self.known.learn_own(sent.value.map(|value| (value, version.clone())));
+        self.succeeded(effects, &sent.changed, &Completion::Written(version));
+    }
+
+    fn deleted(&mut self, effects: &mut Effects<T>, sent: Sent<T>) {
+        if let Some(version) = sent.expected {
+            self.own_write.deleted(version);
+        }
+        self.satisfied = None;
+        self.known.learn_own(None);
+        self.succeeded(effects, &sent.changed, &Completion::Deleted);
+    }
+
+    /// Our write succeeded. The requests that changed the state end so, the others as satisfied.
+    fn succeeded(&mut self, effects: &mut Effects<T>, changed: &[RequestId], ending: &Completions<T>) {
+        self.refusal = None;
         self.unsatisfied = false;
         self.requests.forget_earlier(effects);
-        self.complete_attempt(effects, |id| match sent.changed.contains(&id) {
-            true => Completion::Written(version.clone()),
+        self.complete_attempt(effects, |id| match changed.contains(&id) {
+            true => ending.clone(),
             false => Completion::Satisfied,
         });
         // Requests that came during the attempt may want more.

@@ -18,8 +18,10 @@ pub(super) struct OwnWrite<T: Types> {
 }
 
 struct Echo<V> {
+    /// The version of the write, or the one that a deletion replaced.
     version: V,
-    /// `None` if the write got no answer, so that it may be somebody else's.
+    is_deletion: bool,
+    /// `None` if the write got no answer, so that it may be somebody else's, or was a deletion.
     started: Option<Timestamp>,
     /// A listing has begun since.
     listed: bool,
@@ -32,7 +34,13 @@ impl<T: Types> OwnWrite<T> {
 
     pub fn succeeded(&mut self, version: T::Version, started: Timestamp) {
         // Its change may be among the deferred ones already.
-        self.echo = Some(Echo { version, started: Some(started), listed: false });
+        self.echo = Some(Echo { version, is_deletion: false, started: Some(started), listed: false });
+        self.unacknowledged = None;
+    }
+
+    /// We deleted this version. The watch has yet to report that.
+    pub fn deleted(&mut self, version: T::Version) {
+        self.echo = Some(Echo { version, is_deletion: true, started: None, listed: false });
         self.unacknowledged = None;
     }
 
@@ -88,7 +96,11 @@ impl<T: Types> OwnWrite<T> {
     /// object may be absent again.
     pub fn pass(&mut self, known: &Known<T>, change: &Change<T>) {
         let version = change.version.as_ref();
-        self.echo = self.echo.take().filter(|echo| !is_newer(version, Some(&echo.version)));
+        let is_gone = change.value.is_none() && !change.listing;
+        self.echo = self.echo.take().filter(|echo| {
+            let was_deleted = is_gone && Some(&echo.version) == known.version();
+            !was_deleted && !is_newer(version, Some(&echo.version))
+        });
         self.unacknowledged = self.unacknowledged.take().filter(|sent| {
             let expected = sent.expected.as_ref();
             // A listing may be older than our write.
@@ -105,7 +117,7 @@ impl<T: Types> OwnWrite<T> {
 
     /// Returns whether a value is that of our write without an answer.
     pub fn is(&self, value: Option<&T::Value>) -> bool {
-        self.unacknowledged.as_ref().is_some_and(|sent| Some(&sent.value) == value)
+        self.unacknowledged.as_ref().is_some_and(|sent| sent.value.as_ref() == value)
     }
 
     /// An attempt reads this state. Returns whether it has the value of our write without an answer.
@@ -114,14 +126,27 @@ impl<T: Types> OwnWrite<T> {
         if !self.may_be_read(version) {
             return false;
         }
-        self.echo = Some(Echo { version: version.clone(), started: None, listed: false });
+        self.echo = Some(Echo { version: version.clone(), is_deletion: false, started: None, listed: false });
         let sent = self.unacknowledged.take();
-        sent.is_some_and(|sent| sent.value == *value)
+        sent.is_some_and(|sent| sent.value.as_ref() == Some(value))
+    }
+
+    /// An attempt reads that the object does not exist. Returns whether that may be our deletion
+    /// without an answer.
+    pub fn read_absent(&mut self) -> bool {
+        let deletion = self.unacknowledged.take_if(|sent| sent.value.is_none());
+        match deletion.and_then(|sent| sent.expected) {
+            Some(version) => {
+                self.deleted(version);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Returns whether a version is that of our last write, which has not come back yet.
     pub fn has_version(&self, version: Option<&T::Version>) -> bool {
-        self.echo.as_ref().is_some_and(|echo| Some(&echo.version) == version)
+        self.echo.as_ref().is_some_and(|echo| !echo.is_deletion && Some(&echo.version) == version)
     }
 }
 

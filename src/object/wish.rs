@@ -27,7 +27,8 @@ pub struct Wishes<T: Types>(Vec<(RequestId, T::Wish)>);
 /// The result of evaluating all wishes against one value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation<V> {
-    pub(super) write: Option<V>,
+    /// The state that is wanted instead of the current one, `Some(None)` for a deletion.
+    pub(super) write: Option<Option<V>>,
     pub(super) changed: Vec<RequestId>,
     pub(super) gone: Vec<RequestId>,
 }
@@ -84,14 +85,20 @@ impl<T: Types> Wishes<T> {
                 Desired::Right => {}
                 Desired::Write(new) => {
                     value = Some(new.clone());
-                    evaluation.write = Some(new);
+                    evaluation.write = Some(Some(new));
                     evaluation.changed.push(*id);
                 }
+                Desired::Absent if value.is_some() => {
+                    value = None;
+                    evaluation.write = Some(None);
+                    evaluation.changed.push(*id);
+                }
+                Desired::Absent => {}
                 Desired::Gone => evaluation.gone.push(*id),
             }
         }
         // One wish may have undone what another changed.
-        if evaluation.write.as_ref() == current {
+        if evaluation.write.as_ref().map(Option::as_ref) == Some(current) {
             evaluation.write = None;
         }
         evaluation

@@ -930,6 +930,92 @@ async fn opposite_parts_write_nothing() {
     assert_eq!(replica.remote.counts().attempted, 0);
 }
 
+// --- absence ---
+
+#[tokio::test(start_paused = true)]
+async fn unwanted_key_is_deleted_by_one_replica() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "value").await;
+    let network = Network { read: MS, write: 2 * MS, watch: 2 * MS, ..Network::default() };
+    let leader = Replica::new(&store, network.clone()).await;
+    let follower = Replica::new(&store, network).await;
+    leader.lead().await;
+    sleep(SECOND).await;
+    follower.follow().await;
+    let evidence = follower.counters().evidence;
+    let theirs = follower.guard.ensure_absent("key");
+    let ours = leader.guard.ensure_absent("key");
+    let ending = end(ours).await;
+    assert!(matches!(ending, EnsureOutcome::Deleted), "{ending:?}");
+    assert!(matches!(end(theirs).await, EnsureOutcome::ByOther));
+    assert_eq!(store.get(KEY).await.unwrap(), None);
+    assert_eq!((leader.counters().written, leader.counters().lost), (2, 0));
+    assert_eq!(follower.counters().evidence, evidence + 1);
+    assert!(matches!(end(leader.guard.ensure_absent("key")).await, EnsureOutcome::Satisfied));
+    assert!(leader.guard.lease().is_empty() && follower.guard.lease().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_deletion_is_retried_after_a_new_read() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network { write: 100 * MS, ..Network::default() }).await;
+    put(&store, KEY, "person").await;
+    let ensured = replica.guard.ensure_absent("key");
+    replica.has_sent(1).await;
+    put(&store, KEY, "person again").await;
+    assert!(matches!(end(ensured).await, EnsureOutcome::Deleted));
+    assert_eq!((store.get(KEY).await.unwrap(), replica.remote.counts().refused), (None, 1));
+    let counters = replica.counters();
+    assert_eq!((counters.conflicts, counters.written, counters.evidence), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletion_without_an_answer_is_no_evidence() {
+    // The next read sees the deletion, or the watch does.
+    for (watch, next) in [(1000 * SECOND, NetworkFault::None), (10 * MS, NetworkFault::Down)] {
+        let store = MemoryStore::new();
+        put(&store, KEY, "value").await;
+        let replica = Replica::new(&store, Network { watch, ..Network::default() }).await;
+        replica.lead().await;
+        replica.remote.set_fault(NetworkFault::AnswersLost);
+        let ensured = replica.guard.ensure_absent("key");
+        sleep(2 * MS).await;
+        replica.remote.set_fault(next);
+        assert!(matches!(end(ensured).await, EnsureOutcome::Deleted));
+        assert_eq!((replica.counters().evidence, replica.counters().lost), (0, 0));
+        assert!(replica.guard.lease().is_leader());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_call_decides_whether_a_key_exists() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    let value = replica.guard.ensure_part("key", "a", want("value"));
+    let absent = replica.guard.ensure_absent("key");
+    let part = replica.guard.ensure_part("key", "b", want("part"));
+    assert!(matches!(end(value).await, EnsureOutcome::Superseded));
+    assert!(matches!(end(absent).await, EnsureOutcome::Superseded));
+    assert!(matches!(end(part).await, EnsureOutcome::Written(_)));
+    let withdrawn = replica.guard.ensure_absent("key");
+    replica.guard.remove("key");
+    assert!(matches!(end(withdrawn).await, EnsureOutcome::Removed));
+    sleep(200 * SECOND).await;
+    assert_eq!(text(&store, KEY).await, "part");
+}
+
+#[tokio::test(start_paused = true)]
+async fn denied_deletion_is_reported_and_given_up() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "value").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    let mut notices = replica.guard.notices();
+    replica.remote.set_fault(NetworkFault::Denied);
+    assert!(matches!(end(replica.guard.ensure_absent("key")).await, EnsureOutcome::Denied(_)));
+    assert!(matches!(notices.recv().await.unwrap(), Notice::Refused { .. }));
+    assert!(replica.guard.lease().is_empty());
+}
+
 // --- handles ---
 
 #[tokio::test(start_paused = true)]

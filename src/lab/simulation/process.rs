@@ -171,6 +171,7 @@ impl Process {
         self.carry_out(now, number, effects);
         match step {
             Step::Write { value, expected } => Some(Write { content: value, expected, fence }),
+            Step::Delete { .. } => unreachable!("no replica wants a key to be absent"),
             Step::Finish(verdict) => {
                 self.finish(now, number, verdict);
                 None

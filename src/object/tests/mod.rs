@@ -20,6 +20,8 @@ enum Wish {
     Existing(&'static str),
     /// Exactly this text, or no object.
     AtMost(&'static str),
+    /// No object.
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +31,7 @@ enum TestVersion {
 }
 
 use TestVersion::{Opaque, Ordered};
-use Wish::{AtMost, Exactly, Existing, Word};
+use Wish::{AtMost, Exactly, Existing, Never, Word};
 
 impl Version for TestVersion {
     fn revision(&self) -> Option<u64> {
@@ -59,6 +61,7 @@ impl Types for Text {
             Word(word) => Desired::Write(format!("{} {word}", current.map_or("", |current| current))),
             Existing(_) if current.is_none() => Desired::Gone,
             AtMost(_) if current.is_none() => Desired::Right,
+            Never => Desired::Absent,
             Existing(text) | AtMost(text) => Self::evaluate(&Exactly(text), current),
         }
     }
@@ -89,6 +92,13 @@ impl Shell {
     fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
         let request = Request { id: RequestId(id), part: part.into(), wish, waiter: () };
         let effects = self.object.handle_request(request);
+        self.assess();
+        brief(effects)
+    }
+
+    fn request_absence(&mut self, id: u64) -> Vec<String> {
+        let request = Request { id: RequestId(id), part: "".into(), wish: Never, waiter: () };
+        let effects = self.object.handle_absence_request(request);
         self.assess();
         brief(effects)
     }
@@ -283,7 +293,7 @@ fn read_that_finds_a_deletion_is_no_evidence() {
     shell.request(1, "", AtMost("a"));
     let (step, effects) = shell.read(None);
     assert_eq!(step, Step::Finish(Outcome::Unchanged.done()));
-    assert_eq!(effects, ["deleted", "1 Satisfied"]);
+    assert_eq!(effects, ["1 Satisfied", "deleted"]);
 
     let mut shell = Shell::with("b", Ordered(1));
     shell.request(1, "", Exactly("a"));
@@ -875,6 +885,107 @@ fn older_listing_leaves_the_unanswered_write_in_doubt() {
     shell.end();
     shell.list(None);
     assert_eq!(shell.put("default: a", Ordered(2)), ["clear", "1 Satisfied"]);
+}
+
+// --- absence ---
+
+#[test]
+fn existing_object_is_deleted_at_its_version() {
+    let mut shell = Shell::with("b", Ordered(1));
+    assert_eq!(shell.request_absence(1), ["queue", "assess"]);
+    let (step, effects) = shell.read(Some(("b", Ordered(1))));
+    assert_eq!((step, effects), (Step::Delete { expected: Ordered(1) }, Vec::new()));
+    assert_eq!(shell.answer(Answer::Deleted), (Outcome::Written.done(), vec!["1 Deleted".into()]));
+    shell.end();
+    assert_eq!(shell.object.value(), None);
+    assert_eq!(shell.delete(Ordered(2)), [""; 0], "our own deletion comes back");
+    assert!(shell.object.is_blank());
+}
+
+#[test]
+fn absent_object_satisfies_a_request_for_absence() {
+    let mut shell = Shell::absent();
+    shell.request_absence(1);
+    let (step, effects) = shell.read(None);
+    assert_eq!((step, effects), (Step::Finish(Outcome::Unchanged.done()), vec!["1 Satisfied".into()]));
+}
+
+#[test]
+fn last_request_decides_whether_the_object_is_to_exist() {
+    let mut shell = Shell::absent();
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    assert_eq!(shell.request_absence(3), ["1 Superseded", "2 Superseded", "queue", "assess"]);
+    assert_eq!(shell.request(4, "left", Word("l")), ["3 Superseded", "queue", "assess"]);
+    assert_eq!(shell.request(5, "right", Word("r")), ["queue", "assess"], "parts share a write again");
+}
+
+#[test]
+fn foreign_deletion_is_evidence_where_absence_is_wanted() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    assert_eq!(shell.delete(Ordered(2)), ["evidence Some(2)", "1 ByOther"]);
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    assert_eq!(shell.read(None).1, ["1 ByOther", "evidence None"]);
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    assert_eq!(shell.list(None), ["clear", "1 Satisfied", "deleted"], "a listing is no evidence");
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    shell.request(2, "", AtMost("a"));
+    assert_eq!(shell.delete(Ordered(2)), ["clear", "2 Satisfied", "discard", "deleted"]);
+}
+
+#[test]
+fn deletions_are_refused_and_repeated_as_writes_are() {
+    for (answer, verdict) in [
+        (Answer::Conflict, Outcome::Conflict.retry()),
+        (Answer::Fenced, Outcome::WrittenByOther.retry()),
+        (Answer::Unanswered, Outcome::Failed.retry()),
+    ] {
+        let mut shell = Shell::with("b", Ordered(1));
+        shell.request_absence(1);
+        shell.read(Some(("b", Ordered(1))));
+        assert_eq!(shell.answer(answer), (verdict, Vec::new()));
+        shell.end();
+        assert_eq!(shell.read(Some(("c", Ordered(2)))).0, Step::Delete { expected: Ordered(2) });
+    }
+}
+
+#[test]
+fn deletion_without_an_answer_is_ours() {
+    let unanswered = || {
+        let mut shell = Shell::with("b", Ordered(1));
+        shell.request_absence(1);
+        shell.read(Some(("b", Ordered(1))));
+        let _ = shell.answer(Answer::Unanswered);
+        shell.end();
+        shell
+    };
+    assert_eq!(unanswered().delete(Ordered(2)), ["clear", "1 Deleted"]);
+    assert_eq!(unanswered().read(None).1, ["1 Deleted"]);
+    let mut shell = unanswered();
+    assert_eq!(shell.put("c", Ordered(2)), [""; 0], "ours cannot succeed any more");
+    assert_eq!(shell.delete(Ordered(3)), ["evidence Some(3)", "1 ByOther"]);
+}
+
+#[test]
+fn deletion_before_an_older_listing_is_no_evidence() {
+    let versions: [fn(u64) -> TestVersion; 2] = [Ordered, Opaque];
+    for version in versions {
+        let mut shell = Shell::with("b", version(2));
+        shell.request_absence(1);
+        shell.read(Some(("b", version(2))));
+        let _ = shell.answer(Answer::Deleted);
+        shell.end();
+        shell.list(Some(("a", version(1))));
+        shell.request_absence(2);
+        assert_eq!(shell.delete(version(3)), ["clear", "2 Satisfied", "deleted"]);
+    }
 }
 
 // --- forgetting ---

@@ -13,6 +13,7 @@ enum Move {
         part: usize,
         wish: usize,
     },
+    RequestAbsence,
     Remove,
     /// Somebody else writes.
     Write(usize),
@@ -37,7 +38,7 @@ enum Move {
 }
 
 const VALUES: [&str; 3] = ["a", "b", "a b"];
-const WISHES: [Wish; 4] = [Exactly("a"), Word("b"), Existing("a"), Exactly("a b")];
+const WISHES: [Wish; 5] = [Exactly("a"), Word("b"), Existing("a"), Exactly("a b"), AtMost("a")];
 /// The store appends these to what is written.
 const DEFAULTS: &str = " ";
 const PARTS: [&str; 2] = ["", "other"];
@@ -45,6 +46,7 @@ const PARTS: [&str; 2] = ["", "other"];
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let step = prop_oneof![
         4 => (0..PARTS.len(), 0..WISHES.len()).prop_map(|(part, wish)| Move::Request { part, wish }),
+        1 => Just(Move::RequestAbsence),
         1 => Just(Move::Remove),
         3 => (0..VALUES.len()).prop_map(Move::Write),
         1 => Just(Move::Delete),
@@ -90,7 +92,8 @@ struct World {
 
 struct Attempted {
     is_cleared: bool,
-    write: Option<(String, Option<TestVersion>)>,
+    /// The value to write, `None` to delete, and the expected version.
+    write: Option<(Option<String>, Option<TestVersion>)>,
 }
 
 impl World {
@@ -131,6 +134,13 @@ impl World {
                 self.requests += 1;
                 let request = Request { id, part, wish: WISHES[wish], waiter: () };
                 let effects = self.object.handle_request(request);
+                self.carry_out(effects, None);
+            }
+            Move::RequestAbsence => {
+                let id = RequestId(self.requests);
+                self.requests += 1;
+                let request = Request { id, part: "".into(), wish: Never, waiter: () };
+                let effects = self.object.handle_absence_request(request);
                 self.carry_out(effects, None);
             }
             Move::Remove => {
@@ -203,7 +213,11 @@ impl World {
         match step {
             Step::Write { value, expected } => {
                 let attempted = self.in_flight.as_mut().expect("it has just started");
-                attempted.write = Some((value, expected));
+                attempted.write = Some((Some(value), expected));
+            }
+            Step::Delete { expected } => {
+                let attempted = self.in_flight.as_mut().expect("it has just started");
+                attempted.write = Some((None, Some(expected)));
             }
             Step::Finish(verdict) => self.finish(verdict),
         }
@@ -214,10 +228,14 @@ impl World {
         let Some((value, expected)) = attempted.write.take() else { return };
         let current = self.stored.map(|_| self.version(self.position));
         let answer = if current == expected {
-            let value = if self.mutates { value + DEFAULTS } else { value };
-            self.store(Some(Box::leak(value.into_boxed_str())));
+            let value = value.map(|value| if self.mutates { value + DEFAULTS } else { value });
+            let is_deletion = value.is_none();
+            self.store(value.map(|value| &*Box::leak(value.into_boxed_str())));
             self.own.push(self.position);
-            Answer::Written(self.version(self.position))
+            match is_deletion {
+                true => Answer::Deleted,
+                false => Answer::Written(self.version(self.position)),
+            }
         } else {
             Answer::Conflict
         };
