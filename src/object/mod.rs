@@ -431,10 +431,10 @@ impl<T: Types> Object<T> {
     }
 
     /// Forgets why the store last refused a request for good. Returns the reason if that was at
-    /// this version.
+    /// this version, or at an unknown one.
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
         let Refusal { version, reason } = *self.refusal.take()?;
-        (version.as_ref() == at).then_some(reason)
+        version.is_none_or(|version| Some(&version) == at).then_some(reason)
     }
 
     /// Returns whether a new state with this version may be our last write, which has not come back.

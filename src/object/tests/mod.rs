@@ -450,6 +450,18 @@ fn refusal_of_a_withdrawn_request_is_not_kept() {
 }
 
 #[test]
+fn refused_read_is_kept_before_anything_is_known() {
+    let mut shell = Shell { object: Object::new(false), ..Shell::absent() };
+    shell.request(1, "", Exactly("a"));
+    shell.object.handle_attempt();
+    let _ = shell.answer(Answer::Denied("no"));
+    shell.end();
+    assert!(!shell.object.is_blank());
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), Some("no"));
+    assert!(shell.object.is_blank());
+}
+
+#[test]
 fn refusal_belongs_to_one_version() {
     let mut shell = Shell::with("b", Ordered(1));
     shell.request(1, "", Exactly("a"));
