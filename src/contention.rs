@@ -51,7 +51,9 @@ use crate::clock::Moment;
 /// ```
 pub struct ContentionTracker<K, V> {
     records: DashMap<K, Record<V>>,
-    /// When expired records are removed next; `None` if there are no records.
+    /// Until when keys rest whose closures are never content.
+    rests: DashMap<K, Moment>,
+    /// When expired records and rests are removed next; `None` if there are none.
     sweep_at: Mutex<Option<Moment>>,
     same: Box<Same<V>>,
     interval: Duration,
@@ -108,6 +110,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     pub fn comparing(same: impl Fn(&V, &V) -> bool + Send + Sync + 'static) -> Self {
         Self {
             records: DashMap::new(),
+            rests: DashMap::new(),
             sweep_at: Mutex::new(None),
             same: Box::new(same),
             interval: INTERVAL,
@@ -120,7 +123,8 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
     }
 
     /// Sets the interval. Two losses of a value within it are a fight, and a contended key should
-    /// be left alone for as long. With zero no key is ever contended. Default: 60 s.
+    /// be left alone for as long. With zero no key is ever contended. A guard's keys whose closures
+    /// are never content rest for the interval, too. Default: 60 s.
     ///
     /// ```
     /// use std::time::Duration;
@@ -215,6 +219,39 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         }
     }
 
+    /// Lets a key rest for the interval, because its closure wants to change what it wrote itself.
+    /// Returns until when, unless the key rests already.
+    pub(crate) fn rest(&self, key: K) -> Option<Moment> {
+        let now = Moment::now();
+        self.sweep(now);
+        let has_room = self.rests.len() < self.capacity;
+        let until = now + self.interval;
+        match self.rests.entry(key) {
+            Entry::Occupied(known) if now < *known.get() => return None,
+            Entry::Vacant(_) if !has_room || self.interval.is_zero() => return None,
+            entry => {
+                tracing::warn!(
+                    key = ?entry.key(),
+                    seconds = self.interval.as_secs_f64(),
+                    "never content: the closure wants to change what it wrote itself; the key rests for a while. \
+                     Does the closure write the time, a counter, or a set in random order?",
+                );
+                drop(entry.insert(until));
+            }
+        }
+        self.sweep_at.lock().get_or_insert(until);
+        Some(until)
+    }
+
+    /// Returns until when a key [rests](Self::rest).
+    pub(crate) fn rests_until<Q>(&self, key: &Q) -> Option<Moment>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.rests.get(key).map(|until| *until).filter(|until| Moment::now() < *until)
+    }
+
     /// Forgets the losses of a key, for example when it is removed.
     pub fn forget<Q>(&self, key: &Q)
     where
@@ -222,6 +259,7 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         Q: Hash + Eq + ?Sized,
     {
         self.records.remove(key);
+        self.rests.remove(key);
     }
 
     /// Returns the keys that are contended now, in any order.
@@ -250,7 +288,9 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         let mut sweep_at = self.sweep_at.lock();
         if sweep_at.is_some_and(|at| at <= now) {
             self.records.retain(|_, record| now < record.expires);
-            *sweep_at = (!self.records.is_empty()).then(|| now + self.interval / 4);
+            self.rests.retain(|_, until| now < *until);
+            let is_empty = self.records.is_empty() && self.rests.is_empty();
+            *sweep_at = (!is_empty).then(|| now + self.interval / 4);
         }
     }
 }

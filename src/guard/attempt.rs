@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     EnsureOutcome, Inner, Notice,
-    keys::{Guarded, Object},
+    keys::{Guarded, Object, never_content},
 };
 use crate::{
     clock,
@@ -35,7 +35,7 @@ impl<S: Store> Inner<S> {
 
     async fn attempt(self: Arc<Self>, key: Arc<str>, fence: Option<&Fence>) -> Verdict {
         // These copies are dropped at the end of the attempt, when no lock is held.
-        let wishes = self.update_object(&key, |object| (object.handle_attempt(), Vec::new()));
+        let mut wishes = self.update_object(&key, |object| (object.handle_attempt(), Vec::new()));
         // The changes that wait for the attempt are taken in however it ends, also by a panic of a
         // closure.
         let _guard = AttemptGuard { inner: &self, key: &key };
@@ -43,7 +43,17 @@ impl<S: Store> Inner<S> {
             Ok(read) => read,
             Err(error) => return self.answer(&key, refused(&key, error)),
         };
-        let evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
+        let mut evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
+        if let Some((resting, outcome)) = self.resting(&key, &wishes, &evaluation) {
+            self.update_object(&key, |object| ((), object.handle_contention(&resting, Some(outcome))));
+            wishes = wishes.without(&resting);
+            if wishes.is_empty() {
+                return Outcome::Unchanged.done();
+            }
+            evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
+        }
+        // Asked before the write, so that a slow closure does not come between it and its answer.
+        let is_content = never_content(&wishes, &evaluation).is_empty();
         let before =
             self.keys.lock().get(&key).and_then(|object| object.before_read(read.as_ref(), &evaluation));
         let by_rival = before
@@ -65,7 +75,12 @@ impl<S: Store> Inner<S> {
         }
         let expected = expected.map_or(Expected::Absent, Expected::Version);
         let answer = match self.store.put(&key, value, expected, fence).await {
-            Ok(version) => Answer::Written(version),
+            Ok(version) => {
+                if !is_content {
+                    self.rest(&key);
+                }
+                Answer::Written(version)
+            }
             Err(error) => refused(&key, error),
         };
         self.answer(&key, answer)
@@ -84,15 +99,19 @@ impl<S: Store> Inner<S> {
     }
 
     fn answer(self: &Arc<Self>, key: &Arc<str>, answer: Answer<Guarded>) -> Verdict {
-        if let Answer::Denied(outcome) | Answer::Impossible(outcome) = &answer
-            && let Some(error) = outcome.refusal()
-        {
-            let error = error.clone();
-            tracing::warn!(%key, %error, "the store refuses for good; the key's requests are given up");
-            // Nobody has to listen.
-            let _ = self.notices.send(Notice::Refused { key: key.clone(), error });
+        if let Answer::Impossible(outcome) = &answer {
+            self.report_refusal(key, outcome);
         }
         self.update_object(key, |object| object.handle_answer(answer))
+    }
+
+    /// Reports that the store denied or refused requests.
+    pub(super) fn report_refusal(&self, key: &Arc<str>, outcome: &EnsureOutcome) {
+        if let Some(error) = outcome.refusal() {
+            tracing::warn!(%key, %error, "the store refuses; a denied request is tried again each minute");
+            // Nobody has to listen.
+            let _ = self.notices.send(Notice::Refused { key: key.clone(), error: error.clone() });
+        }
     }
 }
 
@@ -111,6 +130,7 @@ fn refused(key: &str, error: StoreError) -> Answer<Guarded> {
             tracing::warn!(%key, %error, "a write came too late; another replica leads");
             Answer::Fenced
         }
+        // It is reported once, with the callers that are told of it.
         StoreError::Denied { .. } => Answer::Denied(EnsureOutcome::Denied(Arc::new(error))),
         StoreError::TooLarge { .. } => Answer::Impossible(EnsureOutcome::TooLarge(Arc::new(error))),
         StoreError::Invalid { .. } => Answer::Impossible(EnsureOutcome::Invalid(Arc::new(error))),

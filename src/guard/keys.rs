@@ -13,7 +13,8 @@ use super::{EnsureOutcome, Inner, Notice};
 use crate::{
     engine::Timestamp,
     object::{
-        self, Before, Change, Completion, Effect, Evaluation, Question, RequestId, Stale, Types, Wishes,
+        self, Before, Change, Completion, Effect, Evaluation, Question, Request, RequestId, Stale, Types,
+        Wishes,
     },
     status::LeaseClosed,
     store::{self, Store, Version},
@@ -24,6 +25,7 @@ pub(crate) type DesiredFn = Arc<dyn Fn(Option<&[u8]>) -> Desired + Send + Sync>;
 pub(crate) type Desired = object::Desired<Bytes>;
 
 pub(super) type Object = object::Object<Guarded>;
+pub(super) type GuardedRequest = Request<Version, DesiredFn, oneshot::Sender<EnsureOutcome>>;
 pub(super) type Effects = Vec<Effect<Guarded>>;
 
 /// The types of guarded objects.
@@ -58,6 +60,10 @@ pub(super) struct KeyTable {
     objects: HashMap<Arc<str>, Object>,
     /// A listing was complete: a key without an object did not exist then.
     listed: bool,
+    /// A listing is in progress: some objects may still be as they were before it.
+    lists: bool,
+    /// The watch is not interrupted.
+    pub watches: bool,
     /// The number of requests so far.
     requests: u64,
 }
@@ -100,6 +106,8 @@ impl KeyTable {
     }
 
     pub fn begin_listing(&mut self) {
+        self.lists = true;
+        self.watches = true;
         self.objects.values_mut().for_each(Object::handle_listing);
     }
 
@@ -108,6 +116,14 @@ impl KeyTable {
         self.listed = true;
         let absent = self.objects.iter().filter(|(_, object)| !object.is_listed());
         absent.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The objects have taken in the complete listing. Returns the keys with pending requests: what
+    /// is known may satisfy them now.
+    pub fn finish_listing(&mut self) -> Vec<Arc<str>> {
+        self.lists = false;
+        let pending = self.objects.iter().filter(|(_, object)| !object.requests().is_empty());
+        pending.map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -164,8 +180,15 @@ impl<S: Store> Inner<S> {
                 }
             }
             Effect::Clear => self.lease.remove(key),
+            Effect::Satisfied => self.lease.satisfied(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
             Effect::Deleted => self.lease.deleted(key),
+            Effect::Deny(waiters, denied) => {
+                self.report_refusal(key, &denied);
+                for waiter in waiters {
+                    let _ = waiter.send(denied.clone());
+                }
+            }
             Effect::Echo(echo) => self.lease.echo(echo),
             Effect::Lost(value) => leftovers.lost.push(value),
             Effect::Assess => leftovers.assess = true,
@@ -173,22 +196,30 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Evaluates the pending requests against what is known. Evidence is a change from an
-    /// unsatisfactory value to a satisfactory one, so the object must know which one it has.
+    /// Evaluates the pending requests against what is known. They may be satisfied already. And
+    /// evidence is a change from an unsatisfactory value to a satisfactory one, so the object must
+    /// know which one it has.
     pub(super) fn assess(self: &Arc<Self>, key: &Arc<str>) {
         loop {
             let assessment = self.keys.lock().get(key).and_then(|object| object.assessment());
             let Some((question, value)) = assessment else { return };
             let evaluation = evaluate(&question.wishes, value.as_ref());
-            let assessed =
-                self.update_object(key, |object| match object.handle_assessment(&question, evaluation) {
+            let resting =
+                evaluation.as_ref().and_then(|evaluation| self.resting(key, &question.wishes, evaluation));
+            let assessed = self.update(key, |keys| {
+                let live = keys.watches && !keys.lists;
+                match keys.object(key).handle_assessment(&question, evaluation, live) {
                     Ok((wanted, effects)) => (Some(wanted), effects),
                     Err(Stale) => (None, Vec::new()),
-                });
+                }
+            });
             let Some(wanted) = assessed else { continue };
-            if let Some(contended) = wanted.and_then(|wanted| self.contended(key, &wanted)) {
-                self.update_object(key, |object| ((), object.handle_contention(&question.wishes, contended)));
-            }
+            let contended = || wanted.and_then(|wanted| self.contended(key, &wanted));
+            let (wishes, reason) = match resting {
+                Some((resting, outcome)) => (resting, Some(outcome)),
+                None => (question.wishes, contended()),
+            };
+            self.update_object(key, |object| ((), object.handle_contention(&wishes, reason)));
             return;
         }
     }
@@ -242,6 +273,26 @@ impl<S: Store> Inner<S> {
         Some(EnsureOutcome::Contended { until })
     }
 
+    /// Returns the wishes that are never content, and their outcome, if the key rests for that.
+    pub(super) fn resting(
+        &self,
+        key: &Arc<str>,
+        wishes: &Wishes<Guarded>,
+        evaluation: &Evaluation<Bytes>,
+    ) -> Option<(Wishes<Guarded>, EnsureOutcome)> {
+        let until = self.contention.rests_until(key)?;
+        let never_content = never_content(wishes, evaluation);
+        (!never_content.is_empty()).then_some((never_content, EnsureOutcome::NeverContent { until }))
+    }
+
+    /// A write succeeded whose closures want to change it again: lets the key rest.
+    pub(super) fn rest(&self, key: &Arc<str>) {
+        if let Some(until) = self.contention.rest(key.clone()) {
+            // Nobody has to listen.
+            let _ = self.notices.send(Notice::NeverContent { key: key.clone(), until });
+        }
+    }
+
     /// Converts an instant to the time of the objects.
     pub(super) fn timestamp(&self, at: tokio::time::Instant) -> Timestamp {
         Timestamp::ZERO + (at - self.origin)
@@ -251,6 +302,11 @@ impl<S: Store> Inner<S> {
 /// Evaluates wishes against a value; `None` if a closure panics.
 fn evaluate(wishes: &Wishes<Guarded>, value: Option<&Bytes>) -> Option<Evaluation<Bytes>> {
     catch_unwind(AssertUnwindSafe(|| wishes.evaluate(value))).ok()
+}
+
+/// Returns the wishes that nothing satisfies; none if a closure panics.
+pub(super) fn never_content(wishes: &Wishes<Guarded>, evaluation: &Evaluation<Bytes>) -> Wishes<Guarded> {
+    catch_unwind(AssertUnwindSafe(|| wishes.never_content(evaluation))).unwrap_or_else(|_| Wishes::none())
 }
 
 /// Work for the time after the lock is released: users' closures to drop, and calls of them by the
@@ -272,7 +328,9 @@ impl Leftovers {
             match effect {
                 Effect::Complete(request, completion) => {
                     // Nobody has to wait for it.
-                    let _ = request.waiter.send(outcome(completion));
+                    if let Some(waiter) = request.waiter {
+                        let _ = waiter.send(outcome(completion));
+                    }
                     self.wishes.push(request.wish);
                 }
                 Effect::Discard(wishes) => self.discarded.push(wishes),

@@ -32,7 +32,7 @@ use tokio::{
 };
 
 pub(crate) use self::keys::Desired;
-use self::keys::{DesiredFn, Effects, KeyTable, Object};
+use self::keys::{DesiredFn, Effects, GuardedRequest, KeyTable, Object};
 use crate::{
     clock::{self, Moment},
     contention::ContentionTracker,
@@ -99,12 +99,22 @@ pub enum EnsureOutcome {
         /// The time until which the guard does not write the value.
         until: Moment,
     },
+    /// The closure is never content: it wants to change also what it wrote itself. It may write the
+    /// time, a counter, or a set in random order. The guard wrote such a value less than the
+    /// contention interval ago, and writes the next one after it at the earliest. A caller that
+    /// still wants that calls again. Closures that are content with what they write are not
+    /// concerned.
+    NeverContent {
+        /// The time until which the key rests.
+        until: Moment,
+    },
     /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create
     /// it.
     Gone,
-    /// The store denied the request. The guard does not retry: rights are given without an event,
-    /// so a caller that still wants the value calls again. The denial holds up no other key and
-    /// extends no lease, so a replica with the right to write takes over.
+    /// The store denied the request. The call ends with that, but the request stays pending: rights
+    /// are granted without an event, so the guard tries again each minute, until the value is right,
+    /// a newer call replaces the request, or [`Guard::remove`] withdraws it. The denial holds up no
+    /// other key and extends no lease, so a replica with the right to write takes over.
     Denied(Arc<StoreError>),
     /// The value is larger than the store takes.
     TooLarge(Arc<StoreError>),
@@ -128,7 +138,8 @@ pub struct Ensure {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The store refused a write for good: it was denied, too large or invalid.
+    /// The store denied a request, or refused a write for good as too large or invalid. Published
+    /// once for each request, although a denied one is tried again.
     Refused {
         /// The key, prefix included.
         key: Arc<str>,
@@ -141,6 +152,14 @@ pub enum Notice {
         /// The key, prefix included.
         key: Arc<str>,
         /// The time until which the guard does not write the value.
+        until: Moment,
+    },
+    /// The guard wrote a key, and the closure wants to change what it wrote itself. The key rests;
+    /// see [`EnsureOutcome::NeverContent`]. Published once per rest.
+    NeverContent {
+        /// The key, prefix included.
+        key: Arc<str>,
+        /// The time until which the key rests.
         until: Moment,
     },
     /// The watch was interrupted. Until it is back the guard goes on without seeing the writes of
@@ -262,20 +281,26 @@ impl<S: Store> Guard<S> {
     /// `desire` receives the current value, `None` if the key does not exist, and returns the value
     /// to write, or `None` if the current one is right. The guard calls it for each attempt and for
     /// each change that the watch reports, so it should be quick and must always give the same
-    /// answer for the same value. If it panics, the guard tries the key again at the retry
+    /// answer for the same value. It must be content with the value that it wants: for one that is
+    /// not, the guard writes once per interval of its contention tracker
+    /// ([`EnsureOutcome::NeverContent`]). If it panics, the guard tries the key again at the retry
     /// interval.
     ///
     /// A newer call for the same key replaces an older one that is still pending.
     ///
-    /// A replica that does not lead relies on the watch, and a watch lags:
-    /// [`EnsureOutcome::ByOther`] may be about a state that is older than the call. A caller that
-    /// learns elsewhere of a later change calls again.
+    /// A value that the watch has shown to be right is [`Satisfied`](EnsureOutcome::Satisfied)
+    /// immediately, on every replica, also on one that does not lead or is not elected. This asks
+    /// neither the store nor the lease.
+    ///
+    /// The guard relies on the watch, and a watch lags: `Satisfied` and
+    /// [`ByOther`](EnsureOutcome::ByOther) may be about a state that is older than the call. A
+    /// caller that learns elsewhere of a later change calls again.
     pub fn ensure<D, V>(&self, key: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
     {
-        self.want(key, "", Arc::new(move |current| Desired::of(desire(current))))
+        self.want(key, "", None, Arc::new(move |current| Desired::of(desire(current))))
     }
 
     /// Like [`ensure`](Self::ensure), for an object that somebody else creates. If it does not
@@ -289,21 +314,22 @@ impl<S: Store> Guard<S> {
             Some(current) => Desired::of(desire(current)),
             None => Desired::Gone,
         };
-        self.want(key, "", Arc::new(desire))
+        self.want(key, "", None, Arc::new(desire))
     }
 
     /// Like [`ensure`](Self::ensure), for one part of an object, such as one condition of a status.
     ///
     /// Parts of one key that are pending at the same time become one write: each receives the value
     /// that the one before it, in order of their first calls, wants to write. Those that change the
-    /// value end as [`EnsureOutcome::Written`], the others as [`EnsureOutcome::Satisfied`]. `""` is
-    /// the part of [`ensure`](Self::ensure).
+    /// value end as [`EnsureOutcome::Written`], the others as [`EnsureOutcome::Satisfied`]. Until
+    /// all pending parts are right, those that are right wait for the others. `""` is the part of
+    /// [`ensure`](Self::ensure).
     pub fn ensure_part<D, V>(&self, key: &str, part: &str, desire: D) -> Ensure
     where
         D: Fn(Option<&[u8]>) -> Option<V> + Send + Sync + 'static,
         V: Into<Bytes>,
     {
-        self.want(key, part, Arc::new(move |current| Desired::of(desire(current))))
+        self.want(key, part, None, Arc::new(move |current| Desired::of(desire(current))))
     }
 
     /// Requests that a key not exist, and returns immediately.
@@ -323,8 +349,8 @@ impl<S: Store> Guard<S> {
     ///
     /// # Errors
     ///
-    /// A refusal for good is an outcome, as for `ensure`: [`EnsureOutcome::Denied`] or
-    /// [`EnsureOutcome::Invalid`]. After a conflict, a lost answer or an outage the guard tries again.
+    /// A refusal is an outcome, as for `ensure`: [`EnsureOutcome::Denied`], after which the request
+    /// stays pending, or [`EnsureOutcome::Invalid`]. After a conflict, a lost answer or an outage the guard tries again.
     ///
     /// # Cancel safety
     ///
@@ -345,24 +371,27 @@ impl<S: Store> Guard<S> {
     /// # }
     /// ```
     pub fn ensure_absent(&self, key: &str) -> Ensure {
-        self.request(key, "", Arc::new(|_| Desired::Absent), Object::handle_absence_request)
+        self.request(key, "", None, Arc::new(|_| Desired::Absent), Object::handle_absence_request)
     }
 
-    pub(crate) fn want(&self, key: &str, part: &str, wish: DesiredFn) -> Ensure {
-        self.request(key, part, wish, Object::handle_request)
+    /// Requests a part of an object that the caller saw at a version, if it did.
+    pub(crate) fn want(&self, key: &str, part: &str, seen: Option<Version>, wish: DesiredFn) -> Ensure {
+        self.request(key, part, seen, wish, Object::handle_request)
     }
 
     fn request(
         &self,
         key: &str,
         part: &str,
+        seen: Option<Version>,
         wish: DesiredFn,
-        handle: impl FnOnce(&mut Object, Request<DesiredFn, oneshot::Sender<EnsureOutcome>>) -> Effects,
+        handle: impl FnOnce(&mut Object, GuardedRequest) -> Effects,
     ) -> Ensure {
         let (waiter, ending) = oneshot::channel();
         let key = self.inner.full(key);
         self.inner.update(&key, |keys| {
-            let request = Request { id: keys.next_request(), part: part.into(), wish, waiter };
+            let request =
+                Request { id: keys.next_request(), part: part.into(), wish, seen, waiter: Some(waiter) };
             ((), handle(keys.object(&key), request))
         });
         Ensure { ending }
@@ -374,10 +403,16 @@ impl<S: Store> Guard<S> {
         self.inner.update_object(&self.inner.full(key), |object| ((), object.handle_removal()));
     }
 
-    /// Returns whether anything is pending for a key.
+    /// Takes in that the caller sees a key as it should be. Returns false if something is pending.
     #[cfg(feature = "kube")]
-    pub(crate) fn is_pending(&self, key: &str) -> bool {
-        self.inner.keys.lock().get(&self.inner.full(key)).is_some_and(|object| !object.requests().is_empty())
+    pub(crate) fn handle_satisfied(&self, key: &str) -> bool {
+        let key = self.inner.full(key);
+        let keys = self.inner.keys.lock();
+        let is_idle = keys.get(&key).is_none_or(|object| object.requests().is_empty());
+        if is_idle {
+            self.inner.lease.satisfied(&key);
+        }
+        is_idle
     }
 
     /// Returns the store's error, once, if it refused the last request for a key for good at this
@@ -416,7 +451,7 @@ impl<S: Store> Guard<S> {
 }
 
 impl EnsureOutcome {
-    /// Returns the store's error if it refused for good.
+    /// Returns the store's error if it denied the request or refused it for good.
     fn refusal(&self) -> Option<&Arc<StoreError>> {
         match self {
             Self::Denied(error) | Self::TooLarge(error) | Self::Invalid(error) => Some(error),

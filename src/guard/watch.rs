@@ -64,6 +64,8 @@ async fn take_in_all<S: Store>(
             Ok(event) => {
                 let state = *inner.watch_state.lock();
                 if matches!(state, WatchState::Resuming { .. }) {
+                    // A listing sets this itself, together with its beginning.
+                    inner.keys.lock().watches |= event != Event::Init;
                     inner.set_watch_state(WatchState::Live);
                     let _ = inner.notices.send(Notice::WatchRestored);
                 }
@@ -79,6 +81,7 @@ async fn take_in_all<S: Store>(
                 inner.event(event, now, live_since);
             }
             Err(error) => {
+                inner.keys.lock().watches = false;
                 tracing::warn!(prefix = %inner.prefix, %error, "the watch was interrupted: blind until it is back");
                 if !matches!(*inner.watch_state.lock(), WatchState::Resuming { .. }) {
                     inner.set_watch_state(WatchState::Resuming { since: now });
@@ -125,6 +128,8 @@ impl<S: Store> Inner<S> {
                 for key in absent {
                     self.take_in(&key, Change::listed(None, arrived));
                 }
+                let pending = self.keys.lock().finish_listing();
+                pending.iter().for_each(|key| self.assess(key));
                 self.set_watch_state(WatchState::Live);
             }
             Event::Resumed => {}
@@ -143,6 +148,7 @@ impl<S: Store> Inner<S> {
         if matches!(*self.watch_state.lock(), WatchState::Ended { .. }) {
             return;
         }
+        self.keys.lock().watches = false;
         tracing::error!(prefix = %self.prefix, "the watch ended: blind from now on");
         self.set_watch_state(WatchState::Ended { since: clock::now() });
         let _ = self.notices.send(Notice::WatchEnded);

@@ -161,7 +161,7 @@ where
         let version = object.meta().resource_version.as_deref().map(version_of);
         let state = if let Some(error) = self.guard.take_refusal(&key, version.as_ref()) {
             State::Refused(Refused { key, error })
-        } else if desired(object).is_none() && !self.guard.is_pending(&key) {
+        } else if desired(object).is_none() && self.guard.handle_satisfied(&key) {
             State::Satisfied
         } else {
             let uid = object.meta().uid.clone();
@@ -175,7 +175,8 @@ where
                 let status = serde_json::to_value(status).expect("the status cannot be encoded as JSON");
                 Desired::Write(with_status(value, status).expect("the store encoded it"))
             };
-            State::Pending(self.guard.want(&key, part, Arc::new(evaluate)))
+            // The guard's watch may be behind the one that the object comes from.
+            State::Pending(self.guard.want(&key, part, version, Arc::new(evaluate)))
         };
         let requeue_after = self.guard.lease().snapshot().lease_remaining.clamp(MIN_REQUEUE, MAX_REQUEUE);
         EnsureStatus { state, requeue_after }
@@ -199,7 +200,7 @@ impl EnsureStatus {
     /// |---|---|
     /// | the object has the status | await the next change |
     /// | pending | requeue when the lease ends, after 1 to 60 s, in case that no change comes before |
-    /// | two groups fight over the status ([`EnsureOutcome::Contended`]) | requeue when the tracker allows the next write |
+    /// | two groups fight over the status ([`EnsureOutcome::Contended`]), or `desired` is [never content](EnsureOutcome::NeverContent) | requeue when the tracker allows the next write |
     /// | the last attempt was refused | an error, for [`error_policy`] |
     ///
     /// # Errors
@@ -216,7 +217,9 @@ impl EnsureStatus {
             State::Satisfied => Ok(None),
             State::Refused(refused) => Err(refused),
             State::Pending(ensure) => Ok(Some(match ensure.now_or_never() {
-                Some(EnsureOutcome::Contended { until }) => until.remaining().max(MIN_REQUEUE),
+                Some(EnsureOutcome::Contended { until } | EnsureOutcome::NeverContent { until }) => {
+                    until.remaining().max(MIN_REQUEUE)
+                }
                 _ => self.requeue_after,
             })),
         }
@@ -264,8 +267,8 @@ impl Future for EnsureStatus {
 
 /// The `error_policy` of a controller whose reconcile returns [`Refused`].
 ///
-/// A denied write is tried again after a minute, because no event announces new rights. An invalid
-/// or too large status waits for a change of the object.
+/// After a denied write the reconcile is called again in a minute, because no event announces new
+/// rights. An invalid or too large status waits for a change of the object.
 ///
 /// A policy for further errors can call this one for `Refused`.
 pub fn error_policy<K, C>(_object: Arc<K>, refused: &Refused, _context: Arc<C>) -> Action {

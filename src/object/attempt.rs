@@ -26,7 +26,7 @@ pub(super) struct Sent<T: Types> {
     pub started: Timestamp,
 }
 
-/// The last attempt was refused for good. This holds until the object's version changes.
+/// The last attempt was denied, or refused for good. This holds until the object's version changes.
 pub(super) struct Refusal<T: Types> {
     /// The version that we knew at that time.
     pub version: Option<T::Version>,

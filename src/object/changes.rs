@@ -60,10 +60,13 @@ impl<T: Types> Object<T> {
             return Err(change);
         }
         let echo = self.own_write.take_echo(&change).map(Effect::Echo);
-        let mut effects = echo.into_iter().collect();
+        let mut effects: Effects<T> = echo.into_iter().collect();
         match self.known.age(&change) {
             Age::Older | Age::Unclear => {}
-            Age::Known => self.known.caught_up(),
+            Age::Known => {
+                self.known.caught_up();
+                effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
+            }
             Age::Restored => self.restored(&mut effects, change),
             Age::Newer => self.changed(&mut effects, change, judgement),
         }
@@ -99,7 +102,8 @@ impl<T: Types> Object<T> {
         self.generation += 1;
         self.refusal = None;
         self.known.record(change.value.clone(), change.version);
-        let satisfied = judgement.satisfied.filter(|_| !self.requests.is_empty());
+        let is_due = !self.requests.is_empty() && !self.requests.have_seen_newer(self.known.version());
+        let satisfied = judgement.satisfied.filter(|_| is_due);
         match satisfied {
             Some(true) => self.satisfied = change.value,
             // An object that is created anew under the same key is not one that somebody changed.
@@ -112,7 +116,7 @@ impl<T: Types> Object<T> {
                 effects.extend(self.complete_all(Completion::ByOther));
             }
             Some(true) => {
-                effects.push(Effect::Clear);
+                effects.push(Effect::Satisfied);
                 effects.extend(self.complete_all(ending));
             }
             // This fulfils our original request but not the newer one: evidence that the rival is

@@ -39,8 +39,11 @@ pub enum Effect<T: Types> {
     /// Queue the object's job in the lease. If the lease is closed, call
     /// [`handle_closure`](super::Object::handle_closure).
     Queue,
-    /// Clear the object's job in the lease. This says nothing about rivals.
+    /// Clear the object's job in the lease, because nobody wants it any more.
     Clear,
+    /// Clear the object's job in the lease, because the object is as requested. This says nothing
+    /// about rivals.
+    Satisfied,
     /// Extend a rival's lease, which also clears the object's job.
     Evidence {
         /// The position of the rival's write in the store's order of writes.
@@ -49,7 +52,9 @@ pub enum Effect<T: Types> {
     /// Another process deleted the object: its last writer has no more claim to it than others.
     Deleted,
     /// The request ended. Its wish belongs to a user: drop it after the lock is released.
-    Complete(Request<T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
+    Complete(Request<T::Version, T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
+    /// The store denied these callers' requests, which stay pending. Tell them.
+    Deny(Vec<T::Waiter>, T::Reason),
     /// Our own write came back through the watch after this time.
     Echo(Duration),
     /// Somebody changed this value, which had satisfied all requests. The tracker's comparison
@@ -64,6 +69,9 @@ pub enum Effect<T: Types> {
 
 /// Effects in the order in which a shell carries them out.
 pub type Effects<T> = Vec<Effect<T>>;
+
+/// How long a denied request waits for its next attempt: no event reports new rights.
+pub(super) const DENIED_RETRY: Duration = Duration::from_secs(60);
 
 pub(super) type Completions<T> = Completion<<T as Types>::Version, <T as Types>::Reason>;
 
@@ -138,8 +146,9 @@ impl<T: Types> Answer<T> {
             Self::Conflict => Outcome::Conflict.retry(),
             Self::Fenced => Outcome::WrittenByOther.retry(),
             Self::Unanswered => Outcome::Failed.retry(),
-            // The store answers, and other keys may be allowed.
-            Self::Denied(_) | Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
+            // The store answers, and other keys may be allowed. So this is no failure of the store.
+            Self::Denied(_) => Outcome::Unchanged.retry_after(DENIED_RETRY),
+            Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Object, opaque::Types, wish::Request};
 
 impl<T: Types> Object<T> {
     /// Returns the pending requests, in order of their parts' first requests.
-    pub fn requests(&self) -> &[Request<T::Wish, T::Waiter>] {
+    pub fn requests(&self) -> &[Request<T::Version, T::Wish, T::Waiter>] {
         self.requests.all()
     }
 

@@ -47,6 +47,11 @@ impl<T: Types> Known<T> {
         self.state.as_ref().is_none_or(|state| state.value.is_none() && !state.ahead_of_watch)
     }
 
+    /// Returns whether the watch has reported what is known.
+    pub fn is_reported(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| !state.ahead_of_watch)
+    }
+
     pub fn value(&self) -> Option<&T::Value> {
         self.state.as_ref()?.value.as_ref()
     }

@@ -4,7 +4,7 @@
 //! ```text
 //!      callers ── handle_request, handle_removal ─────┐
 //!                                                     v
-//!                                               ┌───────────┐  Queue, Clear, Evidence, Deleted ──> the lease
+//!                                               ┌───────────┐  Queue, Clear, Satisfied, Evidence, Deleted ──> the lease
 //!    the store ── handle_read, handle_answer ──>│  Object   │  Complete ──> the caller of a request
 //!                                               │           │  Echo ──> the lease's delays
 //!                                               │ known     │  Lost ──> the contention tracker
@@ -35,13 +35,16 @@
 //!
 //! | event | condition | effects |
 //! |---|---|---|
-//! | [`handle_request`](Object::handle_request) | always | `Queue`, `Assess` |
+//! | [`handle_request`](Object::handle_request) | nothing is pending, and what is known is up to date | `Assess` |
+//! | | otherwise | `Queue`, `Assess` |
 //! | | the part has a request already, or absence is requested | that one is `Superseded` |
-//! | [`handle_absence_request`](Object::handle_absence_request) | always | `Queue`, `Assess`; all others are `Superseded` |
-//! | [`handle_assessment`](Object::handle_assessment) | the known value is unsatisfactory | notes that; `Lost` if it was satisfactory before |
+//! | [`handle_absence_request`](Object::handle_absence_request) | always | as for `handle_request`; all others are `Superseded` |
+//! | [`handle_assessment`](Object::handle_assessment) | the known value satisfies all requests, and is up to date | `Satisfied`, all `Satisfied` |
+//! | | the known value is unsatisfactory | notes that; `Lost` if it was satisfactory before |
 //! | [`handle_removal`](Object::handle_removal) | always | all `Removed`, `Clear` |
 //! | [`handle_closure`](Object::handle_closure) | always | all `GivenUp` |
-//! | [`handle_contention`](Object::handle_contention) | always | those assessed `GivenUp`; `Clear` if none is left |
+//! | [`handle_contention`](Object::handle_contention) | none | `Queue` if the requests were not queued |
+//! | | contended, or never content | those concerned `GivenUp`; `Clear` if none is left, otherwise `Assess` |
 //! | [`handle_read`](Object::handle_read) | the object must exist and does not | `Gone` |
 //! | | something to write | [`Step::Write`]; `Lost` if the value was satisfactory before |
 //! | | the object must not exist and does | [`Step::Delete`]; `Lost` as above |
@@ -52,13 +55,15 @@
 //! | [`handle_answer`](Object::handle_answer) | deleted | `Deleted`; `Assess` if more is requested |
 //! | | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
-//! | | denied, impossible, or withheld | `GivenUp` |
+//! | | denied | `Deny`, once for each request; the verdict says to retry in a minute |
+//! | | impossible, or withheld | `GivenUp` |
 //! | [`handle_change`](Object::handle_change) | an attempt is in flight | none: deferred until it ends |
 //! | | our last write came back, neither in a listing nor over an interruption | `Echo` |
+//! | | the version is the known one | `Assess`: the watch has caught up with what we read or wrote |
 //! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
 //! | | older than what is known otherwise, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
-//! | | satisfactory otherwise | `Clear`, all `Written` or `Deleted` if it is our unacknowledged write or deletion, otherwise `Satisfied` |
+//! | | satisfactory otherwise | `Satisfied`, all `Written` or `Deleted` if it is our unacknowledged write or deletion, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
 //! | | unsatisfactory otherwise | notes that |
 //! | | the object was known to exist and is gone, without evidence | the effect `Deleted`, besides the others |
@@ -91,7 +96,13 @@
 //! 5. **A listing is the truth.** A store that was restored starts again from smaller revisions, and
 //!    only a listing shows that. So an entry of a listing replaces what is known, unless we have
 //!    read or written something newer since that listing began.
-//! 6. **Absence is wanted of the whole object.** Parts of an object share one write, but nothing can
+//! 6. **The known value counts while it is up to date**: the watch is live, no listing is in
+//!    progress, no attempt is in flight, our reads and writes have come back, and no caller saw a
+//!    newer version. Requests that such a value satisfies need no job, whoever leads. An absent
+//!    object that must exist is read all the same, because its creation may be on the way.
+//! 7. **A denied request stays pending,** because rights are granted without an event. Its caller
+//!    is told once.
+//! 8. **Absence is wanted of the whole object.** Parts of an object share one write, but nothing can
 //!    be absent and have parts. So the last request decides: one for absence replaces all parts, and
 //!    one for a part replaces that.
 
@@ -138,6 +149,9 @@ pub struct Object<T: Types> {
     in_flight: Option<Box<Attempt<T>>>,
     refusal: Option<Box<Refusal<T>>>,
     listing: Listing,
+    /// The pending requests have no job in the lease yet: their assessment tells whether they need
+    /// one.
+    unqueued: bool,
     /// Counts whatever makes the answer to a question stale.
     generation: u64,
 }
@@ -155,37 +169,39 @@ impl<T: Types> Object<T> {
             in_flight: None,
             refusal: None,
             listing: Listing::default(),
+            unqueued: false,
             generation: 0,
         }
     }
 
     /// Takes in a request, which replaces a pending one for the same part.
-    pub fn handle_request(&mut self, request: Request<T::Wish, T::Waiter>) -> Effects<T> {
-        self.before_request();
-        let replaced = self.requests.add(request);
-        Self::requested(replaced)
+    pub fn handle_request(&mut self, request: Request<T::Version, T::Wish, T::Waiter>) -> Effects<T> {
+        self.handle_any_request(|requests| requests.add(request))
     }
 
     /// Takes in a request that the object not exist, which replaces all others. A later request for
     /// a part replaces it in turn.
-    pub fn handle_absence_request(&mut self, request: Request<T::Wish, T::Waiter>) -> Effects<T> {
-        self.before_request();
-        let replaced = self.requests.add_absence(request);
-        Self::requested(replaced)
+    pub fn handle_absence_request(&mut self, request: Request<T::Version, T::Wish, T::Waiter>) -> Effects<T> {
+        self.handle_any_request(|requests| requests.add_absence(request))
     }
 
-    fn before_request(&mut self) {
+    /// Adds a request, which replaces those that `add` returns.
+    fn handle_any_request(
+        &mut self,
+        add: impl FnOnce(&mut PendingRequests<T>) -> Vec<Request<T::Version, T::Wish, T::Waiter>>,
+    ) -> Effects<T> {
         self.generation += 1;
-        if self.requests.is_empty() {
+        let is_first = self.requests.is_empty();
+        if is_first {
             self.unsatisfied = false;
         } else if self.unsatisfied {
             self.requests.remember();
         }
-    }
-
-    fn requested(replaced: Vec<Request<T::Wish, T::Waiter>>) -> Effects<T> {
+        let replaced = add(&mut self.requests);
         let ended = replaced.into_iter().map(|replaced| Effect::Complete(replaced, Completion::Superseded));
-        ended.chain([Effect::Queue, Effect::Assess]).collect()
+        self.unqueued = is_first && self.is_up_to_date();
+        let queue = (!self.unqueued).then_some(Effect::Queue);
+        ended.chain(queue).chain([Effect::Assess]).collect()
     }
 
     /// Returns the wishes to evaluate against the known value, and that value. `None` if nothing is
@@ -199,33 +215,56 @@ impl<T: Types> Object<T> {
     }
 
     /// Takes in the evaluation of an [`assessment`](Self::assessment), `None` if a wish could not
-    /// be evaluated. Returns the value that is wanted instead of the known one: if it is contended,
-    /// call [`handle_contention`](Self::handle_contention).
+    /// be evaluated. `live` says whether the watch reports changes and no listing is in progress.
+    /// Returns the value that is wanted instead of the known one. The shell asks the contention
+    /// tracker about it, and then calls [`handle_contention`](Self::handle_contention).
     ///
     /// # Errors
     ///
-    /// [`Stale`] if the assessment is another one by now.
+    /// [`Stale`] if the assessment is another one by now: assess again.
     pub fn handle_assessment(
         &mut self,
         question: &Question<T>,
         evaluation: Option<Evaluation<T::Value>>,
+        live: bool,
     ) -> Result<(Option<T::Value>, Effects<T>), Stale> {
         if !self.is_current(question) {
             return Err(Stale);
         }
-        self.unsatisfied = evaluation.as_ref().is_some_and(|evaluation| !evaluation.is_satisfied());
+        let is_satisfied = evaluation.as_ref().map(Evaluation::is_satisfied);
+        if is_satisfied == Some(true) && live && self.is_up_to_date() {
+            self.satisfied = self.known.value().cloned();
+            let mut effects = vec![Effect::Satisfied];
+            effects.extend(self.complete_all(Completion::Satisfied));
+            return Ok((None, effects));
+        }
+        self.unsatisfied = is_satisfied == Some(false);
         let wanted = evaluation.and_then(|evaluation| evaluation.write);
         let lost = wanted.as_ref().and_then(|_| self.satisfied.take());
         Ok((wanted.flatten(), lost.map(Effect::Lost).into_iter().collect()))
     }
 
-    /// The requests that were assessed are contended: gives them up.
-    pub fn handle_contention(&mut self, assessed: &Wishes<T>, reason: T::Reason) -> Effects<T> {
+    /// Returns whether nothing newer than what is known may exist, apart from what a live watch is
+    /// about to report.
+    fn is_up_to_date(&self) -> bool {
+        self.in_flight.is_none()
+            && self.known.is_reported()
+            && !self.own_write.is_unacknowledged()
+            && !self.own_write.is_older_than_a_listing()
+            && self.requests.have_seen_nothing_newer(self.known.version())
+    }
+
+    /// An assessment ended no request. With a reason, these wishes are contended or
+    /// [never content](Wishes::never_content): gives them up, also during an attempt.
+    pub fn handle_contention(&mut self, wishes: &Wishes<T>, reason: Option<T::Reason>) -> Effects<T> {
         let mut effects = Vec::new();
-        self.complete(&mut effects, |id| assessed.contains(id), |_| Completion::GivenUp(reason.clone()));
-        if self.requests.is_empty() {
-            effects.push(Effect::Clear);
+        if let Some(reason) = reason {
+            self.complete(&mut effects, |id| wishes.contains(id), |_| Completion::GivenUp(reason.clone()));
+            // Those that are left may be satisfied without the others.
+            effects.push(if self.requests.is_empty() { Effect::Clear } else { Effect::Assess });
         }
+        let queues = std::mem::take(&mut self.unqueued) && !self.requests.is_empty();
+        effects.extend(queues.then_some(Effect::Queue));
         effects
     }
 
@@ -375,20 +414,32 @@ impl<T: Types> Object<T> {
             }
             Answer::Unanswered => self.own_write.unanswered(sent),
             Answer::Conflict | Answer::Fenced => {}
-            Answer::Denied(reason) | Answer::Impossible(reason) => {
-                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
-                // A caller that withdrew its request meanwhile has no use for the reason, and the
-                // next caller may want another value.
-                if !effects.is_empty() {
-                    let version = self.known.version().cloned();
-                    self.refusal = Some(Box::new(Refusal { version, reason }));
+            Answer::Denied(reason) => {
+                if let Some(attempt) = &self.in_flight {
+                    let waiters = self.requests.take_waiters(|id| attempt.requests.contains(&id));
+                    effects.extend((!waiters.is_empty()).then(|| Effect::Deny(waiters, reason.clone())));
+                    let is_pending = self.requests.ids().iter().any(|id| attempt.requests.contains(id));
+                    self.note_refusal(is_pending, reason);
                 }
+            }
+            Answer::Impossible(reason) => {
+                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
+                self.note_refusal(!effects.is_empty(), reason);
             }
             Answer::Withheld(reason) => {
                 self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
             }
         }
         (verdict, effects)
+    }
+
+    /// A caller that withdrew its request meanwhile has no use for the reason, and the next caller
+    /// may want another value.
+    fn note_refusal(&mut self, is_wanted: bool, reason: T::Reason) {
+        if is_wanted {
+            let version = self.known.version().cloned();
+            self.refusal = Some(Box::new(Refusal { version, reason }));
+        }
     }
 
     fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
@@ -430,7 +481,7 @@ impl<T: Types> Object<T> {
         change
     }
 
-    /// Forgets why the store last refused a request for good. Returns the reason if that was at
+    /// Forgets why the store last denied or refused a request. Returns the reason if that was at
     /// this version, or at an unknown one.
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
         let Refusal { version, reason } = *self.refusal.take()?;

@@ -80,6 +80,11 @@ impl<T: Types> OwnWrite<T> {
         self.echo.as_ref().is_some_and(|echo| echo.listed)
     }
 
+    /// Returns whether a write without an answer may still come back.
+    pub fn is_unacknowledged(&self) -> bool {
+        self.unacknowledged.is_some()
+    }
+
     /// If this change is our last write, returns how long that took to come back. A write from
     /// before the watch was live, or one in a listing, says nothing of how fast news travels.
     pub fn take_echo(&mut self, change: &Change<T>) -> Option<Duration> {

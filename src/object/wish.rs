@@ -8,15 +8,18 @@ pub struct RequestId(pub u64);
 
 /// A pending request for one part of the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request<W, H> {
+pub struct Request<V, W, H> {
     /// Names the request.
     pub id: RequestId,
     /// The part of the object that it concerns. A newer request for the same part replaces it.
     pub part: Box<str>,
     /// The demand on the value.
     pub wish: W,
-    /// The caller that waits for its end.
-    pub waiter: H,
+    /// The version at which the caller saw the object, if it did. An older state, which we may
+    /// still know, does not satisfy the request.
+    pub seen: Option<V>,
+    /// The caller that waits for its end, until it is told of a denial.
+    pub waiter: Option<H>,
 }
 
 /// Copies of pending wishes in order of their parts' first requests, to be evaluated outside of the
@@ -66,8 +69,13 @@ pub struct Judgement {
 pub struct Stale;
 
 impl<T: Types> Wishes<T> {
-    pub(super) fn of(requests: &[Request<T::Wish, T::Waiter>]) -> Self {
+    pub(super) fn of(requests: &[Request<T::Version, T::Wish, T::Waiter>]) -> Self {
         Self(requests.iter().map(|request| (request.id, request.wish.clone())).collect())
+    }
+
+    /// Returns no wishes.
+    pub fn none() -> Self {
+        Self(Vec::new())
     }
 
     /// Does what `clone` would do if it did not ask for `T: Clone`.
@@ -104,12 +112,32 @@ impl<T: Types> Wishes<T> {
         evaluation
     }
 
+    /// Returns those that want to change the value of their own evaluation: nothing satisfies them.
+    /// Panics if a wish does.
+    pub fn never_content(&self, evaluation: &Evaluation<T::Value>) -> Self {
+        let Some(written) = &evaluation.write else { return Self::none() };
+        let again = self.evaluate(written.as_ref());
+        // Those that undo each other want nothing together.
+        let wants = |id| again.write.is_some() && again.changed.contains(id);
+        Self(self.0.iter().filter(|(id, _)| wants(id)).cloned().collect())
+    }
+
+    /// Returns these wishes without those of `others`.
+    pub fn without(&self, others: &Self) -> Self {
+        Self(self.0.iter().filter(|(id, _)| !others.contains(*id)).cloned().collect())
+    }
+
+    /// Returns whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn contains(&self, id: RequestId) -> bool {
         self.0.iter().any(|(wish, _)| *wish == id)
     }
 
     /// Returns whether these are the wishes of exactly these requests.
-    pub(super) fn are_of(&self, requests: &[Request<T::Wish, T::Waiter>]) -> bool {
+    pub(super) fn are_of(&self, requests: &[Request<T::Version, T::Wish, T::Waiter>]) -> bool {
         self.0.iter().map(|(id, _)| *id).eq(requests.iter().map(|request| request.id))
     }
 }
@@ -123,7 +151,7 @@ impl<V> Evaluation<V> {
 
 impl<T: Types> Question<T> {
     pub(super) fn empty(generation: u64) -> Self {
-        Self { wishes: Wishes(Vec::new()), earlier: None, before: None, generation }
+        Self { wishes: Wishes::none(), earlier: None, before: None, generation }
     }
 
     /// Answers the question. `evaluate` returns `None` if a wish cannot be evaluated, and

@@ -156,6 +156,7 @@ async fn first_loss_and_new_values_are_written_immediately() {
     let spoil = || async {
         let entry = store.get("objects/key").await.unwrap().unwrap();
         store.put(&entry.key, "theirs".into(), Expected::Version(entry.version), None).await.unwrap();
+        sleep(MS).await; // the watch shows it
     };
     assert!(matches!(want("ours").await, EnsureOutcome::Written(_)));
     spoil().await;

@@ -10,12 +10,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
 };
 use writerlease::{
-    EnsureOutcome, Guard, Moment, Outcome, SpawnError, WriterLease,
+    EnsureOutcome, Guard, Moment, Outcome, SpawnError, WatchState, WriterLease,
     election::{ElectionError, Elector, Events, Leadership},
     engine::Role,
     store::{Expected, Fence, MemoryStore, Store},
@@ -276,4 +277,19 @@ fn following_outside_of_a_runtime_is_an_error() {
     let elector = Said::new();
     assert_eq!(lease.follow(&elector), Err(SpawnError::NoRuntime));
     assert_eq!(lease.follow_unfenced(&elector), Err(SpawnError::NoRuntime));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_right_is_satisfied_whoever_is_elected() {
+    let store = MemoryStore::new();
+    store.put("guarded/key", "right".into(), Expected::Absent, None).await.unwrap();
+    let lease = WriterLease::builder("test").spawn().unwrap();
+    let said = Said::new();
+    said.follows();
+    lease.follow(&said).unwrap();
+    let guard = Guard::new(store, lease.clone(), "guarded/").unwrap();
+    lease.subscribe().wait_for(|status| status.watch == Some(WatchState::Live)).await.unwrap();
+    let ending = guard.ensure("key", |current| (current != Some(b"right")).then_some("right")).now_or_never();
+    assert!(matches!(ending, Some(EnsureOutcome::Satisfied)), "{ending:?}");
+    assert_eq!(lease.wait().now_or_never(), Some(Ok(false)));
 }

@@ -159,12 +159,12 @@ async fn retry_that_finds_a_peers_write_counts_evidence() {
 #[tokio::test(start_paused = true)]
 async fn read_of_unsatisfied_object_counts_as_observation() {
     let store = MemoryStore::new();
-    put(&store, KEY, "value").await;
     let network = Network { write: 100 * MS, watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
-    put(&store, KEY, "other").await; // its event is still on the way
+    assert!(matches!(replica.guard.ensure("key", want("value")).await, EnsureOutcome::Written(_)));
+    put(&store, KEY, "other").await; // its event is still on the way, and so is that of our write
     let ensured = replica.guard.ensure("key", want("value"));
-    replica.has_sent(1).await;
+    replica.has_sent(2).await;
     put(&store, KEY, "value").await;
     assert!(matches!(end(ensured).await, EnsureOutcome::ByOther));
     assert_eq!(replica.counters().evidence, 1);
@@ -174,11 +174,12 @@ async fn read_of_unsatisfied_object_counts_as_observation() {
 async fn satisfied_object_at_first_read_changes_no_role() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
-    let replica = Replica::new(&store, Network::default()).await;
-    assert!(matches!(end(replica.guard.ensure("key", want("value"))).await, EnsureOutcome::Satisfied));
-    let counters = replica.counters();
-    assert_eq!((counters.unchanged, counters.evidence, replica.remote.counts().attempted), (1, 0, 0));
-    assert_eq!(replica.guard.lease().status().role, Role::Election);
+    let (_silent, events) = mpsc::unbounded_channel();
+    let guard = Guard::new(Scripted::new(store, events), lease(1), "guarded/").unwrap();
+    assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Satisfied));
+    let counters = guard.lease().snapshot().counters;
+    assert_eq!((counters.unchanged, counters.evidence, counters.written), (1, 0, 0));
+    assert_eq!(guard.lease().status().role, Role::Election);
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,14 +196,14 @@ async fn satisfied_object_before_first_event_is_no_evidence() {
 #[tokio::test(start_paused = true)]
 async fn object_satisfied_since_last_event_is_no_evidence() {
     let store = MemoryStore::new();
-    put(&store, KEY, "ours").await;
-    // The watch is slower than the test, so only a read sees the write.
+    // The watch is slower than the test, so only a read sees the edit.
     let network = Network { watch: 1000 * SECOND, ..Network::default() };
     let replica = Replica::new(&store, network).await;
+    assert!(matches!(end(replica.guard.ensure("key", want("ours"))).await, EnsureOutcome::Written(_)));
     put(&store, KEY, "ours, edited").await;
     assert!(matches!(end(replica.guard.ensure("key", want_word("ours"))).await, EnsureOutcome::Satisfied));
-    assert_eq!(replica.counters().evidence, 0);
-    assert_eq!(replica.guard.lease().status().role, Role::Election);
+    assert_eq!((replica.counters().evidence, replica.remote.counts().reads), (0, 2));
+    assert_eq!(replica.guard.lease().status().role, Role::Leader);
 }
 
 #[tokio::test(start_paused = true)]
@@ -325,8 +326,8 @@ async fn permitted_replica_takes_over_from_a_denied_one() {
     assert!(matches!(end(theirs).await, EnsureOutcome::Written(_)));
     sleep(30 * SECOND).await;
     let counters = denied.counters();
-    assert_eq!((counters.failures, counters.attempts), (0, 2), "a denied write is not retried");
-    assert!(denied.guard.lease().is_empty());
+    assert_eq!((counters.failures, counters.attempts), (0, 2), "a denied write is not retried soon");
+    assert!(denied.guard.lease().is_empty(), "another did it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,10 +343,22 @@ async fn keys_that_are_denied_hold_up_no_others() {
         let took = started.elapsed();
         println!("{} denied keys first: the allowed ones are written after {took:?}", denied.len());
         assert!(took < 2 * SECOND, "{took:?}");
+        let count = denied.len();
         for ensured in denied {
             assert!(matches!(end(ensured).await, EnsureOutcome::Denied(_)));
         }
-        assert!(guard.lease().is_empty());
+        assert_eq!(guard.lease().len(), count, "they are tried again");
+        for round in 1..4 {
+            // Just when all of them are due again.
+            sleep(started + round * 60 * SECOND - Instant::now()).await;
+            let again = Instant::now();
+            assert!(matches!(
+                end(guard.ensure("allowed 0", want(["", "one", "two", "three"][round as usize]))).await,
+                EnsureOutcome::Written(_)
+            ));
+            assert!(again.elapsed() < 2 * SECOND, "round {round}: {:?}", again.elapsed());
+        }
+        assert_eq!(guard.lease().len(), count);
     }
 }
 
@@ -797,6 +810,55 @@ async fn after_a_restore_the_leader_hears_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn watch_that_is_not_live_satisfies_nothing() {
+    let entry = |version| Event::InitEntry(Entry { key: KEY.into(), value: "right".into(), version });
+    let cut = || Err(StoreError::Unavailable { reason: "cut".into(), source: None });
+    for case in 0..6 {
+        let store = MemoryStore::new();
+        let version = Version::opaque(format!("{:?}", put(&store, KEY, "right").await));
+        let (guard, events) = scripted(store.clone()).await;
+        let known = [Ok(Event::Init), Ok(entry(version.clone())), Ok(Event::InitDone)];
+        let news = match case {
+            0 => vec![],
+            1 => vec![cut()],
+            2 => vec![Ok(Event::Init)],
+            3 => vec![cut(), Ok(Event::Init), Ok(entry(version))],
+            4 => vec![Ok(Event::Init), cut()],
+            _ => vec![cut(), Ok(Event::Resumed), cut()],
+        };
+        known.into_iter().chain(news).for_each(|event| events.send(event).unwrap());
+        sleep(MS).await;
+        put(&store, KEY, "wrong").await; // the watch does not show it
+        let ending = end(guard.ensure("key", want("right"))).await;
+        match case {
+            0 => assert!(matches!(ending, EnsureOutcome::Satisfied), "a live watch: {ending:?}"),
+            _ => assert!(matches!(ending, EnsureOutcome::Written(_)), "case {case}: {ending:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn listing_after_an_interruption_satisfies_without_a_read() {
+    let store = MemoryStore::new();
+    let version = Version::opaque(format!("{:?}", put(&store, KEY, "right").await));
+    let entry =
+        || Event::InitEntry(Entry { key: KEY.into(), value: "right".into(), version: version.clone() });
+    let (guard, events) = scripted(store).await;
+    let send = |event| events.send(event).unwrap();
+    [Event::Init, entry(), Event::InitDone].into_iter().for_each(|event| send(Ok(event)));
+    send(Err(StoreError::Unavailable { reason: "cut".into(), source: None }));
+    sleep(MS).await;
+    follow(&guard);
+    let mut during = guard.ensure("key", want("right"));
+    sleep(MS).await;
+    assert!((&mut during).now_or_never().is_none(), "nobody knows");
+    [Event::Init, entry(), Event::InitDone].into_iter().for_each(|event| send(Ok(event)));
+    assert!(matches!(end(during).await, EnsureOutcome::Satisfied));
+    assert_eq!(guard.lease().snapshot().counters.attempts, 0);
+    assert!(guard.lease().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn watch_state_reports_interruption_and_end() {
     let (guard, events) = scripted(MemoryStore::new()).await;
     let mut notices = guard.notices();
@@ -990,6 +1052,7 @@ async fn deletion_without_an_answer_is_no_evidence() {
 #[tokio::test(start_paused = true)]
 async fn last_call_decides_whether_a_key_exists() {
     let store = MemoryStore::new();
+    put(&store, KEY, "old").await;
     let replica = Replica::new(&store, Network::default()).await;
     let value = replica.guard.ensure_part("key", "a", want("value"));
     let absent = replica.guard.ensure_absent("key");
@@ -1005,7 +1068,7 @@ async fn last_call_decides_whether_a_key_exists() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn denied_deletion_is_reported_and_given_up() {
+async fn denied_deletion_is_reported_and_stays_pending() {
     let store = MemoryStore::new();
     put(&store, KEY, "value").await;
     let replica = Replica::new(&store, Network::default()).await;
@@ -1013,7 +1076,9 @@ async fn denied_deletion_is_reported_and_given_up() {
     replica.remote.set_fault(NetworkFault::Denied);
     assert!(matches!(end(replica.guard.ensure_absent("key")).await, EnsureOutcome::Denied(_)));
     assert!(matches!(notices.recv().await.unwrap(), Notice::Refused { .. }));
-    assert!(replica.guard.lease().is_empty());
+    replica.remote.set_fault(NetworkFault::None);
+    sleep(70 * SECOND).await;
+    assert_eq!(store.get(KEY).await.unwrap(), None, "it is tried again");
 }
 
 // --- handles ---

@@ -83,6 +83,14 @@ impl Contender {
         }
     }
 
+    /// The key is as it should be, whoever made it so.
+    pub fn satisfied(&mut self, now: Timestamp, key: usize) {
+        match self {
+            Self::Lease(engine) => drop(engine.handle_satisfied(now, &key)),
+            Self::Go(_) | Self::Retry(_) => self.remove(now, key),
+        }
+    }
+
     pub fn remove(&mut self, now: Timestamp, key: usize) {
         match self {
             Self::Lease(engine) => drop(engine.handle_remove(now, &key)),

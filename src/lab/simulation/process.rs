@@ -24,6 +24,8 @@ pub(super) struct Process {
     born: Duration,
     /// The member's keys, from the first one on.
     keys: Vec<Key>,
+    /// The watch is open, and no listing is in progress.
+    live: bool,
     /// How many requests there have been.
     requests: u64,
     attempts: BTreeMap<usize, Attempt>,
@@ -67,6 +69,7 @@ impl Process {
             keys: (0..member.keys).map(|_| key()).collect(),
             member,
             born,
+            live: false,
             requests: 0,
             attempts: BTreeMap::new(),
             fence: None,
@@ -102,18 +105,16 @@ impl Process {
         (key.goal > 0).then_some(key.goal)
     }
 
-    /// Wants a round of a key, unless it knows that the key is there already.
+    /// Wants a round of a key.
     pub fn request(&mut self, now: Duration, number: usize, round: u64) {
         let group = self.member.group;
         let id = RequestId(self.requests);
         let key = self.key(number);
         key.goal = round;
-        if key.object.value().is_some_and(|value| value.reaches(group, round)) {
-            return;
-        }
         key.ages.add(round, now);
         let wish = Content { round, group };
-        let effects = key.object.handle_request(Request { id, part: "".into(), wish, waiter: () });
+        let effects =
+            key.object.handle_request(Request { id, part: "".into(), wish, seen: None, waiter: Some(()) });
         self.requests += 1;
         self.carry_out(now, number, effects);
     }
@@ -204,6 +205,7 @@ impl Process {
     /// The store has answered a watch after this time, with a listing that follows.
     pub fn open_watch(&mut self, now: Duration, round_trip: Duration) {
         let local = self.local(now);
+        self.live = false;
         self.keys.iter_mut().for_each(|key| key.object.handle_listing());
         if let Some(engine) = self.contender.engine_mut() {
             engine.handle_echo_hint(local, round_trip);
@@ -217,6 +219,11 @@ impl Process {
             if !self.key(number).object.is_listed() {
                 self.take_in(now, number, Change::listed(None, local));
             }
+        }
+        self.live = true;
+        // As the guard does: what is known may satisfy what is pending.
+        for number in self.member.range() {
+            self.assess(now, number);
         }
     }
 
@@ -271,6 +278,10 @@ impl Process {
                     self.contender.remove(local, number);
                     self.key_was_cleared(number);
                 }
+                Effect::Satisfied => {
+                    self.contender.satisfied(local, number);
+                    self.key_was_cleared(number);
+                }
                 Effect::Evidence { revision } => self.extend(now, number, revision),
                 Effect::Deleted => {
                     if let Some(engine) = self.contender.engine_mut() {
@@ -285,7 +296,7 @@ impl Process {
                 Effect::Assess => self.assess(now, number),
                 // Callers do not wait here, and what was lost is a matter of the contention
                 // tracker.
-                Effect::Complete(..) | Effect::Discard(_) | Effect::Lost(_) => {}
+                Effect::Complete(..) | Effect::Deny(..) | Effect::Discard(_) | Effect::Lost(_) => {}
             }
         }
         let group = self.member.group;
@@ -298,11 +309,14 @@ impl Process {
     }
 
     fn assess(&mut self, now: Duration, number: usize) {
+        let live = self.live;
         let object = &mut self.key(number).object;
         let Some((question, value)) = object.assessment() else { return };
         let evaluation = question.wishes.evaluate(value.as_ref());
-        let assessed = object.handle_assessment(&question, Some(evaluation));
+        let assessed = object.handle_assessment(&question, Some(evaluation), live);
         let (_, effects) = assessed.expect("nothing happened since the question");
+        self.carry_out(now, number, effects);
+        let effects = self.key(number).object.handle_contention(&question.wishes, None);
         self.carry_out(now, number, effects);
     }
 

@@ -22,6 +22,8 @@ enum Wish {
     AtMost(&'static str),
     /// No object.
     Never,
+    /// One more of this letter, whatever there is.
+    More(char),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +33,7 @@ enum TestVersion {
 }
 
 use TestVersion::{Opaque, Ordered};
-use Wish::{AtMost, Exactly, Existing, Never, Word};
+use Wish::{AtMost, Exactly, Existing, More, Never, Word};
 
 impl Version for TestVersion {
     fn revision(&self) -> Option<u64> {
@@ -59,6 +61,7 @@ impl Types for Text {
             Exactly(text) => Desired::Write(text.into()),
             Word(word) if current.is_some_and(|current| current.contains(word)) => Desired::Right,
             Word(word) => Desired::Write(format!("{} {word}", current.map_or("", |current| current))),
+            More(letter) => Desired::Write(format!("{}{letter}", current.map_or("", |current| current))),
             Existing(_) if current.is_none() => Desired::Gone,
             AtMost(_) if current.is_none() => Desired::Right,
             Never => Desired::Absent,
@@ -89,24 +92,46 @@ impl Shell {
         shell
     }
 
-    fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
-        let request = Request { id: RequestId(id), part: part.into(), wish, waiter: () };
-        let effects = self.object.handle_request(request);
+    /// The request comes while the watch is not live, so a satisfied one is queued, too.
+    fn request_blindly(&mut self, id: u64, part: &str, wish: Wish) {
+        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: Some(()) };
+        self.object.handle_request(request);
+        let (question, value) = self.object.assessment().unwrap();
+        let evaluation = question.wishes.evaluate(value.as_ref());
+        self.object.handle_assessment(&question, Some(evaluation), false).expect("nothing has changed");
+        assert_eq!(brief(self.object.handle_contention(&question.wishes, None)), ["queue"]);
+    }
+
+    /// The caller has seen the object at this version. Returns the requests that stay pending.
+    fn request_seen(&mut self, id: u64, wish: Wish, seen: TestVersion) -> &[Request<TestVersion, Wish, ()>] {
+        let (id, seen) = (RequestId(id), Some(seen));
+        self.object.handle_request(Request { id, part: "".into(), wish, seen, waiter: Some(()) });
         self.assess();
-        brief(effects)
+        self.object.requests()
+    }
+
+    fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
+        let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: Some(()) };
+        let mut effects = brief(self.object.handle_request(request));
+        effects.extend(self.assess());
+        effects
     }
 
     fn request_absence(&mut self, id: u64) -> Vec<String> {
-        let request = Request { id: RequestId(id), part: "".into(), wish: Never, waiter: () };
-        let effects = self.object.handle_absence_request(request);
-        self.assess();
-        brief(effects)
+        let request =
+            Request { id: RequestId(id), part: "".into(), wish: Never, seen: None, waiter: Some(()) };
+        let mut effects = brief(self.object.handle_absence_request(request));
+        effects.extend(self.assess());
+        effects
     }
 
     fn assess(&mut self) -> Vec<String> {
         let Some((question, value)) = self.object.assessment() else { return Vec::new() };
         let evaluation = question.wishes.evaluate(value.as_ref());
-        brief(self.object.handle_assessment(&question, Some(evaluation)).expect("nothing has changed").1)
+        let assessed = self.object.handle_assessment(&question, Some(evaluation), true);
+        let mut effects = assessed.expect("nothing has changed").1;
+        effects.extend(self.object.handle_contention(&question.wishes, None));
+        brief(effects)
     }
 
     fn change(&mut self, change: Change<Text>) -> Vec<String> {
@@ -179,11 +204,13 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
     let brief = |effect| match effect {
         Effect::Queue => "queue".into(),
         Effect::Clear => "clear".into(),
+        Effect::Satisfied => "satisfied".into(),
         Effect::Assess => "assess".into(),
         Effect::Discard(_) => "discard".into(),
         Effect::Deleted => "deleted".into(),
         Effect::Evidence { revision } => format!("evidence {revision:?}"),
         Effect::Echo(echo) => format!("echo {echo:?}"),
+        Effect::Deny(waiters, reason) => format!("deny {} {reason}", waiters.len()),
         Effect::Lost(value) => format!("lost {value}"),
         Effect::Complete(request, completion) => format!("{} {completion:?}", request.id.0),
     };
@@ -193,8 +220,96 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
 // --- requests ---
 
 #[test]
-fn request_is_queued_and_assessed() {
-    assert_eq!(Shell::absent().request(1, "", Exactly("a")), ["queue", "assess"]);
+fn unsatisfied_request_is_assessed_and_queued() {
+    assert_eq!(Shell::absent().request(1, "", Exactly("a")), ["assess", "queue"]);
+}
+
+#[test]
+fn request_for_an_unknown_value_is_queued_first() {
+    let mut shell = Shell::absent();
+    shell.object = Object::new(false);
+    assert_eq!(shell.request(1, "", Exactly("a")), ["queue", "assess"]);
+}
+
+#[test]
+fn request_for_the_known_value_needs_no_job() {
+    let mut shell = Shell::with("a", Ordered(1));
+    assert_eq!(shell.request(1, "", Exactly("a")), ["assess", "satisfied", "1 Satisfied"]);
+    shell.put("b", Ordered(2));
+    shell.request(2, "", Exactly("a"));
+    let restored = shell.request(3, "", Exactly("b"));
+    assert_eq!(restored, ["2 Superseded", "queue", "assess", "satisfied", "3 Satisfied", "discard"]);
+}
+
+#[test]
+fn parts_are_satisfied_together() {
+    let mut shell = Shell::with("l", Ordered(1));
+    assert_eq!(shell.request(1, "right", Word("r")), ["assess", "queue"]);
+    assert_eq!(shell.request(2, "left", Word("l")), ["queue", "assess"], "the other part is pending");
+}
+
+#[test]
+fn write_that_comes_back_satisfies_a_later_request() {
+    for version in [Ordered, Opaque] {
+        let mut shell = Shell::absent();
+        shell.request(1, "", Exactly("a"));
+        shell.write(None, version(1));
+        assert_eq!(shell.request(2, "", Exactly("a")), ["queue", "assess"], "our write has not come back");
+        assert_eq!(shell.put("a", version(1)), ["echo 0ns", "assess"]);
+        assert_eq!(shell.assess(), ["satisfied", "2 Satisfied"]);
+    }
+}
+
+#[test]
+fn absent_object_that_must_exist_is_read() {
+    assert_eq!(Shell::absent().request(1, "", Existing("a")), ["assess", "queue"]);
+}
+
+#[test]
+fn known_value_that_may_be_outdated_satisfies_nothing() {
+    // The watch is not live, or a listing is in progress.
+    let mut shell = Shell::with("a", Ordered(1));
+    let request =
+        Request { id: RequestId(1), part: "".into(), wish: Exactly("a"), seen: None, waiter: Some(()) };
+    shell.object.handle_request(request);
+    let (question, value) = shell.object.assessment().unwrap();
+    let evaluation = question.wishes.evaluate(value.as_ref());
+    let (_, effects) = shell.object.handle_assessment(&question, Some(evaluation), false).unwrap();
+    assert_eq!(brief(effects), [""; 0]);
+    assert_eq!(brief(shell.object.handle_contention(&question.wishes, None)), ["queue"]);
+
+    // Our write has not come back.
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(1));
+    assert_eq!(shell.request(2, "", Exactly("a")), ["queue", "assess"]);
+
+    // Our write has no answer.
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("b", Ordered(1))));
+    let _ = shell.answer(Answer::Unanswered);
+    assert_eq!(shell.request(2, "", Exactly("b")), ["1 Superseded", "queue", "assess"], "in flight");
+    shell.end();
+    assert_eq!(shell.assess(), [""; 0]);
+}
+
+#[test]
+fn known_value_older_than_the_callers_satisfies_nothing() {
+    for (seen, satisfies) in [(Ordered(2), true), (Ordered(3), true), (Ordered(4), false), (Opaque(2), false)]
+    {
+        let mut shell = Shell::with("a", Ordered(3));
+        assert_eq!(shell.request_seen(1, Exactly("a"), seen).is_empty(), satisfies, "{seen:?}");
+    }
+}
+
+#[test]
+fn change_older_than_the_callers_version_ends_nothing() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_seen(1, Exactly("a"), Ordered(3));
+    assert_eq!(shell.put("a", Ordered(2)), [""; 0], "the caller saw what came after it");
+    assert_eq!(shell.put("b", Ordered(3)), [""; 0]);
+    assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "1 ByOther"]);
 }
 
 #[test]
@@ -212,9 +327,10 @@ fn assessment_reports_a_satisfactory_value_as_lost() {
     shell.request(1, "", Exactly("a"));
     shell.write(None, Ordered(1));
     assert_eq!(shell.put("b", Ordered(2)), [""; 0]);
-    let request = Request { id: RequestId(2), part: "".into(), wish: Exactly("a"), waiter: () };
+    let request =
+        Request { id: RequestId(2), part: "".into(), wish: Exactly("a"), seen: None, waiter: Some(()) };
     shell.object.handle_request(request);
-    assert_eq!(shell.assess(), ["lost a"]);
+    assert_eq!(shell.assess(), ["lost a", "queue"]);
     assert_eq!(shell.assess(), [""; 0], "once");
 }
 
@@ -225,7 +341,7 @@ fn assessment_of_changed_requests_is_stale() {
     let (question, value) = shell.object.assessment().unwrap();
     let evaluation = question.wishes.evaluate(value.as_ref());
     shell.request(2, "", Exactly("b"));
-    assert_eq!(shell.object.handle_assessment(&question, Some(evaluation)), Err(Stale));
+    assert_eq!(shell.object.handle_assessment(&question, Some(evaluation), true), Err(Stale));
 }
 
 #[test]
@@ -254,11 +370,31 @@ fn contention_gives_up_assessed_requests_only() {
     shell.request(1, "left", Word("l"));
     let (question, _) = shell.object.assessment().unwrap();
     shell.request(2, "right", Word("r"));
-    let effects = shell.object.handle_contention(&question.wishes, "contended");
-    assert_eq!(brief(effects), [r#"1 GivenUp("contended")"#], "the other one stays queued");
+    let effects = shell.object.handle_contention(&question.wishes, Some("contended"));
+    assert_eq!(brief(effects), [r#"1 GivenUp("contended")"#, "assess"], "the other one stays queued");
     let (question, _) = shell.object.assessment().unwrap();
-    let effects = shell.object.handle_contention(&question.wishes, "contended");
+    let effects = shell.object.handle_contention(&question.wishes, Some("contended"));
     assert_eq!(brief(effects), [r#"2 GivenUp("contended")"#, "discard", "clear"]);
+}
+
+#[test]
+fn wishes_that_change_their_own_value_are_never_content() {
+    let never_content = |wishes: &[Wish]| -> Vec<u64> {
+        let mut shell = Shell::absent();
+        for (id, wish) in (0..).zip(wishes) {
+            shell.request(id, &id.to_string(), *wish);
+        }
+        let wishes = shell.object.handle_attempt();
+        let never_content = wishes.never_content(&wishes.evaluate(None));
+        assert_eq!(wishes.without(&never_content).is_empty(), !wishes.is_empty() && never_content == wishes);
+        let pending = shell.object.requests().iter().map(|request| request.id);
+        pending.filter(|id| never_content.contains(*id)).map(|id| id.0).collect()
+    };
+    assert_eq!(never_content(&[Exactly("a")]), [0; 0]);
+    assert_eq!(never_content(&[More('a')]), [0]);
+    assert_eq!(never_content(&[Word("l"), More('a'), Word("r")]), [1]);
+    assert_eq!(never_content(&[Exactly("a"), Exactly("b")]), [0; 0], "the second undoes what the first did");
+    assert_eq!(never_content(&[More('a'), Exactly("b")]), [0; 0]);
 }
 
 // --- reads ---
@@ -372,7 +508,7 @@ fn read_of_our_unacknowledged_write_is_written() {
 #[test]
 fn written_request_ends_as_written_others_satisfied() {
     let mut shell = Shell::with("l", Ordered(1));
-    shell.request(1, "left", Word("l"));
+    shell.request_blindly(1, "left", Word("l"));
     shell.request(2, "right", Word("r"));
     shell.send(Some(("l", Ordered(1))));
     let (verdict, effects) = shell.answer(Answer::Written(Ordered(2)));
@@ -424,7 +560,6 @@ fn failed_read_is_tried_again() {
 #[test]
 fn refusals_for_good_give_the_requests_up() {
     for (answer, verdict, is_refusal) in [
-        (Answer::Denied("no"), Outcome::Unchanged.done(), true),
         (Answer::Impossible("no"), Outcome::Unchanged.done(), true),
         (Answer::Withheld("no"), Outcome::Unchanged.done(), false),
     ] {
@@ -436,6 +571,32 @@ fn refusals_for_good_give_the_requests_up() {
         assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), is_refusal.then_some("no"));
         assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), None, "once");
     }
+}
+
+#[test]
+fn denied_requests_stay_pending_and_are_told_once() {
+    let verdict = Outcome::Unchanged.retry_after(Duration::from_secs(60));
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    shell.send(Some(("b", Ordered(1))));
+    shell.request(3, "late", Word("x"));
+    assert_eq!(shell.answer(Answer::Denied("no")), (verdict, vec!["deny 2 no".into()]));
+    shell.end();
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), Some("no"));
+    shell.object.handle_attempt();
+    assert_eq!(shell.answer(Answer::Denied("no")), (verdict, vec!["deny 1 no".into()]), "also of a read");
+    shell.end();
+    shell.object.handle_attempt();
+    assert_eq!(shell.answer(Answer::Denied("no")), (verdict, Vec::new()));
+    shell.end();
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), Some("no"), "each time");
+    // It ends as any other request does.
+    assert_eq!(shell.request(4, "left", Word("L")), ["1 Superseded", "queue", "assess"]);
+    assert_eq!(
+        shell.put("L r x", Ordered(2)),
+        ["evidence Some(2)", "4 ByOther", "2 ByOther", "3 ByOther", "discard"]
+    );
 }
 
 #[test]
@@ -454,7 +615,7 @@ fn refused_read_is_kept_before_anything_is_known() {
     let mut shell = Shell { object: Object::new(false), ..Shell::absent() };
     shell.request(1, "", Exactly("a"));
     shell.object.handle_attempt();
-    let _ = shell.answer(Answer::Denied("no"));
+    let _ = shell.answer(Answer::Impossible("no"));
     shell.end();
     assert!(!shell.object.is_blank());
     assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), Some("no"));
@@ -553,21 +714,21 @@ fn satisfactory_write_of_others_clears_only() {
     let mut shell = Shell::absent();
     shell.rivals = false;
     shell.request(1, "", Exactly("a"));
-    assert_eq!(shell.put("a", Ordered(1)), ["clear", "1 Satisfied"]);
+    assert_eq!(shell.put("a", Ordered(1)), ["satisfied", "1 Satisfied"]);
 }
 
 #[test]
 fn edit_of_a_satisfactory_value_clears_only() {
     let mut shell = Shell::with("a", Ordered(1));
-    shell.request(1, "", Word("a"));
-    assert_eq!(shell.put("a b", Ordered(2)), ["clear", "1 Satisfied"]);
+    shell.request_blindly(1, "", Word("a"));
+    assert_eq!(shell.put("a b", Ordered(2)), ["satisfied", "1 Satisfied"]);
 }
 
 #[test]
 fn listing_clears_and_is_no_evidence() {
     let mut shell = Shell::absent();
     shell.request(1, "", Exactly("a"));
-    assert_eq!(shell.list(Some(("a", Ordered(1)))), ["clear", "1 Satisfied"]);
+    assert_eq!(shell.list(Some(("a", Ordered(1)))), ["satisfied", "1 Satisfied"]);
     assert!(shell.object.is_listed());
 }
 
@@ -584,7 +745,7 @@ fn listing_without_the_object_shows_its_absence() {
 fn deletion_is_no_evidence_and_ends_claims() {
     let mut shell = Shell::with("b", Ordered(1));
     shell.request(1, "", AtMost("a"));
-    assert_eq!(shell.delete(Ordered(2)), ["clear", "1 Satisfied", "deleted"]);
+    assert_eq!(shell.delete(Ordered(2)), ["satisfied", "1 Satisfied", "deleted"]);
     assert_eq!(shell.delete(Ordered(3)), [""; 0], "it was gone already");
 
     let mut shell = Shell::with("b", Ordered(1));
@@ -604,7 +765,7 @@ fn listing_replaces_changes_that_an_attempt_deferred() {
     assert_eq!(shell.put("a", Opaque(2)), [""; 0], "it is older than what the attempt has read");
     assert_eq!(shell.list(Some(("now", Opaque(3)))), [""; 0]);
     let _ = shell.answer(Answer::Conflict);
-    assert_eq!(shell.end(), [""; 0]);
+    assert_eq!(shell.end(), ["assess"], "of the listing");
     assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
 }
 
@@ -615,7 +776,7 @@ fn change_to_our_unacknowledged_value_is_written() {
     shell.send(None);
     let _ = shell.answer(Answer::Unanswered);
     shell.end();
-    assert_eq!(shell.put("a", Ordered(1)), ["clear", "1 Written(Ordered(1))"]);
+    assert_eq!(shell.put("a", Ordered(1)), ["satisfied", "1 Written(Ordered(1))"]);
 }
 
 #[test]
@@ -632,7 +793,7 @@ fn another_value_ends_the_wait_for_unacknowledged() {
 #[test]
 fn unsatisfactory_change_leaves_the_request() {
     let mut shell = Shell::with("a", Ordered(1));
-    shell.request(1, "", Exactly("a"));
+    shell.request_blindly(1, "", Exactly("a"));
     assert_eq!(shell.put("b", Ordered(2)), [""; 0]);
     assert_eq!(shell.put("a", Ordered(3)), ["evidence Some(3)", "1 ByOther"], "it noted that");
 }
@@ -714,7 +875,7 @@ fn unordered_watch_behind_our_read_clears_nothing() {
     let _ = shell.answer(Answer::Conflict);
     shell.end();
     assert_eq!(shell.put("a", Opaque(3)), [""; 0], "it may be old");
-    assert_eq!(shell.put("now", Opaque(7)), [""; 0], "the watch has caught up");
+    assert_eq!(shell.put("now", Opaque(7)), ["assess"], "the watch has caught up");
     assert_eq!(shell.put("a", Opaque(8)), ["evidence None", "1 ByOther"]);
 }
 
@@ -771,7 +932,6 @@ fn listing_with_smaller_revisions_ends_no_request() {
     let mut shell = Shell::with("b", Ordered(1_000));
     shell.request(1, "", Exactly("a"));
     assert_eq!(shell.list(Some(("a", Ordered(500)))), ["assess"], "it may be older than the request");
-    shell.assess();
     assert_eq!(shell.read(Some(("a", Ordered(500)))).1, ["1 Satisfied"]);
 }
 
@@ -798,7 +958,7 @@ fn write_before_an_older_listing_is_no_evidence() {
             shell.request(2, "", Exactly("a"));
             shell
         };
-        assert_eq!(returned().put("a", version(2)), ["echo 0ns", "clear", "2 Satisfied"]);
+        assert_eq!(returned().put("a", version(2)), ["echo 0ns", "satisfied", "2 Satisfied"]);
         assert_eq!(returned().read(Some(("a", version(2)))).1, ["2 Satisfied"]);
     }
 }
@@ -819,9 +979,9 @@ fn older_listing_hides_no_write_of_ours() {
         };
         assert_eq!(returned().read(Some(("a c", version(4)))).1, ["3 Satisfied"], "an edit of ours");
         let mut shell = returned();
-        assert_eq!(shell.put("a", version(2)), ["clear", "3 Satisfied"]);
+        assert_eq!(shell.put("a", version(2)), ["satisfied", "3 Satisfied"]);
         shell.request(4, "", Word("b"));
-        assert_eq!(shell.put("a b", version(3)), ["echo 0ns", "clear", "4 Satisfied"]);
+        assert_eq!(shell.put("a b", version(3)), ["echo 0ns", "satisfied", "4 Satisfied"]);
         shell.put("", version(4));
         shell.request(5, "", Word("c"));
         assert_eq!(shell.put("c", version(5)).last().unwrap(), "5 ByOther", "all of ours are back");
@@ -854,7 +1014,7 @@ fn unanswered() -> Shell {
 #[test]
 fn next_satisfactory_change_may_be_our_unanswered_write() {
     let mut shell = unanswered();
-    assert_eq!(shell.put("default: a", Ordered(2)), ["clear", "1 Satisfied"]);
+    assert_eq!(shell.put("default: a", Ordered(2)), ["satisfied", "1 Satisfied"]);
     shell.put("", Ordered(3));
     shell.request(2, "", Word("a"));
     assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "2 ByOther"], "only the next one");
@@ -896,7 +1056,7 @@ fn older_listing_leaves_the_unanswered_write_in_doubt() {
     let _ = shell.answer(Answer::Unanswered);
     shell.end();
     shell.list(None);
-    assert_eq!(shell.put("default: a", Ordered(2)), ["clear", "1 Satisfied"]);
+    assert_eq!(shell.put("default: a", Ordered(2)), ["satisfied", "1 Satisfied"]);
 }
 
 // --- absence ---
@@ -904,7 +1064,7 @@ fn older_listing_leaves_the_unanswered_write_in_doubt() {
 #[test]
 fn existing_object_is_deleted_at_its_version() {
     let mut shell = Shell::with("b", Ordered(1));
-    assert_eq!(shell.request_absence(1), ["queue", "assess"]);
+    assert_eq!(shell.request_absence(1), ["assess", "queue"]);
     let (step, effects) = shell.read(Some(("b", Ordered(1))));
     assert_eq!((step, effects), (Step::Delete { expected: Ordered(1) }, Vec::new()));
     assert_eq!(shell.answer(Answer::Deleted), (Outcome::Written.done(), vec!["1 Deleted".into()]));
@@ -916,7 +1076,8 @@ fn existing_object_is_deleted_at_its_version() {
 
 #[test]
 fn absent_object_satisfies_a_request_for_absence() {
-    let mut shell = Shell::absent();
+    assert_eq!(Shell::absent().request_absence(1), ["assess", "satisfied", "1 Satisfied"]);
+    let mut shell = Shell { object: Object::new(false), ..Shell::absent() };
     shell.request_absence(1);
     let (step, effects) = shell.read(None);
     assert_eq!((step, effects), (Step::Finish(Outcome::Unchanged.done()), vec!["1 Satisfied".into()]));
@@ -924,10 +1085,11 @@ fn absent_object_satisfies_a_request_for_absence() {
 
 #[test]
 fn last_request_decides_whether_the_object_is_to_exist() {
-    let mut shell = Shell::absent();
+    let mut shell = Shell::with("b", Ordered(1));
     shell.request(1, "left", Word("l"));
     shell.request(2, "right", Word("r"));
-    assert_eq!(shell.request_absence(3), ["1 Superseded", "2 Superseded", "queue", "assess"]);
+    let effects = shell.request_absence(3);
+    assert_eq!(effects, ["1 Superseded", "2 Superseded", "queue", "assess"]);
     assert_eq!(shell.request(4, "left", Word("l")), ["3 Superseded", "queue", "assess"]);
     assert_eq!(shell.request(5, "right", Word("r")), ["queue", "assess"], "parts share a write again");
 }
@@ -944,12 +1106,12 @@ fn foreign_deletion_is_evidence_where_absence_is_wanted() {
 
     let mut shell = Shell::with("b", Ordered(1));
     shell.request_absence(1);
-    assert_eq!(shell.list(None), ["clear", "1 Satisfied", "deleted"], "a listing is no evidence");
+    assert_eq!(shell.list(None), ["satisfied", "1 Satisfied", "deleted"], "a listing is no evidence");
 
     let mut shell = Shell::with("b", Ordered(1));
     shell.request_absence(1);
     shell.request(2, "", AtMost("a"));
-    assert_eq!(shell.delete(Ordered(2)), ["clear", "2 Satisfied", "discard", "deleted"]);
+    assert_eq!(shell.delete(Ordered(2)), ["satisfied", "2 Satisfied", "discard", "deleted"]);
 }
 
 #[test]
@@ -978,7 +1140,7 @@ fn deletion_without_an_answer_is_ours() {
         shell.end();
         shell
     };
-    assert_eq!(unanswered().delete(Ordered(2)), ["clear", "1 Deleted"]);
+    assert_eq!(unanswered().delete(Ordered(2)), ["satisfied", "1 Deleted"]);
     assert_eq!(unanswered().read(None).1, ["1 Deleted"]);
     let mut shell = unanswered();
     assert_eq!(shell.put("c", Ordered(2)), [""; 0], "ours cannot succeed any more");
@@ -996,7 +1158,7 @@ fn deletion_before_an_older_listing_is_no_evidence() {
         shell.end();
         shell.list(Some(("a", version(1))));
         shell.request_absence(2);
-        assert_eq!(shell.delete(version(3)), ["clear", "2 Satisfied", "deleted"]);
+        assert_eq!(shell.delete(version(3)), ["satisfied", "2 Satisfied", "deleted"]);
     }
 }
 

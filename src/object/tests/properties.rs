@@ -132,14 +132,14 @@ impl World {
             Move::Request { part, wish } => {
                 let (id, part) = (RequestId(self.requests), PARTS[part].into());
                 self.requests += 1;
-                let request = Request { id, part, wish: WISHES[wish], waiter: () };
+                let request = Request { id, part, wish: WISHES[wish], seen: None, waiter: Some(()) };
                 let effects = self.object.handle_request(request);
                 self.carry_out(effects, None);
             }
             Move::RequestAbsence => {
                 let id = RequestId(self.requests);
                 self.requests += 1;
-                let request = Request { id, part: "".into(), wish: Never, waiter: () };
+                let request = Request { id, part: "".into(), wish: Never, seen: None, waiter: Some(()) };
                 let effects = self.object.handle_absence_request(request);
                 self.carry_out(effects, None);
             }
@@ -269,7 +269,7 @@ impl World {
             self.take_in(change, position);
         }
         let attempted = self.in_flight.take().expect("an attempt finishes");
-        self.has_job |= verdict.next == Next::Retry && !attempted.is_cleared;
+        self.has_job |= verdict.next != Next::Done && !attempted.is_cleared;
     }
 
     fn take_in(&mut self, change: Change<Text>, position: u64) {
@@ -288,7 +288,7 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Queue => self.has_job = true,
-                Effect::Clear | Effect::Evidence { .. } => {
+                Effect::Clear | Effect::Satisfied | Effect::Evidence { .. } => {
                     if let (Effect::Evidence { .. }, Some(position)) = (&effect, position) {
                         assert!(!self.own.contains(&position), "our own write is no evidence");
                     }
@@ -307,11 +307,17 @@ impl World {
                 Effect::Assess => {
                     if let Some((question, value)) = self.object.assessment() {
                         let evaluation = question.wishes.evaluate(value.as_ref());
-                        let assessed = self.object.handle_assessment(&question, Some(evaluation));
+                        let assessed = self.object.handle_assessment(&question, Some(evaluation), true);
                         self.carry_out(assessed.expect("nothing has changed").1, None);
+                        let effects = self.object.handle_contention(&question.wishes, None);
+                        self.carry_out(effects, None);
                     }
                 }
-                Effect::Deleted | Effect::Echo(_) | Effect::Lost(_) | Effect::Discard(_) => {}
+                Effect::Deleted
+                | Effect::Deny(..)
+                | Effect::Echo(_)
+                | Effect::Lost(_)
+                | Effect::Discard(_) => {}
             }
         }
     }
