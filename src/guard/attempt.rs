@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     EnsureOutcome, Inner, Notice,
-    keys::{Guarded, never_content},
+    keys::{Guarded, Object, never_content},
 };
 use crate::{
     clock,
     engine::outcome::{Outcome, Verdict},
     object::{Answer, Step},
     status::LeaseClosed,
-    store::{Expected, Fence, Store, StoreError},
+    store::{Entry, Expected, Fence, Store, StoreError, Version},
 };
 
 impl<S: Store> Inner<S> {
@@ -37,8 +39,8 @@ impl<S: Store> Inner<S> {
         // The changes that wait for the attempt are taken in however it ends, also by a panic of a
         // closure.
         let _guard = AttemptGuard { inner: &self, key: &key };
-        let read = match self.store.get(&key).await {
-            Ok(entry) => entry.map(|entry| (entry.value, entry.version)),
+        let read = match self.read(&key).await {
+            Ok(read) => read,
             Err(error) => return self.answer(&key, refused(&key, error)),
         };
         let mut evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
@@ -61,6 +63,11 @@ impl<S: Store> Inner<S> {
         let step = self.update_object(&key, |object| object.handle_read(started, read, evaluation, by_rival));
         let (value, expected) = match step {
             Step::Write { value, expected } => (value, expected),
+            Step::Delete { expected } => {
+                let deleted = self.store.delete(&key, &expected, fence).await;
+                let answer = deleted.map_or_else(|error| refused(&key, error), |()| Answer::Deleted);
+                return self.answer(&key, answer);
+            }
             Step::Finish(verdict) => return verdict,
         };
         if let Some(contended) = self.contended(&key, &value) {
@@ -77,6 +84,18 @@ impl<S: Store> Inner<S> {
             Err(error) => refused(&key, error),
         };
         self.answer(&key, answer)
+    }
+
+    /// Reads a key, and past the store's cache if that is behind the watch.
+    async fn read(&self, key: &str) -> Result<Option<(Bytes, Version)>, StoreError> {
+        let pair = |entry: Entry| (entry.value, entry.version);
+        let read = self.store.get(key).await?.map(pair);
+        let is_stale = |object: &Object| object.is_stale_read(read.as_ref());
+        if !self.keys.lock().get(key).is_some_and(is_stale) {
+            return Ok(read);
+        }
+        tracing::debug!(%key, "the store's cache is behind the watch; reading past it");
+        Ok(self.store.get_uncached(key).await?.map(pair))
     }
 
     fn answer(self: &Arc<Self>, key: &Arc<str>, answer: Answer<Guarded>) -> Verdict {

@@ -13,7 +13,8 @@ use super::{EnsureOutcome, Inner, Notice};
 use crate::{
     engine::Timestamp,
     object::{
-        self, Before, Change, Completion, Effect, Evaluation, Question, RequestId, Stale, Types, Wishes,
+        self, Before, Change, Completion, Effect, Evaluation, Question, Request, RequestId, Stale, Types,
+        Wishes,
     },
     status::LeaseClosed,
     store::{self, Store, Version},
@@ -24,6 +25,7 @@ pub(crate) type DesiredFn = Arc<dyn Fn(Option<&[u8]>) -> Desired + Send + Sync>;
 pub(crate) type Desired = object::Desired<Bytes>;
 
 pub(super) type Object = object::Object<Guarded>;
+pub(super) type GuardedRequest = Request<Version, DesiredFn, oneshot::Sender<EnsureOutcome>>;
 pub(super) type Effects = Vec<Effect<Guarded>>;
 
 /// The types of guarded objects.
@@ -180,6 +182,7 @@ impl<S: Store> Inner<S> {
             Effect::Clear => self.lease.remove(key),
             Effect::Satisfied => self.lease.satisfied(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
+            Effect::Deleted => self.lease.deleted(key),
             Effect::Deny(waiters, denied) => {
                 self.report_refusal(key, &denied);
                 for waiter in waiters {
@@ -340,6 +343,7 @@ impl Leftovers {
 fn outcome(completion: Completion<store::Version, EnsureOutcome>) -> EnsureOutcome {
     match completion {
         Completion::Written(version) => EnsureOutcome::Written(version),
+        Completion::Deleted => EnsureOutcome::Deleted,
         Completion::Satisfied => EnsureOutcome::Satisfied,
         Completion::ByOther => EnsureOutcome::ByOther,
         Completion::Superseded => EnsureOutcome::Superseded,

@@ -32,7 +32,7 @@ use tokio::{
 };
 
 pub(crate) use self::keys::Desired;
-use self::keys::{DesiredFn, KeyTable};
+use self::keys::{DesiredFn, Effects, GuardedRequest, KeyTable, Object};
 use crate::{
     clock::{self, Moment},
     contention::ContentionTracker,
@@ -81,11 +81,14 @@ pub struct Guard<S: Store> {
 pub enum EnsureOutcome {
     /// We wrote the key; this is the version of our write.
     Written(Version),
+    /// We deleted the key; see [`ensure_absent`](Guard::ensure_absent).
+    Deleted,
     /// The key was right already, or became so without a competitor.
     Satisfied,
     /// A competitor's write made the key right.
     ByOther,
-    /// A newer call for the same key and part replaced this one.
+    /// A newer call for the same key and part replaced this one, or
+    /// [`ensure_absent`](Guard::ensure_absent) was called for the key.
     Superseded,
     /// [`Guard::remove`] was called.
     Removed,
@@ -329,14 +332,67 @@ impl<S: Store> Guard<S> {
         self.want(key, part, None, Arc::new(move |current| Desired::of(desire(current))))
     }
 
+    /// Requests that a key not exist, and returns immediately.
+    ///
+    /// On this process's turn the guard reads the key and deletes the version that it read, with the
+    /// same fence as a write. The call ends as [`EnsureOutcome::Deleted`] after this process's
+    /// deletion, as [`EnsureOutcome::Satisfied`] if the key did not exist, and as
+    /// [`EnsureOutcome::ByOther`] if somebody else deleted it meanwhile. A deletion has no writer, so
+    /// while this call is pending every other process's deletion of the key counts as a
+    /// competitor's.
+    ///
+    /// The last call for a key decides whether it is to exist: this one replaces all pending calls
+    /// for the key, in all its parts, and a later [`ensure`](Self::ensure) or
+    /// [`ensure_part`](Self::ensure_part) replaces this one. The call keeps nobody from creating the
+    /// key again: a caller that learns of that calls again. The [contention](Self::contention)
+    /// tracker counts values only.
+    ///
+    /// # Errors
+    ///
+    /// A refusal is an outcome, as for `ensure`: [`EnsureOutcome::Denied`], after which the request
+    /// stays pending, or [`EnsureOutcome::Invalid`]. After a conflict, a lost answer or an outage the guard tries again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the [`Ensure`] changes nothing: the request stays pending. [`remove`](Self::remove)
+    /// withdraws it; a deletion in flight may still succeed.
+    ///
+    /// ```
+    /// use writerlease::{EnsureOutcome, Guard, WriterLease, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease = WriterLease::builder("dns-records").spawn()?;
+    /// let guard = Guard::new(MemoryStore::new(), lease, "dns/")?;
+    /// guard.ensure("old.example", |_| Some("192.0.2.1")).await;
+    /// assert!(matches!(guard.ensure_absent("old.example").await, EnsureOutcome::Deleted));
+    /// assert!(matches!(guard.ensure_absent("old.example").await, EnsureOutcome::Satisfied));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn ensure_absent(&self, key: &str) -> Ensure {
+        self.request(key, "", None, Arc::new(|_| Desired::Absent), Object::handle_absence_request)
+    }
+
     /// Requests a part of an object that the caller saw at a version, if it did.
     pub(crate) fn want(&self, key: &str, part: &str, seen: Option<Version>, wish: DesiredFn) -> Ensure {
+        self.request(key, part, seen, wish, Object::handle_request)
+    }
+
+    fn request(
+        &self,
+        key: &str,
+        part: &str,
+        seen: Option<Version>,
+        wish: DesiredFn,
+        handle: impl FnOnce(&mut Object, GuardedRequest) -> Effects,
+    ) -> Ensure {
         let (waiter, ending) = oneshot::channel();
         let key = self.inner.full(key);
         self.inner.update(&key, |keys| {
             let request =
                 Request { id: keys.next_request(), part: part.into(), wish, seen, waiter: Some(waiter) };
-            ((), keys.object(&key).handle_request(request))
+            ((), handle(keys.object(&key), request))
         });
         Ensure { ending }
     }

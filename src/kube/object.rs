@@ -8,7 +8,7 @@ use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::store::{Entry, StoreError, Version};
+use crate::store::{Entry, StoreError, Version, non_empty};
 
 /// The part of an object that a store writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,17 @@ pub(super) fn key_of(object: &impl Resource) -> Arc<str> {
     match meta.namespace.as_deref() {
         Some(namespace) => format!("{namespace}/{name}").into(),
         None => name.into(),
+    }
+}
+
+/// Returns a key if its namespace and name can stand in a URL, as those of all objects can.
+pub(super) fn valid_key(key: &str) -> Result<&str, StoreError> {
+    let (namespace, name) = split_key(non_empty(key)?);
+    let is_segment =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '%', '?', '#']);
+    match is_segment(name) && namespace.is_none_or(is_segment) {
+        true => Ok(key),
+        false => Err(invalid("the key is no `namespace/name`, nor a name")),
     }
 }
 
@@ -115,20 +126,35 @@ pub(super) fn is_unchanged(before: Option<&[u8]>, after: &[u8], subject: Subject
 }
 
 /// Returns whether two states of one object have the same status apart from the times of its
-/// conditions. States of two objects of the same name never do.
+/// conditions, at any depth. States of two objects of the same name never do.
 pub(super) fn is_same_status(one: &[u8], other: &[u8]) -> bool {
     let [Ok(one), Ok(other)] = [one, other].map(|value| {
         let mut object: Value = serde_json::from_slice(value)?;
         let mut status = object.get_mut("status").map(Value::take);
-        let conditions = status.as_mut().and_then(|status| status.get_mut("conditions")?.as_array_mut());
-        for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
-            condition.retain(|name, _| !CONDITION_TIMES.contains(&name.as_str()));
+        if let Some(status) = &mut status {
+            remove_condition_times(status);
         }
         Ok::<_, serde_json::Error>((object.pointer("/metadata/uid").cloned(), status))
     }) else {
         return false;
     };
     one == other
+}
+
+/// Removes the times of conditions. A Route and the kinds of the Gateway API nest conditions, in
+/// `status.ingress[]` and `status.parents[]`.
+fn remove_condition_times(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(remove_condition_times),
+        Value::Object(fields) => {
+            let conditions = fields.get_mut("conditions").and_then(Value::as_array_mut);
+            for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+                condition.retain(|name, _| !CONDITION_TIMES.contains(&name.as_str()));
+            }
+            fields.values_mut().for_each(remove_condition_times);
+        }
+        _ => {}
+    }
 }
 
 /// The fields for times in the conditions of Kubernetes' own kinds.
@@ -223,6 +249,30 @@ mod tests {
         );
         assert_eq!(&*key_of(&node), "node");
         assert_eq!(split_key("node"), (None, "node"));
+    }
+
+    #[test]
+    fn keys_that_would_name_another_place_are_invalid() {
+        for key in ["ns/a", "node", "system:node"] {
+            assert_eq!(valid_key(key).unwrap(), key);
+        }
+        for key in
+            ["", "ns/", "/a", "ns/a/status", "ns/a?dryRun=All", "ns/a#b", "ns/%2e", "..", "../a", "ns/."]
+        {
+            assert!(matches!(valid_key(key), Err(StoreError::Invalid { .. })), "{key}");
+        }
+    }
+
+    #[test]
+    fn times_of_nested_conditions_make_no_difference() {
+        let value = |time: &str, status: &str| {
+            let mut object = widget("7", "ready", json!([]));
+            let condition = json!({ "status": status, "lastTransitionTime": time });
+            object.data["status"]["ingress"] = json!([{ "host": "h", "conditions": [condition] }]);
+            entry(&object).value
+        };
+        let [one, later, other] = [("1", "True"), ("2", "True"), ("1", "False")].map(|(t, s)| value(t, s));
+        assert!(is_same_status(&one, &later) && !is_same_status(&one, &other));
     }
 
     #[test]

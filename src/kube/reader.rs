@@ -51,6 +51,8 @@ impl<K: Resource> Reader<K> {
     /// lag without a known newer state: then the server must be asked.
     pub fn get(&self, key: &str, entry_of: impl FnOnce(&K) -> Result<Entry, StoreError>) -> Option<Entry> {
         let object = self.object(key)?;
+        // Without an order nothing shows whether the reflector lags.
+        revision_of(&*object)?;
         let mut corrections = self.corrections.lock();
         match corrections.get(key) {
             Some(correction) if correction.is_ahead_of(&*object) => return correction.entry(),
@@ -78,10 +80,13 @@ impl<K: Resource> Reader<K> {
     }
 }
 
+fn revision_of(object: &impl Resource) -> Option<u64> {
+    object.meta().resource_version.as_deref().and_then(|version| version_of(version).revision())
+}
+
 impl Correction {
     fn is_ahead_of(&self, object: &impl Resource) -> bool {
-        let revision =
-            object.meta().resource_version.as_deref().and_then(|version| version_of(version).revision());
+        let revision = revision_of(object);
         match self {
             Self::Current(entry) => revision < entry.version.revision(),
             Self::Outdated(version) => revision <= version.revision(),

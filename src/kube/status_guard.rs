@@ -112,8 +112,9 @@ where
     /// Returns a contention tracker that compares the status of two states of an object by `same`,
     /// which has the duties that [`comparing`](ContentionTracker::comparing) states.
     ///
-    /// By default all of the status is compared except the times of its conditions, such as
-    /// `lastTransitionTime`, which differ in each write. An object that was deleted and created
+    /// By default all of the status is compared except the times of conditions at any depth, such
+    /// as `lastTransitionTime`, which differ in each write. A status with other times that differ in
+    /// each write needs a comparison of its own, or a fight over it is overlooked. An object that was deleted and created
     /// again is always different from the earlier one.
     pub fn tracker(
         same: impl Fn(&K, &K) -> bool + Send + Sync + 'static,

@@ -21,12 +21,13 @@ use tokio::sync::mpsc;
 use super::{
     object::{
         Subject, body_of, decode, entry_of, invalid, is_unchanged, key_of, resource_version, split_key,
+        valid_key,
     },
     reader::{Correction, Reader},
     request,
     watch::{self, Subscribers},
 };
-use crate::store::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty};
+use crate::store::{Current, Entry, Event, Expected, Fence, Store, StoreError, Version, unavailable};
 
 /// Stores the status of Kubernetes objects of one kind, or the whole objects.
 ///
@@ -34,8 +35,9 @@ use crate::store::{Current, Entry, Event, Expected, Fence, Store, StoreError, Ve
 /// as JSON, without its `resourceVersion` and `managedFields`.
 ///
 /// The JSON is that of `K`, so fields that `K` does not declare are lost. A write of the status
-/// deletes those of the status and leaves the rest of the object alone, because the server ignores
-/// it. A write of a [whole object](Self::whole_objects) deletes them everywhere: let `K` declare
+/// deletes those of the status and leaves the spec alone, because the server ignores it. For some
+/// kinds of its own, such as pods, the server stores the labels and annotations that come with a
+/// status: those that were read, which the resourceVersion ensures. A write of a [whole object](Self::whole_objects) deletes them everywhere: let `K` declare
 /// all fields, or use [`DynamicObject`](kube::core::DynamicObject).
 ///
 /// | | |
@@ -58,12 +60,18 @@ use crate::store::{Current, Entry, Event, Expected, Fence, Store, StoreError, Ve
 /// [competitor](Self::competitors). An edit of the spec is no evidence for a store of statuses, nor
 /// is the deletion or recreation of an object. The field manager comes from the object's
 /// `managedFields`: where these are cleared before the store sees them, every write of the subject
-/// is evidence.
+/// is evidence. They name the owners of fields, so a write that only removes fields is attributed
+/// to the writer before it.
 ///
 /// # Rights
 ///
-/// `get`, `list` and `watch` on the kind, and `update` on its `status`. For whole objects:
-/// `create`, `update` and `delete` on the kind.
+/// `get`, `list` and `watch` on the kind, and `update` on its `status`. For whole objects: `create`
+/// and `update` on the kind. To delete: `delete` on the kind.
+///
+/// # Deletions
+///
+/// A deletion is one of the whole object, also for a store of statuses. It succeeds when the server
+/// accepts it: an object with finalizers exists until these are done.
 ///
 /// # Interruptions
 ///
@@ -147,9 +155,12 @@ where
 
     /// Sets the field manager of all replicas of this program: the name under which the server
     /// lists their writes in `managedFields`. It becomes the only [competitor](Self::competitors).
-    /// Default: `writerlease`.
+    /// Default, also for an empty name: `writerlease`.
     #[must_use]
     pub fn manager(self, name: &str) -> Self {
+        // Without a name the server takes the client's user agent, and no replica would be a
+        // competitor of another.
+        let name = if name.is_empty() { MANAGER } else { name };
         self.set(|inner| {
             inner.manager = name.into();
             inner.competitors = vec![name.into()];
@@ -164,15 +175,18 @@ where
         self.set(|inner| inner.competitors = names.iter().map(|name| Arc::from(*name)).collect())
     }
 
-    /// Sets how long a request waits for its answer. It should be well below the lease's attempt
-    /// timeout (10 s). Default: 5 s.
+    /// Sets how long a request waits for its answer. An attempt makes up to three requests: a read,
+    /// a write, and another read after a 404. The limit should be well below the lease's attempt
+    /// timeout (10 s), after which a hung attempt still blocks its key. Default: 5 s.
     #[must_use]
     pub fn request_timeout(self, limit: Duration) -> Self {
         self.set(|inner| inner.request_timeout = limit)
     }
 
-    /// Reads from a reflector, such as that of a controller, and asks the server only where the
-    /// reflector lacks an object or is known to lag.
+    /// Reads from a reflector, such as that of a controller. Asks the server only where the
+    /// reflector lacks an object, or is known to lag: behind a write of this store, a refusal, or
+    /// what a guard's watch has reported. An object whose resourceVersion is no number is read from
+    /// the server, because nothing shows whether the reflector lags.
     #[must_use]
     pub fn reader(self, reader: reflector::Store<K>) -> Self
     where
@@ -193,7 +207,8 @@ where
     /// Returns the store, for the guard, and the stream, for a controller or a reflector, so that
     /// both share one watch. The stream passes every item on, errors included. Poll it after the
     /// guard was made: a guard that missed the listing learns nothing until the watcher lists
-    /// again.
+    /// again. Tap one watcher at a time, of all objects that are guarded: each listing declares the
+    /// objects that it lacks absent.
     ///
     /// When the stream is dropped, the guard's watch is interrupted. To continue it, tap another
     /// stream with a clone of the returned store.
@@ -313,13 +328,18 @@ where
 {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let inner = &*self.inner;
-        let key = non_empty(key)?;
+        let key = valid_key(key)?;
         if let Some(entry) =
             inner.reader.as_ref().and_then(|reader| reader.get(key, |object| inner.entry(object)))
         {
             return Ok(Some(entry));
         }
-        let (namespace, name) = split_key(key);
+        self.get_uncached(key).await
+    }
+
+    async fn get_uncached(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let inner = &*self.inner;
+        let (namespace, name) = split_key(valid_key(key)?);
         let request = inner.request(namespace).get(name, &GetParams::default()).map_err(invalid_request)?;
         let Some(answer) = request::read(&inner.client, request, inner.request_timeout).await? else {
             return Ok(None);
@@ -338,7 +358,7 @@ where
     ) -> Result<Version, StoreError> {
         let inner = &*self.inner;
         reject_fence(fence)?;
-        let (namespace, name) = split_key(non_empty(key)?);
+        let (namespace, name) = split_key(valid_key(key)?);
         let request = inner.request(namespace);
         let params = PostParams { field_manager: Some(inner.manager.to_string()), ..PostParams::default() };
         let request = match (&expected, inner.subject) {
@@ -363,7 +383,9 @@ where
                 return Err(self.not_found(key, &expected).await);
             }
         }
-        let entry = inner.entry(&decode(written?.as_bytes())?)?;
+        let entry = decode(written?.as_bytes()).and_then(|object| inner.entry(&object));
+        // The write succeeded, whatever is wrong with its answer.
+        let entry = entry.map_err(|error| unavailable(format!("the answer cannot be read: {error}")))?;
         if inner.subject == Subject::Status && !is_unchanged(Some(&entry.value), &value, Subject::Status) {
             tracing::warn!(
                 key,
@@ -379,7 +401,7 @@ where
     async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
         let inner = &*self.inner;
         reject_fence(fence)?;
-        let (namespace, name) = split_key(non_empty(key)?);
+        let (namespace, name) = split_key(valid_key(key)?);
         let preconditions =
             Preconditions { resource_version: Some(resource_version(expected)), ..Preconditions::default() };
         let params = DeleteParams::default().preconditions(preconditions);
@@ -531,6 +553,60 @@ mod tests {
         assert!(matches!(refused, Err(StoreError::Conflict { current: Current::Absent })), "{refused:?}");
         assert_eq!(store.get("ns/a").await.unwrap(), None, "the reader is known to lag");
         assert_eq!(*requests.lock(), [http::Method::PUT, http::Method::GET, http::Method::GET]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reader_behind_the_watch_hides_no_edit() {
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let server = {
+            let requests = requests.clone();
+            move |request: Request<Body>| {
+                requests.lock().push(request.method().clone());
+                Err("nobody answers".into())
+            }
+        };
+        let mut writer = reflector::store::Writer::new(kind());
+        let (tell, told) = mpsc::unbounded_channel();
+        let events = futures_util::stream::unfold(told, |mut told: mpsc::UnboundedReceiver<_>| async move {
+            Some((told.recv().await?, told))
+        });
+        let (store, events) = store_of(server).reader(writer.as_reader()).tap(events);
+        let lease = crate::WriterLease::builder("test").seed(1).spawn().unwrap();
+        let guard = crate::Guard::new(store, lease, "").unwrap();
+        tokio::spawn(events.for_each(async |_| {}));
+        let right = object("a", 10, "right", MANAGER);
+        writer.apply_watcher_event(&watcher::Event::Apply(right.clone()));
+        let broken = object("a", 12, "broken", "person");
+        let listing =
+            [watcher::Event::Init, watcher::Event::InitApply(right), watcher::Event::InitDone].map(Ok);
+        for event in listing.into_iter().chain([Ok(watcher::Event::Apply(broken))]) {
+            tell.send(event).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut ensured = guard.ensure_existing("ns/a", |current| {
+            let mut value: serde_json::Value = serde_json::from_slice(current).unwrap();
+            (value["status"]["phase"] != "right").then(|| {
+                value["status"]["phase"] = json!("right");
+                serde_json::to_vec(&value).unwrap()
+            })
+        });
+        let pending = tokio::time::timeout(Duration::from_secs(1), &mut ensured).await;
+        assert!(pending.is_err(), "the object is broken: {pending:?}");
+        assert_eq!(guard.lease().snapshot().counters.evidence, 0);
+        assert_eq!(requests.lock().first(), Some(&http::Method::GET), "past the reader");
+    }
+
+    #[tokio::test]
+    async fn write_with_an_unreadable_answer_may_have_succeeded() {
+        let store = store_of(|_| Ok(Response::new(Body::from(b"<html>".to_vec()))));
+        let read = entry(&object("a", 1, "old", "controller"));
+        let written = store.put("ns/a", read.value, Expected::Version(read.version), None).await;
+        assert!(matches!(written, Err(StoreError::Unavailable { .. })), "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn empty_manager_is_the_default() {
+        assert_eq!(&*store().manager("").inner.manager, MANAGER);
     }
 
     #[tokio::test]

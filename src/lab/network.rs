@@ -216,6 +216,14 @@ impl<S: Store> RemoteStore<S> {
         *self.link.fault.borrow()
     }
 
+    async fn read<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.link.reads.fetch_add(1, Relaxed);
+        self.pass(self.draw(|network| network.read / 2)).await?;
+        let answer = read.await;
+        self.pass(self.draw(|network| network.read / 2)).await?;
+        answer
+    }
+
     async fn write<T>(&self, write: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.link.attempted.fetch_add(1, Relaxed);
         self.pass(self.draw(|network| network.write / 2)).await?;
@@ -238,11 +246,11 @@ impl<S: Store> RemoteStore<S> {
 
 impl<S: Store> Store for RemoteStore<S> {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        self.link.reads.fetch_add(1, Relaxed);
-        self.pass(self.draw(|network| network.read / 2)).await?;
-        let answer = self.link.store.get(key).await;
-        self.pass(self.draw(|network| network.read / 2)).await?;
-        answer
+        self.read(self.link.store.get(key)).await
+    }
+
+    async fn get_uncached(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.read(self.link.store.get_uncached(key)).await
     }
 
     async fn put(

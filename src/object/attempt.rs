@@ -8,6 +8,8 @@ use crate::engine::Timestamp;
 pub(super) struct Attempt<T: Types> {
     /// The requests that it tries to fulfil. Those that come later wait for the next attempt.
     pub requests: Vec<RequestId>,
+    /// They are for the object's absence.
+    pub wants_absence: bool,
     /// The write that waits for its answer.
     pub sent: Option<Sent<T>>,
     /// The changes that wait for the end of the attempt.
@@ -15,7 +17,10 @@ pub(super) struct Attempt<T: Types> {
 }
 
 pub(super) struct Sent<T: Types> {
-    pub value: T::Value,
+    /// `None` for a deletion.
+    pub value: Option<T::Value>,
+    /// The version that the object must have, `None` if it must not exist.
+    pub expected: Option<T::Version>,
     /// The requests that changed the value.
     pub changed: Vec<RequestId>,
     pub started: Timestamp,
@@ -29,7 +34,7 @@ pub(super) struct Refusal<T: Types> {
 }
 
 impl<T: Types> Attempt<T> {
-    pub fn new(requests: Vec<RequestId>) -> Self {
-        Self { requests, sent: None, deferred: VecDeque::new() }
+    pub fn new(requests: Vec<RequestId>, wants_absence: bool) -> Self {
+        Self { requests, wants_absence, sent: None, deferred: VecDeque::new() }
     }
 }

@@ -24,9 +24,9 @@ impl<T: Types> Object<T> {
         if !self.requests.is_empty() && is_due && self.known.age(change) == Age::Newer {
             question.wishes = self.requests.wishes();
             question.earlier = self.requests.earlier();
-            let ours = self.own_write.is(change.value.as_ref())
-                || self.own_write.has_version(change.version.as_ref());
-            if change.value.is_some() && !change.listing && !ours {
+            let may_be_ours = self.may_be_acknowledged(change.version.as_ref())
+                || self.own_write.may_be_change(&self.known, change);
+            if change.value.is_some() && !change.listing && !may_be_ours {
                 question.before = Some(Before(self.known.value().cloned()));
             }
         }
@@ -59,7 +59,6 @@ impl<T: Types> Object<T> {
         if needs_answer && !self.is_current(question) {
             return Err(change);
         }
-        let is_acknowledged = self.own_write.has_version(change.version.as_ref());
         let echo = self.own_write.take_echo(&change).map(Effect::Echo);
         let mut effects: Effects<T> = echo.into_iter().collect();
         match self.known.age(&change) {
@@ -69,7 +68,7 @@ impl<T: Types> Object<T> {
                 effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
             }
             Age::Restored => self.restored(&mut effects, change),
-            Age::Newer => self.changed(&mut effects, change, judgement, is_acknowledged),
+            Age::Newer => self.changed(&mut effects, change, judgement),
         }
         Ok(effects)
     }
@@ -84,28 +83,23 @@ impl<T: Types> Object<T> {
         effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
     }
 
-    fn changed(
-        &mut self,
-        effects: &mut Effects<T>,
-        change: Change<T>,
-        judgement: Judgement,
-        is_acknowledged: bool,
-    ) {
-        let ours = self.own_write.take(change.value.as_ref());
+    fn changed(&mut self, effects: &mut Effects<T>, change: Change<T>, judgement: Judgement) {
+        let may_be_ours = change.listing || self.own_write.may_be_change(&self.known, &change);
+        let ours = may_be_ours && self.own_write.is(change.value.as_ref());
+        let is_acknowledged = self.may_be_acknowledged(change.version.as_ref());
+        self.own_write.pass(&self.known, &change);
         // A deletion has no writer to ask for.
-        let by_rival =
-            !ours && !is_acknowledged && !change.listing && (judgement.by_rival || change.value.is_none());
+        let fulfils_absence = change.value.is_none() && self.requests.want_absence();
+        let by_rival = judgement.by_rival || fulfils_absence && !may_be_ours && !is_acknowledged;
         let revision = change.version.as_ref().and_then(Version::revision);
-        let ending = match &change.version {
-            Some(version) if ours => Completion::Written(version.clone()),
+        let ending = match (&change.value, &change.version) {
+            (None, _) if ours => Completion::Deleted,
+            (Some(_), Some(version)) if ours => Completion::Written(version.clone()),
             _ => Completion::Satisfied,
         };
         let is_deletion = change.value.is_none();
+        let was_deleted = is_deletion && self.known.value().is_some() && !ours && !by_rival;
         self.generation += 1;
-        // A listing may be older than our write, which then comes back after it.
-        if !change.listing {
-            self.own_write.forget_echo();
-        }
         self.refusal = None;
         self.known.record(change.value.clone(), change.version);
         let is_due = !self.requests.is_empty() && !self.requests.have_seen_newer(self.known.version());
@@ -135,5 +129,6 @@ impl<T: Types> Object<T> {
             Some(false) => self.unsatisfied = true,
             None => {}
         }
+        effects.extend(was_deleted.then_some(Effect::Deleted));
     }
 }

@@ -16,6 +16,8 @@ use crate::engine::{
 pub enum Completion<N, R> {
     /// Our write of this version fulfilled it.
     Written(N),
+    /// Our deletion fulfilled it.
+    Deleted,
     /// The value was satisfactory already, or became so without a rival.
     Satisfied,
     /// A rival's write fulfilled it.
@@ -47,6 +49,8 @@ pub enum Effect<T: Types> {
         /// The position of the rival's write in the store's order of writes.
         revision: Option<u64>,
     },
+    /// Another process deleted the object: its last writer has no more claim to it than others.
+    Deleted,
     /// The request ended. Its wish belongs to a user: drop it after the lock is released.
     Complete(Request<T::Version, T::Wish, T::Waiter>, Completion<T::Version, T::Reason>),
     /// The store denied these callers' requests, which stay pending. Tell them.
@@ -82,15 +86,23 @@ pub enum Step<T: Types> {
         /// The version that was read, `None` if the object did not exist.
         expected: Option<T::Version>,
     },
+    /// Delete the object if it still has this version, then call
+    /// [`handle_answer`](super::Object::handle_answer).
+    Delete {
+        /// The version that was read.
+        expected: T::Version,
+    },
     /// The attempt has nothing to write.
     Finish(Verdict),
 }
 
-/// The answer to a read that failed, or to a write.
+/// The answer to a read that failed, or to a write or deletion.
 #[derive(Debug, PartialEq)]
 pub enum Answer<T: Types> {
     /// The write succeeded with this version.
     Written(T::Version),
+    /// The deletion succeeded.
+    Deleted,
     /// The write was refused as stale.
     Conflict,
     /// The write was refused because another replica is elected.
@@ -128,8 +140,9 @@ impl<T: Types> Answer<T> {
     pub(super) fn verdict(&self, was_sent: bool) -> Verdict {
         match self {
             // A read has no such answer.
-            Self::Written(_) | Self::Conflict if !was_sent => Outcome::Failed.retry(),
+            Self::Written(_) | Self::Deleted | Self::Conflict if !was_sent => Outcome::Failed.retry(),
             Self::Written(version) => Outcome::Written.done().at_revision(version.revision()),
+            Self::Deleted => Outcome::Written.done(),
             Self::Conflict => Outcome::Conflict.retry(),
             Self::Fenced => Outcome::WrittenByOther.retry(),
             Self::Unanswered => Outcome::Failed.retry(),

@@ -26,6 +26,8 @@ impl<T: Types> Object<T> {
     /// Returns whether the object says no more than a new one does after a listing without it.
     pub fn is_blank(&self) -> bool {
         let is_idle = self.requests.is_empty() && self.in_flight.is_none();
-        is_idle && !self.own_write.awaits_echo() && self.known.is_blank()
+        // Before the first listing every object is unknown, also one that a caller has.
+        let is_refused = self.refusal.is_some() && self.known.is_nothing();
+        is_idle && !is_refused && !self.own_write.is_pending() && self.known.is_blank()
     }
 }

@@ -60,10 +60,24 @@ impl<T: Types> Known<T> {
         self.state.as_ref()?.version.as_ref()
     }
 
+    /// Returns whether we learnt it from the store, and the watch may still report what came
+    /// before.
+    pub fn is_ahead_of_watch(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.ahead_of_watch)
+    }
+
+    /// Returns whether a value with this version was replaced before what we know.
+    pub fn is_past(&self, version: &T::Version) -> bool {
+        let Some(State { value, version: Some(known), .. }) = &self.state else { return false };
+        let revisions = version.key_revision().zip(known.key_revision());
+        // What is gone keeps the version of what was deleted.
+        revisions.is_some_and(|(revision, known)| revision < known || revision == known && value.is_none())
+    }
+
     /// Takes in what a read returned. That is never older than what we knew, whatever the watch
     /// reports next.
     pub fn learn(&mut self, read: Option<(T::Value, T::Version)>) {
-        let was_ahead = self.state.as_ref().is_some_and(|state| state.ahead_of_watch);
+        let was_ahead = self.is_ahead_of_watch();
         self.state = Some(match read {
             Some((value, version)) => {
                 let ahead_of_watch = was_ahead || self.version() != Some(&version);
@@ -78,9 +92,12 @@ impl<T: Types> Known<T> {
         });
     }
 
-    /// Takes in our own write.
-    pub fn wrote(&mut self, value: T::Value, version: T::Version) {
-        self.state = Some(State { value: Some(value), version: Some(version), ahead_of_watch: true });
+    /// Takes in our own write, or with `None` our deletion.
+    pub fn learn_own(&mut self, written: Option<(T::Value, T::Version)>) {
+        self.learn(written);
+        if let Some(state) = &mut self.state {
+            state.ahead_of_watch = true;
+        }
     }
 
     /// Takes in what the watch reported, which replaces what we knew.

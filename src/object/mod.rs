@@ -4,7 +4,7 @@
 //! ```text
 //!      callers ── handle_request, handle_removal ─────┐
 //!                                                     v
-//!                                               ┌───────────┐  Queue, Clear, Satisfied, Evidence ──> the lease
+//!                                               ┌───────────┐  Queue, Clear, Satisfied, Evidence, Deleted ──> the lease
 //!    the store ── handle_read, handle_answer ──>│  Object   │  Complete ──> the caller of a request
 //!                                               │           │  Echo ──> the lease's delays
 //!                                               │ known     │  Lost ──> the contention tracker
@@ -26,7 +26,8 @@
 //! brings the answer back. An answer to a [`Question`] that changed meanwhile is refused, and the
 //! shell asks again.
 //!
-//! An attempt is `handle_attempt`, `handle_read`, [`Step::Write`] and `handle_answer`, then
+//! An attempt is `handle_attempt`, a read, again if [`is_stale_read`](Object::is_stale_read),
+//! `handle_read`, [`Step::Write`] and `handle_answer`, then
 //! `poll_deferred` until it returns `None`. A read that fails skips to `handle_answer`. The shell
 //! passes the [`Verdict`] to the engine last.
 //!
@@ -36,7 +37,8 @@
 //! |---|---|---|
 //! | [`handle_request`](Object::handle_request) | nothing is pending, and what is known is up to date | `Assess` |
 //! | | otherwise | `Queue`, `Assess` |
-//! | | the part has a request already | that one is `Superseded` |
+//! | | the part has a request already, or absence is requested | that one is `Superseded` |
+//! | [`handle_absence_request`](Object::handle_absence_request) | always | as for `handle_request`; all others are `Superseded` |
 //! | [`handle_assessment`](Object::handle_assessment) | the known value satisfies all requests, and is up to date | `Satisfied`, all `Satisfied` |
 //! | | the known value is unsatisfactory | notes that; `Lost` if it was satisfactory before |
 //! | [`handle_removal`](Object::handle_removal) | always | all `Removed`, `Clear` |
@@ -45,10 +47,13 @@
 //! | | contended, or never content | those concerned `GivenUp`; `Clear` if none is left, otherwise `Assess` |
 //! | [`handle_read`](Object::handle_read) | the object must exist and does not | `Gone` |
 //! | | something to write | [`Step::Write`]; `Lost` if the value was satisfactory before |
-//! | | nothing to write, and it is our unacknowledged write | `Written` |
+//! | | the object must not exist and does | [`Step::Delete`]; `Lost` as above |
+//! | | nothing to write, and it is our unacknowledged write or deletion | `Written` or `Deleted` |
 //! | | nothing to write, and a rival wrote since we saw it unsatisfactory | `ByOther`, `Evidence`; `Queue`, `Assess` if more is requested |
 //! | | nothing to write otherwise | `Satisfied` |
-//! | [`handle_answer`](Object::handle_answer) | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
+//! | | the object was known to exist and is gone, without evidence | the effect `Deleted`, besides the others |
+//! | [`handle_answer`](Object::handle_answer) | deleted | `Deleted`; `Assess` if more is requested |
+//! | | written | `Written` if the request changed the value, otherwise `Satisfied`; `Assess` if more is requested |
 //! | | refused as stale, fenced off, or without an answer | none: the verdict says to retry |
 //! | | denied | `Deny`, once for each request; the verdict says to retry in a minute |
 //! | | impossible, or withheld | `GivenUp` |
@@ -58,27 +63,36 @@
 //! | | an entry of a listing that is older than what is known | `Assess`: it replaces what is known, and ends no request |
 //! | | older than what is known otherwise, or not comparable with it | none |
 //! | | satisfactory, and a rival's write made it so | `Evidence`, all `ByOther` |
-//! | | satisfactory otherwise | `Satisfied`, all `Written` if the write is ours, otherwise `Satisfied` |
+//! | | satisfactory otherwise | `Satisfied`, all `Written` or `Deleted` if it is our unacknowledged write or deletion, otherwise `Satisfied` |
 //! | | unsatisfactory, but a rival's write fulfilled an earlier request | `Evidence`, `Queue` |
 //! | | unsatisfactory otherwise | notes that |
+//! | | the object was known to exist and is gone, without evidence | the effect `Deleted`, besides the others |
 //! | [`handle_listing`](Object::handle_listing) | always | none: the changes that follow are comparable |
 //!
 //! # The rules behind the table
 //!
 //! 1. **Evidence is a transition.** A rival's write from an unsatisfactory value to a satisfactory
 //!    one shows that the rival does our work. The first sight of a value shows nothing, and nor
-//!    does an entry of a listing: somebody may have written it long ago.
+//!    does an entry of a listing: somebody may have written it long ago. Nor does a deletion: people
+//!    delete, and rivals write. It only ends the last writer's claim to the object. Where absence is
+//!    requested, rivals delete, too: then a deletion counts as a write does.
 //! 2. **The earliest unfulfilled request counts.** A key's age in the lease is that of its oldest
 //!    unfulfilled request. A rival that fulfils that one is alive, even if a newer request has
 //!    replaced it.
 //! 3. **Our own writes are no evidence.** Changes wait while an attempt is in flight, because one
-//!    of them may be the attempt's own write that overtook its answer. After a write without an
-//!    answer, the next value that equals it is taken for ours. After a write with one, its version
-//!    tells, also when a listing from before the write has come between.
+//!    of them may be the attempt's own write that overtook its answer. After a write with an answer,
+//!    its version tells. A listing may lack that write: then nothing is evidence until it, or a
+//!    newer one, has been seen. After a write without an answer, the next state is taken for ours if
+//!    it equals what we sent. If it does not, it may still be ours, because servers fill in defaults
+//!    and drop fractions of times, and replicas share the name under which they write. So it ends
+//!    requests as `Satisfied` and is no evidence. That may overlook one write of a rival, and the
+//!    next one shows the rival. The opposite error would depose a leader by its own write.
 //! 4. **Old news clears no new request.** A read may be ahead of the watch, so a change counts only
 //!    if it is newer than what is known. Versions with a [`key_revision`](Version::key_revision)
 //!    tell. With others, changes count again once the watch has caught up with the read, or lists
-//!    anew.
+//!    anew. A watch may be ahead of a read, too, if the store reads from a cache. Such a read is
+//!    repeated past the cache. If that one is as old, the store was restored: it is the truth, and no
+//!    evidence. Where versions have no order, only the store's promise of fresh reads holds.
 //! 5. **A listing is the truth.** A store that was restored starts again from smaller revisions, and
 //!    only a listing shows that. So an entry of a listing replaces what is known, unless we have
 //!    read or written something newer since that listing began.
@@ -88,6 +102,9 @@
 //!    object that must exist is read all the same, because its creation may be on the way.
 //! 7. **A denied request stays pending,** because rights are granted without an event. Its caller
 //!    is told once.
+//! 8. **Absence is wanted of the whole object.** Parts of an object share one write, but nothing can
+//!    be absent and have parts. So the last request decides: one for absence replaces all parts, and
+//!    one for a part replaces that.
 
 mod attempt;
 mod changes;
@@ -159,6 +176,20 @@ impl<T: Types> Object<T> {
 
     /// Takes in a request, which replaces a pending one for the same part.
     pub fn handle_request(&mut self, request: Request<T::Version, T::Wish, T::Waiter>) -> Effects<T> {
+        self.handle_any_request(|requests| requests.add(request))
+    }
+
+    /// Takes in a request that the object not exist, which replaces all others. A later request for
+    /// a part replaces it in turn.
+    pub fn handle_absence_request(&mut self, request: Request<T::Version, T::Wish, T::Waiter>) -> Effects<T> {
+        self.handle_any_request(|requests| requests.add_absence(request))
+    }
+
+    /// Adds a request, which replaces those that `add` returns.
+    fn handle_any_request(
+        &mut self,
+        add: impl FnOnce(&mut PendingRequests<T>) -> Vec<Request<T::Version, T::Wish, T::Waiter>>,
+    ) -> Effects<T> {
         self.generation += 1;
         let is_first = self.requests.is_empty();
         if is_first {
@@ -166,11 +197,11 @@ impl<T: Types> Object<T> {
         } else if self.unsatisfied {
             self.requests.remember();
         }
-        let replaced = self.requests.add(request);
-        let ended = replaced.map(|replaced| Effect::Complete(replaced, Completion::Superseded));
+        let replaced = add(&mut self.requests);
+        let ended = replaced.into_iter().map(|replaced| Effect::Complete(replaced, Completion::Superseded));
         self.unqueued = is_first && self.is_up_to_date();
         let queue = (!self.unqueued).then_some(Effect::Queue);
-        ended.into_iter().chain(queue).chain([Effect::Assess]).collect()
+        ended.chain(queue).chain([Effect::Assess]).collect()
     }
 
     /// Returns the wishes to evaluate against the known value, and that value. `None` if nothing is
@@ -210,7 +241,7 @@ impl<T: Types> Object<T> {
         self.unsatisfied = is_satisfied == Some(false);
         let wanted = evaluation.and_then(|evaluation| evaluation.write);
         let lost = wanted.as_ref().and_then(|_| self.satisfied.take());
-        Ok((wanted, lost.map(Effect::Lost).into_iter().collect()))
+        Ok((wanted.flatten(), lost.map(Effect::Lost).into_iter().collect()))
     }
 
     /// Returns whether nothing newer than what is known may exist, apart from what a live watch is
@@ -219,6 +250,7 @@ impl<T: Types> Object<T> {
         self.in_flight.is_none()
             && self.known.is_reported()
             && !self.own_write.is_unacknowledged()
+            && !self.own_write.is_older_than_a_listing()
             && self.requests.have_seen_nothing_newer(self.known.version())
     }
 
@@ -251,8 +283,14 @@ impl<T: Types> Object<T> {
     /// An attempt starts. Returns the wishes to evaluate against what it reads.
     pub fn handle_attempt(&mut self) -> Wishes<T> {
         self.generation += 1;
-        self.in_flight = Some(Box::new(Attempt::new(self.requests.ids())));
+        self.in_flight = Some(Box::new(Attempt::new(self.requests.ids(), self.requests.want_absence())));
         self.requests.wishes()
+    }
+
+    /// Returns whether a read is older than what is known, so that the shell has to read again, past
+    /// the store's cache. Versions without a key revision do not tell.
+    pub fn is_stale_read(&self, read: Option<&(T::Value, T::Version)>) -> bool {
+        read.is_some_and(|(_, version)| self.known.is_past(version))
     }
 
     /// Returns the value before the one that an attempt read, if it makes a difference whether a
@@ -262,10 +300,10 @@ impl<T: Types> Object<T> {
         read: Option<&(T::Value, T::Version)>,
         evaluation: &Evaluation<T::Value>,
     ) -> Option<Before<T::Value>> {
-        let (value, version) = read?;
-        let is_news = self.known.version() != Some(version);
-        let ours = self.own_write.is(Some(value)) || self.own_write.has_version(Some(version));
-        let asks = is_news && evaluation.is_satisfied() && !ours;
+        let (_, version) = read?;
+        let is_news = self.known.version() != Some(version) && !self.known.is_past(version);
+        let may_be_ours = self.may_be_acknowledged(Some(version)) || self.own_write.may_be_read(version);
+        let asks = is_news && evaluation.is_satisfied() && !may_be_ours;
         asks.then(|| Before(self.known.value().cloned()))
     }
 
@@ -289,16 +327,30 @@ impl<T: Types> Object<T> {
             return (Step::Finish(verdict), effects);
         };
         let expected = read.as_ref().map(|(_, version)| version.clone());
+        let step = match (value.clone(), expected.clone()) {
+            (Some(value), expected) => Step::Write { value, expected },
+            (None, Some(expected)) => Step::Delete { expected },
+            (None, None) => return (Step::Finish(Outcome::Unchanged.done()), effects),
+        };
         self.generation += 1;
+        effects.extend(self.is_deleted(read.as_ref()).then_some(Effect::Deleted));
+        if let Some((value, version)) = &read {
+            self.own_write.read(value, version);
+        }
         self.known.learn(read);
         self.unsatisfied = true;
         // It is to be written again, so somebody changed it. Or the caller wants another value by
         // now: the contention tracker compares the two.
         effects.extend(self.satisfied.take().map(Effect::Lost));
         if let Some(attempt) = &mut self.in_flight {
-            attempt.sent = Some(Sent { value: value.clone(), changed, started: now });
+            attempt.sent = Some(Sent { value, expected, changed, started: now });
         }
-        (Step::Write { value, expected }, effects)
+        (step, effects)
+    }
+
+    /// Returns whether the object was known to exist, and a read did not find it.
+    fn is_deleted(&self, read: Option<&(T::Value, T::Version)>) -> bool {
+        read.is_none() && self.known.value().is_some()
     }
 
     /// The value is satisfactory, or an object that must exist does not.
@@ -311,22 +363,30 @@ impl<T: Types> Object<T> {
     ) -> Verdict {
         let value = read.as_ref().map(|(value, _)| value.clone());
         let version = read.as_ref().map(|(_, version)| version.clone());
-        let ours = self.own_write.take(value.as_ref());
-        let is_news = self.known.version() != version.as_ref();
-        // The first sight of a value shows nothing, and nobody who deletes an object does our work.
-        let is_foreign = !ours && !self.own_write.has_version(version.as_ref());
-        let by_other =
-            is_satisfied && self.unsatisfied && is_foreign && is_news && (by_rival || value.is_none());
+        let is_deleted = self.is_deleted(read.as_ref());
+        let wants_absence = self.in_flight.as_ref().is_some_and(|attempt| attempt.wants_absence);
+        let is_acknowledged = self.may_be_acknowledged(version.as_ref());
+        let ours = match &read {
+            Some((value, version)) => self.own_write.read(value, version),
+            None => self.own_write.read_absent(),
+        };
+        // A deletion has no writer to ask for.
+        let by_rival = by_rival || is_deleted && wants_absence && !ours && !is_acknowledged;
+        // The first sight of a value shows nothing.
+        let by_other = is_satisfied && self.unsatisfied && by_rival;
         self.known.learn(read);
         self.satisfied = value.filter(|_| is_satisfied);
         self.requests.forget_earlier(effects);
         self.complete_attempt(effects, |_| match &version {
             Some(version) if ours => Completion::Written(version.clone()),
+            None if ours => Completion::Deleted,
             _ if by_other => Completion::ByOther,
             _ => Completion::Satisfied,
         });
         if by_other {
             effects.push(Effect::Evidence { revision: version.as_ref().and_then(Version::revision) });
+        } else if is_deleted && !ours {
+            effects.push(Effect::Deleted);
         }
         if !self.requests.is_empty() {
             // Requests came during the attempt. The evidence has cleared their job, too.
@@ -347,7 +407,12 @@ impl<T: Types> Object<T> {
                     self.written(&mut effects, sent, version);
                 }
             }
-            Answer::Unanswered => self.own_write.unanswered(sent.map(|sent| sent.value)),
+            Answer::Deleted => {
+                if let Some(sent) = sent {
+                    self.deleted(&mut effects, sent);
+                }
+            }
+            Answer::Unanswered => self.own_write.unanswered(sent),
             Answer::Conflict | Answer::Fenced => {}
             Answer::Denied(reason) => {
                 if let Some(attempt) = &self.in_flight {
@@ -378,14 +443,28 @@ impl<T: Types> Object<T> {
     }
 
     fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
-        self.refusal = None;
         self.own_write.succeeded(version.clone(), sent.started);
-        self.satisfied = Some(sent.value.clone());
-        self.known.wrote(sent.value, version.clone());
+        self.satisfied = sent.value.clone();
+        self.known.learn_own(sent.value.map(|value| (value, version.clone())));
+        self.succeeded(effects, &sent.changed, &Completion::Written(version));
+    }
+
+    fn deleted(&mut self, effects: &mut Effects<T>, sent: Sent<T>) {
+        if let Some(version) = sent.expected {
+            self.own_write.deleted(version);
+        }
+        self.satisfied = None;
+        self.known.learn_own(None);
+        self.succeeded(effects, &sent.changed, &Completion::Deleted);
+    }
+
+    /// Our write succeeded. The requests that changed the state end so, the others as satisfied.
+    fn succeeded(&mut self, effects: &mut Effects<T>, changed: &[RequestId], ending: &Completions<T>) {
+        self.refusal = None;
         self.unsatisfied = false;
         self.requests.forget_earlier(effects);
-        self.complete_attempt(effects, |id| match sent.changed.contains(&id) {
-            true => Completion::Written(version.clone()),
+        self.complete_attempt(effects, |id| match changed.contains(&id) {
+            true => ending.clone(),
             false => Completion::Satisfied,
         });
         // Requests that came during the attempt may want more.
@@ -403,10 +482,17 @@ impl<T: Types> Object<T> {
     }
 
     /// Forgets why the store last denied or refused a request. Returns the reason if that was at
-    /// this version.
+    /// this version, or at an unknown one.
     pub fn take_refusal(&mut self, at: Option<&T::Version>) -> Option<T::Reason> {
         let Refusal { version, reason } = *self.refusal.take()?;
-        (version.as_ref() == at).then_some(reason)
+        version.is_none_or(|version| Some(&version) == at).then_some(reason)
+    }
+
+    /// Returns whether a new state with this version may be our last write, which has not come back.
+    /// A listing may lack that write, so a state that follows may be one before it or come from it.
+    fn may_be_acknowledged(&self, version: Option<&T::Version>) -> bool {
+        let is_behind = self.own_write.is_older_than_a_listing() && !self.known.is_ahead_of_watch();
+        is_behind || self.own_write.has_version(version)
     }
 
     /// Returns whether a question is still the same. Shells forget objects and make them anew, so

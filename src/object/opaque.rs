@@ -32,6 +32,8 @@ pub enum Desired<V> {
     Right,
     /// This value is to be written.
     Write(V),
+    /// The object must not exist.
+    Absent,
     /// The object must exist and does not.
     Gone,
 }

@@ -11,6 +11,8 @@ use super::{
 pub(super) struct PendingRequests<T: Types> {
     /// In order of their parts' first requests.
     requests: Vec<Request<T::Version, T::Wish, T::Waiter>>,
+    /// The only request is for the object's absence.
+    absence: bool,
     /// The wishes that were pending when a newer request first replaced or joined them, once the
     /// object was known to be unsatisfactory. The key's age counts from these, so we must notice
     /// when somebody fulfils them.
@@ -19,7 +21,7 @@ pub(super) struct PendingRequests<T: Types> {
 
 impl<T: Types> PendingRequests<T> {
     pub fn none() -> Self {
-        Self { requests: Vec::new(), earlier: None }
+        Self { requests: Vec::new(), absence: false, earlier: None }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -42,19 +44,46 @@ impl<T: Types> PendingRequests<T> {
         self.earlier.as_ref().map(Wishes::copy)
     }
 
-    /// Adds a request, and returns the one for the same part that it replaces.
+    /// Adds a request, and returns those that it replaces: the one for the same part, or for the
+    /// object's absence.
     pub fn add(
         &mut self,
         request: Request<T::Version, T::Wish, T::Waiter>,
-    ) -> Option<Request<T::Version, T::Wish, T::Waiter>> {
+    ) -> Vec<Request<T::Version, T::Wish, T::Waiter>> {
+        if self.want_absence() {
+            return self.replace_all(request, false);
+        }
+        self.absence = false;
         let same = self.requests.iter_mut().find(|old| old.part == request.part);
         match same {
-            Some(old) => Some(std::mem::replace(old, request)),
+            Some(old) => vec![std::mem::replace(old, request)],
             None => {
                 self.requests.push(request);
-                None
+                Vec::new()
             }
         }
+    }
+
+    /// Adds a request for the object's absence, and returns all others.
+    pub fn add_absence(
+        &mut self,
+        request: Request<T::Version, T::Wish, T::Waiter>,
+    ) -> Vec<Request<T::Version, T::Wish, T::Waiter>> {
+        self.replace_all(request, true)
+    }
+
+    fn replace_all(
+        &mut self,
+        request: Request<T::Version, T::Wish, T::Waiter>,
+        absence: bool,
+    ) -> Vec<Request<T::Version, T::Wish, T::Waiter>> {
+        self.absence = absence;
+        std::mem::replace(&mut self.requests, vec![request])
+    }
+
+    /// Returns whether the object must not exist.
+    pub fn want_absence(&self) -> bool {
+        self.absence && !self.requests.is_empty()
     }
 
     /// Returns whether this version is certainly no older than those at which callers saw the

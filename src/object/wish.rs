@@ -30,7 +30,8 @@ pub struct Wishes<T: Types>(Vec<(RequestId, T::Wish)>);
 /// The result of evaluating all wishes against one value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation<V> {
-    pub(super) write: Option<V>,
+    /// The state that is wanted instead of the current one, `Some(None)` for a deletion.
+    pub(super) write: Option<Option<V>>,
     pub(super) changed: Vec<RequestId>,
     pub(super) gone: Vec<RequestId>,
 }
@@ -92,14 +93,20 @@ impl<T: Types> Wishes<T> {
                 Desired::Right => {}
                 Desired::Write(new) => {
                     value = Some(new.clone());
-                    evaluation.write = Some(new);
+                    evaluation.write = Some(Some(new));
                     evaluation.changed.push(*id);
                 }
+                Desired::Absent if value.is_some() => {
+                    value = None;
+                    evaluation.write = Some(None);
+                    evaluation.changed.push(*id);
+                }
+                Desired::Absent => {}
                 Desired::Gone => evaluation.gone.push(*id),
             }
         }
         // One wish may have undone what another changed.
-        if evaluation.write.as_ref() == current {
+        if evaluation.write.as_ref().map(Option::as_ref) == Some(current) {
             evaluation.write = None;
         }
         evaluation
@@ -109,7 +116,7 @@ impl<T: Types> Wishes<T> {
     /// Panics if a wish does.
     pub fn never_content(&self, evaluation: &Evaluation<T::Value>) -> Self {
         let Some(written) = &evaluation.write else { return Self::none() };
-        let again = self.evaluate(Some(written));
+        let again = self.evaluate(written.as_ref());
         // Those that undo each other want nothing together.
         let wants = |id| again.write.is_some() && again.changed.contains(id);
         Self(self.0.iter().filter(|(id, _)| wants(id)).cloned().collect())

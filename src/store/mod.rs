@@ -67,8 +67,18 @@ pub use self::{fence::Fence, memory::MemoryStore};
 pub trait Store: Send + Sync + 'static {
     /// Reads a key; returns `None` if it does not exist.
     ///
-    /// The answer reflects every write that was acknowledged before the call, by any writer.
+    /// The answer reflects every write that was acknowledged before the call, by any writer. A store
+    /// that reads from a cache may return an older state if it overrides
+    /// [`get_uncached`](Self::get_uncached) and its versions have a
+    /// [key revision](Version::key_revision), by which a guard notices that a read is older than its
+    /// watch. Without key revisions nothing shows that, so the promise has no exception.
     fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send;
+
+    /// Like [`get`](Self::get), and never from a cache. A guard calls it if `get` returned a state
+    /// that is older than what the watch has reported. The default is `get`.
+    fn get_uncached(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send {
+        self.get(key)
+    }
 
     /// Writes `value` if the key is in the `expected` state and the `fence`, if given, holds.
     ///
@@ -104,8 +114,9 @@ pub trait Store: Send + Sync + 'static {
     /// same work as this one. Only a competitor's write is evidence that a competitor is alive.
     ///
     /// `before` is the last value that this process saw; `after` and `version` are those of the
-    /// write. A guard holds no lock during the call. The default is `true` for every write. A store overrides it if it can recognize other
-    /// writers, by the write's [writer](Version::writer) or by the fields that the write changed.
+    /// write. A guard holds no lock during the call. The default is `true` for every write. A store
+    /// overrides it if it can recognize other writers, by the write's [writer](Version::writer) or by
+    /// the fields that the write changed.
     fn competes(&self, before: Option<&[u8]>, after: &[u8], version: &Version) -> bool {
         let _ = (before, after, version);
         true
@@ -115,6 +126,10 @@ pub trait Store: Send + Sync + 'static {
 impl<S: Store> Store for Arc<S> {
     fn get(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send {
         (**self).get(key)
+    }
+
+    fn get_uncached(&self, key: &str) -> impl Future<Output = Result<Option<Entry>, StoreError>> + Send {
+        (**self).get_uncached(key)
     }
 
     fn put(

@@ -256,6 +256,8 @@ async fn fence_refuses_every_write_of_a_stale_leader() {
     assert!(matches!(fresh.ensure("other", |_| Some("2")).await, EnsureOutcome::Written(_)));
     let never = stale.ensure("key", |_| Some("stale"));
     assert!(tokio::time::timeout(Duration::from_secs(60), never).await.is_err());
+    let never = stale.ensure_absent("key");
+    assert!(tokio::time::timeout(Duration::from_secs(60), never).await.is_err());
     assert_eq!(store.get("key").await.unwrap().unwrap().value, "1");
     assert!(
         stale.lease().snapshot().counters.written_by_others >= 2,

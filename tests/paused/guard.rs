@@ -238,6 +238,54 @@ async fn deletion_before_our_write_is_no_evidence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_person_who_deletes_deposes_nobody() {
+    // The deletion is seen by the watch, or by the retry of a refused write.
+    for watch in [Duration::ZERO, 1000 * SECOND] {
+        let store = MemoryStore::new();
+        let doomed = put(&store, KEY, "wrong").await;
+        let network = Network { read: 100 * MS, write: 100 * MS, watch, ..Network::default() };
+        let replica = Replica::new(&store, network).await;
+        replica.lead().await;
+        let existing_is_right =
+            |current: Option<&[u8]>| current.filter(|current| *current != b"right").map(|_| "right");
+        let ensured = replica.guard.ensure("key", existing_is_right);
+        sleep(10 * MS).await;
+        store.delete(KEY, &doomed, None).await.unwrap();
+        let ending = end(ensured).await;
+        assert!(matches!(ending, EnsureOutcome::Satisfied), "{ending:?}");
+        let counters = replica.counters();
+        assert_eq!((counters.evidence, counters.lost), (0, 0));
+        assert!(replica.guard.lease().is_leader());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_key_is_nobodys() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network::default()).await;
+    replica.follow().await;
+    let lease = replica.guard.lease().clone();
+    tokio::spawn(async move {
+        loop {
+            lease.extend(&"elsewhere".into());
+            sleep(50 * MS).await;
+        }
+    });
+    let took = async |value| {
+        let since = Instant::now();
+        let ending = end(replica.guard.ensure("key", want(value))).await;
+        assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
+        since.elapsed()
+    };
+    assert!(took("one").await > 100 * MS, "another replica leads");
+    assert!(took("two").await < 100 * MS, "this replica wrote the key last");
+    let version = store.get(KEY).await.unwrap().unwrap().version;
+    store.delete(KEY, &version, None).await.unwrap();
+    sleep(MS).await;
+    assert!(took("three").await > 100 * MS, "a new object is the leader's to write");
+}
+
+#[tokio::test(start_paused = true)]
 async fn job_resumes_seconds_after_a_store_outage() {
     let store = MemoryStore::new();
     let replica = Replica::new(&store, Network::default()).await;
@@ -492,6 +540,59 @@ async fn retry_confirms_a_write_without_answer() {
     let version = store.get(KEY).await.unwrap().expect("the write succeeded").version;
     assert!(matches!(end(ensured).await, EnsureOutcome::Written(written) if written == version));
     assert_eq!((replica.counters().evidence, replica.remote.counts().attempted), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cache_behind_the_watch_hides_no_edit() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "right").await;
+    let cache = Arc::new(Mutex::new(store.get(KEY).await.unwrap()));
+    let guard = Guard::new(Cached { store: store.clone(), cache }, lease(1), "guarded/").unwrap();
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+    put(&store, KEY, "broken").await;
+    sleep(MS).await;
+    let ending = end(guard.ensure("key", want("right"))).await;
+    assert!(matches!(ending, EnsureOutcome::Written(_)), "{ending:?}");
+    assert_eq!(text(&store, KEY).await, "right");
+    assert_eq!(guard.lease().snapshot().counters.evidence, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn write_that_the_store_changed_is_no_evidence() {
+    // The next read sees the write, or the watch does.
+    for (watch, next) in [(1000 * SECOND, NetworkFault::None), (10 * MS, NetworkFault::Down)] {
+        let network = Network { watch, ..Network::default() };
+        let remote = RemoteStore::new(Changing(MemoryStore::new()), network, 1);
+        let guard = Guard::new(remote.clone(), lease(1), "guarded/").unwrap();
+        wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+        assert!(matches!(end(guard.ensure("first", want_word("first"))).await, EnsureOutcome::Written(_)));
+        remote.set_fault(NetworkFault::AnswersLost);
+        let ensured = guard.ensure("key", want_word("value"));
+        sleep(2 * MS).await;
+        remote.set_fault(next);
+        let ending = end(ensured).await;
+        assert!(matches!(ending, EnsureOutcome::Satisfied), "nobody can tell whose it is: {ending:?}");
+        let counters = guard.lease().snapshot().counters;
+        assert_eq!((counters.evidence, counters.lost), (0, 0));
+        assert!(guard.lease().is_leader());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn write_before_an_older_listing_is_no_evidence() {
+    let store = MemoryStore::new();
+    let (script, events) = mpsc::unbounded_channel();
+    let guard = Guard::new(Scripted::new(store.clone(), events), lease(1), "guarded/").unwrap();
+    assert!(matches!(end(guard.ensure("key", want("value"))).await, EnsureOutcome::Written(_)));
+    // The listing began before the write.
+    for event in [Event::Init, Event::InitDone] {
+        script.send(Ok(event)).unwrap();
+    }
+    wait_for_watch(&guard, |watch| *watch == WatchState::Live).await;
+    put(&store, KEY, "value, edited").await;
+    assert!(matches!(end(guard.ensure("key", want_word("value"))).await, EnsureOutcome::Satisfied));
+    assert_eq!(guard.lease().snapshot().counters.evidence, 0);
+    assert!(guard.lease().is_leader());
 }
 
 #[tokio::test(start_paused = true)]
@@ -892,6 +993,95 @@ async fn opposite_parts_write_nothing() {
     assert_eq!(replica.remote.counts().attempted, 0);
 }
 
+// --- absence ---
+
+#[tokio::test(start_paused = true)]
+async fn unwanted_key_is_deleted_by_one_replica() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "value").await;
+    let network = Network { read: MS, write: 2 * MS, watch: 2 * MS, ..Network::default() };
+    let leader = Replica::new(&store, network.clone()).await;
+    let follower = Replica::new(&store, network).await;
+    leader.lead().await;
+    sleep(SECOND).await;
+    follower.follow().await;
+    let evidence = follower.counters().evidence;
+    let theirs = follower.guard.ensure_absent("key");
+    let ours = leader.guard.ensure_absent("key");
+    let ending = end(ours).await;
+    assert!(matches!(ending, EnsureOutcome::Deleted), "{ending:?}");
+    assert!(matches!(end(theirs).await, EnsureOutcome::ByOther));
+    assert_eq!(store.get(KEY).await.unwrap(), None);
+    assert_eq!((leader.counters().written, leader.counters().lost), (2, 0));
+    assert_eq!(follower.counters().evidence, evidence + 1);
+    assert!(matches!(end(leader.guard.ensure_absent("key")).await, EnsureOutcome::Satisfied));
+    assert!(leader.guard.lease().is_empty() && follower.guard.lease().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_deletion_is_retried_after_a_new_read() {
+    let store = MemoryStore::new();
+    let replica = Replica::new(&store, Network { write: 100 * MS, ..Network::default() }).await;
+    put(&store, KEY, "person").await;
+    let ensured = replica.guard.ensure_absent("key");
+    replica.has_sent(1).await;
+    put(&store, KEY, "person again").await;
+    assert!(matches!(end(ensured).await, EnsureOutcome::Deleted));
+    assert_eq!((store.get(KEY).await.unwrap(), replica.remote.counts().refused), (None, 1));
+    let counters = replica.counters();
+    assert_eq!((counters.conflicts, counters.written, counters.evidence), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletion_without_an_answer_is_no_evidence() {
+    // The next read sees the deletion, or the watch does.
+    for (watch, next) in [(1000 * SECOND, NetworkFault::None), (10 * MS, NetworkFault::Down)] {
+        let store = MemoryStore::new();
+        put(&store, KEY, "value").await;
+        let replica = Replica::new(&store, Network { watch, ..Network::default() }).await;
+        replica.lead().await;
+        replica.remote.set_fault(NetworkFault::AnswersLost);
+        let ensured = replica.guard.ensure_absent("key");
+        sleep(2 * MS).await;
+        replica.remote.set_fault(next);
+        assert!(matches!(end(ensured).await, EnsureOutcome::Deleted));
+        assert_eq!((replica.counters().evidence, replica.counters().lost), (0, 0));
+        assert!(replica.guard.lease().is_leader());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_call_decides_whether_a_key_exists() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "old").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    let value = replica.guard.ensure_part("key", "a", want("value"));
+    let absent = replica.guard.ensure_absent("key");
+    let part = replica.guard.ensure_part("key", "b", want("part"));
+    assert!(matches!(end(value).await, EnsureOutcome::Superseded));
+    assert!(matches!(end(absent).await, EnsureOutcome::Superseded));
+    assert!(matches!(end(part).await, EnsureOutcome::Written(_)));
+    let withdrawn = replica.guard.ensure_absent("key");
+    replica.guard.remove("key");
+    assert!(matches!(end(withdrawn).await, EnsureOutcome::Removed));
+    sleep(200 * SECOND).await;
+    assert_eq!(text(&store, KEY).await, "part");
+}
+
+#[tokio::test(start_paused = true)]
+async fn denied_deletion_is_reported_and_stays_pending() {
+    let store = MemoryStore::new();
+    put(&store, KEY, "value").await;
+    let replica = Replica::new(&store, Network::default()).await;
+    let mut notices = replica.guard.notices();
+    replica.remote.set_fault(NetworkFault::Denied);
+    assert!(matches!(end(replica.guard.ensure_absent("key")).await, EnsureOutcome::Denied(_)));
+    assert!(matches!(notices.recv().await.unwrap(), Notice::Refused { .. }));
+    replica.remote.set_fault(NetworkFault::None);
+    sleep(70 * SECOND).await;
+    assert_eq!(store.get(KEY).await.unwrap(), None, "it is tried again");
+}
+
 // --- handles ---
 
 #[tokio::test(start_paused = true)]
@@ -1151,6 +1341,69 @@ struct Scripted {
 impl Scripted {
     fn new(store: MemoryStore, events: mpsc::UnboundedReceiver<Result<Event, StoreError>>) -> Self {
         Self { store, events: Arc::new(Mutex::new(events)), slow: Duration::ZERO }
+    }
+}
+
+/// A store that adds to what is written, as an API server fills in defaults.
+#[derive(Clone)]
+struct Changing(MemoryStore);
+
+impl Store for Changing {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.0.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        let value = [&*value, b" and defaults"].concat();
+        self.0.put(key, value.into(), expected, fence).await
+    }
+
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.0.delete(key, expected, fence).await
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        self.0.watch(prefix)
+    }
+}
+
+/// A store that reads from a cache.
+struct Cached {
+    store: MemoryStore,
+    cache: Arc<Mutex<Option<Entry>>>,
+}
+
+impl Store for Cached {
+    async fn get(&self, _: &str) -> Result<Option<Entry>, StoreError> {
+        Ok(self.cache.lock().await.clone())
+    }
+
+    async fn get_uncached(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        fence: Option<&Fence>,
+    ) -> Result<Version, StoreError> {
+        self.store.put(key, value, expected, fence).await
+    }
+
+    async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        self.store.delete(key, expected, fence).await
+    }
+
+    fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
+        self.store.watch(prefix)
     }
 }
 

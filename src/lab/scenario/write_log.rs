@@ -87,6 +87,10 @@ impl<S: Store> Store for RecordingStore<S> {
         self.store.get(key).await
     }
 
+    async fn get_uncached(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.store.get_uncached(key).await
+    }
+
     async fn put(
         &self,
         key: &str,

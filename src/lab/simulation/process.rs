@@ -172,6 +172,7 @@ impl Process {
         self.carry_out(now, number, effects);
         match step {
             Step::Write { value, expected } => Some(Write { content: value, expected, fence }),
+            Step::Delete { .. } => unreachable!("no replica wants a key to be absent"),
             Step::Finish(verdict) => {
                 self.finish(now, number, verdict);
                 None
@@ -282,6 +283,11 @@ impl Process {
                     self.key_was_cleared(number);
                 }
                 Effect::Evidence { revision } => self.extend(now, number, revision),
+                Effect::Deleted => {
+                    if let Some(engine) = self.contender.engine_mut() {
+                        engine.handle_deleted(local, &number);
+                    }
+                }
                 Effect::Echo(echo) => {
                     if let Some(engine) = self.contender.engine_mut() {
                         engine.handle_echo(local, echo);

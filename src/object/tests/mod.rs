@@ -12,12 +12,16 @@ enum Text {}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wish {
-    /// Exactly this text.
+    /// Exactly this text, but for spaces at the end.
     Exactly(&'static str),
     /// This word, whatever else there is.
     Word(&'static str),
     /// Exactly this text, if the object exists.
     Existing(&'static str),
+    /// Exactly this text, or no object.
+    AtMost(&'static str),
+    /// No object.
+    Never,
     /// One more of this letter, whatever there is.
     More(char),
 }
@@ -29,7 +33,7 @@ enum TestVersion {
 }
 
 use TestVersion::{Opaque, Ordered};
-use Wish::{Exactly, Existing, More, Word};
+use Wish::{AtMost, Exactly, Existing, More, Never, Word};
 
 impl Version for TestVersion {
     fn revision(&self) -> Option<u64> {
@@ -53,13 +57,15 @@ impl Types for Text {
 
     fn evaluate(wish: &Wish, current: Option<&String>) -> Desired<String> {
         match *wish {
-            Exactly(text) if current.is_some_and(|current| current == text) => Desired::Right,
+            Exactly(text) if current.is_some_and(|current| current.trim_end() == text) => Desired::Right,
             Exactly(text) => Desired::Write(text.into()),
             Word(word) if current.is_some_and(|current| current.contains(word)) => Desired::Right,
             Word(word) => Desired::Write(format!("{} {word}", current.map_or("", |current| current))),
             More(letter) => Desired::Write(format!("{}{letter}", current.map_or("", |current| current))),
             Existing(_) if current.is_none() => Desired::Gone,
-            Existing(text) => Self::evaluate(&Exactly(text), current),
+            AtMost(_) if current.is_none() => Desired::Right,
+            Never => Desired::Absent,
+            Existing(text) | AtMost(text) => Self::evaluate(&Exactly(text), current),
         }
     }
 }
@@ -107,6 +113,14 @@ impl Shell {
     fn request(&mut self, id: u64, part: &str, wish: Wish) -> Vec<String> {
         let request = Request { id: RequestId(id), part: part.into(), wish, seen: None, waiter: Some(()) };
         let mut effects = brief(self.object.handle_request(request));
+        effects.extend(self.assess());
+        effects
+    }
+
+    fn request_absence(&mut self, id: u64) -> Vec<String> {
+        let request =
+            Request { id: RequestId(id), part: "".into(), wish: Never, seen: None, waiter: Some(()) };
+        let mut effects = brief(self.object.handle_absence_request(request));
         effects.extend(self.assess());
         effects
     }
@@ -193,6 +207,7 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
         Effect::Satisfied => "satisfied".into(),
         Effect::Assess => "assess".into(),
         Effect::Discard(_) => "discard".into(),
+        Effect::Deleted => "deleted".into(),
         Effect::Evidence { revision } => format!("evidence {revision:?}"),
         Effect::Echo(echo) => format!("echo {echo:?}"),
         Effect::Deny(waiters, reason) => format!("deny {} {reason}", waiters.len()),
@@ -409,6 +424,19 @@ fn absent_object_that_must_exist_is_gone() {
 }
 
 #[test]
+fn read_that_finds_a_deletion_is_no_evidence() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", AtMost("a"));
+    let (step, effects) = shell.read(None);
+    assert_eq!(step, Step::Finish(Outcome::Unchanged.done()));
+    assert_eq!(effects, ["1 Satisfied", "deleted"]);
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.read(None).1, ["deleted"]);
+}
+
+#[test]
 fn part_that_must_exist_keeps_no_other_from_creating() {
     let mut shell = Shell::absent();
     shell.request(1, "left", Existing("l"));
@@ -583,6 +611,18 @@ fn refusal_of_a_withdrawn_request_is_not_kept() {
 }
 
 #[test]
+fn refused_read_is_kept_before_anything_is_known() {
+    let mut shell = Shell { object: Object::new(false), ..Shell::absent() };
+    shell.request(1, "", Exactly("a"));
+    shell.object.handle_attempt();
+    let _ = shell.answer(Answer::Impossible("no"));
+    shell.end();
+    assert!(!shell.object.is_blank());
+    assert_eq!(shell.object.take_refusal(Some(&Ordered(1))), Some("no"));
+    assert!(shell.object.is_blank());
+}
+
+#[test]
 fn refusal_belongs_to_one_version() {
     let mut shell = Shell::with("b", Ordered(1));
     shell.request(1, "", Exactly("a"));
@@ -695,9 +735,26 @@ fn listing_clears_and_is_no_evidence() {
 #[test]
 fn listing_without_the_object_shows_its_absence() {
     let mut shell = Shell::with("a", Ordered(1));
-    assert_eq!(shell.list(None), [""; 0]);
+    assert_eq!(shell.list(None), ["deleted"]);
+    assert_eq!(shell.list(None), [""; 0], "once");
     shell.request(1, "", Exactly("a"));
     assert_eq!(shell.put("a", Ordered(2)), ["evidence Some(2)", "1 ByOther"], "it was absent in between");
+}
+
+#[test]
+fn deletion_is_no_evidence_and_ends_claims() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", AtMost("a"));
+    assert_eq!(shell.delete(Ordered(2)), ["satisfied", "1 Satisfied", "deleted"]);
+    assert_eq!(shell.delete(Ordered(3)), [""; 0], "it was gone already");
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", AtMost("a"));
+    shell.request(2, "", Exactly("a"));
+    assert_eq!(shell.delete(Ordered(2)), ["deleted"], "nor for an earlier request");
+
+    let mut shell = Shell::with("b", Ordered(1));
+    assert_eq!(shell.delete(Ordered(2)), ["deleted"], "nor if nobody wants the object");
 }
 
 #[test]
@@ -833,6 +890,33 @@ fn unordered_watch_catches_up_with_a_listing() {
     assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
 }
 
+// --- behind the watch ---
+
+#[test]
+fn read_behind_the_watch_is_stale() {
+    let stale = |shell: &Shell, read| shell.object.is_stale_read(entry(read).as_ref());
+    let mut shell = Shell::with("b", Ordered(5));
+    assert!(stale(&shell, Some(("a", Ordered(4)))));
+    assert!(!stale(&shell, Some(("b", Ordered(5)))));
+    assert!(!stale(&shell, Some(("a", Ordered(6)))));
+    assert!(!stale(&shell, None), "a read of nothing has no version");
+    shell.delete(Ordered(6));
+    assert!(stale(&shell, Some(("b", Ordered(5)))));
+    let opaque = Shell::with("b", Opaque(5));
+    assert!(!stale(&opaque, Some(("a", Opaque(4)))), "they have no order");
+}
+
+#[test]
+fn read_that_stays_behind_the_watch_is_no_evidence() {
+    let mut shell = Shell::with("b", Ordered(1_000));
+    shell.request(1, "", Exactly("a"));
+    assert_eq!(shell.read(Some(("a", Ordered(500)))).1, ["1 Satisfied"]);
+    shell.end();
+    shell.request(2, "", Exactly("c"));
+    let (step, _) = shell.read(Some(("a", Ordered(500))));
+    assert_eq!(step, Step::Write { value: "c".into(), expected: Some(Ordered(500)) }, "it was restored");
+}
+
 // --- listings of older states ---
 
 #[test]
@@ -879,6 +963,205 @@ fn write_before_an_older_listing_is_no_evidence() {
     }
 }
 
+#[test]
+fn older_listing_hides_no_write_of_ours() {
+    let versions: [fn(u64) -> TestVersion; 2] = [Ordered, Opaque];
+    for version in versions {
+        let returned = || {
+            let mut shell = Shell::absent();
+            shell.request(1, "", Exactly("a"));
+            shell.write(None, version(2));
+            shell.request(2, "", Exactly("a b"));
+            shell.write(Some(("a", version(2))), version(3));
+            shell.list(None);
+            shell.request(3, "", Word("a"));
+            shell
+        };
+        assert_eq!(returned().read(Some(("a c", version(4)))).1, ["3 Satisfied"], "an edit of ours");
+        let mut shell = returned();
+        assert_eq!(shell.put("a", version(2)), ["satisfied", "3 Satisfied"]);
+        shell.request(4, "", Word("b"));
+        assert_eq!(shell.put("a b", version(3)), ["echo 0ns", "satisfied", "4 Satisfied"]);
+        shell.put("", version(4));
+        shell.request(5, "", Word("c"));
+        assert_eq!(shell.put("c", version(5)).last().unwrap(), "5 ByOther", "all of ours are back");
+    }
+}
+
+#[test]
+fn change_past_our_write_ends_the_wait_for_it() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Exactly("a"));
+    shell.write(None, Ordered(2));
+    shell.list(None);
+    assert_eq!(shell.put("b", Ordered(3)), [""; 0]);
+    shell.request(2, "", Exactly("a"));
+    assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "2 ByOther"]);
+}
+
+// --- writes without an answer ---
+
+/// The object had the value "b" at version 1, and our write of "a" got no answer.
+fn unanswered() -> Shell {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "", Word("a"));
+    shell.send(Some(("b", Ordered(1))));
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    shell
+}
+
+#[test]
+fn next_satisfactory_change_may_be_our_unanswered_write() {
+    let mut shell = unanswered();
+    assert_eq!(shell.put("default: a", Ordered(2)), ["satisfied", "1 Satisfied"]);
+    shell.put("", Ordered(3));
+    shell.request(2, "", Word("a"));
+    assert_eq!(shell.put("a", Ordered(4)), ["evidence Some(4)", "2 ByOther"], "only the next one");
+}
+
+#[test]
+fn next_satisfactory_read_may_be_our_unanswered_write() {
+    let mut shell = unanswered();
+    assert_eq!(shell.read(Some(("default: a", Ordered(2)))).1, ["1 Satisfied"]);
+    let mut shell = unanswered();
+    shell.send(Some(("b", Ordered(1))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.read(Some(("default: a", Ordered(2)))).1, ["1 Satisfied"], "that refused the second");
+}
+
+#[test]
+fn newer_request_leaves_the_unanswered_write_in_doubt() {
+    let mut shell = unanswered();
+    shell.request(2, "", Word("c"));
+    assert_eq!(shell.put("default: a", Ordered(2)), [""; 0], "no evidence for the earlier request");
+    assert_eq!(shell.put("c", Ordered(3)), ["evidence Some(3)", "2 ByOther", "discard"]);
+}
+
+#[test]
+fn read_of_another_version_ends_the_wait_for_unanswered() {
+    let mut shell = unanswered();
+    shell.send(Some(("c", Ordered(2))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.read(Some(("b a", Ordered(3)))).1, ["1 ByOther", "evidence Some(3)"]);
+}
+
+#[test]
+fn older_listing_leaves_the_unanswered_write_in_doubt() {
+    let mut shell = Shell::absent();
+    shell.request(1, "", Word("a"));
+    shell.send(None);
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    shell.list(None);
+    assert_eq!(shell.put("default: a", Ordered(2)), ["satisfied", "1 Satisfied"]);
+}
+
+// --- absence ---
+
+#[test]
+fn existing_object_is_deleted_at_its_version() {
+    let mut shell = Shell::with("b", Ordered(1));
+    assert_eq!(shell.request_absence(1), ["assess", "queue"]);
+    let (step, effects) = shell.read(Some(("b", Ordered(1))));
+    assert_eq!((step, effects), (Step::Delete { expected: Ordered(1) }, Vec::new()));
+    assert_eq!(shell.answer(Answer::Deleted), (Outcome::Written.done(), vec!["1 Deleted".into()]));
+    shell.end();
+    assert_eq!(shell.object.value(), None);
+    assert_eq!(shell.delete(Ordered(2)), [""; 0], "our own deletion comes back");
+    assert!(shell.object.is_blank());
+}
+
+#[test]
+fn absent_object_satisfies_a_request_for_absence() {
+    assert_eq!(Shell::absent().request_absence(1), ["assess", "satisfied", "1 Satisfied"]);
+    let mut shell = Shell { object: Object::new(false), ..Shell::absent() };
+    shell.request_absence(1);
+    let (step, effects) = shell.read(None);
+    assert_eq!((step, effects), (Step::Finish(Outcome::Unchanged.done()), vec!["1 Satisfied".into()]));
+}
+
+#[test]
+fn last_request_decides_whether_the_object_is_to_exist() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request(1, "left", Word("l"));
+    shell.request(2, "right", Word("r"));
+    let effects = shell.request_absence(3);
+    assert_eq!(effects, ["1 Superseded", "2 Superseded", "queue", "assess"]);
+    assert_eq!(shell.request(4, "left", Word("l")), ["3 Superseded", "queue", "assess"]);
+    assert_eq!(shell.request(5, "right", Word("r")), ["queue", "assess"], "parts share a write again");
+}
+
+#[test]
+fn foreign_deletion_is_evidence_where_absence_is_wanted() {
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    assert_eq!(shell.delete(Ordered(2)), ["evidence Some(2)", "1 ByOther"]);
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    assert_eq!(shell.read(None).1, ["1 ByOther", "evidence None"]);
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    assert_eq!(shell.list(None), ["satisfied", "1 Satisfied", "deleted"], "a listing is no evidence");
+
+    let mut shell = Shell::with("b", Ordered(1));
+    shell.request_absence(1);
+    shell.request(2, "", AtMost("a"));
+    assert_eq!(shell.delete(Ordered(2)), ["satisfied", "2 Satisfied", "discard", "deleted"]);
+}
+
+#[test]
+fn deletions_are_refused_and_repeated_as_writes_are() {
+    for (answer, verdict) in [
+        (Answer::Conflict, Outcome::Conflict.retry()),
+        (Answer::Fenced, Outcome::WrittenByOther.retry()),
+        (Answer::Unanswered, Outcome::Failed.retry()),
+    ] {
+        let mut shell = Shell::with("b", Ordered(1));
+        shell.request_absence(1);
+        shell.read(Some(("b", Ordered(1))));
+        assert_eq!(shell.answer(answer), (verdict, Vec::new()));
+        shell.end();
+        assert_eq!(shell.read(Some(("c", Ordered(2)))).0, Step::Delete { expected: Ordered(2) });
+    }
+}
+
+#[test]
+fn deletion_without_an_answer_is_ours() {
+    let unanswered = || {
+        let mut shell = Shell::with("b", Ordered(1));
+        shell.request_absence(1);
+        shell.read(Some(("b", Ordered(1))));
+        let _ = shell.answer(Answer::Unanswered);
+        shell.end();
+        shell
+    };
+    assert_eq!(unanswered().delete(Ordered(2)), ["satisfied", "1 Deleted"]);
+    assert_eq!(unanswered().read(None).1, ["1 Deleted"]);
+    let mut shell = unanswered();
+    assert_eq!(shell.put("c", Ordered(2)), [""; 0], "ours cannot succeed any more");
+    assert_eq!(shell.delete(Ordered(3)), ["evidence Some(3)", "1 ByOther"]);
+}
+
+#[test]
+fn deletion_before_an_older_listing_is_no_evidence() {
+    let versions: [fn(u64) -> TestVersion; 2] = [Ordered, Opaque];
+    for version in versions {
+        let mut shell = Shell::with("b", version(2));
+        shell.request_absence(1);
+        shell.read(Some(("b", version(2))));
+        let _ = shell.answer(Answer::Deleted);
+        shell.end();
+        shell.list(Some(("a", version(1))));
+        shell.request_absence(2);
+        assert_eq!(shell.delete(version(3)), ["satisfied", "2 Satisfied", "deleted"]);
+    }
+}
+
 // --- forgetting ---
 
 #[test]
@@ -895,4 +1178,10 @@ fn object_without_requests_that_is_absent_is_blank() {
     assert!(!shell.object.is_blank(), "an attempt may come for a request that was withdrawn");
     shell.end();
     assert!(shell.object.is_blank());
+    shell.request(2, "", Exactly("a"));
+    shell.send(None);
+    let _ = shell.answer(Answer::Unanswered);
+    shell.end();
+    let _ = shell.object.handle_removal();
+    assert!(!shell.object.is_blank(), "our write may still come");
 }

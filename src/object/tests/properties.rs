@@ -13,6 +13,7 @@ enum Move {
         part: usize,
         wish: usize,
     },
+    RequestAbsence,
     Remove,
     /// Somebody else writes.
     Write(usize),
@@ -20,7 +21,9 @@ enum Move {
     Delete,
     /// The watch reports the next change.
     Deliver,
-    /// The watch lists anew.
+    /// The store takes the state of the next listing.
+    Snapshot,
+    /// The watch lists anew: the last such state, or the current one.
     List,
     /// The lease starts an attempt, which reads.
     Attempt,
@@ -35,16 +38,20 @@ enum Move {
 }
 
 const VALUES: [&str; 3] = ["a", "b", "a b"];
-const WISHES: [Wish; 4] = [Exactly("a"), Word("b"), Existing("a"), Exactly("a b")];
+const WISHES: [Wish; 5] = [Exactly("a"), Word("b"), Existing("a"), Exactly("a b"), AtMost("a")];
+/// The store appends these to what is written.
+const DEFAULTS: &str = " ";
 const PARTS: [&str; 2] = ["", "other"];
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let step = prop_oneof![
         4 => (0..PARTS.len(), 0..WISHES.len()).prop_map(|(part, wish)| Move::Request { part, wish }),
+        1 => Just(Move::RequestAbsence),
         1 => Just(Move::Remove),
         3 => (0..VALUES.len()).prop_map(Move::Write),
         1 => Just(Move::Delete),
         5 => Just(Move::Deliver),
+        1 => Just(Move::Snapshot),
         1 => Just(Move::List),
         4 => Just(Move::Attempt),
         4 => any::<bool>().prop_map(|is_lost| Move::Send { is_lost }),
@@ -58,11 +65,21 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 struct World {
     object: Object<Text>,
     is_ordered: bool,
+    /// The store changes what is written.
+    mutates: bool,
     /// The state of the store, and its position in the order of writes.
     stored: Option<&'static str>,
     position: u64,
     /// The changes that the watch has yet to report.
     news: VecDeque<(Option<&'static str>, u64)>,
+    /// The state that the next listing shows. The watch reports nothing until then.
+    snapshot: Option<(Option<&'static str>, u64)>,
+    /// A listing may be older than what the object knows, and the watch may repeat what followed.
+    repeats: bool,
+    /// An answer got lost since that snapshot. The object remembers one such write only.
+    has_lost: bool,
+    /// The positions of the object's own writes.
+    own: Vec<u64>,
     /// The latest position that the object has seen, by reading, writing or watching.
     seen: u64,
     /// The lease has a job for the object.
@@ -75,17 +92,23 @@ struct World {
 
 struct Attempted {
     is_cleared: bool,
-    write: Option<(String, Option<TestVersion>)>,
+    /// The value to write, `None` to delete, and the expected version.
+    write: Option<(Option<String>, Option<TestVersion>)>,
 }
 
 impl World {
-    fn new(is_ordered: bool) -> Self {
+    fn new(is_ordered: bool, mutates: bool) -> Self {
         Self {
             object: Object::new(true),
             is_ordered,
+            mutates,
             stored: None,
             position: 0,
             news: VecDeque::new(),
+            snapshot: None,
+            repeats: false,
+            has_lost: false,
+            own: Vec::new(),
             seen: 0,
             has_job: false,
             in_flight: None,
@@ -113,32 +136,58 @@ impl World {
                 let effects = self.object.handle_request(request);
                 self.carry_out(effects, None);
             }
+            Move::RequestAbsence => {
+                let id = RequestId(self.requests);
+                self.requests += 1;
+                let request = Request { id, part: "".into(), wish: Never, seen: None, waiter: Some(()) };
+                let effects = self.object.handle_absence_request(request);
+                self.carry_out(effects, None);
+            }
             Move::Remove => {
                 let effects = self.object.handle_removal();
                 self.carry_out(effects, None);
             }
             Move::Write(value) => self.store(Some(VALUES[value])),
             Move::Delete if self.stored.is_some() => self.store(None),
-            Move::Deliver => {
+            Move::Deliver if self.snapshot.is_none() => {
                 if let Some((value, position)) = self.news.pop_front() {
                     let version = self.version(position);
                     let value = value.map(str::to_owned);
                     self.take_in(Change::new(value, version, Timestamp::ZERO), position);
                 }
             }
-            Move::List => {
+            Move::Snapshot => {
                 self.news.clear();
+                self.snapshot = Some((self.stored, self.position));
+                self.has_lost &= self.repeats;
+                self.repeats = true;
+            }
+            Move::List => {
+                let (value, position) = match self.snapshot.take() {
+                    Some(snapshot) => snapshot,
+                    None => {
+                        self.news.clear();
+                        (self.stored, self.position)
+                    }
+                };
                 self.object.handle_listing();
-                let version = self.version(self.position);
-                let entry = self.stored.map(|value| (value.to_owned(), version));
-                self.take_in(Change::listed(entry, Timestamp::ZERO), self.position);
+                let version = self.version(position);
+                let entry = value.map(|value| (value.to_owned(), version));
+                // A listing is the truth, even if it is older.
+                self.seen = position;
+                self.take_in(Change::listed(entry, Timestamp::ZERO), position);
             }
             Move::Attempt if self.has_job && self.in_flight.is_none() => self.attempt(),
             Move::Send { is_lost } => self.send(is_lost),
-            Move::Lose if self.in_flight.is_some() => self.answer(Answer::Unanswered),
+            Move::Lose if self.in_flight.is_some() && self.may_lose() => {
+                self.has_lost = true;
+                self.answer(Answer::Unanswered);
+            }
             Move::Deny if self.in_flight.is_some() => self.answer(Answer::Denied("no")),
-            Move::Delete | Move::Attempt | Move::Lose | Move::Deny => {}
+            Move::Delete | Move::Deliver | Move::Attempt | Move::Lose | Move::Deny => {}
         }
+        let is_behind = self.snapshot.is_some() || self.in_flight.is_some() || !self.news.is_empty();
+        self.repeats &= is_behind;
         self.check();
     }
 
@@ -164,7 +213,11 @@ impl World {
         match step {
             Step::Write { value, expected } => {
                 let attempted = self.in_flight.as_mut().expect("it has just started");
-                attempted.write = Some((value, expected));
+                attempted.write = Some((Some(value), expected));
+            }
+            Step::Delete { expected } => {
+                let attempted = self.in_flight.as_mut().expect("it has just started");
+                attempted.write = Some((None, Some(expected)));
             }
             Step::Finish(verdict) => self.finish(verdict),
         }
@@ -175,12 +228,19 @@ impl World {
         let Some((value, expected)) = attempted.write.take() else { return };
         let current = self.stored.map(|_| self.version(self.position));
         let answer = if current == expected {
-            self.store(Some(Box::leak(value.into_boxed_str())));
-            Answer::Written(self.version(self.position))
+            let value = value.map(|value| if self.mutates { value + DEFAULTS } else { value });
+            let is_deletion = value.is_none();
+            self.store(value.map(|value| &*Box::leak(value.into_boxed_str())));
+            self.own.push(self.position);
+            match is_deletion {
+                true => Answer::Deleted,
+                false => Answer::Written(self.version(self.position)),
+            }
         } else {
             Answer::Conflict
         };
-        if is_lost {
+        if is_lost && self.may_lose() {
+            self.has_lost = true;
             self.answer(Answer::Unanswered);
         } else {
             if matches!(answer, Answer::Written(_)) {
@@ -188,6 +248,10 @@ impl World {
             }
             self.answer(answer);
         }
+    }
+
+    fn may_lose(&self) -> bool {
+        !self.repeats || !self.has_lost
     }
 
     fn answer(&mut self, answer: Answer<Text>) {
@@ -225,6 +289,9 @@ impl World {
             match effect {
                 Effect::Queue => self.has_job = true,
                 Effect::Clear | Effect::Satisfied | Effect::Evidence { .. } => {
+                    if let (Effect::Evidence { .. }, Some(position)) = (&effect, position) {
+                        assert!(!self.own.contains(&position), "our own write is no evidence");
+                    }
                     self.has_job = false;
                     if let Some(attempted) = &mut self.in_flight {
                         attempted.is_cleared = true;
@@ -246,7 +313,11 @@ impl World {
                         self.carry_out(effects, None);
                     }
                 }
-                Effect::Deny(..) | Effect::Echo(_) | Effect::Lost(_) | Effect::Discard(_) => {}
+                Effect::Deleted
+                | Effect::Deny(..)
+                | Effect::Echo(_)
+                | Effect::Lost(_)
+                | Effect::Discard(_) => {}
             }
         }
     }
@@ -263,6 +334,9 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..10 {
             self.make(Move::Send { is_lost: false });
+            if self.snapshot.is_some() {
+                self.make(Move::List);
+            }
             while !self.news.is_empty() {
                 self.make(Move::Deliver);
             }
@@ -274,8 +348,8 @@ impl World {
 
 proptest! {
     #[test]
-    fn requests_end_once_and_by_new_states(is_ordered: bool, moves in moves()) {
-        let mut world = World::new(is_ordered);
+    fn requests_end_once_and_by_new_states(is_ordered: bool, mutates: bool, moves in moves()) {
+        let mut world = World::new(is_ordered, mutates);
         for step in moves {
             world.make(step);
         }

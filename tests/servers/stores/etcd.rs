@@ -13,6 +13,7 @@ use std::{
 use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType};
 use tokio::time::{sleep, timeout};
 use writerlease::{
+    EnsureOutcome, Guard, WatchState, WriterLease,
     etcd::EtcdStore,
     store::{Entry, Event, Expected, Store, StoreError, Version},
 };
@@ -303,4 +304,35 @@ async fn too_many_endpoints_are_refused_immediately() {
     assert!(connect(64).await.expect("it does not wait").is_ok());
     let refused = connect(65).await.expect("it does not wait");
     assert!(matches!(refused, Err(StoreError::Invalid { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unwanted_keys_are_deleted_by_one_guard() {
+    let server = EtcdServer::start().await;
+    let store = connect(&server).await;
+    let keys = ["a", "b", "c"];
+    for key in keys {
+        store.put(&format!("k/{key}"), "value".into(), Expected::Absent, None).await.unwrap();
+    }
+    let mut guards = Vec::new();
+    for seed in 0..2 {
+        let lease = WriterLease::builder("test").seed(seed).spawn().unwrap();
+        let guard = Guard::new(connect(&server).await, lease, "k/").unwrap();
+        let mut statuses = guard.lease().subscribe();
+        statuses.wait_for(|status| status.watch == Some(WatchState::Live)).await.unwrap();
+        guards.push(guard);
+    }
+    let mut deleted = 0;
+    for key in keys {
+        let ensured: Vec<_> = guards.iter().map(|guard| guard.ensure_absent(key)).collect();
+        for ensure in ensured {
+            match timeout(LONG, ensure).await.expect("it ends") {
+                EnsureOutcome::Deleted => deleted += 1,
+                EnsureOutcome::ByOther | EnsureOutcome::Satisfied => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(store.get(&format!("k/{key}")).await.unwrap(), None);
+    }
+    assert_eq!(deleted, keys.len(), "each once");
 }
