@@ -58,7 +58,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
                 backoff = self.failed(now, &flight, setbacks, current);
             }
-            Outcome::Unchanged => self.counters.unchanged += 1,
+            Outcome::Unchanged => {
+                self.counters.unchanged += 1;
+                // Also if the job looks again later.
+                self.decided = true;
+            }
         }
         let delay = match verdict.next {
             _ if flight.cleared => None,

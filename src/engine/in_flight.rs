@@ -5,7 +5,10 @@
 //! counts, so that a hung write never blocks a replica. It is remembered until it returns, because
 //! its key stays blocked until then.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{queue::Slot, time::Timestamp};
 
@@ -14,7 +17,7 @@ pub(super) struct InFlight {
     timeout: Duration,
     next_serial: u64,
     /// By serial, and so by deadline.
-    current: BTreeMap<u64, Flight>,
+    current: VecDeque<(u64, Flight)>,
     /// Past their deadline, by serial.
     late: BTreeMap<u64, Flight>,
     /// The numbers of `current`.
@@ -112,7 +115,7 @@ impl InFlight {
         Self {
             timeout,
             next_serial: 0,
-            current: BTreeMap::new(),
+            current: VecDeque::new(),
             late: BTreeMap::new(),
             counted: Counted::default(),
         }
@@ -132,7 +135,7 @@ impl InFlight {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
-        self.current.first_key_value().map(|(_, flight)| flight.started + self.timeout)
+        self.current.front().map(|(_, flight)| flight.started + self.timeout)
     }
 
     /// Adds an attempt. Returns its serial and its deadline.
@@ -141,35 +144,40 @@ impl InFlight {
         let deadline = flight.started + self.timeout;
         self.next_serial += 1;
         *self.counted.of(&flight) += 1;
-        self.current.insert(serial, flight);
+        self.current.push_back((serial, flight));
         (serial, deadline)
     }
 
     pub(super) fn remove(&mut self, serial: u64) -> Option<Flight> {
-        let Some(flight) = self.current.remove(&serial) else { return self.late.remove(&serial) };
+        let Ok(at) = self.current.binary_search_by_key(&serial, |&(serial, _)| serial) else {
+            return self.late.remove(&serial);
+        };
+        let (_, flight) = self.current.remove(at)?;
         *self.counted.of(&flight) -= 1;
         Some(flight)
     }
 
     /// Returns the attempt of a key in flight, in O(attempts in flight).
     pub(super) fn of_slot(&mut self, slot: Slot) -> Option<&mut Flight> {
-        self.current.values_mut().chain(self.late.values_mut()).find(|flight| flight.slot == slot)
+        let current = self.current.iter_mut().map(|(_, flight)| flight);
+        current.chain(self.late.values_mut()).find(|flight| flight.slot == slot)
     }
 
     #[cfg(any(test, fuzzing))]
     pub(super) fn newest(&self) -> Option<&Flight> {
-        self.current.last_key_value().map(|(_, flight)| flight)
+        self.current.back().map(|(_, flight)| flight)
     }
 
     /// Returns the slots of all attempts in flight.
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.current.values().chain(self.late.values()).map(|flight| flight.slot)
+        let current = self.current.iter().map(|(_, flight)| flight);
+        current.chain(self.late.values()).map(|flight| flight.slot)
     }
 
     /// Stops counting the attempts that are past their deadline.
     pub(super) fn expire(&mut self, now: Timestamp) {
         while self.next_deadline().is_some_and(|deadline| deadline <= now)
-            && let Some((serial, flight)) = self.current.pop_first()
+            && let Some((serial, flight)) = self.current.pop_front()
         {
             *self.counted.of(&flight) -= 1;
             self.late.insert(serial, flight);

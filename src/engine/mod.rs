@@ -220,6 +220,8 @@ pub struct Engine<K, J> {
     outage: Outage,
     echo: Echo,
     counters: Counters,
+    /// What the last look at the queue found, until the next event: no attempt before this time.
+    found: Option<Option<Timestamp>>,
 }
 
 /// An echo counts for at most the term divided by this, so that every delay that is measured in
@@ -246,6 +248,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             outage: Outage::default(),
             echo: Echo::hinted(config.echo_hint, config.tuning.longest_echo.min(config.term / LONGEST_ECHO)),
             counters: Counters::default(),
+            found: None,
             rng,
             config,
         }
@@ -384,7 +387,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let now = self.advance(now);
         self.in_flight.expire(now);
         self.queue.release_due(now);
-        let Step::Run(ready, kind) = self.step() else { return None };
+        let (ready, kind) = match self.step() {
+            Step::Run(ready, kind) => (ready, kind),
+            blocked => {
+                self.found = Some(blocked.time());
+                return None;
+            }
+        };
         match kind {
             Kind::Probe { suspicion, .. } => {
                 // Slow start begins anew with each probe, also after an idle term.
@@ -419,20 +428,21 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns a time at or before the last `now` if an attempt can start immediately.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let lease_end = self.contest.leads(self.clock).then(|| self.contest.lease_end());
-        let step = match self.step() {
+        let step = self.found.unwrap_or_else(|| match self.step() {
             Step::Run(..) => Some(self.clock),
-            Step::Wait(until) => Some(until),
-            Step::Idle => None,
-        };
+            blocked => blocked.time(),
+        });
         earliest([step, self.queue.next_due(), lease_end])
     }
 
     /// Takes all pending jobs, oldest first. Attempts in flight are not among them.
     pub fn drain(&mut self) -> Vec<(K, J)> {
+        self.found = None;
         self.queue.drain(self.clock)
     }
 
     fn advance(&mut self, now: Timestamp) -> Timestamp {
+        self.found = None;
         self.clock = self.clock.max(now);
         self.clock
     }

@@ -13,6 +13,14 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// Returns when something may happen, if nothing may now.
+    pub(super) fn time(&self) -> Option<Timestamp> {
+        match self {
+            Self::Wait(until) => Some(*until),
+            Self::Run(..) | Self::Idle => None,
+        }
+    }
+
     /// Returns what happens first if both are possible. The older key goes first, so that a stream of
     /// jobs for some keys starves no other.
     pub(super) fn or(self, other: Self) -> Self {

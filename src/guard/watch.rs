@@ -5,6 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -17,6 +18,42 @@ use crate::{
     status::{LeaseClosed, WatchState},
     store::{Event, Store, StoreError},
 };
+
+/// The first listing of a watch, as far as it shows how far away the store is.
+struct FirstListing {
+    /// When the first answer came.
+    answered: Option<Duration>,
+    entries: usize,
+    key: Option<Arc<str>>,
+}
+
+/// A round trip to the store.
+enum RoundTrip {
+    Took(Duration),
+    /// Read this key to find out.
+    Read(Arc<str>),
+}
+
+impl FirstListing {
+    /// A listing with no more entries takes about as long as any other request.
+    const SHORT: usize = 64;
+
+    /// Takes an event in that came after `time`. At the end of the listing, returns what shows the
+    /// length of a round trip. A long listing is none.
+    fn note(&mut self, event: &Event, time: Duration) -> Option<RoundTrip> {
+        match event {
+            Event::Init => self.answered = Some(time),
+            Event::InitEntry(entry) => {
+                self.entries += 1;
+                self.key.get_or_insert_with(|| entry.key.clone());
+            }
+            Event::InitDone if self.entries <= Self::SHORT => return self.answered.map(RoundTrip::Took),
+            Event::InitDone => return self.key.take().map(RoundTrip::Read),
+            _ => {}
+        }
+        None
+    }
+}
 
 /// Takes changes in until the watch ends, then waits for the end of the lease. Ends early with the
 /// guard or the lease.
@@ -57,6 +94,7 @@ async fn take_in_all<S: Store>(
     let mut changes = pin!(changes);
     let started = clock::now();
     let mut live_since = started;
+    let mut first_listing = Some(FirstListing { answered: None, entries: 0, key: None });
     while let Some(change) = changes.next().await {
         let Some(inner) = guard.upgrade() else { return };
         let now = clock::now();
@@ -69,16 +107,21 @@ async fn take_in_all<S: Store>(
                     inner.set_watch_state(WatchState::Live);
                     let _ = inner.notices.send(Notice::WatchRestored);
                 }
-                if event == Event::Init && state == WatchState::Starting {
-                    // The first answer of the store shows how far away it is.
-                    inner.lease.echo_hint(now - started);
-                } else if event == Event::Init {
+                if event == Event::Init && state != WatchState::Starting {
                     inner.lease.relisted();
                 }
+                let round_trip = match &mut first_listing {
+                    Some(listing) => listing.note(&event, now - started),
+                    None => None,
+                };
                 if state != WatchState::Live || event == Event::InitDone {
                     live_since = now;
                 }
                 inner.event(event, now, live_since);
+                if let Some(round_trip) = round_trip {
+                    first_listing = None;
+                    inner.hint_echo(round_trip).await;
+                }
             }
             Err(error) => {
                 inner.keys.lock().watches = false;
@@ -141,6 +184,21 @@ impl<S: Store> Inner<S> {
                 self.take_in(&key, Change::new(None, version, arrived).live_since(live_since));
             }
         }
+    }
+
+    /// Reports how far away the store is.
+    async fn hint_echo(&self, round_trip: RoundTrip) {
+        let time = match round_trip {
+            RoundTrip::Took(time) => time,
+            RoundTrip::Read(key) => {
+                let asked = clock::now();
+                if self.store.get_uncached(&key).await.is_err() {
+                    return;
+                }
+                clock::now() - asked
+            }
+        };
+        self.lease.echo_hint(time);
     }
 
     /// Reports that the watch ended for good, once.
