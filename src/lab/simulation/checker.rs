@@ -155,6 +155,11 @@ impl Checker {
         }
     }
 
+    /// The store was listed anew, and may have been restored.
+    pub fn store_was_listed(&mut self) {
+        self.won_at = None;
+    }
+
     /// The engine took evidence in. `before` is the engine before that.
     pub fn rival_was_seen(&mut self, engine: &Engine<usize, u64>, before: Standing, revision: Option<u64>) {
         let is_older = revision.zip(self.won_at).is_some_and(|(revision, won)| revision < won);
