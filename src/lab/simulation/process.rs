@@ -162,6 +162,14 @@ impl Process {
         (attempts().count(), attempts().filter(|attempt| attempt.of.failed_before).count())
     }
 
+    /// How many of the latter started after `silent_since`, too, by the process's own clock.
+    pub fn repeats_since(&self, since: Duration, silent_since: Timestamp) -> usize {
+        let started = |attempt: &&Attempt| {
+            attempt.started > since && attempt.standing.is_some_and(|standing| standing.at() > silent_since)
+        };
+        self.attempts.values().filter(|attempt| attempt.of.failed_before).filter(started).count()
+    }
+
     /// An attempt has read a key. Returns the write to send. If there is nothing to write, that
     /// ends the attempt.
     pub fn read(&mut self, now: Duration, number: usize, stored: Stored) -> Option<Write> {

@@ -12,7 +12,7 @@ use super::{
     observation::Observation,
     plan::{Algorithm, Member, Plan},
     process::Process,
-    recovery::{KEYS_HAVE_INCUMBENTS, Recovery, most_refused},
+    recovery::{KEYS_HAVE_INCUMBENTS, Recovery, is_harsh, most_refused},
     report::{RunStats, Violation},
     world::World,
 };
@@ -114,7 +114,10 @@ impl Promises {
         }
         let mut leaders: HashMap<u8, usize> = HashMap::new();
         for (host, member) in world.hosts.iter().zip(&plan.members) {
-            *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
+            // Nobody leads a group all of whose replicas are dead.
+            if host.process.is_some() {
+                *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
+            }
         }
         for (group, leaders) in leaders {
             let mut ranges = plan.members.iter().filter(|member| member.group == group);
@@ -152,6 +155,7 @@ impl Promises {
             || !is_steady(world)
             || !is_easy(plan)
             || is_uneasy(plan)
+            || may_idle(plan)
             || !plan.members.iter().all(wants_same)
             || plan.election.is_some()
         {
@@ -281,6 +285,9 @@ fn check_ages(world: &World, replica: usize) -> Result<Duration, Violation> {
         return Ok(Duration::ZERO);
     }
     let mut oldest = Duration::ZERO;
+    if !KEYS_HAVE_INCUMBENTS && is_harsh(plan) {
+        return Ok(oldest);
+    }
     for (since, key) in process.pending() {
         if is_excused(world, replica, key) {
             continue;
@@ -333,13 +340,17 @@ fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Viol
         Role::Follower => false,
     };
     // An attempt of a key that failed before holds up no other, so one may run beside it.
-    let (in_flight, failed_before) = process.attempts_since(world.now.saturating_sub(SLOT));
+    let slots = world.now.saturating_sub(SLOT);
+    let (in_flight, failed_before) = process.attempts_since(slots);
     let is_more_than_one = in_flight - failed_before > 1 || failed_before > 1;
     if competes && is_more_than_one {
         let promise = "a replica that competes makes one attempt at a time";
         return Err(violation(world, promise, replica, in_flight));
     }
-    if process.checker.is_silent() && is_more_than_one {
+    // Attempts of failing keys that began before this was known go on.
+    if let Some(since) = process.checker.silent_since()
+        && (in_flight - failed_before > 1 || process.repeats_since(slots, since) > 1)
+    {
         let promise = "one attempt at a time finds out whether the store is back";
         return Err(violation(world, promise, replica, in_flight));
     }
@@ -400,10 +411,16 @@ fn is_easy(plan: &Plan) -> bool {
     plan.cadence >= 4 * plan.attempt()
 }
 
+/// Returns whether a lease may end because so few rounds want anything.
+fn may_idle(plan: &Plan) -> bool {
+    plan.churn > 0 && plan.term < 4 * plan.cadence
+}
+
 /// Returns whether who writes and who leads may move about for ever: some keys cannot be written,
 /// nobody is ever content with some, or one replica learns late what others do.
 fn is_uneasy(plan: &Plan) -> bool {
     plan.restless > 0
+        || (!KEYS_HAVE_INCUMBENTS && is_harsh(plan))
         || plan.chronic().next().is_some()
         || plan.members.iter().any(|member| !member.lag.is_zero())
 }

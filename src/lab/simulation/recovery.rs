@@ -60,6 +60,13 @@ pub(super) fn most_refused(plan: &Plan, late_messages: u64) -> Option<u64> {
     are_alone.then(|| REFUSED * (1 + plan.faults.len() as u64) + late_messages)
 }
 
+/// Returns whether a plan has faults after which keys may be pending for minutes, as long as keys
+/// have no incumbents.
+pub(super) fn is_harsh(plan: &Plan) -> bool {
+    let slows = |kind| matches!(kind, FaultKind::Slow(_) | FaultKind::Brownout);
+    plan.faults.iter().any(|fault| slows(fault.kind)) || plan.chronic().next().is_some()
+}
+
 /// How many writes may be refused for each fault.
 const REFUSED: u64 = 20;
 /// How many rounds after the last fault a round takes no longer than before.
