@@ -43,8 +43,8 @@
 //! - A failing key holds up no other: the same with keys that cannot be written for ever.
 //! - Once all is well, no key waits for longer than patience, its spread, and the attempts that fail
 //!   first or stand before it.
-//! - A run has at most 20 refused writes for its start and for each fault, and one for each late
-//!   message.
+//! - If nobody else changes the keys, and requests come no faster than they are served, a run has at
+//!   most 20 refused writes for its start and for each fault, and one for each late message.
 //!
 //! ```
 //! use writerlease::lab::simulation::Plan;

@@ -50,13 +50,15 @@ impl Recovery {
 }
 
 /// Returns how many writes may be refused in a run: some for the start and for each fault, and one
-/// for each message that takes long. `None` if others change the keys, too, or if some replica
-/// learns late or is never content.
+/// for each message that takes long. `None` if others change the keys, too, if requests come
+/// faster than they are served, or if some replica learns late or is never content.
 pub(super) fn most_refused(plan: &Plan, late_messages: u64) -> Option<u64> {
-    let by_others = |kind| matches!(kind, FaultKind::Edits | FaultKind::Deletes | FaultKind::Restore);
+    let interferes =
+        |kind| matches!(kind, FaultKind::Edits | FaultKind::Deletes | FaultKind::Restore | FaultKind::Burst);
     let are_alone = plan.restless == 0
+        && plan.cadence >= 4 * plan.attempt()
         && plan.members.iter().all(|member| member.group == plan.members[0].group && member.lag.is_zero())
-        && !plan.faults.iter().any(|fault| by_others(fault.kind));
+        && !plan.faults.iter().any(|fault| interferes(fault.kind));
     are_alone.then(|| REFUSED * (1 + plan.faults.len() as u64) + late_messages)
 }
 
