@@ -10,6 +10,7 @@ pub mod simulation;
 pub use self::{
     network::{Network, NetworkFault, RemoteStore, RequestCounts},
     scenario::{
-        Fleet, LabError, Pace, Progress, Replica, Report, Scenario, Strategy, Value, WriteEvent, WriteLog,
+        Fleet, LabError, Pace, Progress, Replica, ReplicaFault, ReplicaFaultKind, Report, Scenario, Strategy,
+        Value, WriteEvent, WriteLog,
     },
 };

@@ -62,7 +62,7 @@ pub struct RemoteStore<S> {
 ///
 /// let ms = Duration::from_millis(1);
 /// // A write takes 2 ms on average and a watch event 4 ms; one event in 100 takes 50 ms more.
-/// let network = Network { read: ms, write: 2 * ms, watch: 4 * ms, late: 0.01, late_by: 50 * ms };
+/// let network = Network { read: ms, write: 2 * ms, watch: 4 * ms, late: 0.01, late_by: 50 * ms, in_order: true };
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Network {
@@ -73,11 +73,15 @@ pub struct Network {
     pub write: Duration,
     /// Time from a write to its watch event.
     pub watch: Duration,
-    /// Share of the events, from 0 to 1, that [`late_by`](Self::late_by) delays further. Newer
-    /// events can overtake these. At 0, events arrive in order.
+    /// Share of the events, from 0 to 1, that [`late_by`](Self::late_by) delays further. At 0,
+    /// events arrive in order.
     pub late: f64,
     /// Mean of the additional delay of a late event.
     pub late_by: Duration,
+    /// A late event holds up all that come after it, as in the watch of a real store, which is one
+    /// stream. Otherwise newer events overtake it: milder, because one late event then delays
+    /// nothing else.
+    pub in_order: bool,
 }
 
 /// A fault of a connection. The default is none.
@@ -317,7 +321,8 @@ impl<S: Store> Delayed<S> {
                 event = self.events.next() => {
                     let event = event?;
                     let now = clock::now();
-                    let in_order = self.remote.link.network.lock().late == 0.0 || is_listing(&event);
+                    let network = self.remote.link.network.lock().clone();
+                    let in_order = network.in_order || network.late == 0.0 || is_listing(&event);
                     let due = if is_listing(&event) { now } else { self.remote.delivery(now) };
                     let due = if in_order { self.last.map_or(due, |last| due.max(last)) } else { due };
                     self.last = Some(self.last.map_or(due, |last| last.max(due)));

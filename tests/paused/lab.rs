@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use futures_util::StreamExt;
 use writerlease::{
-    lab::{LabError, Network, Pace, Scenario, Strategy, Value},
+    lab::{LabError, Network, Pace, RemoteStore, ReplicaFault, ReplicaFaultKind, Scenario, Strategy, Value},
     store::{Entry, Event, Expected, Fence, MemoryStore, Store, StoreError, Version},
 };
 
@@ -99,6 +99,52 @@ async fn keys_of_others_are_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn late_event_holds_up_those_behind_it() {
+    let network = Network { watch: ms(2), late: 0.1, late_by: ms(500), ..Network::default() };
+    for in_order in [false, true] {
+        let store = MemoryStore::new();
+        let remote = RemoteStore::new(store.clone(), Network { in_order, ..network.clone() }, 1);
+        let events = remote.watch("").map(Result::unwrap).filter_map(async |event| match event {
+            Event::Put(entry) => Some(entry.key),
+            _ => None,
+        });
+        let writer = tokio::spawn(async move {
+            for key in 100..200 {
+                let written = store.put(&format!("key-{key}"), "".into(), Expected::Absent, None).await;
+                written.unwrap();
+                tokio::time::sleep(ms(1)).await;
+            }
+        });
+        let arrived: Vec<_> = events.take(100).collect().await;
+        writer.await.unwrap();
+        assert_eq!(arrived.is_sorted(), in_order, "{arrived:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_of_replicas_lose_no_update() {
+    for kind in [ReplicaFaultKind::Restart, ReplicaFaultKind::Kill, ReplicaFaultKind::Pause] {
+        let fault =
+            |replica| ReplicaFault { kind, replica, at: ms(1100 + 2000 * replica as u64), lasts: ms(1500) };
+        let faults = (0..3).map(fault).collect();
+        let scenario = Scenario { faults, rounds: 10, gap: ms(1000), ..small() };
+        let report = scenario.run(MemoryStore::new()).await.unwrap();
+        assert_eq!((report.rounds.len(), report.updates_lost), (10, 0), "{kind:?}: {report}");
+        assert!(report.leader_changes >= 1, "{kind:?} of the leader goes unnoticed: {report}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replica_has_its_own_network() {
+    let far = Network { write: ms(300), ..small().network };
+    let scenario = Scenario { replicas: 2, wants: vec![0..5, 5..10], networks: vec![far], ..small() };
+    let report = scenario.run(MemoryStore::new()).await.unwrap();
+    assert!(report.round_p50() > ms(70), "the far replica's own keys take long: {report}");
+    let near = Scenario { networks: Vec::new(), ..scenario }.run(MemoryStore::new()).await.unwrap();
+    assert!(near.round_p50() < ms(70), "{near}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn incomplete_round_ends_the_run() {
     let scenario = Scenario { term: ms(1000), ..small() };
     let error = scenario.run(Forgetful(MemoryStore::new(), None)).await.unwrap_err();
@@ -138,6 +184,13 @@ fn invalid_scenario_names_the_field() {
         (
             check(|scenario| scenario.kill_leader_at = Some(11)),
             "kill_leader_at is 11, but must be from 1 to the number of rounds (10)",
+        ),
+        (
+            check(|scenario| {
+                let (at, lasts) = (Duration::ZERO, ms(1));
+                scenario.faults = vec![ReplicaFault { kind: ReplicaFaultKind::Pause, replica: 3, at, lasts }];
+            }),
+            "faults is 3, but must be below the number of replicas (3)",
         ),
     ] {
         assert_eq!(message, expected);

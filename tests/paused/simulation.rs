@@ -1,8 +1,12 @@
 //! The promises of the engine, in plans drawn from seeds.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -10,7 +14,8 @@ use std::{
 use writerlease::lab::simulation::{FaultKind, Plan, PlannedFault, RoundStats, RunStats};
 
 /// Returns 2000 seeds, or 50 without optimization. The environment variables `SEEDS` and `FIRST`
-/// set their number and the first one.
+/// set their number and the first one. With `COUNT`, all seeds run, and the
+/// broken promises are counted.
 fn seeds() -> Range<u64> {
     let number = |name, unless_set: u64| {
         let set = std::env::var(name).ok();
@@ -23,6 +28,8 @@ fn seeds() -> Range<u64> {
 #[test]
 fn all_promises_hold_for_drawn_plans() {
     let (seeds, next) = (seeds(), AtomicU64::new(0));
+    let count = std::env::var_os("COUNT").is_some();
+    let broken = Mutex::new(BTreeMap::<_, Vec<_>>::new());
     let run = || {
         let mut total = RunStats::default();
         loop {
@@ -33,6 +40,10 @@ fn all_promises_hold_for_drawn_plans() {
             let plan = Plan::drawn(seed);
             match plan.run() {
                 Ok(stats) => total = total + stats,
+                Err(violation) if count => {
+                    let mut broken = broken.lock().expect("no other thread panicked");
+                    broken.entry(violation.promise).or_default().push((seed, violation));
+                }
                 Err(violation) => {
                     // Printed before the shrinking, which can take long.
                     println!("seed {seed}: {violation}");
@@ -52,6 +63,10 @@ fn all_promises_hold_for_drawn_plans() {
         seeds.end - seeds.start,
         total.time.as_secs_f64() / 3600.0
     );
+    for (promise, violations) in broken.into_inner().expect("no thread panicked") {
+        let seeds: Vec<_> = violations.iter().map(|(seed, _)| seed).take(20).collect();
+        println!("{} seeds break: {promise}: {seeds:?}; {}", violations.len(), violations[0].1);
+    }
     assert!(total.written > total.rounds, "something was written");
 }
 

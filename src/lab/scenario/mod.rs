@@ -1,5 +1,6 @@
 //! Scenarios: replicas that update the same objects in rounds, and the report of a run.
 
+mod faults;
 mod fleet;
 mod replica;
 mod report;
@@ -11,6 +12,7 @@ mod value;
 mod write_log;
 
 pub use self::{
+    faults::{ReplicaFault, ReplicaFaultKind},
     fleet::Fleet,
     replica::Replica,
     report::Report,

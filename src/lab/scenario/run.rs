@@ -1,4 +1,4 @@
-//! The run of a scenario, which starts the rounds, watches the store, kills the leader and counts.
+//! The run of a scenario, which starts the rounds, watches the store, lets faults happen and counts.
 
 use std::{pin::pin, time::Duration};
 
@@ -7,6 +7,7 @@ use rand::{RngExt, rngs::Xoshiro256PlusPlus, seq::index};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
+    faults::FaultPlan,
     fleet::{Fleet, Local},
     report::Report,
     rounds::RoundTracker,
@@ -103,6 +104,7 @@ struct Run<'a, S, F, P> {
     rounds: Xoshiro256PlusPlus,
     edits: Xoshiro256PlusPlus,
     kill: Option<Kill>,
+    faults: FaultPlan,
 }
 
 struct Kill {
@@ -122,6 +124,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             rounds: scenario.rng(SeedStream::Rounds),
             edits: scenario.rng(SeedStream::Edits),
             kill: None,
+            faults: FaultPlan::new(&scenario.faults),
         }
     }
 
@@ -150,7 +153,8 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
                 None => return Err(ended()),
             }
         }
-        let mut next_round = Some(clock::now());
+        let began = clock::now();
+        let mut next_round = Some(began);
         let mut next_edit = self.time_to_edit().map(|wait| clock::now() + wait);
         loop {
             let oldest = self.tracker.oldest().map(|(_, round)| round.started);
@@ -160,7 +164,8 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
                 return Ok(());
             }
             let give_up = oldest.map(|started| started + scenario.bound());
-            let wake = [round_at, next_edit, give_up].into_iter().flatten().min();
+            let next_fault = self.faults.next().map(|after| began + after);
+            let wake = [round_at, next_edit, next_fault, give_up].into_iter().flatten().min();
             tokio::select! {
                 // Events come first, so that paused time advances only when none is left.
                 biased;
@@ -181,6 +186,9 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
                     if round_at.is_some_and(|at| at <= now) {
                         self.begin().await?;
                         next_round = (self.tracker.started() < scenario.rounds).then(|| now + scenario.gap);
+                    }
+                    if next_fault.is_some_and(|at| at <= now) {
+                        self.next_fault().await?;
                     }
                     if next_edit.is_some_and(|at| at <= now) {
                         self.edit().await?;
@@ -213,6 +221,14 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             if self.fleet.kill_leader() {
                 self.kill = Some(Kill { at, round, refused });
             }
+        }
+    }
+
+    async fn next_fault(&mut self) -> Result<(), LabError> {
+        let Some(step) = self.faults.pop() else { return Ok(()) };
+        match step.begins {
+            true => self.fleet.begin_fault(step.replica, step.kind).await,
+            false => self.fleet.end_fault(step.replica, step.kind).await,
         }
     }
 

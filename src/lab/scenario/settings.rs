@@ -4,6 +4,7 @@ use std::{fmt, ops::Range, time::Duration};
 
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
+use super::faults::ReplicaFault;
 use crate::{
     engine::config::ConfigError,
     lab::network::{Network, RemoteStore},
@@ -73,8 +74,13 @@ pub struct Scenario {
     /// Round, counted from 1, in which the leader is killed, as soon as half of the round's keys
     /// are up to date. Default: `None`.
     pub kill_leader_at: Option<usize>,
+    /// Faults of single replicas, such as restarts and pauses. Default: none.
+    pub faults: Vec<ReplicaFault>,
     /// Network between each replica and the store. Default: no delay.
     pub network: Network,
+    /// Networks of single replicas, by replica, for one whose watch lags or that is far away.
+    /// Replicas beyond the end of the list have [`network`](Self::network). Default: empty.
+    pub networks: Vec<Network>,
     /// Term of the leases. Default: 60 s.
     pub term: Duration,
     /// Number of attempts that each replica may have in flight. Default: 16.
@@ -167,7 +173,9 @@ impl Default for Scenario {
             skew: Duration::from_millis(20),
             edits: 0.0,
             kill_leader_at: None,
+            faults: Vec::new(),
             network: Network::default(),
+            networks: Vec::new(),
             term: Duration::from_secs(60),
             concurrency: 16,
             prefix: "lab/".into(),
@@ -179,7 +187,8 @@ impl Default for Scenario {
 impl Scenario {
     /// Connects replica number `index` to `store` through the scenario's network.
     pub fn connect<S: Store>(&self, index: usize, store: S) -> RemoteStore<S> {
-        RemoteStore::new(store, self.network.clone(), self.seed_of(SeedStream::Network(index)))
+        let network = self.networks.get(index).unwrap_or(&self.network);
+        RemoteStore::new(store, network.clone(), self.seed_of(SeedStream::Network(index)))
     }
 
     /// Checks the settings, as each run does.
@@ -212,6 +221,10 @@ impl Scenario {
                 format!("a non-empty range within the keys (0..{})", self.keys),
             ));
         }
+        if let Some(fault) = self.faults.iter().find(|fault| fault.replica >= self.replicas) {
+            let rule = format!("below the number of replicas ({})", self.replicas);
+            return Err(ConfigError::new("faults", fault.replica, rule));
+        }
         if !self.edits.is_finite() || self.edits < 0.0 {
             return Err(ConfigError::new("edits", self.edits, "a number of at least 0"));
         }
@@ -234,9 +247,13 @@ impl Scenario {
 
     /// Returns the time within which the last events reach every replica.
     pub(super) fn settling(&self) -> Duration {
-        let Network { read, write, watch, late, late_by } = self.network;
-        let latest = if late > 0.0 { late_by * 8 } else { Duration::ZERO };
-        self.skew + (read + write + watch) * 20 + latest + Duration::from_millis(100)
+        let slowest = |network: &Network| {
+            let Network { read, write, watch, late, late_by, .. } = *network;
+            let latest = if late > 0.0 { late_by * 8 } else { Duration::ZERO };
+            (read + write + watch) * 20 + latest
+        };
+        let networks = self.networks.iter().chain([&self.network]);
+        self.skew + networks.map(slowest).max().unwrap_or_default() + Duration::from_millis(100)
     }
 
     pub(super) fn rng(&self, stream: SeedStream) -> Xoshiro256PlusPlus {

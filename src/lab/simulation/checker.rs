@@ -22,6 +22,8 @@ pub(super) struct Checker {
     /// When the last attempt failed, if different keys failed and the store has answered no attempt
     /// in between.
     silent: Option<Timestamp>,
+    /// Since when it has been silent.
+    silent_since: Option<Timestamp>,
     /// When the last attempt failed, while it was silent, of a key that had not failed before.
     silent_to_clean: Option<Timestamp>,
     broken: Option<(&'static str, String)>,
@@ -49,6 +51,10 @@ impl Standing {
     pub fn of(engine: &Engine<usize, u64>, at: Timestamp) -> Self {
         Self { at, role_generation: engine.role_generation(), role: engine.role() }
     }
+
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
 }
 
 impl Checker {
@@ -57,9 +63,9 @@ impl Checker {
         self.broken.as_ref()
     }
 
-    /// Returns whether the store is known to give no answer.
-    pub fn is_silent(&self) -> bool {
-        self.silent.is_some()
+    /// Returns since when the store is known to give no answer, if it is.
+    pub fn silent_since(&self) -> Option<Timestamp> {
+        self.silent_since
     }
 
     /// Returns the latest end that the lease of a leader by work may have.
@@ -121,6 +127,7 @@ impl Checker {
         self.last_answer = now;
         self.failed.remove(&of.key);
         (self.suspect, self.silent, self.silent_to_clean) = (None, None, None);
+        self.silent_since = None;
     }
 
     fn failure_is_news(&mut self, now: Timestamp, of: Of) {
@@ -129,6 +136,7 @@ impl Checker {
             return;
         }
         self.silent = Some(now);
+        self.silent_since.get_or_insert(now);
         if is_first {
             self.silent_to_clean = Some(now);
         }
@@ -153,6 +161,11 @@ impl Checker {
             let detail = format!("until {:?}, not {end:?}", engine.lease_end());
             self.break_promise("a write holds the lease for a term", detail);
         }
+    }
+
+    /// The store was listed anew, and may have been restored.
+    pub fn store_was_listed(&mut self) {
+        self.won_at = None;
     }
 
     /// The engine took evidence in. `before` is the engine before that.

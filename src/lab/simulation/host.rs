@@ -17,12 +17,16 @@ pub(super) struct Host {
     pub paused: bool,
     pub partitioned: bool,
     pub blind: bool,
+    pub deaf: bool,
+    pub slow: bool,
     /// Events that came in while the process was paused.
     pub waiting: Vec<Event>,
     /// When the process will be polled again.
     pub wake_at: Option<Duration>,
     /// Counts the watches.
     pub watch: u32,
+    /// The number of the process's first watch.
+    pub first_watch: u32,
     /// When the listing of the current watch arrives.
     pub listing_at: Duration,
     /// When the last news arrives that is on its way, in order.
@@ -41,6 +45,7 @@ impl Host {
         self.waiting.clear();
         self.wake_at = None;
         self.asked = Duration::ZERO;
+        self.first_watch = self.watch + 1;
         self.process = Some(process);
     }
 
@@ -62,6 +67,10 @@ impl Host {
     /// Returns whether news of this watch reach the process.
     pub fn sees(&self, watch: u32) -> bool {
         !self.partitioned && !self.blind && self.watch == watch
+    }
+
+    pub fn is_first_watch(&self) -> bool {
+        self.watch == self.first_watch
     }
 
     pub fn expect_answer(&mut self, call: Call) {

@@ -2,7 +2,7 @@
 
 use super::plan::Versions;
 use crate::{
-    engine::{Timestamp, outcome::Outcome},
+    engine::Timestamp,
     object::{Change, Desired, Types, Version},
 };
 
@@ -62,8 +62,28 @@ pub(super) struct Write {
     pub fence: Option<u64>,
 }
 
-/// The store's answer to a write: the revision, or the outcome of a refused one.
-pub(super) type WriteResult = Result<Revision, Outcome>;
+/// The store's answer to a write: the revision, or why it did nothing.
+pub(super) type WriteResult = Result<Revision, Refusal>;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    /// The key has another version.
+    Conflict,
+    /// Another replica is elected.
+    Fenced,
+    /// The store gives no answer.
+    Unavailable,
+    /// The store denies the write for good.
+    Denied,
+}
+
+/// The wish of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Wish {
+    pub content: Content,
+    /// It is not content with that either, only with what is newer.
+    pub restless: bool,
+}
 
 /// A change on its way from the store to one process.
 #[derive(Clone, Copy, Debug)]
@@ -105,14 +125,16 @@ impl News {
 impl Types for Simulated {
     type Value = Content;
     type Version = Revision;
-    type Wish = Content;
+    type Wish = Wish;
     type Waiter = ();
     type Reason = ();
 
-    fn evaluate(wish: &Content, current: Option<&Content>) -> Desired<Content> {
+    fn evaluate(wish: &Wish, current: Option<&Content>) -> Desired<Content> {
+        let Wish { content, restless } = *wish;
+        let round = content.round + u64::from(restless);
         match current {
-            Some(current) if current.reaches(wish.group, wish.round) => Desired::Right,
-            _ => Desired::Write(*wish),
+            Some(current) if current.reaches(content.group, round) => Desired::Right,
+            _ => Desired::Write(content),
         }
     }
 }

@@ -11,7 +11,11 @@ pub(super) struct Network {
     latency: Duration,
     tail: u32,
     disorder: u32,
+    late: u32,
+    late_by: Duration,
     storm: Duration,
+    /// How many messages have taken longer than usual.
+    pub late_messages: u64,
 }
 
 impl Network {
@@ -21,7 +25,10 @@ impl Network {
             latency: plan.latency,
             tail: plan.tail,
             disorder: plan.disorder,
+            late: plan.late,
+            late_by: plan.late_by,
             storm: plan.storm,
+            late_messages: 0,
         }
     }
 
@@ -31,6 +38,14 @@ impl Network {
         if self.one_in(self.tail, now) { spread * self.rng.random_range(10..100) } else { spread }
     }
 
+    /// Draws how much longer news take.
+    pub fn lateness(&mut self, now: Duration) -> Duration {
+        match self.one_in(self.late, now) {
+            true => self.late_by.mul_f64(self.rng.random_range(0.0..1.0)),
+            false => Duration::ZERO,
+        }
+    }
+
     /// Draws whether news are sent out of order, or twice.
     pub fn is_disordered(&mut self, now: Duration) -> bool {
         self.one_in(self.disorder, now)
@@ -38,6 +53,8 @@ impl Network {
 
     /// Draws whether something happens that happens once in `many` times, while the storm lasts.
     fn one_in(&mut self, many: u32, now: Duration) -> bool {
-        many > 0 && now < self.storm && self.rng.random_range(0..many) == 0
+        let happens = many > 0 && now < self.storm && self.rng.random_range(0..many) == 0;
+        self.late_messages += u64::from(happens);
+        happens
     }
 }

@@ -2,8 +2,6 @@
 
 use std::{ops::Range, time::Duration};
 
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
-
 use crate::engine::{
     Tuning,
     config::{LeaseBuilder, LeaseConfig},
@@ -23,13 +21,23 @@ pub struct Plan {
     pub term: Duration,
     /// The time that a request takes, there and back. News take half of it.
     pub latency: Duration,
+    /// The time that the store takes for a write, beyond that.
+    pub commit: Duration,
     /// One message in `tail` takes ten to a hundred times as long; none if it is zero.
     pub tail: u32,
     /// One change in `disorder` is delivered twice, and as many are delivered out of order; none if
     /// it is zero.
     pub disorder: u32,
+    /// One piece of news in `late` takes up to `late_by` longer, and holds up all that follow; none
+    /// if it is zero.
+    pub late: u32,
+    /// The longest time that late news take longer.
+    pub late_by: Duration,
     /// The order that the store's versions show.
     pub versions: Versions,
+    /// The number of keys, from the first one on, over which nobody is ever content: each request
+    /// writes, whatever is there.
+    pub restless: usize,
     /// The time between two rounds, in each of which all keys are to change.
     pub cadence: Duration,
     /// One key in `churn` is not wanted in a round; all are wanted if it is zero.
@@ -87,6 +95,8 @@ pub struct Member {
     pub group: u8,
     /// The rate of its clock; 1 is the world's.
     pub rate: f64,
+    /// How much later than others it receives news.
+    pub lag: Duration,
 }
 
 impl Member {
@@ -131,95 +141,71 @@ pub enum FaultKind {
     Deletes,
     /// A new round begins after each latency.
     Burst,
+    /// The replica's requests reach the store, but no answer comes back. Its watch goes on.
+    Deaf(usize),
+    /// Messages to and from the replica take twenty times as long.
+    Slow(usize),
+    /// All messages take twenty times as long.
+    Brownout,
+    /// The store is set back to what it was when the fault began, as it ends. All watches list anew.
+    Restore,
+    /// Some keys cannot be written.
+    Sick(Sickness),
+}
+
+/// Keys that cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sickness {
+    /// The way in which writes of them end.
+    pub ailment: Ailment,
+    /// The first of the keys.
+    pub first_key: usize,
+    /// The number of keys, counted from the first one.
+    pub keys: usize,
+    /// The replica that cannot write them; `None` if no replica can.
+    pub replica: Option<usize>,
+}
+
+/// A way in which a write fails for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ailment {
+    /// The answer is an error, as if the store were not there.
+    Fails,
+    /// There is no answer.
+    Hangs,
+    /// The store denies it.
+    Denied,
+}
+
+impl Sickness {
+    /// Returns whether a replica cannot write a key.
+    pub(super) fn affects(&self, replica: usize, key: usize) -> bool {
+        (self.first_key..self.first_key + self.keys).contains(&key)
+            && self.replica.is_none_or(|only| only == replica)
+    }
 }
 
 impl Plan {
-    /// Returns the plan of a seed.
-    pub fn drawn(seed: u64) -> Self {
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let keys = rng.random_range(1..=12);
-        let count = rng.random_range(1..=7);
-        let (overlapping, groups) = (rng.random_bool(0.25), 1 + u8::from(rng.random_bool(0.15)));
-        let members = (0..count).map(|_| {
-            let (first_key, of) = match overlapping {
-                false => (0, keys),
-                true => {
-                    let first = rng.random_range(0..keys);
-                    (first, rng.random_range(1..=keys - first))
-                }
-            };
-            let group = rng.random_range(0..groups);
-            Member { first_key, keys: of, group, rate: rng.random_range(0.98..=1.02) }
-        });
-        let members: Vec<_> = members.collect();
-        let storm = Duration::from_secs(rng.random_range(20..=120));
-        let pick = |rng: &mut SmallRng| rng.random_range(0..count);
-        let faults = (0..rng.random_range(0..=6)).map(|_| {
-            let kind = match rng.random_range(0..11) {
-                0 | 1 => FaultKind::Pause(pick(&mut rng)),
-                2 => FaultKind::Crash(pick(&mut rng)),
-                3 => FaultKind::Partition(pick(&mut rng)),
-                4 => FaultKind::Blind(pick(&mut rng)),
-                5 => FaultKind::Outage,
-                6 => FaultKind::LostAnswers,
-                7 => FaultKind::Edits,
-                8 => FaultKind::Deletes,
-                9 => FaultKind::Burst,
-                _ => FaultKind::CrashLeader,
-            };
-            let from = storm.mul_f64(rng.random_range(0.0..0.9));
-            let until = (from + Duration::from_millis(1 << rng.random_range(5..=16))).min(storm);
-            PlannedFault { kind, from, until }
-        });
-        let faults = faults.collect();
-        let tail = *[0, 0, 1000, 100].get(rng.random_range(0..4)).unwrap_or(&0);
-        let disorder = *[0, 0, 100, 10].get(rng.random_range(0..4)).unwrap_or(&0);
-        let mut plan = Self {
-            seed,
-            members,
-            keys,
-            term: Duration::from_secs(rng.random_range(5..=60)),
-            latency: Duration::from_micros(1 << rng.random_range(9..=17)),
-            tail,
-            disorder,
-            versions: Versions::Ordered,
-            cadence: Duration::from_millis(1 << rng.random_range(7..=12)),
-            churn: *[0, 0, 0, 10].get(rng.random_range(0..4)).unwrap_or(&0),
-            // The elected replica does the keys that it wants, and nobody does the others.
-            election: (rng.random_bool(0.2) && !overlapping && groups == 1)
-                .then(|| Duration::from_millis(1 << rng.random_range(10..=14))),
-            faults,
-            storm,
-            // Some are long enough to show that somebody leads in the end.
-            calm: Duration::from_secs(if rng.random_bool(0.25) { 240 } else { 100 }),
-            tuning: Tuning::default(),
-            algorithm: Algorithm::Lease,
-        };
-        match rng.random_range(0..4) {
-            0 => plan.versions = Versions::OrderedPerKey,
-            1 => {
-                plan.versions = Versions::Unordered;
-                // The contract of stores: a watch without any order repeats nothing and keeps it.
-                plan.disorder = 0;
-            }
-            _ => {}
-        }
-        plan
-    }
-
     /// Returns a plan without faults: replicas that want the same keys, one round a second, five
     /// milliseconds from the store. Change the fields that are to differ.
     pub fn steady(seed: u64, replicas: usize, keys: usize, rounds: u32) -> Self {
         let cadence = Duration::from_secs(1);
+        let member = Member { first_key: 0, keys, group: 0, rate: 1.0, lag: Duration::ZERO };
         Self {
             seed,
-            members: vec![Member { first_key: 0, keys, group: 0, rate: 1.0 }; replicas],
+            members: vec![member; replicas],
             keys,
             term: Duration::from_secs(60),
             latency: Duration::from_millis(5),
+            commit: Duration::ZERO,
             tail: 0,
             disorder: 0,
+            late: 0,
+            late_by: Duration::ZERO,
             versions: Versions::Ordered,
+            restless: 0,
             cadence,
             churn: 0,
             election: None,
@@ -250,6 +236,25 @@ impl Plan {
     /// Returns whether a fault of this kind lasts.
     pub(super) fn has_fault(&self, now: Duration, kind: FaultKind) -> bool {
         self.faults.iter().any(|fault| fault.kind == kind && fault.from <= now && now < fault.until)
+    }
+
+    /// Returns the sicknesses that nobody heals.
+    pub(super) fn chronic(&self) -> impl Iterator<Item = Sickness> {
+        let chronic = |fault: &PlannedFault| match fault.kind {
+            FaultKind::Sick(sickness) if fault.until > self.storm => Some(sickness),
+            _ => None,
+        };
+        self.faults.iter().filter_map(chronic)
+    }
+
+    /// Returns whether a replica can never write a key once the storm is over.
+    pub(super) fn cannot_write(&self, replica: usize, key: usize) -> bool {
+        self.chronic().any(|sickness| sickness.affects(replica, key))
+    }
+
+    /// Returns how long a read and a write take together.
+    pub(super) fn attempt(&self) -> Duration {
+        2 * self.latency + self.commit
     }
 
     pub(super) fn end(&self) -> Duration {
@@ -287,6 +292,7 @@ impl Plan {
                 member.first_key = member.first_key.min(plan.keys - 1);
                 member.keys = member.keys.min(plan.keys - member.first_key);
             }
+            plan.restless = plan.restless.min(plan.keys);
             plans.push(plan);
         }
         if self.tail > 0 {
@@ -294,6 +300,20 @@ impl Plan {
         }
         if self.disorder > 0 {
             plans.push(Self { disorder: 0, ..self.clone() });
+        }
+        if self.late > 0 {
+            plans.push(Self { late: 0, ..self.clone() });
+        }
+        if self.restless > 0 {
+            plans.push(Self { restless: 0, ..self.clone() });
+        }
+        if !self.commit.is_zero() {
+            plans.push(Self { commit: Duration::ZERO, ..self.clone() });
+        }
+        if self.members.iter().any(|member| !member.lag.is_zero()) {
+            let mut plan = self.clone();
+            plan.members.iter_mut().for_each(|member| member.lag = Duration::ZERO);
+            plans.push(plan);
         }
         if self.churn > 0 {
             plans.push(Self { churn: 0, ..self.clone() });
@@ -324,7 +344,13 @@ impl FaultKind {
     /// The replica that the fault concerns, if it concerns one.
     fn concerns(self) -> Option<usize> {
         match self {
-            Self::Pause(one) | Self::Crash(one) | Self::Partition(one) | Self::Blind(one) => Some(one),
+            Self::Pause(one)
+            | Self::Crash(one)
+            | Self::Partition(one)
+            | Self::Blind(one)
+            | Self::Deaf(one)
+            | Self::Slow(one) => Some(one),
+            Self::Sick(sickness) => sickness.replica,
             _ => None,
         }
     }
@@ -337,6 +363,9 @@ impl FaultKind {
             Self::Crash(one) => Self::Crash(new(one)),
             Self::Partition(one) => Self::Partition(new(one)),
             Self::Blind(one) => Self::Blind(new(one)),
+            Self::Deaf(one) => Self::Deaf(new(one)),
+            Self::Slow(one) => Self::Slow(new(one)),
+            Self::Sick(sickness) => Self::Sick(Sickness { replica: sickness.replica.map(new), ..sickness }),
             other => other,
         }
     }

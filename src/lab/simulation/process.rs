@@ -9,7 +9,7 @@ use std::{
 use super::{
     checker::{Checker, Of, Standing},
     contender::{Contender, Start},
-    message::{Content, News, Simulated, Stored, Write},
+    message::{Content, News, Simulated, Stored, Wish, Write},
     plan::Member,
 };
 use crate::{
@@ -20,6 +20,8 @@ use crate::{
 pub(super) struct Process {
     pub contender: Contender,
     member: Member,
+    /// The number of keys, from the world's first one on, with which it is never content.
+    restless: usize,
     /// When the clock was at zero, in the world's time.
     born: Duration,
     /// The member's keys, from the first one on.
@@ -62,12 +64,13 @@ struct Attempt {
 }
 
 impl Process {
-    pub fn new(member: Member, contender: Contender, born: Duration) -> Self {
+    pub fn new(member: Member, restless: usize, contender: Contender, born: Duration) -> Self {
         let key = || Key { object: Object::new(false), goal: 0, ages: Ages::default() };
         Self {
             contender,
             keys: (0..member.keys).map(|_| key()).collect(),
             member,
+            restless,
             born,
             live: false,
             requests: 0,
@@ -109,10 +112,11 @@ impl Process {
     pub fn request(&mut self, now: Duration, number: usize, round: u64) {
         let group = self.member.group;
         let id = RequestId(self.requests);
+        let restless = number < self.restless;
         let key = self.key(number);
         key.goal = round;
         key.ages.add(round, now);
-        let wish = Content { round, group };
+        let wish = Wish { content: Content { round, group }, restless };
         let effects =
             key.object.handle_request(Request { id, part: "".into(), wish, seen: None, waiter: Some(()) });
         self.requests += 1;
@@ -159,6 +163,14 @@ impl Process {
         (attempts().count(), attempts().filter(|attempt| attempt.of.failed_before).count())
     }
 
+    /// How many of the latter started after `silent_since`, too, by the process's own clock.
+    pub fn repeats_since(&self, since: Duration, silent_since: Timestamp) -> usize {
+        let started = |attempt: &&Attempt| {
+            attempt.started > since && attempt.standing.is_some_and(|standing| standing.at() > silent_since)
+        };
+        self.attempts.values().filter(|attempt| attempt.of.failed_before).filter(started).count()
+    }
+
     /// An attempt has read a key. Returns the write to send. If there is nothing to write, that
     /// ends the attempt.
     pub fn read(&mut self, now: Duration, number: usize, stored: Stored) -> Option<Write> {
@@ -202,14 +214,24 @@ impl Process {
         }
     }
 
-    /// The store has answered a watch after this time, with a listing that follows.
-    pub fn open_watch(&mut self, now: Duration, round_trip: Duration) {
+    /// The store has answered a watch after this time, with a listing that follows. `is_first` says
+    /// that this process has not watched before.
+    pub fn open_watch(&mut self, now: Duration, round_trip: Duration, is_first: bool) {
         let local = self.local(now);
         self.live = false;
         self.keys.iter_mut().for_each(|key| key.object.handle_listing());
-        if let Some(engine) = self.contender.engine_mut() {
+        let Some(engine) = self.contender.engine_mut() else { return };
+        if is_first {
             engine.handle_echo_hint(local, round_trip);
+        } else {
+            engine.handle_relisting(local);
+            self.checker.store_was_listed();
         }
+    }
+
+    /// When the attempt of a key that is in flight began.
+    pub fn attempt_began(&self, number: usize) -> Option<Duration> {
+        self.attempts.get(&number).map(|attempt| attempt.started)
     }
 
     /// The listing is complete.
@@ -242,10 +264,16 @@ impl Process {
         let judgement = question.judge(|wishes| Some(wishes.evaluate(value.as_ref())), |_| true);
         let effects = object.handle_change(change, &question, judgement);
         self.carry_out(now, number, effects.expect("nothing happened since the question"));
+        let group = self.member.group;
         let key = self.key(number);
-        let is_gone = key.object.value().is_none() && !key.object.is_unknown();
-        if is_gone && key.goal > 0 && key.object.requests().is_empty() {
-            let goal = key.goal;
+        // The controller looks at each change: a key that is gone, or that a restored store has set
+        // back, is requested again.
+        let goal = key.goal;
+        let is_behind = match key.object.value() {
+            Some(value) => value.group == group && value.round < goal,
+            None => !key.object.is_unknown(),
+        };
+        if is_behind && goal > 0 && key.object.requests().is_empty() {
             self.request(now, number, goal);
         }
     }

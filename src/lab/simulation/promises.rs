@@ -11,6 +11,8 @@ use super::{
     message::{Content, Stored},
     observation::Observation,
     plan::{Algorithm, Member, Plan},
+    process::Process,
+    recovery::{KEYS_HAVE_INCUMBENTS, Recovery, is_harsh, most_refused},
     report::{RunStats, Violation},
     world::World,
 };
@@ -112,19 +114,24 @@ impl Promises {
         }
         let mut leaders: HashMap<u8, usize> = HashMap::new();
         for (host, member) in world.hosts.iter().zip(&plan.members) {
-            *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
+            // Nobody leads a group all of whose replicas are dead.
+            if host.process.is_some() {
+                *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
+            }
         }
         for (group, leaders) in leaders {
             let mut ranges = plan.members.iter().filter(|member| member.group == group);
             let first = ranges.next().map(Member::range);
             let are_same = ranges.all(|member| Some(member.range()) == first);
             let is_alone = plan.members.iter().all(|member| member.group == group);
-            let is_settled = calm > SETTLED && is_steady && are_same && (is_easy || is_alone);
+            let is_settled =
+                calm > SETTLED && !is_uneasy(plan) && is_steady && are_same && (is_easy || is_alone);
             if leaders > 1 && (is_settled || plan.election.is_some()) {
                 let detail = format!("{leaders} lead:\n{}", standing(world));
                 return Err(violation(world, "no two replicas lead", 0, detail));
             }
-            if leaders > 0 || !(is_steady && are_same && is_easy) || calm.is_zero() {
+            let is_judged = is_steady && are_same && is_easy && !is_uneasy(plan) && !calm.is_zero();
+            if leaders > 0 || !is_judged {
                 self.leaderless.remove(&group);
                 continue;
             }
@@ -147,6 +154,8 @@ impl Promises {
         if calm(world) < SETTLED
             || !is_steady(world)
             || !is_easy(plan)
+            || is_uneasy(plan)
+            || may_idle(plan)
             || !plan.members.iter().all(wants_same)
             || plan.election.is_some()
         {
@@ -170,9 +179,33 @@ impl Promises {
         Ok(())
     }
 
+    /// Nothing that a fault left behind lasts.
+    fn check_recovery(&self, world: &World) -> Result<(), Violation> {
+        let plan = world.plan;
+        if !self.in_time || !KEYS_HAVE_INCUMBENTS || plan.algorithm != Algorithm::Lease {
+            return Ok(());
+        }
+        let refused = world.stats.refused;
+        if most_refused(plan, world.late_messages()).is_some_and(|most| refused > most) {
+            let detail = format!("{refused} for {} faults:\n{}", plan.faults.len(), standing(world));
+            return Err(violation(world, "each fault costs few refused writes", 0, detail));
+        }
+        match Recovery::of(world).filter(|recovery| !recovery.is_complete(plan)) {
+            Some(recovery) => {
+                let promise = match plan.chronic().next() {
+                    None => "nothing is metastable",
+                    Some(_) => "a failing key holds up no other",
+                };
+                Err(violation(world, promise, 0, format!("{recovery:?}:\n{}", standing(world))))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// At the end nothing is pending, and every key is as it should be. Returns the figures of the
     /// run.
     pub fn check_end(self, world: &World) -> Result<RunStats, Violation> {
+        self.check_recovery(world)?;
         let mut stats = RunStats {
             time: world.plan.end(),
             rounds: world.round,
@@ -188,13 +221,17 @@ impl Promises {
             if !self.in_time {
                 continue;
             }
-            if let Some((since, key)) = process.pending().min() {
+            let judged = |pending: &(Duration, usize)| !is_excused(world, replica, pending.1);
+            if let Some((since, key)) = process.pending().filter(judged).min() {
                 let detail = format!("key {key}, since {since:?}:\n{}", standing(world));
                 return Err(violation(world, "nothing is pending at the end", replica, detail));
             }
             for (key, stored) in world.store.iter().enumerate() {
                 let Some(goal) = process.goal(key) else { continue };
                 let group = world.plan.members[replica].group;
+                if !world.is_within_reach(Some(group), key) {
+                    continue;
+                }
                 let is_ours = stored.content.is_some_and(|content| content.group == group);
                 if stored.round() < goal || !(is_ours || is_shared(world.plan, replica, key)) {
                     let detail = format!("key {key} is at {stored:?}, round {goal} is wanted");
@@ -248,11 +285,27 @@ fn check_ages(world: &World, replica: usize) -> Result<Duration, Violation> {
         return Ok(Duration::ZERO);
     }
     let mut oldest = Duration::ZERO;
+    if !KEYS_HAVE_INCUMBENTS && is_harsh(plan) {
+        return Ok(oldest);
+    }
     for (since, key) in process.pending() {
+        if is_excused(world, replica, key) {
+            continue;
+        }
         // A key that changes faster than it can be written belongs to the luckier group.
         let is_disputed = !is_easy(plan) && is_shared(plan, replica, key);
         let longest = if is_disputed { DISPUTED } else { old(plan) };
         let age = world.now - since.max(plan.storm.min(world.now));
+        let soon = patient(plan, process);
+        if KEYS_HAVE_INCUMBENTS && !is_shared(plan, replica, key) && calm(world) > soon && age > soon {
+            let detail = format!("key {key} is pending for {age:?} of {soon:?}:\n{}", standing(world));
+            return Err(violation(
+                world,
+                "no key waits for longer than patience and attempts",
+                replica,
+                detail,
+            ));
+        }
         if calm(world) > longest && age > longest {
             let detail = format!("key {key} is pending for {age:?}:\n{}", standing(world));
             return Err(violation(world, "every pending key is done in time", replica, detail));
@@ -287,13 +340,17 @@ fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Viol
         Role::Follower => false,
     };
     // An attempt of a key that failed before holds up no other, so one may run beside it.
-    let (in_flight, failed_before) = process.attempts_since(world.now.saturating_sub(SLOT));
+    let slots = world.now.saturating_sub(SLOT);
+    let (in_flight, failed_before) = process.attempts_since(slots);
     let is_more_than_one = in_flight - failed_before > 1 || failed_before > 1;
     if competes && is_more_than_one {
         let promise = "a replica that competes makes one attempt at a time";
         return Err(violation(world, promise, replica, in_flight));
     }
-    if process.checker.is_silent() && is_more_than_one {
+    // Attempts of failing keys that began before this was known go on.
+    if let Some(since) = process.checker.silent_since()
+        && (in_flight - failed_before > 1 || process.repeats_since(slots, since) > 1)
+    {
         let promise = "one attempt at a time finds out whether the store is back";
         return Err(violation(world, promise, replica, in_flight));
     }
@@ -319,6 +376,21 @@ fn check_write(
     Ok(())
 }
 
+/// Returns whether a key may be pending for ever: nobody can write it, or this replica cannot, and is
+/// never content with what others write.
+fn is_excused(world: &World, replica: usize, key: usize) -> bool {
+    let plan = world.plan;
+    let is_restless = key < plan.restless && plan.cannot_write(replica, key);
+    is_restless || !world.is_within_reach(Some(plan.members[replica].group), key)
+}
+
+/// Returns how long a key may be pending whose incumbent is dead: for patience, its spread, attempts
+/// that fail first, and those that stand before it in the queue.
+fn patient(plan: &Plan, process: &Process) -> Duration {
+    let patience = process.contender.engine().map_or(plan.term, |engine| engine.patience());
+    patience + SPREAD + LOST + plan.attempt() * (10 + plan.keys.div_ceil(SLOTS) as u32)
+}
+
 /// Returns how long a key may be pending.
 fn old(plan: &Plan) -> Duration {
     plan.term + OLD
@@ -336,7 +408,21 @@ fn is_steady(world: &World) -> bool {
 
 /// Returns whether one replica alone keeps up.
 fn is_easy(plan: &Plan) -> bool {
-    plan.cadence >= 8 * plan.latency
+    plan.cadence >= 4 * plan.attempt()
+}
+
+/// Returns whether a lease may end because so few rounds want anything.
+fn may_idle(plan: &Plan) -> bool {
+    plan.churn > 0 && plan.term < 4 * plan.cadence
+}
+
+/// Returns whether who writes and who leads may move about for ever: some keys cannot be written,
+/// nobody is ever content with some, or one replica learns late what others do.
+fn is_uneasy(plan: &Plan) -> bool {
+    plan.restless > 0
+        || (!KEYS_HAVE_INCUMBENTS && is_harsh(plan))
+        || plan.chronic().next().is_some()
+        || plan.members.iter().any(|member| !member.lag.is_zero())
 }
 
 /// Returns whether another group wants something else of a key.
@@ -370,6 +456,12 @@ fn violation(world: &World, promise: &'static str, replica: usize, detail: impl 
     Violation { promise, at: world.now, detail: format!("replica {replica}: {detail}") }
 }
 
+/// The time over which the ends of patience are spread.
+const SPREAD: Duration = Duration::from_secs(2);
+/// How long it takes to notice that a message got lost, and to try again.
+const LOST: Duration = Duration::from_secs(8);
+/// How many attempts a leader has in flight at most.
+const SLOTS: usize = 16;
 /// How long an attempt holds its slot, by any clock.
 const SLOT: Duration = Duration::from_secs(4);
 /// The time between two checks of everything.

@@ -1,7 +1,9 @@
 //! The world: processes, a store, the network between them, and what goes wrong. Each event changes
 //! it; the promises are checked from outside, by `promises`.
 
-use std::{collections::VecDeque, mem, time::Duration};
+mod faults;
+
+use std::{collections::VecDeque, time::Duration};
 
 use rand::RngExt;
 
@@ -11,14 +13,14 @@ use super::{
     election::SimulatedElection,
     event_queue::{Event, EventQueue},
     host::Host,
-    message::{Call, Content, News, ProcessId, Revision, Simulated, Stored, Write, WriteResult},
+    message::{Call, Content, News, ProcessId, Refusal, Revision, Simulated, Stored, Write, WriteResult},
     network::Network,
     observation::Observation,
-    plan::{FaultKind, Plan},
+    plan::{Ailment, FaultKind, Plan, Sickness},
     process::Process,
     report::{RoundStats, RunStats},
 };
-use crate::{engine::outcome::Outcome, object::Answer};
+use crate::object::Answer;
 
 pub(super) struct World<'a> {
     pub plan: &'a Plan,
@@ -40,8 +42,16 @@ pub(super) struct World<'a> {
     leadership: SimulatedElection,
     /// For each `CrashLeader` fault, the replica that it hit.
     struck: Vec<Option<usize>>,
-    /// How many keys are not at the last round yet.
+    /// How many keys that can get there are not at the last round yet.
     behind: usize,
+    /// The keys that cannot be written now.
+    sick: Vec<Sickness>,
+    /// All messages take long.
+    brownout: bool,
+    /// The keys and the revision to which the store will be set back.
+    backup: Option<(Vec<Stored>, u64)>,
+    /// When the store was last set back.
+    restored: Duration,
     check_every: Option<Duration>,
 }
 
@@ -65,6 +75,10 @@ impl<'a> World<'a> {
             leadership: SimulatedElection::default(),
             struck: vec![None; plan.faults.len()],
             behind: 0,
+            sick: Vec::new(),
+            brownout: false,
+            backup: None,
+            restored: Duration::ZERO,
             check_every,
         };
         for replica in 0..plan.members.len() {
@@ -112,7 +126,8 @@ impl<'a> World<'a> {
             Event::Timeout { call } => self.answer(call, Answer::Unanswered),
             Event::WatchOpens { process, watch, since } => {
                 if self.hosts[process.replica].sees(watch) {
-                    self.process(process.replica).open_watch(at, at - since);
+                    let is_first = self.hosts[process.replica].is_first_watch();
+                    self.process(process.replica).open_watch(at, at - since, is_first);
                 }
             }
             Event::ListingEnds { process, watch } => {
@@ -157,10 +172,10 @@ impl<'a> World<'a> {
         for replica in 0..self.hosts.len() {
             if self.hosts[replica].process.is_some() {
                 let process = self.id(replica);
-                self.send(Event::Request { process, round: self.round });
+                self.send(replica, Event::Request { process, round: self.round });
             }
         }
-        self.behind = self.plan.keys;
+        self.behind = self.count_behind();
         self.rounds.push(RoundStats { began: self.now, ..RoundStats::default() });
         let burst = self.plan.has_fault(self.now, FaultKind::Burst);
         let gap = if burst { self.plan.cadence.min(self.plan.latency) } else { self.plan.cadence };
@@ -192,7 +207,7 @@ impl<'a> World<'a> {
         self.observations.push_back(Observation::Polled { replica, started: started.len() });
         for key in started {
             let call = self.call(process, key);
-            self.send(Event::ReadArrives { call });
+            self.send(replica, Event::ReadArrives { call });
         }
         if let Some(wake_at) = self.process(replica).wake_at()
             && self.hosts[replica].wake_at.is_none_or(|before| wake_at < before)
@@ -213,9 +228,10 @@ impl<'a> World<'a> {
     }
 
     fn handle_read(&mut self, call: Call) {
-        if self.is_connected(call.process.replica) {
+        let replica = call.process.replica;
+        if self.is_connected(replica) && !self.hosts[replica].deaf {
             let stored = self.store[call.key];
-            self.send(Event::ReadAnswered { call, stored });
+            self.send(replica, Event::ReadAnswered { call, stored });
         }
     }
 
@@ -226,7 +242,8 @@ impl<'a> World<'a> {
         }
         if let Some(write) = self.process(replica).read(now, call.key, stored) {
             let call = self.call(call.process, call.key);
-            self.send(Event::WriteArrives { call, write });
+            let arrives = self.now + self.one_way(replica) + self.plan.commit / 2;
+            self.at(arrives, Event::WriteArrives { call, write });
         }
         self.poll(replica);
     }
@@ -236,36 +253,49 @@ impl<'a> World<'a> {
         if !self.is_connected(replica) {
             return;
         }
-        let is_lost =
-            self.plan.has_fault(self.now, FaultKind::LostAnswers) && self.network.rng.random_bool(0.5);
+        let is_lost = self.hosts[replica].deaf
+            || self.plan.has_fault(self.now, FaultKind::LostAnswers) && self.network.rng.random_bool(0.5);
+        let ailment =
+            self.sick.iter().find(|sickness| sickness.affects(replica, key)).map(|sick| sick.ailment);
         let before = self.store[key];
-        let result = if self.plan.election.is_some() && !self.leadership.admits(self.now, write.fence) {
+        let result = if ailment == Some(Ailment::Hangs) {
+            return;
+        } else if let Some(ailment) = ailment {
+            Err(if ailment == Ailment::Denied { Refusal::Denied } else { Refusal::Unavailable })
+        } else if self.plan.election.is_some() && !self.leadership.admits(self.now, write.fence) {
             self.stats.fenced += 1;
-            Err(Outcome::WrittenByOther)
+            Err(Refusal::Fenced)
         } else if before.entry().map(|(_, revision)| revision) != write.expected {
             self.stats.refused += 1;
             if let Some(round) = self.rounds.last_mut() {
                 round.refused += 1;
             }
-            Err(Outcome::Conflict)
+            Err(Refusal::Conflict)
         } else {
             let after = write.content;
-            self.observations.push_back(Observation::Written { replica, key, before, after });
+            // The versions of a store that was set back repeat: one that was read before that may
+            // belong to another write by now.
+            let began = self.hosts[replica].process.as_ref().and_then(|process| process.attempt_began(key));
+            if began.unwrap_or_default() >= self.restored {
+                self.observations.push_back(Observation::Written { replica, key, before, after });
+            }
             self.stats.written += 1;
-            self.count_write(before, after);
+            self.count_write(key, before, after);
             Ok(self.store(key, Some(after)))
         };
         if !is_lost {
-            self.send(Event::WriteAnswered { call, result });
+            let arrives = self.now + self.one_way(replica) + self.plan.commit / 2;
+            self.at(arrives, Event::WriteAnswered { call, result });
         }
     }
 
-    fn count_write(&mut self, before: Stored, after: Content) {
+    fn count_write(&mut self, key: usize, before: Stored, after: Content) {
+        let is_counted = self.counts(key);
         let Some(round) = self.rounds.last_mut() else { return };
         let since = self.now - round.began;
         round.written += 1;
         round.first_write.get_or_insert(since);
-        if after.round == self.round && before.round() < self.round {
+        if after.round == self.round && before.round() < self.round && is_counted {
             // A key that was deleted is written twice.
             self.behind = self.behind.saturating_sub(1);
             if self.behind == 0 {
@@ -274,12 +304,36 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Returns whether some replica that lives wants a key and can write it; with a group, one of
+    /// this group.
+    pub fn is_within_reach(&self, group: Option<u8>, key: usize) -> bool {
+        let mut members = self.plan.members.iter().enumerate();
+        members.any(|(replica, member)| {
+            self.hosts[replica].process.is_some()
+                && group.is_none_or(|group| group == member.group)
+                && member.range().contains(&key)
+                && !self.plan.cannot_write(replica, key)
+        })
+    }
+
+    /// Returns whether a key belongs to the round.
+    fn counts(&self, key: usize) -> bool {
+        self.plan.is_wanted(key, self.round) && self.is_within_reach(None, key)
+    }
+
+    fn count_behind(&self) -> usize {
+        let is_behind = |key: &usize| self.store[*key].round() < self.round && self.counts(*key);
+        (0..self.plan.keys).filter(is_behind).count()
+    }
+
     fn handle_write_answer(&mut self, call: Call, result: WriteResult) {
         if self.is_connected(call.process.replica) {
             let answer = match result {
                 Ok(revision) => Answer::Written(revision),
-                Err(Outcome::WrittenByOther) => Answer::Fenced,
-                Err(_) => Answer::Conflict,
+                Err(Refusal::Conflict) => Answer::Conflict,
+                Err(Refusal::Fenced) => Answer::Fenced,
+                Err(Refusal::Unavailable) => Answer::Unanswered,
+                Err(Refusal::Denied) => Answer::Denied(()),
             };
             self.answer(call, answer);
         }
@@ -303,17 +357,18 @@ impl<'a> World<'a> {
         for replica in 0..self.hosts.len() {
             let (process, watch) = (self.id(replica), self.hosts[replica].watch);
             let is_unordered = self.network.is_disordered(self.now);
-            let mut arrives = self.now + self.one_way();
+            let mut arrives = self.now + self.one_way(replica) + self.plan.members[replica].lag;
             if is_unordered {
-                arrives = (arrives + self.one_way()).max(self.hosts[replica].listing_at);
+                arrives = (arrives + self.one_way(replica)).max(self.hosts[replica].listing_at);
             } else {
+                arrives += self.network.lateness(self.now);
                 // News of one watch never arrive at the same time, or their order would be lost.
                 arrives = arrives.max(self.hosts[replica].news_until + Duration::from_nanos(1));
                 self.hosts[replica].news_until = arrives;
             }
             deliveries.push(Delivery { arrives, process, watch });
             if self.network.is_disordered(self.now) {
-                let arrives = arrives + self.one_way();
+                let arrives = arrives + self.one_way(replica);
                 deliveries.push(Delivery { arrives, process, watch });
             }
         }
@@ -327,7 +382,7 @@ impl<'a> World<'a> {
     /// A process watches anew, and the store answers with a listing.
     fn watch(&mut self, replica: usize) {
         let process = self.id(replica);
-        let arrives = self.now + self.one_way() + self.one_way();
+        let arrives = self.now + self.one_way(replica) + self.one_way(replica);
         let host = &mut self.hosts[replica];
         host.watch += 1;
         host.listing_at = arrives;
@@ -346,16 +401,17 @@ impl<'a> World<'a> {
 
     fn campaign(&mut self, process: ProcessId) {
         let Some(ttl) = self.plan.election else { return };
-        self.send(Event::VoteArrives { process, asked: self.now });
+        self.send(process.replica, Event::VoteArrives { process, asked: self.now });
         self.at(self.now + ttl / 3, Event::Campaign { process });
     }
 
     fn handle_vote(&mut self, process: ProcessId, asked: Duration) {
         if self.is_connected(process.replica)
+            && !self.hosts[process.replica].deaf
             && let Some(ttl) = self.plan.election
         {
             let fence = self.leadership.ask(self.now, process, ttl);
-            self.send(Event::VoteAnswered { process, asked, fence });
+            self.send(process.replica, Event::VoteAnswered { process, asked, fence });
         }
     }
 
@@ -380,7 +436,7 @@ impl<'a> World<'a> {
         let plan = self.plan;
         let incarnation = self.hosts[replica].incarnation + 1;
         let contender = Contender::new(plan.algorithm, plan.config(replica, incarnation));
-        self.hosts[replica].start(Process::new(plan.members[replica], contender, self.now));
+        self.hosts[replica].start(Process::new(plan.members[replica], plan.restless, contender, self.now));
         self.watch(replica);
         let process = self.id(replica);
         if plan.election.is_some() {
@@ -392,73 +448,6 @@ impl<'a> World<'a> {
         if self.round > 0 {
             self.at(self.now, Event::Request { process, round: self.round });
         }
-    }
-
-    fn begin_fault(&mut self, fault: usize) {
-        let now = self.now;
-        match self.plan.faults[fault].kind {
-            FaultKind::Pause(replica) => self.hosts[replica].paused = true,
-            FaultKind::Crash(replica) => self.hosts[replica].crash(),
-            FaultKind::CrashLeader => {
-                self.struck[fault] = self.hosts.iter().position(|host| host.leads(now));
-                if let Some(leader) = self.struck[fault] {
-                    self.hosts[leader].crash();
-                }
-            }
-            FaultKind::Partition(replica) => self.hosts[replica].partitioned = true,
-            FaultKind::Blind(replica) => self.hosts[replica].blind = true,
-            FaultKind::Edits | FaultKind::Deletes => self.at(now, Event::Edit { fault }),
-            FaultKind::Outage | FaultKind::LostAnswers | FaultKind::Burst => {}
-        }
-    }
-
-    fn end_fault(&mut self, fault: usize) {
-        let kind = self.plan.faults[fault].kind;
-        // Another fault of the same kind may still last; but the replica that a `CrashLeader` hit
-        // is its own.
-        if kind != FaultKind::CrashLeader && self.plan.has_fault(self.now, kind) {
-            return;
-        }
-        let is_dead = |host: &Host| host.process.is_none();
-        match kind {
-            FaultKind::Pause(replica) => {
-                self.hosts[replica].paused = false;
-                for event in mem::take(&mut self.hosts[replica].waiting) {
-                    self.at(self.now, event);
-                }
-            }
-            FaultKind::Crash(replica) if is_dead(&self.hosts[replica]) => self.start(replica),
-            FaultKind::CrashLeader => {
-                if let Some(replica) = self.struck[fault].filter(|replica| is_dead(&self.hosts[*replica])) {
-                    self.start(replica);
-                }
-            }
-            FaultKind::Partition(replica) => {
-                self.hosts[replica].partitioned = false;
-                self.watch(replica);
-            }
-            FaultKind::Blind(replica) => {
-                self.hosts[replica].blind = false;
-                self.watch(replica);
-            }
-            _ => {}
-        }
-    }
-
-    /// Somebody else edits a part of a key that no replica cares for, or deletes the key.
-    fn edit(&mut self, fault: usize) {
-        if self.now >= self.plan.faults[fault].until {
-            return;
-        }
-        let key = self.network.rng.random_range(0..self.store.len());
-        let (content, gap) = match self.plan.faults[fault].kind {
-            FaultKind::Deletes => (None, DELETE_GAP),
-            _ => (self.store[key].content, self.plan.latency.max(EDIT_GAP)),
-        };
-        if self.store[key].content.is_some() {
-            self.store(key, content);
-        }
-        self.at(self.now + gap, Event::Edit { fault });
     }
 
     /// A replica's process. Events of former incarnations do not come this far.
@@ -475,14 +464,20 @@ impl<'a> World<'a> {
         !self.hosts[replica].partitioned && !self.plan.has_fault(self.now, FaultKind::Outage)
     }
 
-    /// Sends a message, which arrives as this event.
-    fn send(&mut self, event: Event) {
-        let arrives = self.now + self.one_way();
+    /// Sends a message between a replica and the store, which arrives as this event.
+    fn send(&mut self, replica: usize, event: Event) {
+        let arrives = self.now + self.one_way(replica);
         self.at(arrives, event);
     }
 
-    fn one_way(&mut self) -> Duration {
-        self.network.one_way(self.now)
+    fn one_way(&mut self, replica: usize) -> Duration {
+        let usual = self.network.one_way(self.now);
+        if self.brownout || self.hosts[replica].slow { usual * SLOWNESS } else { usual }
+    }
+
+    /// Returns how many messages have taken longer than usual.
+    pub fn late_messages(&self) -> u64 {
+        self.network.late_messages
     }
 
     fn at(&mut self, at: Duration, event: Event) {
@@ -492,7 +487,5 @@ impl<'a> World<'a> {
 
 /// How long a call waits for its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The least time between two edits.
-const EDIT_GAP: Duration = Duration::from_millis(20);
-/// The time between two deletions.
-const DELETE_GAP: Duration = Duration::from_millis(500);
+/// How many times as long messages take that are slow.
+const SLOWNESS: u32 = 20;

@@ -2,6 +2,8 @@
 //! in-memory store, under paused time. To print them, run
 //! `cargo test --release --test paused -- scenarios:: --nocapture`.
 
+mod many_keys;
+
 use std::time::Duration;
 
 use writerlease::{

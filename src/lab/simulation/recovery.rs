@@ -1,0 +1,83 @@
+//! The promises about what a fault leaves behind: nothing is metastable, and a failing key holds up no
+//! other.
+
+use std::time::Duration;
+
+use super::{
+    plan::{FaultKind, Plan},
+    report::RoundStats,
+    world::World,
+};
+
+/// Promises that the engine keeps only once each key has an incumbent. They are judged if this is set.
+pub(super) const KEYS_HAVE_INCUMBENTS: bool = false;
+
+/// The median rounds before the first fault and long after the last, `None` for rounds that did not
+/// end before the next one began.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    before: Option<Duration>,
+    after: Option<Duration>,
+}
+
+impl Recovery {
+    /// Returns `None` if the run has too few rounds before the first fault or after the last, or if
+    /// two groups want different values.
+    pub fn of(world: &World) -> Option<Self> {
+        let plan = world.plan;
+        let first = plan.faults.iter().map(|fault| fault.from).min()?;
+        let of_one_group = plan.members.iter().all(|member| member.group == plan.members[0].group);
+        let settled = plan.storm + (ROUNDS * plan.cadence).max(SETTLES);
+        let median = |rounds: &mut dyn Iterator<Item = &RoundStats>| {
+            let mut times: Vec<_> = rounds.map(|round| round.right.unwrap_or(Duration::MAX)).collect();
+            times.sort_unstable();
+            (times.len() >= ENOUGH).then(|| Some(times[times.len() / 2]).filter(|time| *time < Duration::MAX))
+        };
+        let is_before = |round: &&RoundStats| round.began + plan.cadence <= first;
+        let before = median(&mut world.rounds.iter().skip(STARTS).filter(is_before))?;
+        // The last round may still go on.
+        let known = world.rounds.len().saturating_sub(1);
+        let is_after = |round: &&RoundStats| round.began >= settled;
+        let after = median(&mut world.rounds[..known].iter().filter(is_after))?;
+        of_one_group.then_some(Self { before, after })
+    }
+
+    /// Returns whether rounds take as long as before the first fault.
+    pub fn is_complete(&self, plan: &Plan) -> bool {
+        let Some(before) = self.before else { return true };
+        self.after.is_some_and(|after| after <= before.mul_f64(MOST) + plan.attempt())
+    }
+}
+
+/// Returns how many writes may be refused in a run: some for the start and for each fault, and one
+/// for each message that takes long. `None` if others change the keys, too, if requests come
+/// faster than they are served, or if some replica learns late or is never content.
+pub(super) fn most_refused(plan: &Plan, late_messages: u64) -> Option<u64> {
+    let interferes =
+        |kind| matches!(kind, FaultKind::Edits | FaultKind::Deletes | FaultKind::Restore | FaultKind::Burst);
+    let are_alone = plan.restless == 0
+        && plan.cadence >= 4 * plan.attempt()
+        && plan.members.iter().all(|member| member.group == plan.members[0].group && member.lag.is_zero())
+        && !plan.faults.iter().any(|fault| interferes(fault.kind));
+    are_alone.then(|| REFUSED * (1 + plan.faults.len() as u64) + late_messages)
+}
+
+/// Returns whether a plan has faults after which keys may be pending for minutes, as long as keys
+/// have no incumbents.
+pub(super) fn is_harsh(plan: &Plan) -> bool {
+    let slows = |kind| matches!(kind, FaultKind::Slow(_) | FaultKind::Brownout);
+    plan.faults.iter().any(|fault| slows(fault.kind)) || plan.chronic().next().is_some()
+}
+
+/// How many writes may be refused for each fault.
+const REFUSED: u64 = 20;
+/// How many rounds after the last fault a round takes no longer than before.
+const ROUNDS: u32 = 10;
+/// The time after which nothing waits any more for messages that got lost.
+const SETTLES: Duration = Duration::from_secs(40);
+/// How much longer a round may take.
+const MOST: f64 = 1.5;
+/// The fewest rounds that have a median.
+const ENOUGH: usize = 5;
+/// The first rounds, in which replicas start.
+const STARTS: usize = 3;
