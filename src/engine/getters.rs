@@ -2,12 +2,19 @@
 
 use std::{hash::Hash, time::Duration};
 
-use super::{Engine, config::LeaseConfig, contest::Role, counters::Counters, time::Timestamp};
+use super::{
+    Engine, config::LeaseConfig, contest::Role, counters::Counters, incumbent::Incumbent, time::Timestamp,
+};
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns the keys whose attempts are in flight.
     pub fn keys_in_flight(&self) -> impl Iterator<Item = &K> {
         self.in_flight.slots().map(|slot| self.queue.key(slot))
+    }
+
+    /// Returns who wrote a key last, as far as this replica knows and remembers.
+    pub fn incumbent(&self, key: &K) -> Incumbent {
+        self.queue.incumbent(key)
     }
 
     /// Returns the role. [`is_leader`](Self::is_leader) says whether a leader still holds the

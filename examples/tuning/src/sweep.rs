@@ -46,7 +46,7 @@ pub fn faults(runs: u64) {
               key and the longest time without a leader, both after the end of all faults.\n"
     );
     println!(
-        "| parameter | value | broken | refused | won | suspicions | oldest, s | leaderless, s |\n|---|---|---|---|---|---|---|---|"
+        "| parameter | value | broken | refused | won | suspicions | oldest, s |\n|---|---|---|---|---|---|---|"
     );
     for (row, tuning) in changes() {
         let mut broken = 0;
@@ -59,9 +59,9 @@ pub fn faults(runs: u64) {
                 Err(_) => broken += 1,
             }
         }
-        let RunStats { refused, won, suspicions, oldest, leaderless, .. } = total;
-        let (oldest, leaderless) = (oldest.as_secs(), leaderless.as_secs());
-        println!("{row} {broken} | {refused} | {won} | {suspicions} | {oldest} | {leaderless} |");
+        let RunStats { refused, won, suspicions, oldest, .. } = total;
+        let oldest = oldest.as_secs();
+        println!("{row} {broken} | {refused} | {won} | {suspicions} | {oldest} |");
     }
 }
 

@@ -331,6 +331,10 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         Cleared { job, since, attempted, running: is_running.then_some(slot) }
     }
 
+    pub(super) fn incumbent(&self, key: &K) -> Incumbent {
+        self.slots.find(key).map_or(Incumbent::Nobody, |slot| self.slots.get(slot).incumbent)
+    }
+
     /// Notes who wrote a key last. Returns who did before.
     pub(super) fn set_incumbent(&mut self, now: Timestamp, key: &K, incumbent: Incumbent) -> Incumbent {
         match self.slots.find(key) {

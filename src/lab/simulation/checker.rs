@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Display};
 
 use crate::engine::{
-    Engine, Role, Timestamp,
+    Engine, Incumbent, Role, Timestamp,
     outcome::{Outcome, Verdict},
 };
 
@@ -43,6 +43,8 @@ pub(super) struct Of {
     pub key: usize,
     /// Its attempt before that had failed.
     pub failed_before: bool,
+    /// Who wrote it last, when the attempt started.
+    pub incumbent: Incumbent,
     /// Its job was cleared while the attempt was in flight.
     pub cleared: bool,
 }

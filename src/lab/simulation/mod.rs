@@ -29,14 +29,9 @@
 //! - After a term and 30 s no key is pending for longer than that, whoever else is alive; a few
 //!   seconds are usual. The limit is 150 s if groups want different values of the key more often
 //!   than once in eight round trips, because then luck decides who writes it.
-//! - After 60 s no two of the replicas that want the same keys lead at the same time. Groups that
-//!   fight over keys as above may have two leaders each.
-//! - If requests come no faster than once in eight round trips, no two minutes pass without a
-//!   leader; a few seconds are usual.
 //! - At the end nothing is pending, and every key is as it should be that some replica can write.
 //!
-//! To come, with an incumbent for each key (`recovery::KEYS_HAVE_INCUMBENTS`), if one group wants
-//! the keys:
+//! If one group wants the keys:
 //!
 //! - Nothing is metastable: ten rounds after the last fault, and 40 s, the median round takes at most
 //!   1.5 times what it took before the first one, and one attempt.

@@ -13,7 +13,7 @@ use super::{
     plan::Member,
 };
 use crate::{
-    engine::{Timestamp, nanos, outcome::Verdict},
+    engine::{Incumbent, Timestamp, nanos, outcome::Verdict},
     object::{Answer, Change, Effect, Object, Request, RequestId, Step, Wishes},
 };
 
@@ -142,10 +142,12 @@ impl Process {
         while let Some(start) = self.contender.start(local) {
             let (key, fence) = (start.key, self.fence);
             let standing = self.standing(now);
+            let mut incumbent = Incumbent::Nobody;
             if let Some(engine) = self.contender.engine() {
                 self.checker.attempt_starts(engine, local, key);
+                incumbent = engine.incumbent(&key);
             }
-            let of = Of { key, failed_before: self.checker.has_failed(key), cleared: false };
+            let of = Of { key, failed_before: self.checker.has_failed(key), cleared: false, incumbent };
             if self.attempts.contains_key(&key) {
                 return Err(key);
             }
@@ -161,6 +163,17 @@ impl Process {
     pub fn attempts_since(&self, since: Duration) -> (usize, usize) {
         let attempts = || self.attempts.values().filter(|attempt| attempt.started > since);
         (attempts().count(), attempts().filter(|attempt| attempt.of.failed_before).count())
+    }
+
+    /// How many attempts are in flight that started after `since`, of keys that nobody is known to have
+    /// written. An attempt of a key that failed before holds up no other, so that it counts for
+    /// itself.
+    pub fn contested_since(&self, since: Duration) -> usize {
+        let started =
+            |attempt: &&Attempt| attempt.started > since && attempt.of.incumbent == Incumbent::Nobody;
+        let (failed, clean): (Vec<_>, Vec<_>) =
+            self.attempts.values().filter(started).partition(|attempt| attempt.of.failed_before);
+        failed.len().max(clean.len())
     }
 
     /// How many of the latter started after `silent_since`, too, by the process's own clock.

@@ -12,7 +12,7 @@ use super::{
     observation::Observation,
     plan::{Algorithm, Member, Plan},
     process::Process,
-    recovery::{KEYS_HAVE_INCUMBENTS, Recovery, is_harsh, most_refused},
+    recovery::{Recovery, most_refused},
     report::{RunStats, Violation},
     world::World,
 };
@@ -23,12 +23,9 @@ pub(super) struct Promises {
     in_time: bool,
     /// For each replica, when its last attempts started.
     started: Vec<VecDeque<Duration>>,
-    /// For each group without a leader, since when.
-    leaderless: HashMap<u8, Duration>,
     /// The counters once a leader had settled.
     settled: Option<Settled>,
     oldest: Duration,
-    longest_leaderless: Duration,
 }
 
 /// Counters that stand still once a leader has settled.
@@ -44,10 +41,8 @@ impl Promises {
         Self {
             in_time,
             started: vec![VecDeque::new(); plan.members.len()],
-            leaderless: HashMap::new(),
             settled: None,
             oldest: Duration::ZERO,
-            longest_leaderless: Duration::ZERO,
         }
     }
 
@@ -77,7 +72,7 @@ impl Promises {
             Observation::Written { replica, key, before, after } => {
                 check_write(world, replica, key, before, after)
             }
-            Observation::Elected => self.check_leaders(world),
+            Observation::Elected => Self::check_leaders(world),
             Observation::Check => self.check_all(world),
         }
     }
@@ -100,46 +95,20 @@ impl Promises {
             oldest = oldest.max(check_ages(world, replica)?);
         }
         self.oldest = self.oldest.max(oldest);
-        self.check_leaders(world)?;
+        Self::check_leaders(world)?;
         self.check_stability(world)
     }
 
-    /// Of the replicas that want the same, exactly one leads in the end. An election never lets two
-    /// lead.
-    fn check_leaders(&mut self, world: &World) -> Result<(), Violation> {
-        let (plan, calm) = (world.plan, calm(world));
-        let (is_steady, is_easy) = (is_steady(world), is_easy(plan));
-        if plan.algorithm != Algorithm::Lease || !self.in_time {
+    /// An election never lets two lead.
+    fn check_leaders(world: &World) -> Result<(), Violation> {
+        let plan = world.plan;
+        if plan.algorithm != Algorithm::Lease || plan.election.is_none() {
             return Ok(());
         }
-        let mut leaders: HashMap<u8, usize> = HashMap::new();
-        for (host, member) in world.hosts.iter().zip(&plan.members) {
-            // Nobody leads a group all of whose replicas are dead.
-            if host.process.is_some() {
-                *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
-            }
-        }
-        for (group, leaders) in leaders {
-            let mut ranges = plan.members.iter().filter(|member| member.group == group);
-            let first = ranges.next().map(Member::range);
-            let are_same = ranges.all(|member| Some(member.range()) == first);
-            let is_alone = plan.members.iter().all(|member| member.group == group);
-            let is_settled =
-                calm > SETTLED && !is_uneasy(plan) && is_steady && are_same && (is_easy || is_alone);
-            if leaders > 1 && (is_settled || plan.election.is_some()) {
-                let detail = format!("{leaders} lead:\n{}", standing(world));
+        for (group, leaders) in leaders(world) {
+            if leaders > 1 {
+                let detail = format!("{leaders} lead group {group}:\n{}", standing(world));
                 return Err(violation(world, "no two replicas lead", 0, detail));
-            }
-            let is_judged = is_steady && are_same && is_easy && !is_uneasy(plan) && !calm.is_zero();
-            if leaders > 0 || !is_judged {
-                self.leaderless.remove(&group);
-                continue;
-            }
-            let leaderless = world.now - *self.leaderless.entry(group).or_insert(world.now);
-            self.longest_leaderless = self.longest_leaderless.max(leaderless);
-            if leaderless > LEADERLESS {
-                let detail = format!("none for {leaderless:?}:\n{}", standing(world));
-                return Err(violation(world, "one replica leads", 0, detail));
             }
         }
         Ok(())
@@ -182,7 +151,7 @@ impl Promises {
     /// Nothing that a fault left behind lasts.
     fn check_recovery(&self, world: &World) -> Result<(), Violation> {
         let plan = world.plan;
-        if !self.in_time || !KEYS_HAVE_INCUMBENTS || plan.algorithm != Algorithm::Lease {
+        if !self.in_time || plan.algorithm != Algorithm::Lease {
             return Ok(());
         }
         let refused = world.stats.refused;
@@ -206,13 +175,8 @@ impl Promises {
     /// run.
     pub fn check_end(self, world: &World) -> Result<RunStats, Violation> {
         self.check_recovery(world)?;
-        let mut stats = RunStats {
-            time: world.plan.end(),
-            rounds: world.round,
-            oldest: self.oldest,
-            leaderless: self.longest_leaderless,
-            ..world.stats
-        };
+        let mut stats =
+            RunStats { time: world.plan.end(), rounds: world.round, oldest: self.oldest, ..world.stats };
         for (replica, host) in world.hosts.iter().enumerate() {
             let Some(process) = &host.process else { continue };
             let Some(engine) = process.contender.engine() else { continue };
@@ -285,9 +249,6 @@ fn check_ages(world: &World, replica: usize) -> Result<Duration, Violation> {
         return Ok(Duration::ZERO);
     }
     let mut oldest = Duration::ZERO;
-    if !KEYS_HAVE_INCUMBENTS && is_harsh(plan) {
-        return Ok(oldest);
-    }
     for (since, key) in process.pending() {
         if is_excused(world, replica, key) {
             continue;
@@ -297,7 +258,7 @@ fn check_ages(world: &World, replica: usize) -> Result<Duration, Violation> {
         let longest = if is_disputed { DISPUTED } else { old(plan) };
         let age = world.now - since.max(plan.storm.min(world.now));
         let soon = patient(plan, process);
-        if KEYS_HAVE_INCUMBENTS && !is_shared(plan, replica, key) && calm(world) > soon && age > soon {
+        if !is_shared(plan, replica, key) && calm(world) > soon && age > soon {
             let detail = format!("key {key} is pending for {age:?} of {soon:?}:\n{}", standing(world));
             return Err(violation(
                 world,
@@ -324,7 +285,8 @@ fn check_engine(world: &World, replica: usize) -> Result<(), Violation> {
     broken.map_or(Ok(()), |(promise, detail)| Err(violation(world, promise, replica, detail)))
 }
 
-/// A replica that competes has one attempt in flight at a time; one that is not elected has none.
+/// A replica that competes for the lease has one attempt of nobody's keys in flight at a time; one
+/// that is not elected has none.
 /// `count` attempts have just started.
 fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Violation> {
     // Most polls start nothing.
@@ -342,8 +304,7 @@ fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Viol
     // An attempt of a key that failed before holds up no other, so one may run beside it.
     let slots = world.now.saturating_sub(SLOT);
     let (in_flight, failed_before) = process.attempts_since(slots);
-    let is_more_than_one = in_flight - failed_before > 1 || failed_before > 1;
-    if competes && is_more_than_one {
+    if competes && process.contested_since(slots) > 1 {
         let promise = "a replica that competes makes one attempt at a time";
         return Err(violation(world, promise, replica, in_flight));
     }
@@ -420,7 +381,6 @@ fn may_idle(plan: &Plan) -> bool {
 /// nobody is ever content with some, or one replica learns late what others do.
 fn is_uneasy(plan: &Plan) -> bool {
     plan.restless > 0
-        || (!KEYS_HAVE_INCUMBENTS && is_harsh(plan))
         || plan.chronic().next().is_some()
         || plan.members.iter().any(|member| !member.lag.is_zero())
 }
@@ -430,6 +390,15 @@ fn is_shared(plan: &Plan, replica: usize, key: usize) -> bool {
     let ours = plan.members[replica].group;
     let mut others = plan.members.iter().filter(|other| other.group != ours);
     others.any(|other| other.range().contains(&key))
+}
+
+/// Returns how many replicas lead, by group.
+fn leaders(world: &World) -> HashMap<u8, usize> {
+    let mut leaders = HashMap::new();
+    for (host, member) in world.hosts.iter().zip(&world.plan.members) {
+        *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
+    }
+    leaders
 }
 
 /// Describes all engines, so that the cause of a violation can be found.
@@ -473,7 +442,5 @@ const SPAN: Duration = Duration::from_secs(10);
 const OLD: Duration = Duration::from_secs(30);
 /// How long a key may be pending over which two groups fight.
 const DISPUTED: Duration = Duration::from_secs(150);
-/// Once all has been well for this long, no two replicas lead.
+/// Once all has been well for this long, nothing moves any more.
 const SETTLED: Duration = Duration::from_secs(60);
-/// The longest time without a leader once all faults are over.
-const LEADERLESS: Duration = Duration::from_secs(120);

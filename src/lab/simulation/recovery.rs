@@ -9,9 +9,6 @@ use super::{
     world::World,
 };
 
-/// Promises that the engine keeps only once each key has an incumbent. They are judged if this is set.
-pub(super) const KEYS_HAVE_INCUMBENTS: bool = false;
-
 /// The median rounds before the first fault and long after the last, `None` for rounds that did not
 /// end before the next one began.
 #[derive(Debug)]
@@ -60,13 +57,6 @@ pub(super) fn most_refused(plan: &Plan, late_messages: u64) -> Option<u64> {
         && plan.members.iter().all(|member| member.group == plan.members[0].group && member.lag.is_zero())
         && !plan.faults.iter().any(|fault| interferes(fault.kind));
     are_alone.then(|| REFUSED * (1 + plan.faults.len() as u64) + late_messages)
-}
-
-/// Returns whether a plan has faults after which keys may be pending for minutes, as long as keys
-/// have no incumbents.
-pub(super) fn is_harsh(plan: &Plan) -> bool {
-    let slows = |kind| matches!(kind, FaultKind::Slow(_) | FaultKind::Brownout);
-    plan.faults.iter().any(|fault| slows(fault.kind)) || plan.chronic().next().is_some()
 }
 
 /// How many writes may be refused for each fault.

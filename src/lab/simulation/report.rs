@@ -50,8 +50,6 @@ pub struct RunStats {
     pub won: u64,
     /// How many times a replica suspected the leader, counted since its last start.
     pub suspicions: u64,
-    /// The longest time without a leader while all was well.
-    pub leaderless: Duration,
 }
 
 impl Add for RunStats {
@@ -67,7 +65,6 @@ impl Add for RunStats {
             fenced: self.fenced + other.fenced,
             won: self.won + other.won,
             suspicions: self.suspicions + other.suspicions,
-            leaderless: self.leaderless.max(other.leaderless),
         }
     }
 }
