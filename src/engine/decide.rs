@@ -1,6 +1,6 @@
 //! The decision: which attempt may start now, or when that may change.
 
-use std::hash::Hash;
+use std::{hash::Hash, time::Duration};
 
 use super::{
     Engine,
@@ -89,12 +89,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 // The leader served a request that is younger than this key's by a whole patience: it
                 // skips this key, and so we need a leader of our own. Service of older requests proves
                 // nothing, because a slow leader may be working through a long queue.
-                let is_skipped = self.left_at(key) <= self.contest.reached();
+                let is_skipped = self.left_at(key, self.patience.current()) <= self.contest.reached();
                 self.probe(class, key, if is_skipped { now } else { self.may_probe(key) })
             }
             (Incumbent::Other, _) => {
                 let silent_at = if leads { Timestamp::MAX } else { self.silent_at(key) };
-                let left_at = self.left_at(key);
+                let left_at = self.left_at(key, self.patience.for_one_key());
                 // If nobody was heard of lately, we shall soon know whether they live.
                 let heard_until = self.contest.last_sign() + self.patience.unspread();
                 if now.max(left_at) > heard_until && !leads || silent_at <= now {
@@ -118,15 +118,18 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.run(class, key, Kind::Probe { silent, suspicion }, 1)
     }
 
-    /// Returns when a key has been pending for our patience, or twice that if we have keys of our own
-    /// to write: we leave those of others to replicas that have none.
-    fn left_at(&self, key: Ready) -> Timestamp {
+    /// Returns when others have left a key pending for so long, or twice that if we have keys of our
+    /// own to write: we leave those of others to replicas that have none.
+    ///
+    /// After a silence, another replica may do the work of one that died. It gets our whole patience,
+    /// but not for ever.
+    fn left_at(&self, key: Ready, patience: Duration) -> Timestamp {
         let is_busy = self.queue.first(Incumbent::Us, Class::Clean).is_some();
         let patiences = if is_busy { self.config.tuning.busy_patiences } else { 1 };
-        let wait = self.patience.current().saturating_mul(patiences);
-        // After a silence, a replica that does the work of a dead one gets its time, but not for
-        // ever.
-        (key.since.max(self.contest.signs_since()) + wait).min(key.since + wait.saturating_mul(2))
+        let whole = self.patience.current().saturating_mul(patiences);
+        (key.since + patience.saturating_mul(patiences))
+            .max(self.contest.signs_since() + whole)
+            .min(key.since + whole.saturating_mul(2))
     }
 
     /// Runs an attempt if one of so many slots is free.

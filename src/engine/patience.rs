@@ -53,6 +53,12 @@ impl Patience {
         waited >= self.unspread()
     }
 
+    /// Returns the patience for a key of a replica that is alive, with half of the spread: that costs
+    /// one refused write at most, and lets a replica that is overloaded share its load early.
+    pub(super) fn for_one_key(&self) -> Duration {
+        self.now.saturating_sub(seconds(self.spread * self.place / 2.0))
+    }
+
     /// Returns the patience without the spread: that of the first replica to suspect.
     pub(super) fn unspread(&self) -> Duration {
         self.now.saturating_sub(seconds(self.spread * self.place))

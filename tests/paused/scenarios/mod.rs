@@ -118,10 +118,9 @@ fn slow_store_or_long_queue_deposes_no_leader() {
             );
             assert!(report.round_p50() <= alone.round_p50().mul_f64(1.1), "{report}");
             // At the start two replicas can lead until they see each other's writes. Of a queue that is
-            // longer than patience, followers take over a part; when its first writes of the next round
-            // come early, they look like those of a rival.
-            let most = if keys > 200 { 6 } else { 3 };
-            assert!(report.leader_changes <= most && report.writes_refused <= 3, "{report}");
+            // longer than patience, followers take over a part.
+            assert!(report.leader_changes <= 6, "{report}");
+            assert!(report.writes_refused * 50 <= report.writes_needed, "{report}");
         }
     }
 }

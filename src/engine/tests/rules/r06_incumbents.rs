@@ -62,6 +62,10 @@ fn key_that_others_leave_is_taken_after_one_patience() {
     for seed in SEEDS {
         for key in ["theirs", "nobody's"] {
             let mut world = following_incumbent_of(seed, &["theirs", "other"]);
+            for _ in 0..100 {
+                world.pass(ms(50));
+                world.evidence("other");
+            }
             let since = world.now;
             world.wants(key);
             let attempt = loop {
@@ -72,7 +76,10 @@ fn key_that_others_leave_is_taken_after_one_patience() {
                 world.evidence("other");
             };
             let waited = world.now - since;
-            let due = world.engine.patience();
+            let due = match key {
+                "theirs" => world.engine.patience.for_one_key(),
+                _ => world.engine.patience(),
+            };
             assert!(due <= waited && waited <= due + ms(10), "{key}: {waited:?}, not {due:?}");
             let before = world.standing();
             world.ends(attempt, Outcome::Written);
@@ -137,7 +144,7 @@ fn busy_replica_takes_over_later() {
             world.ends(attempt, Outcome::Written);
             world.evidence("other");
         };
-        let due = world.engine.patience() * 2;
+        let due = world.engine.patience.for_one_key() * 2;
         assert!(due <= waited && waited <= due + ms(20), "{waited:?}, not {due:?}");
     }
 }
@@ -186,7 +193,7 @@ fn leader_takes_over_what_another_leaves() {
         let attempt = world.one();
         assert_eq!(attempt.key, "new", "the other has its time");
         world.ends(attempt, Outcome::Written);
-        let patience = world.engine.patience();
+        let patience = world.engine.patience.for_one_key();
         let since = world.now;
         let attempt = world.sleeps_for_one();
         assert_eq!((attempt.key.as_str(), world.now), ("theirs", since + patience));
