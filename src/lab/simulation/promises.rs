@@ -427,8 +427,9 @@ fn violation(world: &World, promise: &'static str, replica: usize, detail: impl 
 
 /// The time over which the ends of patience are spread.
 const SPREAD: Duration = Duration::from_secs(2);
-/// How long it takes to notice that a message got lost, and to try again.
-const LOST: Duration = Duration::from_secs(8);
+/// How long it takes to notice that a message got lost, and to try again: an attempt holds its slot
+/// for 4 s, by a clock that may be slow, and waits for 3 s. Another may have been in its way.
+const LOST: Duration = Duration::from_secs(12);
 /// How many attempts a leader has in flight at most.
 const SLOTS: usize = 16;
 /// How long an attempt holds its slot, by any clock.

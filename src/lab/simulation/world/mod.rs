@@ -176,7 +176,9 @@ impl<'a> World<'a> {
             }
         }
         self.behind = self.count_behind();
-        self.rounds.push(RoundStats { began: self.now, ..RoundStats::default() });
+        // A round that wants nothing is right from the start.
+        let right = (self.behind == 0).then_some(Duration::ZERO);
+        self.rounds.push(RoundStats { began: self.now, right, ..RoundStats::default() });
         let burst = self.plan.has_fault(self.now, FaultKind::Burst);
         let gap = if burst { self.plan.cadence.min(self.plan.latency) } else { self.plan.cadence };
         self.at(self.now + gap, Event::Round);
