@@ -29,7 +29,7 @@
 //! An attempt is `handle_attempt`, a read, again if [`is_stale_read`](Object::is_stale_read),
 //! `handle_read`, [`Step::Write`] and `handle_answer`, then
 //! `poll_deferred` until it returns `None`. A read that fails skips to `handle_answer`. The shell
-//! passes the [`Verdict`] to the engine last.
+//! passes the [`Verdict`](crate::engine::outcome::Verdict) to the engine last.
 //!
 //! # Events and effects
 //!
