@@ -2,8 +2,9 @@
 //!
 //! Several replicas want to write the same objects. A [`WriterLease`] lets one of them write and the others wait, without
 //! a lock, a heartbeat or a renewal: a write that succeeds renews the lease of the process that made it, a write by
-//! another process renews the lease of that process, and competitors back off exponentially. The store's compare-and-write decides
-//! what is correct; the lease decides who goes first. The README lists what is guaranteed and what is not.
+//! another process renews the lease of that process, and competitors back off exponentially. A key belongs to whoever
+//! wrote it last, until another process has waited for it too long. The store's compare-and-write decides what is correct;
+//! the lease decides who goes first. The README lists what is guaranteed and what is not.
 //!
 //! # Which type do I need?
 //!

@@ -114,8 +114,8 @@ impl LeaseBuilder {
         self
     }
 
-    /// Sets how many attempts may be in flight at the same time while this process leads. The
-    /// window opens up to this number, as TCP's does (RFC 5681). Default: 16.
+    /// Sets how many attempts may be in flight at the same time. A leader's window opens up to this
+    /// number, as TCP's does (RFC 5681). Default: 16.
     pub fn concurrency(mut self, attempts: usize) -> Self {
         self.config.concurrency = attempts;
         self
@@ -156,16 +156,16 @@ impl LeaseBuilder {
         self
     }
 
-    /// Sets the least time that a follower waits for the leader to write a key, however fast the
-    /// leader usually is. Above it, patience is learnt like TCP's retransmission timeout (RFC
-    /// 6298); it never exceeds the term. Default: 500 ms.
+    /// Sets the least time that this process waits for the leader, or for the last writer of a key,
+    /// to write it, however fast they usually are. Above it, patience is learnt like TCP's
+    /// retransmission timeout (RFC 6298); it never exceeds the term. Default: 500 ms.
     pub fn min_patience(mut self, min: Duration) -> Self {
         self.config.patience = PatienceMode::Adaptive { min };
         self
     }
 
-    /// Makes followers wait for the whole term, instead of learning how long the leader needs. This
-    /// is what the Go package does.
+    /// Makes this process wait for the whole term, instead of learning how long others need. This is
+    /// what the Go package does.
     pub fn fixed_patience(mut self) -> Self {
         self.config.patience = PatienceMode::Fixed;
         self

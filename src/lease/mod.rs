@@ -135,8 +135,9 @@ impl WriterLease<Arc<str>> {
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
-    /// **Try**: queues a job for a key. It runs when this process leads, or when it is the key's
-    /// turn all the same: the [engine](crate::engine) has the rules.
+    /// **Try**: queues a job for a key. It runs immediately if this process wrote the key last. If
+    /// nobody is known to have written it, it runs when this process leads; if another process has,
+    /// after a patience. The [engine](crate::engine) has the rules.
     ///
     /// At most one job per key is pending. A newer job replaces it and keeps its place. If an
     /// attempt of the key is in flight, the new job runs afterwards. The job is called once per

@@ -29,7 +29,7 @@
 //! An attempt is `handle_attempt`, a read, again if [`is_stale_read`](Object::is_stale_read),
 //! `handle_read`, [`Step::Write`] and `handle_answer`, then
 //! `poll_deferred` until it returns `None`. A read that fails skips to `handle_answer`. The shell
-//! passes the [`Verdict`] to the engine last.
+//! passes the [`Verdict`](crate::engine::outcome::Verdict) to the engine last.
 //!
 //! # Events and effects
 //!
@@ -106,6 +106,7 @@
 //!    be absent and have parts. So the last request decides: one for absence replaces all parts, and
 //!    one for a part replaces that.
 
+mod answers;
 mod attempt;
 mod changes;
 mod effect;
@@ -115,12 +116,13 @@ mod listing;
 mod opaque;
 mod own_write;
 mod pending;
+mod reads;
 #[cfg(test)]
 mod tests;
 mod wish;
 
 use self::{
-    attempt::{Attempt, Refusal, Sent},
+    attempt::{Attempt, Refusal},
     effect::Completions,
     known::Known,
     listing::Listing,
@@ -131,10 +133,6 @@ pub use self::{
     effect::{Answer, Change, Completion, Effect, Effects, Step},
     opaque::{Desired, Types, Version},
     wish::{Before, Evaluation, Judgement, Question, Request, RequestId, Stale, Wishes},
-};
-use crate::engine::{
-    Timestamp,
-    outcome::{Outcome, Verdict},
 };
 
 /// One guarded object; the [module](self) draws it.
@@ -285,190 +283,6 @@ impl<T: Types> Object<T> {
         self.generation += 1;
         self.in_flight = Some(Box::new(Attempt::new(self.requests.ids(), self.requests.want_absence())));
         self.requests.wishes()
-    }
-
-    /// Returns whether a read is older than what is known, so that the shell has to read again, past
-    /// the store's cache. Versions without a key revision do not tell.
-    pub fn is_stale_read(&self, read: Option<&(T::Value, T::Version)>) -> bool {
-        read.is_some_and(|(_, version)| self.known.is_past(version))
-    }
-
-    /// Returns the value before the one that an attempt read, if it makes a difference whether a
-    /// rival wrote that one.
-    pub fn before_read(
-        &self,
-        read: Option<&(T::Value, T::Version)>,
-        evaluation: &Evaluation<T::Value>,
-    ) -> Option<Before<T::Value>> {
-        let (_, version) = read?;
-        let is_news = self.known.version() != Some(version) && !self.known.is_past(version);
-        let may_be_ours = self.may_be_acknowledged(Some(version)) || self.own_write.may_be_read(version);
-        let asks = is_news && evaluation.is_satisfied() && !may_be_ours;
-        asks.then(|| Before(self.known.value().cloned()))
-    }
-
-    /// Takes in the value and version that an attempt read, the evaluation of its wishes, and
-    /// whether a rival wrote the value.
-    pub fn handle_read(
-        &mut self,
-        now: Timestamp,
-        read: Option<(T::Value, T::Version)>,
-        evaluation: Evaluation<T::Value>,
-        by_rival: bool,
-    ) -> (Step<T>, Effects<T>) {
-        let mut effects = Vec::new();
-        let is_satisfied = evaluation.is_satisfied();
-        let Evaluation { write, changed, gone } = evaluation;
-        if !gone.is_empty() {
-            self.complete(&mut effects, |id| gone.contains(&id), |_| Completion::Gone);
-        }
-        let Some(value) = write else {
-            let verdict = self.nothing_to_write(&mut effects, read, is_satisfied, by_rival);
-            return (Step::Finish(verdict), effects);
-        };
-        let expected = read.as_ref().map(|(_, version)| version.clone());
-        let step = match (value.clone(), expected.clone()) {
-            (Some(value), expected) => Step::Write { value, expected },
-            (None, Some(expected)) => Step::Delete { expected },
-            (None, None) => return (Step::Finish(Outcome::Unchanged.done()), effects),
-        };
-        self.generation += 1;
-        effects.extend(self.is_deleted(read.as_ref()).then_some(Effect::Deleted));
-        if let Some((value, version)) = &read {
-            self.own_write.read(value, version);
-        }
-        self.known.learn(read);
-        self.unsatisfied = true;
-        // It is to be written again, so somebody changed it. Or the caller wants another value by
-        // now: the contention tracker compares the two.
-        effects.extend(self.satisfied.take().map(Effect::Lost));
-        if let Some(attempt) = &mut self.in_flight {
-            attempt.sent = Some(Sent { value, expected, changed, started: now });
-        }
-        (step, effects)
-    }
-
-    /// Returns whether the object was known to exist, and a read did not find it.
-    fn is_deleted(&self, read: Option<&(T::Value, T::Version)>) -> bool {
-        read.is_none() && self.known.value().is_some()
-    }
-
-    /// The value is satisfactory, or an object that must exist does not.
-    fn nothing_to_write(
-        &mut self,
-        effects: &mut Effects<T>,
-        read: Option<(T::Value, T::Version)>,
-        is_satisfied: bool,
-        by_rival: bool,
-    ) -> Verdict {
-        let value = read.as_ref().map(|(value, _)| value.clone());
-        let version = read.as_ref().map(|(_, version)| version.clone());
-        let is_deleted = self.is_deleted(read.as_ref());
-        let wants_absence = self.in_flight.as_ref().is_some_and(|attempt| attempt.wants_absence);
-        let is_acknowledged = self.may_be_acknowledged(version.as_ref());
-        let ours = match &read {
-            Some((value, version)) => self.own_write.read(value, version),
-            None => self.own_write.read_absent(),
-        };
-        // A deletion has no writer to ask for.
-        let by_rival = by_rival || is_deleted && wants_absence && !ours && !is_acknowledged;
-        // The first sight of a value shows nothing.
-        let by_other = is_satisfied && self.unsatisfied && by_rival;
-        self.known.learn(read);
-        self.satisfied = value.filter(|_| is_satisfied);
-        self.requests.forget_earlier(effects);
-        self.complete_attempt(effects, |_| match &version {
-            Some(version) if ours => Completion::Written(version.clone()),
-            None if ours => Completion::Deleted,
-            _ if by_other => Completion::ByOther,
-            _ => Completion::Satisfied,
-        });
-        if by_other {
-            effects.push(Effect::Evidence { revision: version.as_ref().and_then(Version::revision) });
-        } else if is_deleted && !ours {
-            effects.push(Effect::Deleted);
-        }
-        if !self.requests.is_empty() {
-            // Requests came during the attempt. The evidence has cleared their job, too.
-            effects.extend(by_other.then_some(Effect::Queue));
-            effects.push(Effect::Assess);
-        }
-        Outcome::Unchanged.done()
-    }
-
-    /// Takes in the answer to a failed read or to a write. Returns the attempt's verdict.
-    pub fn handle_answer(&mut self, answer: Answer<T>) -> (Verdict, Effects<T>) {
-        let mut effects = Vec::new();
-        let sent = self.in_flight.as_mut().and_then(|attempt| attempt.sent.take());
-        let verdict = answer.verdict(sent.is_some());
-        match answer {
-            Answer::Written(version) => {
-                if let Some(sent) = sent {
-                    self.written(&mut effects, sent, version);
-                }
-            }
-            Answer::Deleted => {
-                if let Some(sent) = sent {
-                    self.deleted(&mut effects, sent);
-                }
-            }
-            Answer::Unanswered => self.own_write.unanswered(sent),
-            Answer::Conflict | Answer::Fenced => {}
-            Answer::Denied(reason) => {
-                if let Some(attempt) = &self.in_flight {
-                    let waiters = self.requests.take_waiters(|id| attempt.requests.contains(&id));
-                    effects.extend((!waiters.is_empty()).then(|| Effect::Deny(waiters, reason.clone())));
-                    let is_pending = self.requests.ids().iter().any(|id| attempt.requests.contains(id));
-                    self.note_refusal(is_pending, reason);
-                }
-            }
-            Answer::Impossible(reason) => {
-                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
-                self.note_refusal(!effects.is_empty(), reason);
-            }
-            Answer::Withheld(reason) => {
-                self.complete_attempt(&mut effects, |_| Completion::GivenUp(reason.clone()));
-            }
-        }
-        (verdict, effects)
-    }
-
-    /// A caller that withdrew its request meanwhile has no use for the reason, and the next caller
-    /// may want another value.
-    fn note_refusal(&mut self, is_wanted: bool, reason: T::Reason) {
-        if is_wanted {
-            let version = self.known.version().cloned();
-            self.refusal = Some(Box::new(Refusal { version, reason }));
-        }
-    }
-
-    fn written(&mut self, effects: &mut Effects<T>, sent: Sent<T>, version: T::Version) {
-        self.own_write.succeeded(version.clone(), sent.started);
-        self.satisfied = sent.value.clone();
-        self.known.learn_own(sent.value.map(|value| (value, version.clone())));
-        self.succeeded(effects, &sent.changed, &Completion::Written(version));
-    }
-
-    fn deleted(&mut self, effects: &mut Effects<T>, sent: Sent<T>) {
-        if let Some(version) = sent.expected {
-            self.own_write.deleted(version);
-        }
-        self.satisfied = None;
-        self.known.learn_own(None);
-        self.succeeded(effects, &sent.changed, &Completion::Deleted);
-    }
-
-    /// Our write succeeded. The requests that changed the state end so, the others as satisfied.
-    fn succeeded(&mut self, effects: &mut Effects<T>, changed: &[RequestId], ending: &Completions<T>) {
-        self.refusal = None;
-        self.unsatisfied = false;
-        self.requests.forget_earlier(effects);
-        self.complete_attempt(effects, |id| match changed.contains(&id) {
-            true => ending.clone(),
-            false => Completion::Satisfied,
-        });
-        // Requests that came during the attempt may want more.
-        effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));
     }
 
     /// Returns the next change that the attempt deferred. Once there is none, ends the attempt.

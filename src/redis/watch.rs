@@ -174,9 +174,8 @@ impl Resumable for Watch {
     async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let Some(mut servers) = self.servers.take() else { return self.open(ready).await };
         let changes = self.changes(&mut servers).await?;
-        if changes.flushed {
-            self.list(&mut servers, ready).await?;
-        } else {
+        let mut lists = changes.flushed;
+        if !lists {
             for (connection, keys) in servers.connections.iter_mut().zip(changes.keys) {
                 if keys.is_empty() {
                     continue;
@@ -186,6 +185,9 @@ impl Resumable for Watch {
                     let known = self.reported.get(&key);
                     if let Some(entry) = entry(key.clone(), token.clone(), value) {
                         if known != token.as_ref() {
+                            // No store sets a version back. Somebody restored the key, and only a
+                            // listing shows readers that this is the truth.
+                            lists |= known.is_some_and(|known| is_set_back(known, token.as_deref()));
                             self.reported.insert(key, token.unwrap_or_default());
                             ready.push_back(Event::Put(entry));
                         }
@@ -195,6 +197,9 @@ impl Resumable for Watch {
                 }
             }
         }
+        if lists {
+            self.list(&mut servers, ready).await?;
+        }
         self.servers = Some(servers);
         Ok(())
     }
@@ -202,6 +207,11 @@ impl Resumable for Watch {
     fn disconnect(&mut self) {
         self.servers = None;
     }
+}
+
+/// Returns whether a version comes before one that was reported earlier.
+fn is_set_back(known: &[u8], token: Option<&[u8]>) -> bool {
+    token.and_then(number).zip(number(known)).is_some_and(|(token, known)| token < known)
 }
 
 /// Makes up the version of a deletion, because the server reports none. It is newer than the
@@ -241,6 +251,15 @@ const BATCH: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn smaller_number_is_set_back() {
+        assert!(is_set_back(b"5-a", Some(b"4-b")));
+        for token in [&b"5-b"[..], b"6-a", b"x"] {
+            assert!(!is_set_back(b"5-a", Some(token)));
+        }
+        assert!(!is_set_back(b"x", Some(b"4-b")) && !is_set_back(b"5-a", None));
+    }
 
     #[test]
     fn a_prefix_is_text_and_not_a_pattern() {

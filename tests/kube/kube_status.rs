@@ -37,7 +37,6 @@ async fn processes_write_each_status_despite_a_killed_leader() {
         assert!(figures["writes_succeeded"].as_u64() >= Some(200 - 16), "{figures}");
         assert!(figures["failover_ms"].as_u64() > Some(0));
     }
-    assert_eq!(figures["lease"]["leaders_at_end"], 1);
 
     // The program has cleaned up. The namespaces remain in deletion, because the controllers that
     // empty them do not run here.

@@ -265,9 +265,10 @@ async fn a_deleted_key_is_nobodys() {
     let replica = Replica::new(&store, Network::default()).await;
     replica.follow().await;
     let lease = replica.guard.lease().clone();
+    // The other replica writes keys that were nobody's: one that it wrote before is no news.
     tokio::spawn(async move {
-        loop {
-            lease.extend(&"elsewhere".into());
+        for number in 0.. {
+            lease.extend(&format!("elsewhere/{number}").into());
             sleep(50 * MS).await;
         }
     });
@@ -278,6 +279,8 @@ async fn a_deleted_key_is_nobodys() {
         since.elapsed()
     };
     assert!(took("one").await > 100 * MS, "another replica leads");
+    sleep(100 * MS).await;
+    assert_eq!(replica.guard.lease().status().role, Role::Follower);
     assert!(took("two").await < 100 * MS, "this replica wrote the key last");
     let version = store.get(KEY).await.unwrap().unwrap().version;
     store.delete(KEY, &version, None).await.unwrap();
@@ -1021,8 +1024,8 @@ async fn unwanted_key_is_deleted_by_one_replica() {
 #[tokio::test(start_paused = true)]
 async fn refused_deletion_is_retried_after_a_new_read() {
     let store = MemoryStore::new();
-    let replica = Replica::new(&store, Network { write: 100 * MS, ..Network::default() }).await;
     put(&store, KEY, "person").await;
+    let replica = Replica::new(&store, Network { write: 100 * MS, ..Network::default() }).await;
     let ensured = replica.guard.ensure_absent("key");
     replica.has_sent(1).await;
     put(&store, KEY, "person again").await;

@@ -11,7 +11,7 @@ use crate::course::{Course, Figures, measure};
 type Change = (&'static str, &'static [u32], fn(&mut Tuning, u32));
 
 /// The parameters and their values, which include the default.
-const CHANGES: [Change; 8] = [
+const CHANGES: [Change; 9] = [
     ("election delay, echoes", &[2, 4, 8, 16, 32, 64], |tuning, to| tuning.election_echoes = to),
     ("head start, echoes", &[0, 2, 4, 8, 16], |tuning, to| tuning.head_start_echoes = to),
     ("minimum backoff, echoes", &[0, 1, 2, 4, 8], |tuning, to| tuning.backoff_echoes = to),
@@ -19,7 +19,8 @@ const CHANGES: [Change; 8] = [
     ("window growth", &[0, 1, 2, 16], |tuning, to| tuning.window_growth = to as usize),
     ("initial patience, ms", &[250, 500, 1000, 2000, 4000], |tuning, to| tuning.initial_patience = ms(to)),
     ("patience spread, ms", &[0, 500, 1000, 2000, 4000], |tuning, to| tuning.patience_spread = ms(to)),
-    ("adoption, patiences", &[1, 2, 4, 8], |tuning, to| tuning.adoption_patiences = to),
+    ("takeover by a busy replica, patiences", &[1, 2, 4, 8], |tuning, to| tuning.busy_patiences = to),
+    ("memory of incumbents, terms", &[1, 2, 4], |tuning, to| tuning.memory_terms = to),
 ];
 
 /// The limit of replicas times keys, which bounds the time of a run.

@@ -79,7 +79,7 @@ pub(super) struct Out {
     since: Timestamp,
     role_generation: u64,
     deadline: Timestamp,
-    /// It writes a key that a follower has adopted.
+    /// Its key was cleared meanwhile.
     cleared: bool,
 }
 

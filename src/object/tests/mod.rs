@@ -5,6 +5,10 @@ mod properties;
 use std::time::Duration;
 
 use super::*;
+use crate::engine::{
+    Timestamp,
+    outcome::{Outcome, Verdict},
+};
 
 /// An object with one text for a value.
 #[derive(Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use etcd_client::Client as EtcdClient;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use writerlease::{
     ContentionTracker, EnsureOutcome, Guard, WatchState, WriterLease,
     etcd::EtcdStore,
@@ -50,8 +50,18 @@ async fn ensure<S: Store>(guard: &Guard<S>, key: &str) -> EnsureOutcome {
     timeout(LONG, guard.ensure(key, ours)).await.unwrap_or_else(|_| panic!("{key}: `ensure` does not end"))
 }
 
+/// Requests `ours` until the guard writes it: it is satisfied as long as its watch has not shown what
+/// somebody else has written meanwhile.
 async fn writes<S: Store>(guard: &Guard<S>, key: &str) {
-    let ending = ensure(guard, key).await;
+    let written = async {
+        loop {
+            match ensure(guard, key).await {
+                EnsureOutcome::Satisfied => sleep(Duration::from_millis(5)).await,
+                ending => return ending,
+            }
+        }
+    };
+    let ending = timeout(LONG, written).await.unwrap_or_else(|_| panic!("{key}: it is not written"));
     assert!(matches!(ending, EnsureOutcome::Written(_)), "{key}: {ending:?}");
     let entry = guard.store().get(&format!("k/{key}")).await.expect("it serves").expect("it is there");
     assert_eq!(&entry.value[..], b"ours");

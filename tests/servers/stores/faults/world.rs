@@ -122,8 +122,7 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         world.sees(replica).await;
         world.observes(replica).await;
     }
-    let leaders = || world.replicas.iter().filter(|replica| replica.guard.lease().is_leader()).count();
-    until("exactly one replica leads", || leaders() == 1).await;
+    world.settles().await;
     load.abort();
     let _ = load.await;
     world.reach(world.round.load(SeqCst)).await;
@@ -204,16 +203,15 @@ impl<E: Engine> World<E> {
         self.replicas.iter().map(|replica| replica.guard.lease().snapshot().counters).collect()
     }
 
-    /// Waits for a leader. Returns its number.
-    pub async fn leader(&self) -> usize {
-        let leads = |replica: &Replica<E::Store>| replica.guard.lease().is_leader();
-        let mut leader = None;
-        let mut find = || {
-            leader = self.replicas.iter().position(leads);
-            leader.is_some()
-        };
-        until("a replica leads", &mut find).await;
-        leader.expect("it was found")
+    /// Returns the replica that writes most: the leader, unless the keys are split among several.
+    pub async fn busiest(&self) -> usize {
+        let before = self.counters();
+        for _ in 0..2 {
+            self.progress().await;
+        }
+        let after = self.counters();
+        let wrote = |replica: &usize| after[*replica].written - before[*replica].written;
+        (0..REPLICAS).max_by_key(wrote).expect("there are replicas")
     }
 
     /// Waits until a round later than the current one is written.
@@ -257,22 +255,22 @@ impl<E: Engine> World<E> {
         self.sees(replica).await;
     }
 
-    /// Causes a fault in the middle of a write of the leader.
-    pub async fn strike_the_leader(&self, arm: impl Fn(&Proxy)) {
+    /// Causes a fault in the middle of a write of the replica that writes most.
+    pub async fn strike_the_busiest(&self, arm: impl Fn(&Proxy)) {
         let began = Instant::now();
-        loop {
-            let leader = &self.replicas[self.leader().await];
-            arm(&leader.proxy);
-            // On a busy machine the replica may stop leading before it writes.
-            while leader.guard.lease().is_leader() || leader.proxy.has_struck() {
-                if leader.proxy.has_struck() {
+        while began.elapsed() < LONG {
+            let replica = &self.replicas[self.busiest().await];
+            arm(&replica.proxy);
+            // Its keys may pass to another replica before it writes.
+            for _ in 0..200 {
+                if replica.proxy.has_struck() {
                     return;
                 }
-                assert!(began.elapsed() < LONG, "no leader writes");
                 sleep(Duration::from_millis(5)).await;
             }
-            leader.proxy.heal();
+            replica.proxy.heal();
         }
+        panic!("no replica writes");
     }
 
     /// Waits until the replica sees what others write.
@@ -290,10 +288,27 @@ impl<E: Engine> World<E> {
     /// Waits until the replica gets evidence of others' writes, or is the one whose writes the
     /// others see.
     async fn observes(&self, replica: usize) {
-        let lease = self.replicas[replica].guard.lease();
-        let evidence = || lease.snapshot().counters.evidence;
-        let before = evidence();
-        until("it hears of others, or leads", || evidence() > before || lease.is_leader()).await;
+        let signs = || {
+            let counters = self.replicas[replica].guard.lease().snapshot().counters;
+            counters.evidence + counters.written
+        };
+        let before = signs();
+        until("it hears of others, or writes", || signs() > before).await;
+    }
+
+    /// Waits until the replicas keep out of each other's way: ten rounds without a conflict.
+    /// One may write all keys, or each its own.
+    async fn settles(&self) {
+        let conflicts = || self.counters().iter().map(|counters| counters.conflicts).sum::<u64>();
+        let began = Instant::now();
+        loop {
+            let before = conflicts();
+            self.reach(self.round.load(SeqCst) + 10).await;
+            if conflicts() == before {
+                return;
+            }
+            assert!(began.elapsed() < LONG, "writes are still refused: {:#?}", self.counters());
+        }
     }
 
     /// Counts each write acknowledged so far as lost: to be called before the server loses its
