@@ -50,6 +50,11 @@ pub struct Status {
 pub struct Snapshot {
     /// Keys with a pending job, attempts in flight not counted.
     pub pending: usize,
+    /// The time for which the oldest key has been pending, its attempt in flight included. `None` if
+    /// none is pending; zero for keys that are only to be tried again later, on purpose.
+    pub oldest_pending: Option<Duration>,
+    /// Keys whose last attempt failed: the store did not answer, or the job panicked.
+    pub failing: usize,
     /// Attempts in flight, those past their deadline included.
     pub in_flight: usize,
     /// Attempts that may be in flight at the same time while this process leads.

@@ -1,6 +1,6 @@
 //! The part of a lease that its handles and its driver share, behind one lock.
 
-use std::{hash::Hash, sync::Arc, task::Waker, time::Duration};
+use std::{hash::Hash, sync::Arc, task::Waker};
 
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
@@ -99,7 +99,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.state.lock()
     }
 
-    pub(super) fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.timestamp(Moment::now())
     }
 
@@ -160,11 +160,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(crate) fn is_leader(&self) -> bool {
         let state = self.lock();
         !matches!(state.phase, Phase::Closed(_)) && state.engine.is_leader(self.now())
-    }
-
-    /// Returns how long the lease still lasts, whoever holds it.
-    pub(crate) fn lease_remaining(&self, state: &State<K>) -> Duration {
-        state.engine.lease_end() - self.now()
     }
 
     /// Stops new attempts. The driver ends when those in flight have finished.

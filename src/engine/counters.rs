@@ -14,6 +14,8 @@ pub struct Counters {
     pub failures: u64,
     /// Attempts that found nothing to write.
     pub unchanged: u64,
+    /// Attempts that the store denied.
+    pub denied: u64,
     /// Attempts that found another writer.
     pub written_by_others: u64,
     /// Attempts that panicked.

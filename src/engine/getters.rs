@@ -7,7 +7,7 @@ use super::{Engine, config::LeaseConfig, contest::Role, counters::Counters, time
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns the keys whose attempts are in flight.
     pub fn keys_in_flight(&self) -> impl Iterator<Item = &K> {
-        self.in_flight.slots().map(|slot| self.queue.key(slot))
+        self.in_flight.all().map(|flight| self.queue.key(flight.slot))
     }
 
     /// Returns the role. [`is_leader`](Self::is_leader) says whether a leader still holds the

@@ -161,9 +161,9 @@ impl InFlight {
         self.current.last_key_value().map(|(_, flight)| flight)
     }
 
-    /// Returns the slots of all attempts in flight.
-    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
-        self.current.values().chain(self.late.values()).map(|flight| flight.slot)
+    /// Returns all attempts in flight, those past their deadline included.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Flight> {
+        self.current.values().chain(self.late.values())
     }
 
     /// Stops counting the attempts that are past their deadline.
