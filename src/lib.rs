@@ -108,7 +108,7 @@ pub use engine::{
     outcome::{Next, Outcome, Verdict},
 };
 #[cfg(feature = "tokio")]
-pub use guard::{Ensure, EnsureOutcome, Guard, Notice};
+pub use guard::{Ensure, EnsureOutcome, Guard, KeyExplanation, Notice};
 #[cfg(feature = "tokio")]
 pub use lease::{WatchReporter, WriterLease};
 #[cfg(feature = "tokio")]

@@ -17,6 +17,10 @@ use super::{
 /// How long a denied request waits for its next attempt: no event reports new rights.
 const DENIED_RETRY: Duration = Duration::from_secs(60);
 
+/// How many setbacks in a row are worth a warning: one may be an accident, and two the end of an
+/// outage.
+const KEEPS_FAILING: u8 = 3;
+
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in how an attempt ended. Returns the job if it is no longer needed: it was done, a
     /// newer one replaced it, or its key was cleared meanwhile.
@@ -59,6 +63,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             Outcome::Failed => {
                 self.counters.failures += 1;
                 setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
+                self.counters.kept_failing += u64::from(setbacks == KEEPS_FAILING);
                 backoff = self.failed(now, &flight, setbacks, current);
             }
             Outcome::Unchanged => self.counters.unchanged += 1,

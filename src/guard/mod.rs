@@ -10,10 +10,12 @@
 //!
 //! The [`object`](crate::object) decides the meaning of reads, answers and changes. These files are
 //! the shell around it: `keys` holds the objects and carries out their effects, `attempt` calls the
-//! store, and `watch` receives its changes.
+//! store, `watch` receives its changes, and `explain` says what went wrong with a key.
 
 mod attempt;
+mod explain;
 mod keys;
+mod outcome;
 mod watch;
 
 use std::{
@@ -33,13 +35,17 @@ use tokio::{
 
 pub(crate) use self::keys::Desired;
 use self::keys::{DesiredFn, Effects, GuardedRequest, KeyTable, Object};
+pub use self::{
+    explain::KeyExplanation,
+    outcome::{EnsureOutcome, Notice},
+};
 use crate::{
-    clock::{self, Moment},
+    clock,
     contention::ContentionTracker,
     lease::{PrefixClaim, WatchReporter, WriterLease},
     object::Request,
-    status::{LeaseClosed, SpawnError, WatchState},
-    store::{Store, StoreError, Version},
+    status::{SpawnError, WatchState},
+    store::{Store, Version},
 };
 
 /// Keeps the keys under a prefix of a store as its callers want them, and keeps replicas that want
@@ -75,103 +81,11 @@ pub struct Guard<S: Store> {
     _watch: Arc<WatchTask>,
 }
 
-/// The outcome of an [`ensure`](Guard::ensure).
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum EnsureOutcome {
-    /// We wrote the key; this is the version of our write.
-    Written(Version),
-    /// We deleted the key; see [`ensure_absent`](Guard::ensure_absent).
-    Deleted,
-    /// The key was right already, or became so without a competitor.
-    Satisfied,
-    /// A competitor's write made the key right.
-    ByOther,
-    /// A newer call for the same key and part replaced this one, or
-    /// [`ensure_absent`](Guard::ensure_absent) was called for the key.
-    Superseded,
-    /// [`Guard::remove`] was called.
-    Removed,
-    /// Two groups want different values of the key: the value was written, changed by somebody
-    /// else, written again and changed again. The guard leaves the key alone for a while, because
-    /// neither group would win. A caller that still wants the value then calls again.
-    Contended {
-        /// The time until which the guard does not write the value.
-        until: Moment,
-    },
-    /// The closure is never content: it wants to change also what it wrote itself. It may write the
-    /// time, a counter, or a set in random order. The guard wrote such a value less than the
-    /// contention interval ago, and writes the next one after it at the earliest. A caller that
-    /// still wants that calls again. Closures that are content with what they write are not
-    /// concerned.
-    NeverContent {
-        /// The time until which the key rests.
-        until: Moment,
-    },
-    /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create
-    /// it.
-    Gone,
-    /// The store denied the request. The call ends with that, but the request stays pending: rights
-    /// are granted without an event, so the guard tries again each minute, until the value is right,
-    /// a newer call replaces the request, or [`Guard::remove`] withdraws it. The denial holds up no
-    /// other key and extends no lease, so a replica with the right to write takes over.
-    Denied(Arc<StoreError>),
-    /// The value is larger than the store takes.
-    TooLarge(Arc<StoreError>),
-    /// The store can never take this key or value.
-    Invalid(Arc<StoreError>),
-    /// The lease takes no more jobs.
-    LeaseClosed(LeaseClosed),
-    /// The last handle of the guard was dropped.
-    Dropped,
-}
-
 /// A future of the [`EnsureOutcome`] of a call. Dropping it changes nothing: the request stays
 /// pending.
 #[derive(Debug)]
 pub struct Ensure {
     ending: oneshot::Receiver<EnsureOutcome>,
-}
-
-/// A problem that the guard publishes to all listeners, because nobody may be waiting for the
-/// [`Ensure`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Notice {
-    /// The store denied a request, or refused a write for good as too large or invalid. Published
-    /// once for each request, although a denied one is tried again.
-    Refused {
-        /// The key, prefix included.
-        key: Arc<str>,
-        /// The store's error.
-        error: Arc<StoreError>,
-    },
-    /// The requests for a key were given up, because somebody else keeps changing it; see
-    /// [`EnsureOutcome::Contended`].
-    Contended {
-        /// The key, prefix included.
-        key: Arc<str>,
-        /// The time until which the guard does not write the value.
-        until: Moment,
-    },
-    /// The guard wrote a key, and the closure wants to change what it wrote itself. The key rests;
-    /// see [`EnsureOutcome::NeverContent`]. Published once per rest.
-    NeverContent {
-        /// The key, prefix included.
-        key: Arc<str>,
-        /// The time until which the key rests.
-        until: Moment,
-    },
-    /// The watch was interrupted. Until it is back the guard goes on without seeing the writes of
-    /// others.
-    WatchInterrupted {
-        /// The store's error.
-        error: Arc<StoreError>,
-    },
-    /// The watch is back.
-    WatchRestored,
-    /// The watch ended for good.
-    WatchEnded,
 }
 
 /// Ends the watch and frees the prefix with the last [`Guard`].
@@ -447,16 +361,6 @@ impl<S: Store> Guard<S> {
     /// Subscribes to the problems from now on, also those of calls for which nobody waits.
     pub fn notices(&self) -> broadcast::Receiver<Notice> {
         self.inner.notices.subscribe()
-    }
-}
-
-impl EnsureOutcome {
-    /// Returns the store's error if it denied the request or refused it for good.
-    fn refusal(&self) -> Option<&Arc<StoreError>> {
-        match self {
-            Self::Denied(error) | Self::TooLarge(error) | Self::Invalid(error) => Some(error),
-            _ => None,
-        }
     }
 }
 
