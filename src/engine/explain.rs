@@ -14,7 +14,7 @@ use super::{Engine, incumbent::Incumbent, queue::Position, step::Step, time::Tim
 /// use writerlease::{LeaseBuilder, Outcome, engine::{Engine, Obstacle, Setback, Timestamp}};
 ///
 /// let mut engine = Engine::new(LeaseBuilder::new("demo").seed(1).build().unwrap());
-/// let at = |ms| Timestamp::from_nanos(ms * 1_000_000);
+/// let at = |ms: u64| Timestamp::from_nanos(ms * 1_000_000);
 /// engine.handle_try(at(0), "key", "write it");
 /// assert_eq!(engine.explain(at(0), &"key").unwrap().obstacle, Some(Obstacle::ElectionDelay));
 /// assert!(engine.explain(at(0), &"other").is_none(), "nobody wants it");

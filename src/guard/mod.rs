@@ -332,7 +332,11 @@ impl<S: Store> Guard<S> {
     /// Returns the store's error, once, if it refused the last request for a key for good at this
     /// version. Forgets a refusal at another version.
     #[cfg(feature = "kube")]
-    pub(crate) fn take_refusal(&self, key: &str, at: Option<&Version>) -> Option<Arc<StoreError>> {
+    pub(crate) fn take_refusal(
+        &self,
+        key: &str,
+        at: Option<&Version>,
+    ) -> Option<Arc<crate::store::StoreError>> {
         let refusal = self.inner.keys.lock().take_refusal(&self.inner.full(key), at)?;
         refusal.refusal().cloned()
     }

@@ -9,22 +9,22 @@ use crate::{
     store::{StoreError, Version},
 };
 
-/// The outcome of an [`ensure`](Guard::ensure).
+/// The outcome of an [`ensure`](crate::Guard::ensure).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum EnsureOutcome {
     /// We wrote the key; this is the version of our write.
     Written(Version),
-    /// We deleted the key; see [`ensure_absent`](Guard::ensure_absent).
+    /// We deleted the key; see [`ensure_absent`](crate::Guard::ensure_absent).
     Deleted,
     /// The key was right already, or became so without a competitor.
     Satisfied,
     /// A competitor's write made the key right.
     ByOther,
     /// A newer call for the same key and part replaced this one, or
-    /// [`ensure_absent`](Guard::ensure_absent) was called for the key.
+    /// [`ensure_absent`](crate::Guard::ensure_absent) was called for the key.
     Superseded,
-    /// [`Guard::remove`] was called.
+    /// [`Guard::remove`](crate::Guard::remove) was called.
     Removed,
     /// Two groups want different values of the key: the value was written, changed by somebody
     /// else, written again and changed again. The guard leaves the key alone for a while, because
@@ -42,12 +42,12 @@ pub enum EnsureOutcome {
         /// The time until which the key rests.
         until: Moment,
     },
-    /// The object does not exist, and [`ensure_existing`](Guard::ensure_existing) does not create
+    /// The object does not exist, and [`ensure_existing`](crate::Guard::ensure_existing) does not create
     /// it.
     Gone,
     /// The store denied the request. The call ends with that, but the request stays pending: rights
     /// are granted without an event, so the guard tries again each minute, until the value is right,
-    /// a newer call replaces the request, or [`Guard::remove`] withdraws it. The denial holds up no
+    /// a newer call replaces the request, or [`Guard::remove`](crate::Guard::remove) withdraws it. The denial holds up no
     /// other key and extends no lease, so a replica with the right to write takes over.
     Denied(Arc<StoreError>),
     /// The value is larger than the store takes.
@@ -61,7 +61,7 @@ pub enum EnsureOutcome {
 }
 
 /// A problem that the guard publishes to all listeners, because nobody may be waiting for the
-/// [`Ensure`].
+/// [`Ensure`](crate::Ensure).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Notice {
