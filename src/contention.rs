@@ -258,6 +258,16 @@ impl<K: Hash + Eq + Debug, V> ContentionTracker<K, V> {
         self.rests.get(key).map(|until| *until).filter(|until| Moment::now() < *until)
     }
 
+    /// Returns until when a key is contended.
+    pub(crate) fn contended_now<Q>(&self, key: &Q) -> Option<Moment>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        let contended = self.records.get(key).filter(|record| record.contended).map(|record| record.expires);
+        contended.filter(|until| Moment::now() < *until)
+    }
+
     /// Forgets the losses of a key, for example when it is removed.
     pub fn forget<Q>(&self, key: &Q)
     where

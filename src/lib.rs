@@ -14,6 +14,7 @@
 //! | keep the status of Kubernetes objects as it should be | [`kube::StatusGuard`] |
 //! | run jobs against a store that is none of these | [`WriterLease`], or a [`store::Store`] of my own under a [`Guard`] |
 //! | run a job only where an election is won | [`WriterLease::follow`], with an [`election::Elector`] |
+//! | know why a key is not written | [`Guard::explain`], or [`WriterLease::explain`] |
 //! | notice that two groups fight over a key | [`ContentionTracker`]; every [`Guard`] has one |
 //! | drive the rules with a runtime of my own | [`engine::Engine`] |
 //! | benchmark contention, test a store or a controller | [`lab`] |
@@ -109,7 +110,7 @@ pub use engine::{
     outcome::{Next, Outcome, Verdict},
 };
 #[cfg(feature = "tokio")]
-pub use guard::{Ensure, EnsureOutcome, Guard, Notice};
+pub use guard::{Ensure, EnsureOutcome, Guard, KeyExplanation, Notice};
 #[cfg(feature = "tokio")]
 pub use lease::{WatchReporter, WriterLease};
 #[cfg(feature = "tokio")]

@@ -36,6 +36,11 @@ pub struct Status {
     /// lease, this is the watch that is worst off; `None` if no watch was reported. A lease whose
     /// watch is not live goes on working, blindly.
     pub watch: Option<WatchState>,
+    /// True if no job was done for 10 s, by any replica, although a key was pending all that time;
+    /// false from the next one on that is. [`Snapshot`] and
+    /// [`WriterLease::explain`](crate::WriterLease::explain) show more, and a
+    /// [`Guard`](crate::Guard) has a [notice](crate::Notice::Stuck).
+    pub is_stuck: bool,
     /// Why the lease takes no more jobs, once that is so. The last status has it set.
     pub closed: Option<LeaseClosed>,
     pub(crate) role_generation: u64,
@@ -50,6 +55,11 @@ pub struct Status {
 pub struct Snapshot {
     /// Keys with a pending job, attempts in flight not counted.
     pub pending: usize,
+    /// The time for which the oldest key has been pending, its attempt in flight included. `None` if
+    /// none is pending; zero for keys that are only to be tried again later, on purpose.
+    pub oldest_pending: Option<Duration>,
+    /// Keys whose last attempt failed: the store did not answer, or the job panicked.
+    pub failing: usize,
     /// Attempts in flight, those past their deadline included.
     pub in_flight: usize,
     /// Attempts that may be in flight at the same time while this process leads.

@@ -13,6 +13,7 @@
 mod attempt;
 mod panic;
 mod shared;
+mod stall;
 
 use std::{
     future::poll_fn,
@@ -30,11 +31,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::attempt::{Attempt, limit_retries};
+use self::{panic::catch, shared::Phase};
 pub(crate) use self::{
-    panic::Contained,
+    panic::{Contained, message as panic_message},
     shared::{BoxedJob, Shared},
 };
-use self::{panic::catch, shared::Phase};
 use crate::{
     clock::MAX_SLEEP,
     engine::{AttemptId, Start, Timestamp, config::LeaseConfig, outcome::Verdict},
@@ -178,7 +179,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                         lease = %shared.name, attempt = ?id, outcome = ?verdict.outcome, next = ?verdict.next,
                         "an attempt finished",
                     );
-                    state.engine.handle_outcome(now, id, verdict, job)
+                    let kept_failing = state.engine.counters().kept_failing;
+                    let job = state.engine.handle_outcome(now, id, verdict, job);
+                    if state.engine.counters().kept_failing > kept_failing {
+                        tracing::warn!(
+                            lease = %shared.name, attempt = ?id,
+                            "a job keeps failing; it is tried again at the retry interval",
+                        );
+                    }
+                    job
                 }
                 Err(panic) => {
                     tracing::error!(
@@ -189,6 +198,18 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 }
             };
             self.finished_jobs.extend(job);
+        }
+        if state.phase == Phase::Running && state.stall.look(now, &state.engine) {
+            let engine = &state.engine;
+            let oldest = engine.oldest_pending().and_then(|(key, _)| engine.explain(now, key));
+            tracing::warn!(
+                lease = %shared.name,
+                pending = engine.len(),
+                in_flight = engine.in_flight(),
+                failing = engine.failing(),
+                oldest = oldest.map(tracing::field::display),
+                "nothing succeeds although something is wanted",
+            );
         }
         let lost = shared.publish(state, now);
         let next = match state.phase {
@@ -205,7 +226,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                     self.ready.push(start);
                 }
                 if self.ready.is_empty() {
-                    let timeout = state.engine.poll_timeout().unwrap_or(Timestamp::MAX);
+                    let timeout = state.timeout(now).unwrap_or(Timestamp::MAX);
                     // The timer is set only if it would fire too late. Each write moves the end of
                     // the lease, and it is cheaper to wake once too often per term than to set the
                     // timer each time. After a suspension the timer has not fired yet although its

@@ -20,7 +20,7 @@ pub(super) fn catch<R>(run: impl FnOnce() -> R) -> Result<R, String> {
 }
 
 /// Returns the message of a panic, if it is a text.
-fn message(panic: &(dyn Any + Send)) -> &str {
+pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
 }

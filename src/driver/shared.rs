@@ -1,13 +1,13 @@
 //! The part of a lease that its handles and its driver share, behind one lock.
 
-use std::{hash::Hash, sync::Arc, task::Waker, time::Duration};
+use std::{hash::Hash, sync::Arc, task::Waker};
 
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::Attempt;
+use super::{attempt::Attempt, stall::Stall};
 use crate::{
     clock::Moment,
     engine::{Engine, Role, Timestamp, config::LeaseConfig, outcome::Verdict},
@@ -35,6 +35,7 @@ pub(crate) struct State<K> {
     /// Wakes the driver. It may be called under the lock, because it is code of the runtime, not of
     /// users.
     pub(super) waker: Option<Waker>,
+    pub(super) stall: Stall,
     published: Status,
     watches: WatchStates,
     prefixes: Prefixes,
@@ -71,6 +72,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 role_token: Arc::default(),
                 wake_at: Timestamp::ZERO,
                 waker: None,
+                stall: Stall::none(),
                 published: status,
                 watches: WatchStates::default(),
                 prefixes: Prefixes::default(),
@@ -99,7 +101,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.state.lock()
     }
 
-    pub(super) fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         self.timestamp(Moment::now())
     }
 
@@ -162,11 +164,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         !matches!(state.phase, Phase::Closed(_)) && state.engine.is_leader(self.now())
     }
 
-    /// Returns how long the lease still lasts, whoever holds it.
-    pub(crate) fn lease_remaining(&self, state: &State<K>) -> Duration {
-        state.engine.lease_end() - self.now()
-    }
-
     /// Stops new attempts. The driver ends when those in flight have finished.
     pub(crate) fn drain(&self) {
         self.enter(Phase::Draining);
@@ -191,13 +188,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         let before = state.published;
         let role_generation = state.engine.role_generation();
         let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
+        let is_stuck = state.stall.lasts(&state.engine);
         // This runs with every event, and most change nothing here.
-        if (role_generation, is_leader, decided) == (before.role_generation, before.is_leader, before.decided)
+        if (role_generation, is_leader, decided, is_stuck)
+            == (before.role_generation, before.is_leader, before.decided, before.is_stuck)
         {
             return None;
         }
         let (role, epoch) = (state.engine.role(), state.engine.epoch());
-        let status = Status { role, is_leader, epoch, decided, role_generation, ..before };
+        let status = Status { role, is_leader, epoch, decided, is_stuck, role_generation, ..before };
         state.published = status;
         self.status.send_replace(status);
         if role_generation == before.role_generation {
@@ -311,10 +310,18 @@ impl<K: Hash + Eq + Clone> State<K> {
     /// Wakes the driver if it would sleep too long, or if it slept too long already because the
     /// machine was suspended.
     fn wake_if_needed(&mut self, now: Timestamp) {
-        let too_late = |timeout| timeout < self.wake_at || self.wake_at <= now;
-        if self.wake_at != Timestamp::ZERO && self.engine.poll_timeout().is_some_and(too_late) {
+        let wake_at = self.wake_at;
+        let too_late = |timeout| timeout < wake_at || wake_at <= now;
+        if wake_at != Timestamp::ZERO && self.timeout(now).is_some_and(too_late) {
             self.wake();
         }
+    }
+
+    /// Returns when the driver must look at the engine again without an event.
+    pub(super) fn timeout(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let stall = self.stall.due(now, &self.engine);
+        let stall = (stall != Timestamp::MAX).then_some(stall);
+        self.engine.poll_timeout().into_iter().chain(stall).min()
     }
 
     fn wake(&mut self) {

@@ -12,8 +12,12 @@ pub struct Counters {
     pub conflicts: u64,
     /// Attempts that learnt nothing.
     pub failures: u64,
+    /// Times that a key had its third setback in a row, and that was a failure: it keeps failing.
+    pub kept_failing: u64,
     /// Attempts that found nothing to write.
     pub unchanged: u64,
+    /// Attempts that the store denied.
+    pub denied: u64,
     /// Attempts that found another writer.
     pub written_by_others: u64,
     /// Attempts that panicked.

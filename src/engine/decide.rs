@@ -6,6 +6,7 @@ use super::{
     Engine,
     backoff::seconds,
     contest::Role,
+    explain::Obstacle,
     in_flight::Kind,
     incumbent::Incumbent,
     queue::{Class, Ready},
@@ -40,15 +41,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// no younger one may do more.
     fn step_in(&self, incumbent: Incumbent, class: Class) -> Step {
         let Some(first) = self.queue.first(incumbent, class) else { return Step::Idle };
-        if self.clock < self.outage.until(class) {
-            return Step::Wait(self.outage.until(class));
-        }
-        // After the pause of an outage, one attempt tests whether the store is back; the others
-        // wait for its answer, or they would all time out together.
-        let out = self.in_flight.counted();
-        let tests = if class == Class::Clean { out.total_clean() } else { out.total() };
-        if self.outage.lasts() && tests > 0 {
-            return self.when_a_slot_is_free();
+        if let Some(paused) = self.outage_step(class) {
+            return paused;
         }
         match (self.step_with(incumbent, class, first), self.youngest(incumbent, class)) {
             (Step::Run(first, kind), Some(youngest)) => match self.step_with(incumbent, class, youngest) {
@@ -57,6 +51,28 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             },
             (step, _) => step,
         }
+    }
+
+    /// Returns what may be done with one ready key, in its turn.
+    pub(super) fn step_of_key(&self, incumbent: Incumbent, class: Class, key: Ready) -> Step {
+        let own = self.outage_step(class).unwrap_or_else(|| self.step_with(incumbent, class, key));
+        match (own, self.step_in(incumbent, class)) {
+            // Of keys that failed, the first is not always the oldest.
+            (Step::Run(..), Step::Wait(until, obstacle)) => Step::Wait(until, obstacle),
+            (own, _) => own,
+        }
+    }
+
+    /// Returns the step that an outage imposes, if it forbids attempts.
+    fn outage_step(&self, class: Class) -> Option<Step> {
+        if self.clock < self.outage.until(class) {
+            return Some(Step::Wait(self.outage.until(class), Obstacle::Outage));
+        }
+        // After the pause of an outage, one attempt tests whether the store is back; the others
+        // wait for its answer, or they would all time out together.
+        let out = self.in_flight.counted();
+        let tests = if class == Class::Clean { out.total_clean() } else { out.total() };
+        (self.outage.lasts() && tests > 0).then(|| self.when_an_attempt_ends(Obstacle::Outage))
     }
 
     /// Returns the youngest key, if it goes before the oldest.
@@ -79,7 +95,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 .or(self.run(class, key, Kind::Own, self.config.concurrency)),
             (Incumbent::Us, _) => self.run(class, key, Kind::Own, self.config.concurrency),
             (Incumbent::Nobody, _) if leads => self.run(class, key, Kind::Lead, self.window.size()),
-            (Incumbent::Nobody, Role::Election) if now < self.election => Step::Wait(self.election),
+            (Incumbent::Nobody, Role::Election) if now < self.election => {
+                Step::Wait(self.election, Obstacle::ElectionDelay)
+            }
             // A leader whose lease has run out is the incumbent of the lease: it competes like the
             // others, but needs no delay.
             (Incumbent::Nobody, Role::Election | Role::Leader) => {
@@ -90,7 +108,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 // skips this key, and so we need a leader of our own. Service of older requests proves
                 // nothing, because a slow leader may be working through a long queue.
                 let is_skipped = self.left_at(key, self.patience.current()) <= self.contest.reached();
-                self.probe(class, key, if is_skipped { now } else { self.may_probe(key) })
+                self.probe(class, key, if is_skipped { now } else { self.may_probe(key) }, Obstacle::Leader)
             }
             (Incumbent::Other, _) => {
                 let silent_at = if leads { Timestamp::MAX } else { self.silent_at(key) };
@@ -98,20 +116,21 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 // If nobody was heard of lately, we shall soon know whether they live.
                 let heard_until = self.contest.last_sign() + self.patience.unspread();
                 if now.max(left_at) > heard_until && !leads || silent_at <= now {
-                    self.probe(class, key, silent_at)
+                    self.probe(class, key, silent_at, Obstacle::Incumbent)
                 } else if left_at <= now {
                     self.run(class, key, Kind::Takeover, self.takeovers.size())
                 } else {
-                    Step::Wait(left_at.min(silent_at))
+                    Step::Wait(left_at.min(silent_at), Obstacle::Incumbent)
                 }
             }
         }
     }
 
-    /// Returns the step of a key with which we may probe for the lease from a time on.
-    fn probe(&self, class: Class, key: Ready, from: Timestamp) -> Step {
+    /// Returns the step of a key with which we may probe for the lease from a time on, because of an
+    /// obstacle until then.
+    fn probe(&self, class: Class, key: Ready, from: Timestamp, until_then: Obstacle) -> Step {
         if self.clock < from {
-            return Step::Wait(from);
+            return Step::Wait(from, until_then);
         }
         let silent = self.silent_at(key) <= self.clock;
         let suspicion = self.clock < self.contest.lease_end();
@@ -147,7 +166,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                     && out.total_failed() < (concurrency / 4).max(1)
             }
         };
-        if is_free && out.total() < concurrency { Step::Run(key, kind) } else { self.when_a_slot_is_free() }
+        if is_free && out.total() < concurrency {
+            Step::Run(key, kind)
+        } else {
+            self.when_an_attempt_ends(Obstacle::Slot)
+        }
     }
 
     /// Returns when a key has waited for our patience without a sign of another replica's life. That
@@ -167,7 +190,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.contest.lease_end().max(key.since + head_start).min(self.silent_at(key))
     }
 
-    fn when_a_slot_is_free(&self) -> Step {
-        self.in_flight.next_deadline().map_or(Step::Idle, Step::Wait)
+    fn when_an_attempt_ends(&self, until_then: Obstacle) -> Step {
+        self.in_flight.next_deadline().map_or(Step::Idle, |deadline| Step::Wait(deadline, until_then))
     }
 }

@@ -14,6 +14,13 @@ use super::{
     time::Timestamp,
 };
 
+/// How long a denied request waits for its next attempt: no event reports new rights.
+const DENIED_RETRY: Duration = Duration::from_secs(60);
+
+/// How many setbacks in a row are worth a warning: one may be an accident, and two the end of an
+/// outage.
+const KEEPS_FAILING: u8 = 3;
+
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in how an attempt ended. Returns the job if it is no longer needed: it was done, a
     /// newer one replaced it, or its key was cleared meanwhile.
@@ -56,12 +63,17 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             Outcome::Failed => {
                 self.counters.failures += 1;
                 setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
+                self.counters.kept_failing += u64::from(setbacks == KEEPS_FAILING);
                 backoff = self.failed(now, &flight, setbacks, current);
             }
             Outcome::Unchanged => {
                 self.counters.unchanged += 1;
                 // Also if the job looks again later.
                 self.decided = true;
+            }
+            Outcome::Denied => {
+                self.counters.denied += 1;
+                backoff = DENIED_RETRY;
             }
         }
         let delay = match verdict.next {
@@ -77,10 +89,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             }
         };
         // A request that was fulfilled, by whomever, and is repeated is a new one, with a new age.
-        let failed = verdict.outcome == Outcome::Failed;
+        let (failed, denied) = (verdict.outcome == Outcome::Failed, verdict.outcome == Outcome::Denied);
         let fulfilled =
             matches!(verdict.outcome, Outcome::Written | Outcome::Unchanged | Outcome::WrittenByOther);
-        let again = delay.map(|delay| Requeue { at: now + delay, fulfilled, setbacks, failed });
+        if fulfilled {
+            self.last_success = now;
+        }
+        let again = delay.map(|delay| Requeue { at: now + delay, fulfilled, setbacks, failed, denied });
         self.finish(&flight, job, again)
     }
 
@@ -93,7 +108,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.counters.panics += 1;
         let setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
         let at = now + self.config.retry_interval;
-        let again = (!flight.cleared).then_some(Requeue { at, fulfilled: false, setbacks, failed: true });
+        let again = (!flight.cleared).then_some(Requeue {
+            at,
+            fulfilled: false,
+            setbacks,
+            failed: true,
+            denied: false,
+        });
         self.finish(&flight, job, again)
     }
 

@@ -9,7 +9,7 @@ use super::{
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns the keys whose attempts are in flight.
     pub fn keys_in_flight(&self) -> impl Iterator<Item = &K> {
-        self.in_flight.slots().map(|slot| self.queue.key(slot))
+        self.in_flight.all().map(|flight| self.queue.key(flight.slot))
     }
 
     /// Returns who wrote a key last, as far as this replica knows and remembers.

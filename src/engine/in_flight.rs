@@ -168,10 +168,9 @@ impl InFlight {
         self.current.back().map(|(_, flight)| flight)
     }
 
-    /// Returns the slots of all attempts in flight.
-    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
-        let current = self.current.iter().map(|(_, flight)| flight);
-        current.chain(self.late.values()).map(|flight| flight.slot)
+    /// Returns all attempts in flight, those past their deadline included.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Flight> {
+        self.current.iter().map(|(_, flight)| flight).chain(self.late.values())
     }
 
     /// Stops counting the attempts that are past their deadline.

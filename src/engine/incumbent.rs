@@ -1,6 +1,6 @@
 //! The incumbent of a key: whoever wrote it last.
 
-/// The last writer of a key, as far as this replica knows.
+/// The writer of the last value of a key, as far as this replica knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Incumbent {
     /// Nobody is known to have written it, or its last writer is silent: the lease decides.

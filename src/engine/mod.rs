@@ -46,6 +46,7 @@
 //! | [`Conflict`](crate::Outcome::Conflict) | the key is tried again after a short backoff of its own | the same, and the window halves, once per burst | the same; if the attempt was a suspicion, patience doubles |
 //! | [`Failed`](crate::Outcome::Failed) | the key is tried again after a backoff of its own; if different keys fail, all attempts pause, then one runs | the same; if different keys fail, the window falls to 1 | the same as in Election |
 //! | [`Unchanged`](crate::Outcome::Unchanged) | nothing | nothing | nothing |
+//! | [`Denied`](crate::Outcome::Denied) | the key is tried again after a minute | the same | the same |
 //! | [`handle_satisfied`](Engine::handle_satisfied) | clear the key's pending job | the same | the same |
 //! | [`handle_deleted`](Engine::handle_deleted) | the key is nobody's | the same | the same |
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending job | the same | the same |
@@ -129,6 +130,7 @@ mod counters;
 mod decide;
 mod echo;
 mod election;
+mod explain;
 mod finish;
 mod getters;
 mod in_flight;
@@ -152,6 +154,7 @@ pub use self::{
     attempt::{AttemptId, Start},
     contest::Role,
     counters::Counters,
+    explain::{Explanation, Obstacle, Setback},
     incumbent::Incumbent,
     time::Timestamp,
     tuning::Tuning,
@@ -222,6 +225,8 @@ pub struct Engine<K, J> {
     counters: Counters,
     /// What the last look at the queue found, until the next event: no attempt before this time.
     found: Option<Option<Timestamp>>,
+    /// When a job of ours was last done, by whomever.
+    last_success: Timestamp,
 }
 
 /// An echo counts for at most the term divided by this, so that every delay that is measured in
@@ -249,6 +254,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             echo: Echo::hinted(config.echo_hint, config.tuning.longest_echo.min(config.term / LONGEST_ECHO)),
             counters: Counters::default(),
             found: None,
+            last_success: Timestamp::ZERO,
             rng,
             config,
         }
@@ -284,6 +290,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_extend(&mut self, now: Timestamp, key: &K, revision: Option<u64>) -> Option<J> {
         let now = self.advance(now);
         let Cleared { job, since, attempted, .. } = self.clear(key);
+        self.last_success = now;
         if self.contest.is_old_news(revision) {
             return job;
         }
@@ -337,7 +344,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// The caller knows that the key is as it should be, whoever made it so: clears and returns its
     /// pending job. Says nothing about any replica.
     pub fn handle_satisfied(&mut self, now: Timestamp, key: &K) -> Option<J> {
-        self.advance(now);
+        self.last_success = self.advance(now);
         self.decided = true;
         self.clear(key).job
     }

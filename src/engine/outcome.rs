@@ -11,7 +11,8 @@ use std::time::Duration;
 /// | the value was right already, and a competitor made it so | `WrittenByOther` |
 /// | the compare-and-write was refused | `Conflict` |
 /// | the store did not answer, or not in time | `Failed` |
-/// | the store denies the write, or will never accept it: give up this key alone | `Unchanged`, after reporting the error |
+/// | the store denies the write: rights may be granted later | `Denied` |
+/// | the store will never accept the write: give up this key alone | `Unchanged`, after reporting the error |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub enum Outcome {
@@ -24,6 +25,10 @@ pub enum Outcome {
     Conflict,
     /// There was nothing to write.
     Unchanged,
+    /// The store denied the request: an answer, and no failure of the store. It says nothing about
+    /// the lease. The key stays pending and is tried again after a minute, because rights are granted
+    /// without an event.
+    Denied,
     /// The attempt learnt nothing: the store was unreachable, or the answer was lost. The key is
     /// tried again after a backoff that grows up to the retry interval. If different keys fail and
     /// none is answered in between, all attempts pause.
@@ -35,8 +40,8 @@ pub enum Outcome {
 pub enum Next {
     /// The job is finished and leaves the queue.
     Done,
-    /// The job is tried again: after a refusal or a failure when its backoff ends, otherwise after
-    /// the retry interval.
+    /// The job is tried again: after a refusal or a failure when its backoff ends, after a denial in a
+    /// minute, otherwise after the retry interval.
     Retry,
     /// The job is tried again after this time.
     RetryAfter(Duration),
@@ -44,7 +49,7 @@ pub enum Next {
 
 /// The answer of an attempt: its [`Outcome`], and what to do [`Next`].
 ///
-/// An outcome alone is a verdict, too. A refusal or a failure is then tried again; any other
+/// An outcome alone is a verdict, too. A refusal, a failure or a denial is then tried again; any other
 /// outcome finishes the job.
 ///
 /// ```
@@ -98,7 +103,7 @@ impl Verdict {
 impl From<Outcome> for Verdict {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Conflict | Outcome::Failed => outcome.retry(),
+            Outcome::Conflict | Outcome::Failed | Outcome::Denied => outcome.retry(),
             Outcome::Written | Outcome::WrittenByOther | Outcome::Unchanged => outcome.done(),
         }
     }

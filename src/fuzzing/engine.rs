@@ -61,6 +61,7 @@ impl Input<'_> {
             3 => Outcome::WrittenByOther,
             4 => Outcome::Unchanged,
             5 => Outcome::Failed,
+            6 => Outcome::Denied,
             _ => Outcome::Conflict,
         };
         let verdict = match byte / 8 % 8 {

@@ -1,7 +1,10 @@
 //! The guard's calls of the store: one attempt of a key reads it, evaluates the wishes, and writes
 //! if they want that.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -11,8 +14,9 @@ use super::{
 };
 use crate::{
     clock,
+    driver::panic_message,
     engine::outcome::{Outcome, Verdict},
-    object::{Answer, Step},
+    object::{Answer, Evaluation, Step, Wishes},
     status::LeaseClosed,
     store::{Entry, Expected, Fence, Store, StoreError, Version},
 };
@@ -41,16 +45,16 @@ impl<S: Store> Inner<S> {
         let _guard = AttemptGuard { inner: &self, key: &key };
         let read = match self.read(&key).await {
             Ok(read) => read,
-            Err(error) => return self.answer(&key, refused(&key, error)),
+            Err(error) => return self.refuse(&key, error),
         };
-        let mut evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
+        let mut evaluation = self.evaluate(&key, &wishes, read.as_ref().map(|(value, _)| value));
         if let Some((resting, outcome)) = self.resting(&key, &wishes, &evaluation) {
             self.update_object(&key, |object| ((), object.handle_contention(&resting, Some(outcome))));
             wishes = wishes.without(&resting);
             if wishes.is_empty() {
                 return Outcome::Unchanged.done();
             }
-            evaluation = wishes.evaluate(read.as_ref().map(|(value, _)| value));
+            evaluation = self.evaluate(&key, &wishes, read.as_ref().map(|(value, _)| value));
         }
         // Asked before the write, so that a slow closure does not come between it and its answer.
         let is_content = never_content(&wishes, &evaluation).is_empty();
@@ -65,25 +69,37 @@ impl<S: Store> Inner<S> {
             Step::Write { value, expected } => (value, expected),
             Step::Delete { expected } => {
                 let deleted = self.store.delete(&key, &expected, fence).await;
-                let answer = deleted.map_or_else(|error| refused(&key, error), |()| Answer::Deleted);
-                return self.answer(&key, answer);
+                return match deleted {
+                    Ok(()) => self.answer(&key, Answer::Deleted),
+                    Err(error) => self.refuse(&key, error),
+                };
             }
-            Step::Finish(verdict) => return verdict,
+            Step::Finish(verdict) => {
+                self.answered(&key);
+                return verdict;
+            }
         };
         if let Some(contended) = self.contended(&key, &value) {
             return self.answer(&key, Answer::Withheld(contended));
         }
         let expected = expected.map_or(Expected::Absent, Expected::Version);
-        let answer = match self.store.put(&key, value, expected, fence).await {
+        match self.store.put(&key, value, expected, fence).await {
             Ok(version) => {
                 if !is_content {
                     self.rest(&key);
                 }
-                Answer::Written(version)
+                self.answer(&key, Answer::Written(version))
             }
-            Err(error) => refused(&key, error),
-        };
-        self.answer(&key, answer)
+            Err(error) => self.refuse(&key, error),
+        }
+    }
+
+    /// Evaluates the wishes of an attempt, and reports a panic of a closure, which ends the attempt.
+    fn evaluate(&self, key: &Arc<str>, wishes: &Wishes<Guarded>, read: Option<&Bytes>) -> Evaluation<Bytes> {
+        catch_unwind(AssertUnwindSafe(|| wishes.evaluate(read))).unwrap_or_else(|panic| {
+            self.panicked(key, panic_message(&*panic));
+            resume_unwind(panic)
+        })
     }
 
     /// Reads a key, and past the store's cache if that is behind the watch.
@@ -98,7 +114,38 @@ impl<S: Store> Inner<S> {
         Ok(self.store.get_uncached(key).await?.map(pair))
     }
 
+    /// Takes in that the store did not do what an attempt asked for.
+    fn refuse(self: &Arc<Self>, key: &Arc<str>, error: StoreError) -> Verdict {
+        let answer = match error {
+            StoreError::Conflict { .. } => {
+                tracing::debug!(%key, "refused as stale; reading again");
+                Answer::Conflict
+            }
+            StoreError::Unavailable { .. } => {
+                tracing::debug!(%key, %error, "no answer; trying again");
+                self.failed(key, error);
+                return self.update_object(key, |object| object.handle_answer(Answer::Unanswered));
+            }
+            StoreError::Fenced { .. } => {
+                tracing::warn!(%key, %error, "a write came too late; another replica leads");
+                Answer::Fenced
+            }
+            // It is reported once, with the callers that are told of it.
+            StoreError::Denied { .. } => {
+                let error = Arc::new(error);
+                self.denied(key, &error);
+                let denied = Answer::Denied(EnsureOutcome::Denied(error));
+                return self.update_object(key, |object| object.handle_answer(denied));
+            }
+            StoreError::TooLarge { .. } => Answer::Impossible(EnsureOutcome::TooLarge(Arc::new(error))),
+            StoreError::Invalid { .. } => Answer::Impossible(EnsureOutcome::Invalid(Arc::new(error))),
+        };
+        self.answer(key, answer)
+    }
+
+    /// Takes in the store's answer to an attempt, or that it was not asked.
     fn answer(self: &Arc<Self>, key: &Arc<str>, answer: Answer<Guarded>) -> Verdict {
+        self.answered(key);
         if let Answer::Impossible(outcome) = &answer {
             self.report_refusal(key, outcome);
         }
@@ -112,28 +159,6 @@ impl<S: Store> Inner<S> {
             // Nobody has to listen.
             let _ = self.notices.send(Notice::Refused { key: key.clone(), error: error.clone() });
         }
-    }
-}
-
-/// Translates why the store did not do what an attempt asked for.
-fn refused(key: &str, error: StoreError) -> Answer<Guarded> {
-    match error {
-        StoreError::Conflict { .. } => {
-            tracing::debug!(%key, "refused as stale; reading again");
-            Answer::Conflict
-        }
-        StoreError::Unavailable { .. } => {
-            tracing::debug!(%key, %error, "no answer; trying again");
-            Answer::Unanswered
-        }
-        StoreError::Fenced { .. } => {
-            tracing::warn!(%key, %error, "a write came too late; another replica leads");
-            Answer::Fenced
-        }
-        // It is reported once, with the callers that are told of it.
-        StoreError::Denied { .. } => Answer::Denied(EnsureOutcome::Denied(Arc::new(error))),
-        StoreError::TooLarge { .. } => Answer::Impossible(EnsureOutcome::TooLarge(Arc::new(error))),
-        StoreError::Invalid { .. } => Answer::Impossible(EnsureOutcome::Invalid(Arc::new(error))),
     }
 }
 

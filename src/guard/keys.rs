@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{EnsureOutcome, Inner, Notice};
+use super::{EnsureOutcome, Inner, Notice, explain::Trouble};
 use crate::{
     engine::Timestamp,
     object::{
@@ -66,6 +66,8 @@ pub(super) struct KeyTable {
     pub watches: bool,
     /// The number of requests so far.
     requests: u64,
+    /// By key; most have none.
+    pub troubles: HashMap<Arc<str>, Trouble>,
 }
 
 impl KeyTable {
@@ -146,6 +148,7 @@ impl<S: Store> Inner<S> {
             self.perform(key, &mut keys, effect, &mut leftovers);
         }
         keys.prune(key);
+        keys.forget_trouble(key);
         drop(keys);
         for value in leftovers.lost.drain(..) {
             self.contention.lost(key.clone(), value);

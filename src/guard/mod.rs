@@ -10,11 +10,14 @@
 //!
 //! The [`object`](crate::object) decides the meaning of reads, answers and changes. These files are
 //! the shell around it: `keys` holds the objects and carries out their effects, `attempt` calls the
-//! store, `watch` receives its changes, and `ensure` has what a caller gets.
+//! store, `watch` receives its changes, `ensure` is what a caller waits for, and `explain` says what
+//! went wrong with a key.
 
 mod attempt;
 mod ensure;
+mod explain;
 mod keys;
+mod outcome;
 mod watch;
 
 use std::{
@@ -30,16 +33,20 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::ensure::{Ensure, EnsureOutcome};
 pub(crate) use self::keys::Desired;
 use self::keys::{DesiredFn, Effects, GuardedRequest, KeyTable, Object};
+pub use self::{
+    ensure::Ensure,
+    explain::KeyExplanation,
+    outcome::{EnsureOutcome, Notice},
+};
 use crate::{
-    clock::{self, Moment},
+    clock,
     contention::ContentionTracker,
     lease::{PrefixClaim, WatchReporter, WriterLease},
     object::Request,
     status::{SpawnError, WatchState},
-    store::{Store, StoreError, Version},
+    store::{Store, Version},
 };
 
 /// Keeps the keys under a prefix of a store as its callers want them, and keeps replicas that want
@@ -73,47 +80,6 @@ use crate::{
 pub struct Guard<S: Store> {
     inner: Arc<Inner<S>>,
     _watch: Arc<WatchTask>,
-}
-
-/// A problem that the guard publishes to all listeners, because nobody may be waiting for the
-/// [`Ensure`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Notice {
-    /// The store denied a request, or refused a write for good as too large or invalid. Published
-    /// once for each request, although a denied one is tried again.
-    Refused {
-        /// The key, prefix included.
-        key: Arc<str>,
-        /// The store's error.
-        error: Arc<StoreError>,
-    },
-    /// The requests for a key were given up, because somebody else keeps changing it; see
-    /// [`EnsureOutcome::Contended`].
-    Contended {
-        /// The key, prefix included.
-        key: Arc<str>,
-        /// The time until which the guard does not write the value.
-        until: Moment,
-    },
-    /// The guard wrote a key, and the closure wants to change what it wrote itself. The key rests;
-    /// see [`EnsureOutcome::NeverContent`]. Published once per rest.
-    NeverContent {
-        /// The key, prefix included.
-        key: Arc<str>,
-        /// The time until which the key rests.
-        until: Moment,
-    },
-    /// The watch was interrupted. Until it is back the guard goes on without seeing the writes of
-    /// others.
-    WatchInterrupted {
-        /// The store's error.
-        error: Arc<StoreError>,
-    },
-    /// The watch is back.
-    WatchRestored,
-    /// The watch ended for good.
-    WatchEnded,
 }
 
 /// Ends the watch and frees the prefix with the last [`Guard`].
@@ -361,7 +327,11 @@ impl<S: Store> Guard<S> {
     /// Returns the store's error, once, if it refused the last request for a key for good at this
     /// version. Forgets a refusal at another version.
     #[cfg(feature = "kube")]
-    pub(crate) fn take_refusal(&self, key: &str, at: Option<&Version>) -> Option<Arc<StoreError>> {
+    pub(crate) fn take_refusal(
+        &self,
+        key: &str,
+        at: Option<&Version>,
+    ) -> Option<Arc<crate::store::StoreError>> {
         let refusal = self.inner.keys.lock().take_refusal(&self.inner.full(key), at)?;
         refusal.refusal().cloned()
     }

@@ -9,13 +9,13 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Inner, Notice, WatchTask};
 use crate::{
     clock,
     object::Change,
-    status::{LeaseClosed, WatchState},
+    status::{LeaseClosed, Status, WatchState},
     store::{Event, Store, StoreError},
 };
 
@@ -78,11 +78,28 @@ pub(super) async fn run<S: Store>(
     };
     tokio::select! {
         () = watch => {}
-        closed = status.wait_for(|status| status.closed.is_some()) => {
-            let closed = closed.ok().and_then(|status| status.closed).unwrap_or(LeaseClosed::DriverDied);
+        closed = follow(&guard, &mut status) => {
             if let Some(inner) = guard.upgrade() {
                 inner.close(closed);
             }
+        }
+    }
+}
+
+/// Reports that the lease is stuck, each time, until it is closed. Returns why it is.
+async fn follow<S: Store>(guard: &Weak<Inner<S>>, status: &mut watch::Receiver<Status>) -> LeaseClosed {
+    let mut was_stuck = false;
+    loop {
+        let changed = |status: &Status| status.closed.is_some() || status.is_stuck != was_stuck;
+        let Ok(Status { is_stuck, closed, .. }) = status.wait_for(changed).await.map(|status| *status) else {
+            return LeaseClosed::DriverDied;
+        };
+        if let Some(closed) = closed {
+            return closed;
+        }
+        was_stuck = is_stuck;
+        if is_stuck && let Some(inner) = guard.upgrade() {
+            inner.report_stuck();
         }
     }
 }

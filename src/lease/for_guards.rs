@@ -21,6 +21,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.send(|engine, now| engine.handle_deleted(now, key));
     }
 
+    /// Returns the key that has been pending for longest.
+    pub(crate) fn oldest_pending(&self) -> Option<K> {
+        self.handle.shared.lock().engine.oldest_pending().map(|(key, _)| key.clone())
+    }
+
     /// Reserves a prefix for a guard.
     ///
     /// # Errors

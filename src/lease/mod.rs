@@ -2,18 +2,17 @@
 
 mod follow;
 mod for_guards;
+mod getters;
 mod reporter;
 
 use std::{fmt, hash::Hash, sync::Arc, time::Duration};
-
-use tokio::sync::watch;
 
 pub(crate) use self::reporter::PrefixClaim;
 pub use self::reporter::WatchReporter;
 use crate::{
     driver::{self, Attempt, BoxedJob, Contained, Shared},
     engine::{Engine, Timestamp, config::LeaseBuilder, outcome::Verdict},
-    status::{LeaseClosed, Snapshot, SpawnError, Status},
+    status::{LeaseClosed, SpawnError, Status},
 };
 
 /// A lease that is held by doing the work it protects.
@@ -343,88 +342,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         }
     }
 
-    /// Returns whether our work holds the lease at this moment. An idle lease belongs to nobody: a
-    /// term after the last write this is false, until the next job succeeds. The term continues
-    /// while the machine is suspended, where [the clock shows that](crate::Moment).
-    ///
-    /// It is a hint, and no lock: another replica may write at the same moment. The store's
-    /// comparison of versions, or a [`Fence`](crate::store::Fence), refuses the later of two
-    /// writes.
-    ///
-    /// ```
-    /// # use writerlease::WriterLease;
-    /// /// Collects statistics on one replica only: twice would be harmless, but costs.
-    /// fn should_collect(lease: &WriterLease<String>) -> bool {
-    ///     lease.is_leader()
-    /// }
-    /// ```
-    pub fn is_leader(&self) -> bool {
-        self.handle.shared.is_leader()
-    }
-
-    /// Returns how many keys have a pending job, attempts in flight not counted.
-    pub fn len(&self) -> usize {
-        self.handle.shared.lock().engine.len()
-    }
-
-    /// Returns whether no job is pending. Attempts may still be in flight.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Applies an event to the engine. A lease that has ended ignores it.
     fn send<R>(&self, event: impl FnOnce(&mut Engine<K, BoxedJob<K>>, Timestamp) -> R) {
         let _ = self.handle.shared.handle(event);
-    }
-
-    /// Returns the status that was published last.
-    pub fn status(&self) -> Status {
-        self.handle.shared.status()
-    }
-
-    /// Returns a channel that receives each change of the status. The last status has
-    /// [`Status::closed`] set.
-    ///
-    /// ```
-    /// use writerlease::WriterLease;
-    ///
-    /// async fn log_roles(lease: WriterLease<u32>) {
-    ///     let mut statuses = lease.subscribe();
-    ///     drop(lease); // the channel does not keep the lease alive, and the handle would
-    ///     while statuses.changed().await.is_ok() {
-    ///         let status = *statuses.borrow_and_update();
-    ///         println!("{:?}, epoch {}", status.role, status.epoch);
-    ///         if status.closed.is_some() {
-    ///             return;
-    ///         }
-    ///     }
-    /// }
-    /// ```
-    pub fn subscribe(&self) -> watch::Receiver<Status> {
-        self.handle.shared.subscribe()
-    }
-
-    /// Returns a snapshot of the lease's state, for logs and metrics.
-    ///
-    /// ```
-    /// # use writerlease::WriterLease;
-    /// fn log(lease: &WriterLease<u32>) {
-    ///     let snapshot = lease.snapshot();
-    ///     println!("{} pending, {} refused so far", snapshot.pending, snapshot.counters.conflicts);
-    /// }
-    /// ```
-    pub fn snapshot(&self) -> Snapshot {
-        let state = self.handle.shared.lock();
-        Snapshot {
-            pending: state.engine.len(),
-            in_flight: state.engine.in_flight(),
-            window: state.engine.window(),
-            losses: state.engine.losses(),
-            lease_remaining: self.handle.shared.lease_remaining(&state),
-            patience: state.engine.patience(),
-            echo: state.engine.echo(),
-            counters: state.engine.counters(),
-        }
     }
 
     /// Stops the lease: takes no more jobs, starts no more attempts, waits for those in flight for

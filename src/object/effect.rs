@@ -70,9 +70,6 @@ pub enum Effect<T: Types> {
 /// Effects in the order in which a shell carries them out.
 pub type Effects<T> = Vec<Effect<T>>;
 
-/// How long a denied request waits for its next attempt: no event reports new rights.
-pub(super) const DENIED_RETRY: Duration = Duration::from_secs(60);
-
 pub(super) type Completions<T> = Completion<<T as Types>::Version, <T as Types>::Reason>;
 
 /// The next step of an attempt.
@@ -147,7 +144,7 @@ impl<T: Types> Answer<T> {
             Self::Fenced => Outcome::WrittenByOther.retry(),
             Self::Unanswered => Outcome::Failed.retry(),
             // The store answers, and other keys may be allowed. So this is no failure of the store.
-            Self::Denied(_) => Outcome::Unchanged.retry_after(DENIED_RETRY),
+            Self::Denied(_) => Outcome::Denied.retry(),
             Self::Impossible(_) | Self::Withheld(_) => Outcome::Unchanged.done(),
         }
     }

@@ -106,6 +106,7 @@ async fn granted_rights_are_used_within_a_minute() {
     let attempts = replica.counters().attempts;
     assert!((10..=11).contains(&attempts), "{attempts}");
     assert!(matches!(notices.try_recv(), Ok(Notice::Refused { .. })));
+    assert!(matches!(notices.try_recv(), Ok(Notice::Stuck { .. })), "nothing else was wanted");
     assert!(notices.try_recv().is_err(), "once");
     replica.remote.set_fault(NetworkFault::None);
     sleep(MINUTE).await;

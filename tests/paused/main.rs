@@ -11,3 +11,4 @@ mod never_content;
 mod satisfied;
 mod scenarios;
 mod simulation;
+mod stuck;

@@ -23,12 +23,13 @@
 //! An idle key has no job. It is remembered for its incumbent, and forgotten when that is old; a key
 //! that nobody is known to have written is forgotten immediately.
 
+mod look;
 mod slots;
 
 use std::{collections::BTreeSet, hash::Hash, time::Duration};
 
-pub(super) use self::slots::Slot;
 use self::slots::{Links, List, Slots};
+pub(super) use self::{look::Position, slots::Slot};
 use super::{incumbent::Incumbent, time::Timestamp};
 
 #[derive(Debug)]
@@ -72,7 +73,11 @@ struct Node<K, J> {
 enum Place {
     Fresh(Links),
     Again,
-    Waiting(Timestamp),
+    Waiting {
+        at: Timestamp,
+        /// The store denied the last attempt.
+        denied: bool,
+    },
     /// The age and the tries of the job in flight. A newer job of the key has its own in the node.
     Running {
         since: Timestamp,
@@ -111,6 +116,8 @@ pub(super) struct Requeue {
     pub(super) setbacks: u8,
     /// The attempt failed, or panicked.
     pub(super) failed: bool,
+    /// The store denied it.
+    pub(super) denied: bool,
 }
 
 /// Keys whose last attempt failed, or all others.
@@ -194,7 +201,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             }
             // A delay that the old job asked for does not bind the new one; a backoff after a
             // refusal or failure does.
-            Place::Waiting(_) if node.setbacks == 0 => {
+            Place::Waiting { .. } if node.setbacks == 0 => {
                 // A request for later has become a request for now.
                 node.since = node.since.min(now);
                 self.leave(slot);
@@ -306,7 +313,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         if superseded.is_some() && again.setbacks == 0 {
             self.enter_ready(slot);
         } else {
-            self.slots.get_mut(slot).place = Place::Waiting(again.at);
+            self.slots.get_mut(slot).place = Place::Waiting { at: again.at, denied: again.denied };
             self.waiting.insert((again.at, slot));
         }
         superseded
@@ -447,7 +454,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             Place::Fresh(links) => self.slots.unlink(&mut lane.fresh, links),
             Place::Idle(links) => self.slots.unlink(&mut self.idle, links),
             Place::Again => drop(lane.again[class as usize].remove(&ready)),
-            Place::Waiting(at) => drop(self.waiting.remove(&(at, slot))),
+            Place::Waiting { at, .. } => drop(self.waiting.remove(&(at, slot))),
             Place::Running { .. } | Place::Nowhere => {}
         }
     }
@@ -470,7 +477,7 @@ mod tests {
     }
 
     fn unfulfilled(at: Timestamp, setbacks: u8) -> Requeue {
-        Requeue { at, fulfilled: false, setbacks, failed: false }
+        Requeue { at, fulfilled: false, setbacks, failed: false, denied: false }
     }
 
     #[test]
@@ -564,7 +571,7 @@ mod tests {
             let (_, job, _, _) = take(&mut queue).unwrap();
             queue.push(at(5), "a", 2);
             queue.clear(at(0), &"a");
-            queue.requeue(0, job, Requeue { at: at(10), fulfilled, setbacks: 0, failed: false });
+            queue.requeue(0, job, Requeue { fulfilled, ..unfulfilled(at(10), 0) });
             queue.release_due(at(10));
             assert_eq!(take(&mut queue), Some(("a", 1, 2, since)));
         }

@@ -1,9 +1,11 @@
 //! The engine's table, its ten rules and its invariants, on virtual time.
 //!
 //! `table` tests each cell of the table, `rules` each rule behind it, `limits` the limits of time
-//! and settings, `go_package` the promises of the Go package, and `properties` random runs against
-//! the reference in `model`. The fuzzer uses that reference too.
+//! and settings, `explain` the looks at pending keys, `go_package` the promises of the Go package, and
+//! `properties` random runs against the reference in `model`. The fuzzer uses that reference too.
 
+#[cfg(test)]
+mod explain;
 #[cfg(test)]
 mod go_package;
 #[cfg(test)]

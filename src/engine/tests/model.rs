@@ -308,6 +308,10 @@ impl Run {
             timeout.is_some() || !self.may_work() || self.pending.keys().all(barred),
             "a key that nothing will wake"
         );
+        for key in self.pending.keys() {
+            let explanation = self.engine.explain(self.now, key).expect("the key is pending");
+            assert!(explanation.obstacle.is_some() || self.now == Timestamp::MAX, "{explanation}");
+        }
     }
 
     /// Returns whether no election forbids attempts.
@@ -428,6 +432,19 @@ impl Run {
         let counters = engine.counters();
         assert_eq!((counters.won, counters.won + counters.lost), (engine.epoch(), engine.role_generation()));
         assert_eq!(counters.attempts, self.attempts.values().map(|&n| u64::from(n)).sum::<u64>());
+
+        let mut since: BTreeMap<Key, Timestamp> =
+            self.pending.iter().map(|(key, job)| (*key, job.0)).collect();
+        since.extend(self.out.iter().filter(|out| !out.cleared).map(|out| (out.key, out.since)));
+        for (key, since) in &since {
+            let explanation = engine.explain(self.now, key).expect("the key is pending");
+            assert_eq!(explanation.pending_for, self.now - *since);
+            assert_eq!(explanation.running_for.is_some(), self.out.iter().any(|out| out.key == *key));
+        }
+        for out in self.out.iter().filter(|out| out.cleared && !since.contains_key(&out.key)) {
+            assert_eq!(engine.explain(self.now, &out.key), None);
+        }
+        assert_eq!(engine.oldest_pending().map(|(_, since)| since), since.values().min().copied());
 
         if self.repeating.is_empty() {
             assert_eq!(engine.queue.next_due(), None, "keys that wait for the lease share its deadline");

@@ -40,6 +40,7 @@ fn verdicts() -> impl Strategy<Value = Verdict> {
         Outcome::Conflict,
         Outcome::Conflict,
         Outcome::Unchanged,
+        Outcome::Denied,
         Outcome::Failed,
         Outcome::Failed,
     ]);

@@ -267,7 +267,7 @@ impl GoLease {
                 self.state = GoState::Follower;
                 self.expires = now + self.backoff();
             }
-            Outcome::Unchanged | Outcome::Failed => {}
+            Outcome::Unchanged | Outcome::Failed | Outcome::Denied => {}
         }
         match outcome {
             Outcome::Written | Outcome::Unchanged => self.queue.finish(start),

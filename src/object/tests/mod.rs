@@ -579,7 +579,7 @@ fn refusals_for_good_give_the_requests_up() {
 
 #[test]
 fn denied_requests_stay_pending_and_are_told_once() {
-    let verdict = Outcome::Unchanged.retry_after(Duration::from_secs(60));
+    let verdict = Outcome::Denied.retry();
     let mut shell = Shell::with("b", Ordered(1));
     shell.request(1, "left", Word("l"));
     shell.request(2, "right", Word("r"));
