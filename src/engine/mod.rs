@@ -13,7 +13,8 @@
 //!     └──────────────────────── evidence of another writer ──────────────────┘
 //! ```
 //!
-//! A follower probes for the lease when the lease has ended, or when its patience has.
+//! A follower probes for the lease when the lease has ended, or when its patience has. Beside the lease,
+//! each key has an [`Incumbent`]: whoever wrote it last writes it again, whatever its role.
 //!
 //! The engine reads no clock, never sleeps, spawns nothing and logs nothing; `now` is an argument.
 //! The driver of a `WriterLease` does these things under tokio, and a simulator does them on
@@ -30,7 +31,9 @@
 //! | *evidence* | another replica's write that did our job |
 //! | *losses* | how many times in a row this replica backed off behind another writer |
 //! | *echo* | the time from the start of our own write to its return through the watch |
-//! | *patience* | how long a pending key waits before this replica stops trusting the leader to write it |
+//! | *incumbent* | of a key: whoever wrote it last; *ours*, *another's* or *nobody's* |
+//! | *patience* | how long a pending key waits before this replica stops trusting its incumbent, or the leader, to write it |
+//! | *takeover* | an attempt of another's key that was left pending for our patience, although others live |
 //! | *suspicion* | a probe while another replica still holds the lease |
 //! | *outage* | different keys failed, and the store answered no attempt in between |
 //!
@@ -38,10 +41,10 @@
 //!
 //! | event | in Election | as Leader | as Follower |
 //! |---|---|---|---|
-//! | [`handle_try`](Engine::handle_try) | queue; the first job starts the election delay, then one probe runs | queue; runs while in flight < window | queue; runs when the lease or the key's patience ends |
-//! | [`Written`](crate::Outcome::Written) | become Leader: epoch + 1, window 1, lease ends at attempt start + term | lease ends at attempt start + term; window + 1 | a probe: become Leader; an overdue key: role and lease stay, and we adopt the key |
-//! | [`WrittenByOther`](crate::Outcome::WrittenByOther) | become Follower, losses 0, lease ends at now + backoff(0) | the same | losses + 1, lease ends at now + backoff(losses) |
-//! | [`handle_extend`](Engine::handle_extend) | as `WrittenByOther`, and the key's pending job is cleared | the same, and up to 16 echoes more | as `WrittenByOther`, and the key's pending job is cleared |
+//! | [`handle_try`](Engine::handle_try) | queue; the first job starts the election delay, then one probe runs | queue; our key runs; nobody's runs while in flight < window; another's when our patience ends | queue; our key runs; nobody's when the lease or our patience ends; another's when our patience ends |
+//! | [`Written`](crate::Outcome::Written) | become Leader: epoch + 1, window 1, lease ends at attempt start + term | lease ends at attempt start + term; window + 1 | a probe: become Leader; otherwise role and lease stay. In each role: the key is ours |
+//! | [`WrittenByOther`](crate::Outcome::WrittenByOther) | become Follower, losses 0, lease ends at now + backoff(0); the key is another's | the same | losses + 1, lease ends at now + backoff(losses); the key is another's |
+//! | [`handle_extend`](Engine::handle_extend) | as `WrittenByOther`, and the key's pending job is cleared | the same, and up to 16 echoes more, if the key was ours or nobody's | as `WrittenByOther`, and the key's pending job is cleared |
 //! | [`handle_observe`](Engine::handle_observe) | as `WrittenByOther`; pending jobs stay | the same, and up to 16 echoes more | as `WrittenByOther`; pending jobs stay |
 //! | [`Conflict`](crate::Outcome::Conflict) | the key is tried again after a short backoff of its own | the same, and the window halves, once per burst | the same; if the attempt was a suspicion, patience doubles |
 //! | [`Failed`](crate::Outcome::Failed) | the key is tried again after a backoff of its own; if different keys fail, all attempts pause, then one runs | the same; if different keys fail, the window falls to 1 | the same as in Election |
@@ -51,15 +54,15 @@
 //! | [`handle_deleted`](Engine::handle_deleted) | the key is nobody's | the same | the same |
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending job | the same | the same |
 //! | [`handle_relisting`](Engine::handle_relisting) | nothing | evidence counts whatever its revision | nothing |
-//! | [`handle_expire`](Engine::handle_expire) | probe now | not leader until the next success | probe now |
+//! | [`handle_expire`](Engine::handle_expire) | probe now; what was another's is nobody's | not leader until the next success; the same | the same as in Election |
 //! | [`handle_elected`](Engine::handle_elected) | become Leader: epoch + 1, window 1, lease ends at the given time | lease ends at the given time | become Leader |
 //! | [`handle_not_elected`](Engine::handle_not_elected) | become Follower | become Follower | nothing |
 //! | the lease ends | | `is_leader` turns false; the role stays, as incumbent | one probe may run |
 //!
 //! # The rules behind the table
 //!
-//! 1. **Probe when competing, fan out when leading.** Without the lease, one attempt is in flight
-//!    at a time. With the lease, as many are in flight as the window allows. The window starts at
+//! 1. **Probe when competing, fan out when leading.** Without the lease, one attempt of nobody's
+//!    keys is in flight at a time. With the lease, as many are in flight as the window allows. The window starts at
 //!    one, grows by one with each success and halves with each burst of conflicts, as TCP's
 //!    congestion window does (RFC 5681). An attempt past its deadline frees its slot, but blocks
 //!    its key until it returns.
@@ -91,21 +94,34 @@
 //!    "Scalable Feedback for Large Groups", 1999). Two leaders that see each other's writes both
 //!    step down. As they are few, each draws its wait evenly over 16 echoes more; otherwise they
 //!    would meet again.
-//! 6. **Patience ends the trust in a leader.** Followers learn how long a leader needs for a key,
-//!    as TCP learns its retransmission timeout (Jacobson 1988; RFC 6298). A key that we attempted
-//!    ourselves gives no sample (after Karn), and neither does a key that waited through an outage.
+//! 6. **A key belongs to whoever wrote it last**, and patience says for how long.
 //!
-//!    A leader is *suspected* when it shows no sign of life for one patience while a key is
-//!    pending. We then probe for the lease.
+//!    *Ours* runs at once, whatever our role. *Nobody's* is a matter of the lease. *Another's* waits
+//!    for our patience, whether we lead or not: its incumbent may be dead, too slow, or not want it
+//!    any more. So replicas whose wishes overlap in part settle on a writer for each key, and a
+//!    replica that is too slow shares its keys with others.
 //!
-//!    A key is *overdue* when the leader has served a request that is younger than this key's by at
-//!    least one patience: the leader is alive and is skipping this key. We then write that one key
-//!    and *adopt* it. Age alone is not enough, because (a) a slow leader may still be working
-//!    through a long queue, and our write would depose it; (b) a leader that died in mid-queue was
-//!    seen just before it died; (c) a leader that has just come back from an outage needs time to
-//!    catch up. The writer we saw may also be another follower serving its own adopted keys. So
-//!    that no group runs forever without a leader, adoptions expire, each after twice the time of
-//!    the one before.
+//!    Silence and skipping are told apart. If another's key is pending and we heard of nobody for
+//!    our patience, we *suspect* the leader, and probe for the lease. Whoever wins it by silence
+//!    counts the keys of all others as nobody's: they need no patience each. If others were heard
+//!    of lately, we *take over* that key alone: one at a time, then one more with each success, half
+//!    with each conflict. A replica with ready keys of its own waits twice as long, and leaves them
+//!    to replicas without. After a silence everybody waits for a whole patience more (once), because
+//!    another replica may have begun to do the work of one that died.
+//!
+//!    Nobody's key is skipped if the leader served a request that is younger by a whole patience.
+//!    Age alone says nothing, because a slow leader may be working through a long queue. Then we
+//!    probe: replicas of which each wants other keys have a leader each, and that is right.
+//!
+//!    Evidence on another's key deposes no leader, because it says nothing new. Nor does evidence on a
+//!    key that a leader who is at work left pending for so long that another may have lost patience.
+//!
+//!    Followers learn patience as TCP learns its retransmission timeout (Jacobson 1988; RFC 6298). A
+//!    key that we attempted ourselves gives no sample (after Karn), and neither does one that waited
+//!    through an outage, or for so long that an impatient replica may have written it: a group that
+//!    takes over keys one by one would otherwise learn from that to wait ever longer.
+//!
+//!    Incumbents are remembered for two terms after the key was last written or wanted.
 //! 7. **One timer** serves all keys, however many wait. Evidence costs the same however many are
 //!    pending.
 //! 8. **Never two attempts of one key at the same time, never a lost key.** A newer job replaces an
@@ -139,6 +155,7 @@ mod outage;
 pub(crate) mod outcome;
 mod patience;
 mod queue;
+mod rivals;
 mod step;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
@@ -223,7 +240,7 @@ pub struct Engine<K, J> {
     outage: Outage,
     echo: Echo,
     counters: Counters,
-    /// What the last look at the queue found, until the next event: no attempt before this time.
+    /// The time before which no attempt may start, by the last look at the queue. Events forget it.
     found: Option<Option<Timestamp>>,
     /// When a job of ours was last done, by whomever.
     last_success: Timestamp,
@@ -281,78 +298,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.queue.push(now, key, job)
     }
 
-    /// Takes in evidence: another replica's write did what our job for this key would have done.
-    /// Extends the other's lease; clears and returns the job. `revision` is the position of the
-    /// write in the store's order of writes, if the store has one.
-    ///
-    /// The caller must have looked at the current value: an event about an older state must not
-    /// clear a newer job.
-    pub fn handle_extend(&mut self, now: Timestamp, key: &K, revision: Option<u64>) -> Option<J> {
-        let now = self.advance(now);
-        let Cleared { job, since, attempted, .. } = self.clear(key);
-        self.last_success = now;
-        if self.contest.is_old_news(revision) {
-            return job;
-        }
-        self.counters.evidence += 1;
-        self.decided = true;
-        // A request of unknown age may be as young as this moment.
-        self.contest.reaches(since.map_or(now, |since| since.min(now)));
-        let waited = since.map(|since| now - since);
-        // Some replica may have lost patience by now. Then this says nothing about who leads, nor
-        // about the pace of a leader.
-        let is_late = waited.is_some_and(|waited| self.patience.is_late(waited));
-        self.forget_idle(now);
-        let before = self.queue.set_incumbent(now, key, Incumbent::Other);
-        if self.authority.is_by_work() {
-            let took_over = before == Incumbent::Other || since.is_some_and(|since| self.is_slow(now, since));
-            if took_over && self.contest.role() == Role::Leader {
-                self.contest.sign_of_life(now, self.patience.unspread());
-            } else {
-                self.lose(now, true);
-            }
-        }
-        // A key that we attempted says nothing about the leader (Karn), and neither does one that
-        // had to wait for the store.
-        if let Some(since) = since
-            && !is_late
-            && !attempted
-            && !self.outage.was_since(since)
-        {
-            self.patience.sample(now - since);
-        }
-        job
-    }
-
-    /// Takes in another write of our group: extends the writer's lease; our pending jobs stay.
-    /// `revision` is as in [`handle_extend`](Self::handle_extend).
-    pub fn handle_observe(&mut self, now: Timestamp, revision: Option<u64>) {
-        let now = self.advance(now);
-        if self.authority.is_by_work() && !self.contest.is_old_news(revision) {
-            self.contest.reaches(now);
-            self.lose(now, true);
-        }
-    }
-
-    /// The store was listed anew. It may have been restored to smaller revisions, so evidence counts
-    /// whatever its revision, until we win the lease again.
-    pub fn handle_relisting(&mut self, now: Timestamp) {
-        self.advance(now);
-        self.contest.forget_revision();
-    }
-
     /// The caller knows that the key is as it should be, whoever made it so: clears and returns its
     /// pending job. Says nothing about any replica.
     pub fn handle_satisfied(&mut self, now: Timestamp, key: &K) -> Option<J> {
         self.last_success = self.advance(now);
         self.decided = true;
         self.clear(key).job
-    }
-
-    /// Another process deleted the object: its last writer is no longer the one to write it.
-    pub fn handle_deleted(&mut self, now: Timestamp, key: &K) {
-        let now = self.advance(now);
-        self.queue.set_incumbent(now, key, Incumbent::Nobody);
     }
 
     /// Gives a key up: clears and returns its pending job. An attempt in flight continues, but is
@@ -454,25 +405,6 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.clock
     }
 
-    fn lose(&mut self, now: Timestamp, evidence: bool) {
-        let floor = self.slowest_news();
-        // Evidence that deposes a leader means that two replicas led. Both see it and both step
-        // down, so an even draw keeps them apart (rule 5).
-        let rival_delay = if evidence && self.contest.role() == Role::Leader {
-            seconds(self.echoes(self.config.tuning.rival_echoes).as_secs_f64() * self.rng.uniform())
-        } else {
-            Duration::ZERO
-        };
-        let silence = self.patience.unspread();
-        let (backoff, rng) = (&self.backoff, &mut self.rng);
-        if self.contest.lose(now, evidence, rival_delay, silence, |losses| backoff.delay(losses, floor, rng))
-        {
-            self.counters.lost += 1;
-            self.decided = true;
-        }
-        self.window.close();
-    }
-
     /// The floor of every backoff: news of a write must be able to arrive and stop the next one.
     fn slowest_news(&self) -> Duration {
         self.echoes(self.config.tuning.backoff_echoes)
@@ -480,13 +412,6 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     fn echoes(&self, count: u32) -> Duration {
         self.echo.current().saturating_mul(count)
-    }
-
-    /// Returns whether we lead, are at work, and have left a key pending for so long that another
-    /// replica may have lost patience.
-    fn is_slow(&self, now: Timestamp, since: Timestamp) -> bool {
-        let is_late = |at: Timestamp| self.patience.is_late(now - at);
-        is_late(since.max(self.contest.won_since())) && !is_late(self.contest.last_write())
     }
 
     fn forget_idle(&mut self, now: Timestamp) {

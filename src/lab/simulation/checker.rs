@@ -43,7 +43,7 @@ pub(super) struct Of {
     pub key: usize,
     /// Its attempt before that had failed.
     pub failed_before: bool,
-    /// Who wrote it last, when the attempt started.
+    /// The last writer of the key when the attempt started.
     pub incumbent: Incumbent,
     /// Its job was cleared while the attempt was in flight.
     pub cleared: bool,
