@@ -121,6 +121,33 @@ async fn killed_leader_is_replaced_within_seconds() {
     world.one_leads().await;
 }
 
+/// The listing of many objects takes long, and is no measure of a round trip. If it were one, the
+/// first write would wait for that long, and the followers would learn this wait as their patience.
+/// The environment variable `WIDGETS` sets the number of objects.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_start_among_many_objects_lose_no_time() {
+    let widgets = std::env::var("WIDGETS").map_or(300, |number| number.parse().expect("a number"));
+    let mut world = World::without_replicas(KubeServer::start().await, widgets).await;
+    let before = Writes::of(&world.server).await;
+    let started = Instant::now();
+    world.start(0..3, Strategy::Lease, |_| "ready");
+    while Writes::of(&world.server).await.since(before).succeeded == 0 {
+        assert!(started.elapsed() < LONG, "nothing was written");
+        sleep(SECOND / 20).await;
+    }
+    println!("{widgets} objects: the first write {:?} after the start", started.elapsed());
+    println!("{widgets} objects: all right {:?} after the start", world.all_right().await);
+    world.settled().await;
+    world.leader().kill().await;
+    let edited = Instant::now();
+    world.next_round().await;
+    world.all_right().await;
+    println!("{widgets} objects: the leader was killed; all right {:?} after the first edit", edited.elapsed());
+    let patience = world.replicas.iter().map(|replica| replica.lease.snapshot().patience).max();
+    println!("{widgets} objects: the longest patience is {patience:?}");
+    assert!(edited.elapsed() < LONG / 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leader_that_shuts_down_finishes_writes_in_flight() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
