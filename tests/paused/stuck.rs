@@ -1,8 +1,13 @@
 //! Keys that cannot be written say so, once, and why.
 
-use std::time::Duration;
+use std::{
+    fmt::{Debug, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{sync::broadcast::Receiver, time::sleep};
+use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
 use writerlease::{
     EnsureOutcome, Guard, Notice, Outcome, WatchState, WriterLease,
     engine::{Obstacle, Setback},
@@ -215,4 +220,49 @@ async fn status_of_a_lease_without_a_guard_tells_it() {
     lease.try_work(2, |_| async { Outcome::Unchanged.retry_after(MINUTE) }).unwrap();
     sleep(10 * MINUTE).await;
     assert!(!lease.status().is_stuck);
+}
+
+/// Collects the warnings of the thread.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = String::new();
+        event.record(&mut |field: &Field, value: &dyn Debug| write!(text, "{field}={value:?} ").unwrap());
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn lease_warns_once_per_streak() {
+    let warnings = Warnings::default();
+    let _collects = tracing::subscriber::set_default(warnings.clone());
+    let lease: WriterLease<u32> = WriterLease::builder("test").spawn().unwrap();
+    lease.try_work(1, |_| async { Outcome::Failed }).unwrap();
+    sleep(5 * MINUTE).await;
+    let warnings = warnings.0.lock().unwrap();
+    let of = |text: &str| warnings.iter().filter(|warning| warning.contains(text)).count();
+    assert_eq!((of("keeps failing"), of("nothing succeeds"), warnings.len()), (1, 1, 2), "{warnings:?}");
+    assert!(
+        warnings[1].contains("lease=test ") && warnings[1].contains("oldest=pending for 10.0"),
+        "{warnings:?}"
+    );
+    assert!(warnings[1].contains("and the store did not answer"), "{warnings:?}");
 }
