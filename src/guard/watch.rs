@@ -20,35 +20,24 @@ use crate::{
 };
 
 /// The first listing of a watch, as far as it shows how far away the store is.
+#[derive(Default)]
 struct FirstListing {
     /// When the first answer came.
     answered: Option<Duration>,
-    entries: usize,
-    key: Option<Arc<str>>,
-}
-
-/// A round trip to the store.
-enum RoundTrip {
-    Took(Duration),
-    /// Read this key to find out.
-    Read(Arc<str>),
+    entries: u32,
 }
 
 impl FirstListing {
-    /// A listing with no more entries takes about as long as any other request.
-    const SHORT: usize = 64;
+    /// How many entries take about as long as any other request.
+    const SHORT: u32 = 64;
 
-    /// Takes an event in that came after `time`. At the end of the listing, returns what shows the
-    /// length of a round trip. A long listing is none.
-    fn note(&mut self, event: &Event, time: Duration) -> Option<RoundTrip> {
+    /// Takes an event in that came after `time`. At the end of the listing, returns about how long a
+    /// round trip takes: a long listing takes many times that.
+    fn note(&mut self, event: &Event, time: Duration) -> Option<Duration> {
         match event {
             Event::Init => self.answered = Some(time),
-            Event::InitEntry(entry) => {
-                self.entries += 1;
-                self.key.get_or_insert_with(|| entry.key.clone());
-            }
-            Event::InitDone if self.entries <= Self::SHORT => return self.answered.map(RoundTrip::Took),
-            Event::InitDone => return self.key.take().map(RoundTrip::Read),
+            Event::InitEntry(_) => self.entries = self.entries.saturating_add(1),
+            Event::InitDone => return self.answered.map(|time| time / (1 + self.entries / Self::SHORT)),
             _ => {}
         }
         None
@@ -111,7 +100,7 @@ async fn take_in_all<S: Store>(
     let mut changes = pin!(changes);
     let started = clock::now();
     let mut live_since = started;
-    let mut first_listing = Some(FirstListing { answered: None, entries: 0, key: None });
+    let mut first_listing = Some(FirstListing::default());
     while let Some(change) = changes.next().await {
         let Some(inner) = guard.upgrade() else { return };
         let now = clock::now();
@@ -134,11 +123,11 @@ async fn take_in_all<S: Store>(
                 if state != WatchState::Live || event == Event::InitDone {
                     live_since = now;
                 }
-                inner.event(event, now, live_since);
                 if let Some(round_trip) = round_trip {
                     first_listing = None;
-                    inner.hint_echo(round_trip).await;
+                    inner.lease.echo_hint(round_trip);
                 }
+                inner.event(event, now, live_since);
             }
             Err(error) => {
                 inner.keys.lock().watches = false;
@@ -201,21 +190,6 @@ impl<S: Store> Inner<S> {
                 self.take_in(&key, Change::new(None, version, arrived).live_since(live_since));
             }
         }
-    }
-
-    /// Reports how far away the store is.
-    async fn hint_echo(&self, round_trip: RoundTrip) {
-        let time = match round_trip {
-            RoundTrip::Took(time) => time,
-            RoundTrip::Read(key) => {
-                let asked = clock::now();
-                if self.store.get_uncached(&key).await.is_err() {
-                    return;
-                }
-                clock::now() - asked
-            }
-        };
-        self.lease.echo_hint(time);
     }
 
     /// Reports that the watch ended for good, once.

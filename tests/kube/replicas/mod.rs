@@ -142,7 +142,10 @@ async fn replicas_that_start_among_many_objects_lose_no_time() {
     let edited = Instant::now();
     world.next_round().await;
     world.all_right().await;
-    println!("{widgets} objects: the leader was killed; all right {:?} after the first edit", edited.elapsed());
+    println!(
+        "{widgets} objects: the leader was killed; all right {:?} after the first edit",
+        edited.elapsed()
+    );
     let patience = world.replicas.iter().map(|replica| replica.lease.snapshot().patience).max();
     println!("{widgets} objects: the longest patience is {patience:?}");
     assert!(edited.elapsed() < LONG / 2);
