@@ -208,3 +208,24 @@ impl<S: Store> Inner<S> {
         self.reporter.set(state);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Entry, Version};
+
+    #[test]
+    fn long_listing_is_many_round_trips() {
+        let entry = || {
+            Event::InitEntry(Entry { key: "key".into(), value: "value".into(), version: Version::ordered(1) })
+        };
+        for (entries, round_trips) in [(0, 1), (63, 1), (64, 2), (6_400, 101)] {
+            let (mut listing, second) = (FirstListing::default(), Duration::from_secs(1));
+            assert_eq!(listing.note(&Event::Init, second), None);
+            for _ in 0..entries {
+                assert_eq!(listing.note(&entry(), 2 * second), None);
+            }
+            assert_eq!(listing.note(&Event::InitDone, 3 * second), Some(second / round_trips));
+        }
+    }
+}
