@@ -6,11 +6,10 @@ use super::{
     Engine,
     backoff::seconds,
     contest::Role,
-    explain::Obstacle,
     in_flight::Kind,
     incumbent::Incumbent,
     queue::{Class, Ready},
-    step::Step,
+    step::{Obstacle, Step},
     time::Timestamp,
 };
 

@@ -2,7 +2,13 @@
 
 use std::{fmt, hash::Hash, time::Duration};
 
-use super::{Engine, incumbent::Incumbent, queue::Position, step::Step, time::Timestamp};
+use super::{
+    Engine,
+    incumbent::Incumbent,
+    queue::Position,
+    step::{Obstacle, Step},
+    time::Timestamp,
+};
 
 /// The state of a pending key, and what it waits for.
 ///
@@ -50,30 +56,6 @@ pub struct Explanation {
     pub time_left: Option<Duration>,
     /// The time for which an attempt of the key has been in flight, if one is.
     pub running_for: Option<Duration>,
-}
-
-/// The obstacle in the way of a key's next attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Obstacle {
-    /// An attempt of the key is in flight.
-    Attempt,
-    /// The key waits for its own next try: after a refusal, a failure or a denial, or because its
-    /// job chose to.
-    Backoff,
-    /// The store is down, by the last news: all attempts pause, and one at a time tests it.
-    Outage,
-    /// This replica knows of no other yet, and leaves others the time to be first.
-    ElectionDelay,
-    /// Another replica holds the lease: it has the time until its lease ends, or until this
-    /// replica's patience does.
-    Leader,
-    /// Another replica wrote the key last: it has the time until this replica's patience ends.
-    Incumbent,
-    /// Other attempts hold all slots. A replica that does not lead has one.
-    Slot,
-    /// The lease follows an election that this replica has not won.
-    NotElected,
 }
 
 /// The reason for which an attempt did not do its job.

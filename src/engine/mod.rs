@@ -171,8 +171,9 @@ pub use self::{
     attempt::{AttemptId, Start},
     contest::Role,
     counters::Counters,
-    explain::{Explanation, Obstacle, Setback},
+    explain::{Explanation, Setback},
     incumbent::Incumbent,
+    step::Obstacle,
     time::Timestamp,
     tuning::Tuning,
 };

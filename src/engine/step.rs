@@ -1,6 +1,6 @@
 //! The result of a decision.
 
-use super::{explain::Obstacle, in_flight::Kind, queue::Ready, time::Timestamp};
+use super::{in_flight::Kind, queue::Ready, time::Timestamp};
 
 /// The next thing that may happen.
 pub(super) enum Step {
@@ -10,6 +10,30 @@ pub(super) enum Step {
     Wait(Timestamp, Obstacle),
     /// Nothing before the next event.
     Idle,
+}
+
+/// The obstacle in the way of a key's next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// An attempt of the key is in flight.
+    Attempt,
+    /// The key waits for its own next try: after a refusal, a failure or a denial, or because its
+    /// job chose to.
+    Backoff,
+    /// The store is down, by the last news: all attempts pause, and one at a time tests it.
+    Outage,
+    /// This replica knows of no other yet, and leaves others the time to be first.
+    ElectionDelay,
+    /// Another replica holds the lease: it has the time until its lease ends, or until this
+    /// replica's patience does.
+    Leader,
+    /// Another replica wrote the key last: it has the time until this replica's patience ends.
+    Incumbent,
+    /// Other attempts hold all slots. A replica that does not lead has one.
+    Slot,
+    /// The lease follows an election that this replica has not won.
+    NotElected,
 }
 
 impl Step {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Guard, Inner, Notice, keys::KeyTable};
+use super::{Guard, Inner, Notice, keys::KeyTable, trouble::Trouble};
 use crate::{
     clock::Moment,
     engine::Explanation,
@@ -30,14 +30,6 @@ pub struct KeyExplanation {
     /// Until when the key rests, because its closure wants to change what it wrote itself; see
     /// [`EnsureOutcome::NeverContent`](crate::EnsureOutcome::NeverContent).
     pub rests_until: Option<Moment>,
-}
-
-/// The errors of the attempts of a pending key since one of them was answered.
-#[derive(Clone, Default)]
-pub(super) struct Trouble {
-    failures: u32,
-    error: Option<Arc<StoreError>>,
-    panic: Option<Arc<str>>,
 }
 
 /// How many attempts in a row the store must leave unanswered before that is worth a notice: one

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{EnsureOutcome, Inner, Notice, explain::Trouble};
+use super::{EnsureOutcome, Inner, Notice, trouble::Trouble};
 use crate::{
     engine::Timestamp,
     object::{

@@ -18,6 +18,7 @@ mod ensure;
 mod explain;
 mod keys;
 mod outcome;
+mod trouble;
 mod watch;
 
 use std::{

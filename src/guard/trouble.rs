@@ -1,0 +1,13 @@
+//! What went wrong with a key lately.
+
+use std::sync::Arc;
+
+use crate::store::StoreError;
+
+/// The errors of the attempts of a pending key since one of them was answered.
+#[derive(Clone, Default)]
+pub(super) struct Trouble {
+    pub failures: u32,
+    pub error: Option<Arc<StoreError>>,
+    pub panic: Option<Arc<str>>,
+}
