@@ -1,4 +1,4 @@
-//! What went wrong with a key lately.
+//! The errors of a pending key.
 
 use std::sync::Arc;
 
