@@ -387,6 +387,38 @@ fn key_that_another_wrote_meanwhile_is_not_ours() {
 }
 
 #[test]
+fn key_that_our_job_found_written_by_another_is_not_ours() {
+    let mut world = owning(1, "a");
+    world.wants("a");
+    let attempt = world.one();
+    world.ends(attempt, Outcome::WrittenByOther);
+    assert!(!runs(&mut world, "a"));
+}
+
+/// All the keys of a dead replica are late at once. Who takes them over one by one leaves the group
+/// without a leader, and meets the others.
+#[test]
+fn keys_are_taken_over_only_while_others_are_heard_of() {
+    for seed in SEEDS {
+        let mut world = following_incumbent_of(seed, &["late", "other"]);
+        for _ in 0..100 {
+            world.pass(ms(50));
+            world.evidence("other");
+        }
+        world.wants("late");
+        world.pass(ms(20));
+        world.evidence("other");
+        let last_sign = world.now;
+        let attempt = world.sleeps_for_one();
+        assert_eq!(world.now, last_sign + world.engine.patience());
+        let counters = world.engine.counters();
+        assert_eq!((counters.suspicions, counters.takeovers), (1, 0));
+        world.ends(attempt, Outcome::Written);
+        assert!(world.leads());
+    }
+}
+
+#[test]
 fn removed_key_stays_its_writers() {
     let mut world = owning(1, "a");
     world.wants("a");
