@@ -101,7 +101,8 @@ fn key_that_others_leave_is_taken_after_one_patience() {
 #[test]
 fn service_of_older_requests_shows_no_skipping() {
     for seed in SEEDS {
-        let mut world = World::long_following(seed);
+        // Patience that learns would follow the leader.
+        let mut world = World::long_following_with(settings(seed).term(secs(3)).fixed_patience());
         world.wants_many(20);
         world.wants("left");
         for i in 0..20 {
