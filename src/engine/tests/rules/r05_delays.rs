@@ -183,3 +183,14 @@ fn idle_replicas_draw_the_election_delay_anew() {
     assert!(all.iter().all(|(first, second)| first != second));
     assert!(all.iter().filter(|(_, second)| *second > 8 * ECHO).count() > SEEDS.count() * 9 / 10);
 }
+
+/// Delays of many echoes must not take many seconds, although the server idles.
+#[test]
+fn long_echo_counts_for_a_quarter_of_a_second() {
+    let mut world = World::new(1);
+    world.engine.handle_echo(world.now, secs(2));
+    assert_eq!(world.engine.echo(), ms(250));
+    let mut world = World::new(1);
+    world.engine.handle_echo_hint(world.now, secs(2));
+    assert_eq!(world.engine.echo(), ms(250));
+}
