@@ -68,11 +68,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             }
             Outcome::Unchanged => {
                 self.counters.unchanged += 1;
-                // Also if the job looks again later.
                 self.decided = true;
             }
             Outcome::Denied => {
                 self.counters.denied += 1;
+                self.decided = true;
                 backoff = DENIED_RETRY;
             }
         }

@@ -50,7 +50,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     }
 
     /// Returns whether some job was finished: by us, by another replica, or because there was
-    /// nothing to write.
+    /// nothing to write; or whether the store denied one.
     pub fn decided(&self) -> bool {
         self.decided
     }

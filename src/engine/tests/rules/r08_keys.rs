@@ -240,6 +240,21 @@ fn repeated_work_counts_as_a_new_request() {
     }
 }
 
+/// Otherwise a caller would wait for ever for the result of an election in which there is nothing to
+/// write, or no right to.
+#[test]
+fn answers_decide_also_if_the_job_looks_again_later() {
+    for (outcome, decides) in
+        [(Outcome::Unchanged, true), (Outcome::Denied, true), (Outcome::Conflict, false)]
+    {
+        let mut world = World::new(1);
+        world.wants("a");
+        let attempt = world.sleeps_for_one();
+        world.ends(attempt, outcome.retry_after(secs(10)));
+        assert_eq!(world.engine.decided(), decides, "{outcome:?}");
+    }
+}
+
 #[test]
 fn newer_work_ignores_a_delay_chosen_by_older() {
     for outcome in [Outcome::Written, Outcome::Conflict, Outcome::Unchanged] {
