@@ -37,7 +37,7 @@ async fn ten_rounds(replicas: usize, strategy: Strategy) -> Writes {
     let writes = Writes::of(&world.server).await.since(before);
     println!("{replicas} replicas, {strategy}: {writes:?} for {}", 10 * WIDGETS);
     if strategy == Strategy::Lease {
-        world.one_leads().await;
+        world.settles().await;
     }
     writes
 }
@@ -97,7 +97,7 @@ async fn frequent_edits_neither_delay_writes_nor_move_leadership() {
     assert_eq!(world.contended(), 0);
     let lost = world.roles_lost() - lost_before;
     assert!(lost < 32, "leaders lost their role {lost} times");
-    world.one_leads().await;
+    world.settles().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +108,7 @@ async fn killed_leader_is_replaced_within_seconds() {
         world.next_round().await;
         world.all_right().await;
     }
-    world.leader().kill().await;
+    world.writer().kill().await;
     let before = Writes::of(&world.server).await;
     let edited = Instant::now();
     world.next_round().await;
@@ -118,7 +118,7 @@ async fn killed_leader_is_replaced_within_seconds() {
     println!("the leader was killed: all right {took:?} after the first edit, {writes:?}");
     // A busy machine takes longer than an idle one, but not as long as the term, 60 s.
     assert!(took < LONG / 2, "{took:?}");
-    world.one_leads().await;
+    world.settles().await;
 }
 
 /// The listing of many objects takes long, and is no measure of a round trip. If it were one, the
@@ -138,7 +138,7 @@ async fn replicas_that_start_among_many_objects_lose_no_time() {
     println!("{widgets} objects: the first write {:?} after the start", started.elapsed());
     println!("{widgets} objects: all right {:?} after the start", world.all_right().await);
     world.settled().await;
-    world.leader().kill().await;
+    world.writer().kill().await;
     let edited = Instant::now();
     world.next_round().await;
     world.all_right().await;
@@ -155,7 +155,7 @@ async fn replicas_that_start_among_many_objects_lose_no_time() {
 async fn leader_that_shuts_down_finishes_writes_in_flight() {
     let mut world = World::new(WIDGETS, 3, Strategy::Lease).await;
     let before = Writes::of(&world.server).await;
-    let leader = world.leader();
+    let leader = world.writer();
     // The leader shuts down while its writes are in flight.
     world.round += 1;
     let (unfinished, ()) = tokio::join!(
@@ -175,7 +175,7 @@ async fn leader_that_shuts_down_finishes_writes_in_flight() {
         (WIDGETS as u64, 0),
         "none was cut off, none was written twice"
     );
-    world.one_leads().await;
+    world.settles().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +186,7 @@ async fn deleted_statuses_return_and_recreated_objects_are_new() {
     world.observer.until(&world.names[3..4], LONG, |widget| widget.status.is_none()).await.unwrap();
     world.all_right().await;
 
-    world.one_leads().await;
+    world.settles().await;
     let lost_before = world.roles_lost();
     let this = world.names[..1].to_vec();
     for _ in 0..50 {
@@ -225,7 +225,7 @@ async fn server_crash_and_compaction_lose_no_update() {
     }
     // The watches resume one after the other. Until its own does, a replica may consider itself the
     // leader.
-    world.one_leads().await;
+    world.settles().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,10 +256,10 @@ async fn denied_replica_reports_refusals_and_writes_once_allowed() {
     assert!(!denied.lease.is_leader());
     world.start(0..1, Strategy::Lease, |_| "ready");
     world.all_right().await;
-    assert!(world.leaders() == 1 && !denied.lease.is_leader());
+    assert!(world.replicas[0].lease.is_leader() && !denied.lease.is_leader());
 
     world.server.allow("reader", "writerlease.example", &["widgets/status"], &["update"]).await;
-    world.leader().kill().await;
+    world.writer().kill().await;
     world.next_round().await;
     world.all_right().await;
     assert!(denied.lease.is_leader());

@@ -117,19 +117,20 @@ impl World {
         self.replicas.iter().map(|replica| replica.lease.snapshot().counters.lost).sum()
     }
 
-    /// Goes on until the replicas are of one mind.
-    pub async fn one_leads(&mut self) {
+    /// Goes on until each key has one writer: a round passes without a refused write.
+    pub async fn settles(&mut self) {
         let started = Instant::now();
-        while self.leaders() != 1 {
-            assert!(started.elapsed() < LONG, "{} lead", self.leaders());
+        loop {
+            let before = Writes::of(&self.server).await;
             self.next_round().await;
             self.all_right().await;
             sleep(SECOND).await;
+            let writes = Writes::of(&self.server).await.since(before);
+            if writes.refused == 0 {
+                return;
+            }
+            assert!(started.elapsed() < LONG, "replicas still meet: {writes:?}");
         }
-    }
-
-    pub fn leaders(&self) -> usize {
-        self.replicas.iter().filter(|replica| replica.lease.is_leader()).count()
     }
 
     /// Returns how often the replicas found that two groups want different values.
@@ -138,10 +139,11 @@ impl World {
         counters.map(|counters| counters.contended).sum()
     }
 
-    /// Removes the leader from the replicas and returns it.
-    pub fn leader(&mut self) -> Replica {
-        let leader = self.replicas.iter().position(|replica| replica.lease.is_leader()).expect("one leads");
-        self.replicas.swap_remove(leader)
+    /// Removes the replica from the others that has written most, and returns it. As a rule it leads.
+    pub fn writer(&mut self) -> Replica {
+        let written = |replica: &Replica| replica.lease.snapshot().counters.written;
+        let most = (0..self.replicas.len()).max_by_key(|number| written(&self.replicas[*number]));
+        self.replicas.swap_remove(most.expect("a replica"))
     }
 
     /// Reads the widget from the server.
