@@ -202,7 +202,7 @@ async fn deleted_statuses_return_and_recreated_objects_are_new() {
     // If deletions looked like a competitor's, each of the 50 would cost the leader its role.
     let lost = world.roles_lost() - lost_before;
     assert!(lost < 10, "leaders lost their role {lost} times");
-    assert_eq!(Writes::of(&world.server).await.others, 0, "a late write causes at most a conflict");
+    assert_eq!(Writes::of(&world.server).await.others, 0, "a late write is refused at most");
     assert_eq!(world.contended(), 0);
 }
 

@@ -153,7 +153,7 @@ impl World {
 }
 
 /// The API server's count of updates of widget statuses: those that succeeded, those refused as
-/// conflicts, and all others.
+/// conflicts or because the object was gone, and all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Writes {
     pub succeeded: u64,
@@ -171,7 +171,8 @@ impl Writes {
             }
             match () {
                 () if has(r#"code="200""#) => writes.succeeded += count,
-                () if has(r#"code="409""#) => writes.refused += count,
+                // Also if the object was deleted meanwhile.
+                () if has(r#"code="409""#) || has(r#"code="404""#) => writes.refused += count,
                 () => writes.others += count,
             }
         }
