@@ -13,10 +13,12 @@ use crate::engine::{
 };
 
 impl<T: Types> Object<T> {
-    /// Returns whether a read is older than what is known, so that the shell has to read again, past
-    /// the store's cache. Versions without a key revision do not tell.
+    /// Returns whether a read is older than what is known, or than what a caller has seen, so that the
+    /// shell has to read again, past the store's cache. Versions without a key revision do not tell.
     pub fn is_stale_read(&self, read: Option<&(T::Value, T::Version)>) -> bool {
-        read.is_some_and(|(_, version)| self.known.is_past(version))
+        read.is_some_and(|(_, version)| {
+            self.known.is_past(version) || self.requests.have_seen_newer(Some(version))
+        })
     }
 
     /// Returns the value before the one that an attempt read, if it makes a difference whether a

@@ -910,6 +910,17 @@ fn read_behind_the_watch_is_stale() {
     assert!(!stale(&opaque, Some(("a", Opaque(4)))), "they have no order");
 }
 
+/// The cache may hold a value that satisfied an earlier request, while the caller has seen what
+/// somebody made of it.
+#[test]
+fn read_behind_what_the_caller_has_seen_is_stale() {
+    let mut shell = Shell::with("a", Ordered(5));
+    shell.request_seen(1, Exactly("a"), Ordered(7));
+    let stale = |read| shell.object.is_stale_read(entry(Some(read)).as_ref());
+    assert!(stale(("a", Ordered(5))) && stale(("a", Ordered(6))));
+    assert!(!stale(("b", Ordered(7))) && !stale(("b", Ordered(8))));
+}
+
 #[test]
 fn read_that_stays_behind_the_watch_is_no_evidence() {
     let mut shell = Shell::with("b", Ordered(1_000));
