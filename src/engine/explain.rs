@@ -5,7 +5,7 @@ use std::{fmt, hash::Hash, time::Duration};
 use super::{
     Engine,
     incumbent::Incumbent,
-    queue::Position,
+    queue::{Class, Position},
     step::{Obstacle, Step},
     time::Timestamp,
 };
@@ -89,14 +89,15 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Step::Idle => (Some(Obstacle::Slot), None),
             },
             Position::Waiting { until, denied } => {
-                last_setback = match (denied, look.failed, look.setbacks) {
+                let has_failed = look.class == Class::Failed;
+                last_setback = match (denied, has_failed, look.setbacks) {
                     (true, ..) => Some(Setback::Denied),
                     (_, true, _) => Some(Setback::Failed),
                     (.., 0) => None,
                     _ => Some(Setback::Conflict),
                 };
-                if look.failed && self.outage.lasts() {
-                    (Some(Obstacle::Outage), Some(until.max(self.outage.until(look.class()))))
+                if has_failed && self.outage.lasts() {
+                    (Some(Obstacle::Outage), Some(until.max(self.outage.until(look.class))))
                 } else {
                     (Some(Obstacle::Backoff), Some(until))
                 }

@@ -13,8 +13,7 @@ pub(in crate::engine) struct Look {
     /// Attempts of that job.
     pub(in crate::engine) tries: u32,
     pub(in crate::engine) setbacks: u8,
-    /// Its last attempt failed, or panicked.
-    pub(in crate::engine) failed: bool,
+    pub(in crate::engine) class: Class,
     pub(in crate::engine) incumbent: Incumbent,
     pub(in crate::engine) position: Position,
 }
@@ -34,12 +33,6 @@ pub(in crate::engine) enum Position {
         tries: u32,
         newer: bool,
     },
-}
-
-impl Look {
-    pub(in crate::engine) fn class(&self) -> Class {
-        if self.failed { Class::Failed } else { Class::Clean }
-    }
 }
 
 impl<K: Hash + Eq + Clone, J> Queue<K, J> {
@@ -62,7 +55,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             since: node.since,
             tries: node.tries,
             setbacks: node.setbacks,
-            failed: node.failed,
+            class: self.class(slot),
             incumbent: node.incumbent,
             position,
         })
