@@ -64,7 +64,13 @@ impl<S: Store> Inner<S> {
             .zip(read.as_ref())
             .is_some_and(|(before, (value, version))| self.is_rival(&before, value, version));
         let started = self.timestamp(clock::now());
-        let step = self.update_object(&key, |object| object.handle_read(started, read, evaluation, by_rival));
+        let step = self.update(&key, |keys| {
+            let (step, effects) = keys.object(&key).handle_read(started, read, evaluation, by_rival);
+            if matches!(step, Step::Finish(_)) {
+                keys.end_trouble(&key);
+            }
+            (step, effects)
+        });
         let (value, expected) = match step {
             Step::Write { value, expected } => (value, expected),
             Step::Delete { expected } => {
@@ -74,10 +80,7 @@ impl<S: Store> Inner<S> {
                     Err(error) => self.refuse(&key, error),
                 };
             }
-            Step::Finish(verdict) => {
-                self.answered(&key);
-                return verdict;
-            }
+            Step::Finish(verdict) => return verdict,
         };
         if let Some(contended) = self.contended(&key, &value) {
             return self.answer(&key, Answer::Withheld(contended));
@@ -145,11 +148,13 @@ impl<S: Store> Inner<S> {
 
     /// Takes in the store's answer to an attempt, or that it was not asked.
     fn answer(self: &Arc<Self>, key: &Arc<str>, answer: Answer<Guarded>) -> Verdict {
-        self.answered(key);
         if let Answer::Impossible(outcome) = &answer {
             self.report_refusal(key, outcome);
         }
-        self.update_object(key, |object| object.handle_answer(answer))
+        self.update(key, |keys| {
+            keys.end_trouble(key);
+            keys.object(key).handle_answer(answer)
+        })
     }
 
     /// Reports that the store denied or refused requests.

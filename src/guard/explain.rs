@@ -83,11 +83,6 @@ impl<S: Store> Inner<S> {
         let _ = self.notices.send(Notice::Stuck { key, explanation });
     }
 
-    /// The store answered an attempt of a key.
-    pub(super) fn answered(&self, key: &Arc<str>) {
-        self.keys.lock().end_trouble(key);
-    }
-
     /// The store denied an attempt of a key.
     pub(super) fn denied(&self, key: &Arc<str>, error: &Arc<StoreError>) {
         *self.keys.lock().trouble_mut(key) = Trouble { error: Some(error.clone()), ..Trouble::default() };
@@ -125,7 +120,8 @@ impl KeyTable {
         self.troubles.entry(key.clone()).or_default()
     }
 
-    fn end_trouble(&mut self, key: &str) {
+    /// The store answered an attempt of a key.
+    pub(super) fn end_trouble(&mut self, key: &str) {
         // Most attempts are answered, and meet an empty table.
         if !self.troubles.is_empty() {
             self.troubles.remove(key);

@@ -42,13 +42,14 @@ pub enum EnsureOutcome {
         /// The time until which the key rests.
         until: Moment,
     },
-    /// The object does not exist, and [`ensure_existing`](crate::Guard::ensure_existing) does not create
-    /// it.
+    /// The object does not exist, and [`ensure_existing`](crate::Guard::ensure_existing) does not
+    /// create it.
     Gone,
     /// The store denied the request. The call ends with that, but the request stays pending: rights
     /// are granted without an event, so the guard tries again each minute, until the value is right,
-    /// a newer call replaces the request, or [`Guard::remove`](crate::Guard::remove) withdraws it. The denial holds up no
-    /// other key and extends no lease, so a replica with the right to write takes over.
+    /// a newer call replaces the request, or [`Guard::remove`](crate::Guard::remove) withdraws it.
+    /// The denial holds up no other key and extends no lease, so a replica with the right to write
+    /// takes over.
     Denied(Arc<StoreError>),
     /// The value is larger than the store takes.
     TooLarge(Arc<StoreError>),
