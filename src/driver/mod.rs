@@ -12,6 +12,7 @@
 
 mod attempt;
 mod panic;
+mod roles;
 mod shared;
 mod stall;
 
@@ -62,9 +63,9 @@ where
 struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     tasks: JoinSet<Finished<K>>,
-    /// Attempts to start, and the role's token and the fence that they carry.
-    ready: Vec<Start<K, BoxedJob<K>>>,
-    role_token: Arc<CancellationToken>,
+    /// Attempts to start, each with the token of the role in which it does, and the fence that they
+    /// carry.
+    ready: Vec<(Start<K, BoxedJob<K>>, Arc<CancellationToken>)>,
     fence: Option<Arc<Fence>>,
     finished: Vec<Finished<K>>,
     /// Jobs that are no longer needed. They are users' closures, so they are dropped outside of the
@@ -92,7 +93,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             shared,
             tasks: JoinSet::new(),
             ready: Vec::with_capacity(BATCH),
-            role_token: Arc::default(),
             fence: None,
             finished: Vec::with_capacity(BATCH),
             finished_jobs: Vec::with_capacity(BATCH),
@@ -223,7 +223,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                         lease = %shared.name, attempt = ?start.id, number = start.number, epoch = start.epoch,
                         "an attempt starts",
                     );
-                    self.ready.push(start);
+                    // Read under the same lock.
+                    let role_token = state.roles.token(start.shard).clone();
+                    self.ready.push((start, role_token));
                 }
                 if self.ready.is_empty() {
                     let timeout = state.timeout(now).unwrap_or(Timestamp::MAX);
@@ -241,9 +243,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 } else {
                     // The driver is awake: it looks at the engine again after these attempts.
                     state.wake_at = Timestamp::ZERO;
-                    // Attempts carry the token of the role in which they start, so it is read under
-                    // the same lock.
-                    self.role_token.clone_from(&state.role_token);
                     self.fence.clone_from(&state.fence);
                     Next::Run
                 }
@@ -254,16 +253,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         };
         drop(guard);
         // A cancellation wakes tasks of users, so it comes after the lock is released.
-        if let Some(lost) = lost {
-            lost.cancel();
-        }
+        lost.iter().for_each(|token| token.cancel());
         next
     }
 
     fn start_attempts(&mut self, cx: &mut Context<'_>) {
-        for Start { id, key, mut job, number, epoch, deadline } in self.ready.drain(..) {
+        for (Start { id, key, mut job, number, epoch, deadline, .. }, role_token) in self.ready.drain(..) {
             let (deadline, fence) = (self.shared.moment(deadline), self.fence.clone());
-            let attempt = Attempt::new(key, number, epoch, deadline, self.role_token.clone(), fence);
+            let attempt = Attempt::new(key, number, epoch, deadline, role_token, fence);
             let mut run = None;
             match poll_run(&mut run, |run| run.insert(job(attempt)).as_mut().poll(cx)) {
                 Poll::Ready(result) => self.finished.push(Finished { id, job, result }),

@@ -7,10 +7,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{attempt::Attempt, stall::Stall};
+use super::{attempt::Attempt, roles::Roles, stall::Stall};
 use crate::{
     clock::Moment,
-    engine::{Engine, Role, Timestamp, config::LeaseConfig, outcome::Verdict},
+    engine::{Engine, Timestamp, config::LeaseConfig, outcome::Verdict},
     status::{LeaseClosed, Prefixes, SpawnError, Status, WatchState, WatchStates},
     store::Fence,
 };
@@ -28,8 +28,7 @@ pub(crate) struct Shared<K> {
 
 pub(crate) struct State<K> {
     pub(crate) engine: Engine<K, BoxedJob<K>>,
-    /// Fires when the current role is lost.
-    pub(super) role_token: Arc<CancellationToken>,
+    pub(super) roles: Roles,
     /// When the driver looks at the engine again by itself; zero while it is awake.
     pub(super) wake_at: Timestamp,
     /// Wakes the driver. It may be called under the lock, because it is code of the runtime, not of
@@ -64,12 +63,13 @@ pub(super) enum Phase {
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(super) fn new(config: LeaseConfig) -> Self {
         let status = Status::default();
+        let shards = config.shards();
         Self {
             name: config.name.clone(),
             origin: Moment::now(),
             state: Mutex::new(State {
                 engine: Engine::new(config),
-                role_token: Arc::default(),
+                roles: Roles::new(shards),
                 wake_at: Timestamp::ZERO,
                 waker: None,
                 stall: Stall::none(),
@@ -153,9 +153,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.wake_if_needed(now);
         drop(state);
         // A cancellation wakes tasks of users, so it comes after the lock is released.
-        if let Some(lost) = lost {
-            lost.cancel();
-        }
+        lost.iter().for_each(|token| token.cancel());
         Ok(result)
     }
 
@@ -183,8 +181,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.wake();
     }
 
-    /// Publishes the status if it changed. Returns the token to cancel if a role was lost.
-    pub(super) fn publish(&self, state: &mut State<K>, now: Timestamp) -> Option<Arc<CancellationToken>> {
+    /// Publishes the status if it changed. Returns the tokens to cancel of the roles that were lost.
+    pub(super) fn publish(&self, state: &mut State<K>, now: Timestamp) -> Vec<Arc<CancellationToken>> {
         let before = state.published;
         let role_generation = state.engine.role_generation();
         let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
@@ -193,14 +191,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         if (role_generation, is_leader, decided, is_stuck)
             == (before.role_generation, before.is_leader, before.decided, before.is_stuck)
         {
-            return None;
+            return Vec::new();
         }
         let (role, epoch) = (state.engine.role(), state.engine.epoch());
         let status = Status { role, is_leader, epoch, decided, is_stuck, role_generation, ..before };
         state.published = status;
         self.status.send_replace(status);
         if role_generation == before.role_generation {
-            return None;
+            return Vec::new();
         }
         tracing::info!(
             lease = %self.name,
@@ -210,7 +208,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             lease_ms = (state.engine.lease_end() - now).as_millis() as u64,
             "the role changed",
         );
-        (status.role == Role::Follower).then(|| std::mem::take(&mut state.role_token))
+        state.roles.take_lost(&state.engine)
     }
 
     /// Applies the result of an election: until when it made this replica leader, and the fence of
@@ -278,12 +276,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         let mut state = self.lock();
         state.phase = Phase::Closed(closed);
         state.published = Status { is_leader: false, closed: Some(closed), ..state.published };
-        let role_token = state.role_token.clone();
+        let roles = state.roles.take_all();
         let follower = state.follower.take();
         let when_closed = std::mem::take(&mut state.when_closed);
         self.status.send_replace(state.published);
         drop(state);
-        role_token.cancel();
+        roles.iter().for_each(|token| token.cancel());
         if let Some(follower) = follower {
             follower.abort();
         }

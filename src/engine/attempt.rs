@@ -22,7 +22,9 @@ pub struct Start<K, J> {
     pub job: J,
     /// The number of this attempt of the job, from 1.
     pub number: u32,
-    /// Times that this process had become leader when the attempt started.
+    /// The number of the key's shard, from 0.
+    pub shard: u16,
+    /// Times that this process had become leader of the shard when the attempt started.
     pub epoch: u64,
     /// When the attempt stops holding its slot.
     pub deadline: Timestamp,

@@ -1,7 +1,7 @@
 //! The authority that decides when this replica may write: the work itself, or an election that is
 //! held elsewhere.
 
-use super::{step::Step, time::Timestamp};
+use super::time::Timestamp;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Authority {
@@ -19,12 +19,12 @@ impl Authority {
         matches!(self, Self::ByWork)
     }
 
-    /// Returns the step that the election imposes, if it forbids attempts.
-    pub(super) fn blocks(self, now: Timestamp) -> Option<Step> {
+    /// Returns whether the election forbids attempts.
+    pub(super) fn blocks(self, now: Timestamp) -> bool {
         match self {
-            Self::ByWork => None,
-            Self::Elected { until } if now < until => None,
-            Self::Elected { .. } | Self::NotElected => Some(Step::Idle),
+            Self::ByWork => false,
+            Self::Elected { until } => until <= now,
+            Self::NotElected => true,
         }
     }
 }

@@ -42,6 +42,7 @@ pub struct LeaseConfig {
     pub(crate) backoff_steps: u32,
     pub(crate) jitter: f64,
     pub(crate) concurrency: usize,
+    pub(crate) shards: u16,
     pub(crate) patience: PatienceMode,
     pub(crate) echo_hint: Duration,
     pub(crate) seed: u64,
@@ -74,6 +75,8 @@ pub struct ConfigError {
 /// The default of `attempt_timeout`, unless the term is shorter.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+const MOST_SHARDS: u16 = 4096;
+
 impl LeaseBuilder {
     /// Returns the default settings, for a lease of this name. The name is for logs and metrics
     /// only.
@@ -89,6 +92,7 @@ impl LeaseBuilder {
                 backoff_steps: 5,
                 jitter: 0.5,
                 concurrency: 16,
+                shards: 1,
                 patience: PatienceMode::Adaptive { min: Duration::from_millis(500) },
                 echo_hint: Duration::from_millis(6),
                 seed: 0,
@@ -118,6 +122,16 @@ impl LeaseBuilder {
     /// number, as TCP's does (RFC 5681). Default: 16.
     pub fn concurrency(mut self, attempts: usize) -> Self {
         self.config.concurrency = attempts;
+        self
+    }
+
+    /// Sets into how many shards the keys hash; from 1 to 4096. Each shard has a lease of its own, so
+    /// that several replicas lead at the same time, each its part of the keys. A
+    /// [`Roster`](crate::Roster) shares them out; without one, whoever writes first in a shard leads
+    /// it. All replicas must use the same number. About 20 for each replica balance the load.
+    /// Default: 1.
+    pub fn shards(mut self, shards: u16) -> Self {
+        self.config.shards = shards;
         self
     }
 
@@ -219,6 +233,8 @@ impl LeaseBuilder {
         let jitter = config.jitter;
         ConfigError::require((0.0..=1.0).contains(&jitter), "jitter", jitter, "between 0 and 1")?;
         ConfigError::require(config.concurrency > 0, "concurrency", config.concurrency, "at least 1")?;
+        let shards = config.shards;
+        ConfigError::require((1..=MOST_SHARDS).contains(&shards), "shards", shards, "between 1 and 4096")?;
         if let PatienceMode::Adaptive { min } = config.patience {
             ConfigError::positive("min_patience", min)?;
         }
@@ -251,6 +267,11 @@ impl LeaseConfig {
     /// Returns how many attempts may be in flight at the same time.
     pub fn concurrency(&self) -> usize {
         self.concurrency
+    }
+
+    /// Returns into how many shards the keys hash.
+    pub fn shards(&self) -> u16 {
+        self.shards
     }
 
     /// Returns the seed of all randomness.
@@ -364,6 +385,8 @@ mod tests {
             (x().jitter(-0.1), "jitter is -0.1, but must be between 0 and 1"),
             (x().jitter(f64::NAN), "jitter is NaN, but must be between 0 and 1"),
             (x().concurrency(0), "concurrency is 0, but must be at least 1"),
+            (x().shards(0), "shards is 0, but must be between 1 and 4096"),
+            (x().shards(4097), "shards is 4097, but must be between 1 and 4096"),
             (x().attempt_timeout(ms(0)), "attempt_timeout is 0ns, but must be longer than zero"),
             (
                 x().attempt_timeout(Duration::from_secs(61)),

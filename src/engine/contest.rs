@@ -20,6 +20,8 @@ pub enum Role {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contest {
     role: Role,
+    /// Since when we have it.
+    role_since: Timestamp,
     /// Counts changes of role. Attempts carry it, so that old news can be recognised.
     role_generation: u64,
     epoch: u64,
@@ -46,6 +48,10 @@ pub(super) struct Contest {
 impl Contest {
     pub(super) fn role(&self) -> Role {
         self.role
+    }
+
+    pub(super) fn role_since(&self) -> Timestamp {
+        self.role_since
     }
 
     pub(super) fn role_generation(&self) -> u64 {
@@ -125,7 +131,7 @@ impl Contest {
             self.lease_end = self.lease_end.max(started + term);
             return false;
         }
-        self.change(Role::Leader);
+        self.change(started, Role::Leader);
         self.epoch += 1;
         self.won_since = started;
         self.lease_end = started + term;
@@ -152,7 +158,7 @@ impl Contest {
         // 4).
         let burst = was == Role::Follower && evidence && now < self.burst_end;
         if was != Role::Follower {
-            self.change(Role::Follower);
+            self.change(now, Role::Follower);
         } else if !burst {
             self.losses = self.losses.saturating_add(1);
         }
@@ -174,8 +180,31 @@ impl Contest {
         self.lease_end = self.lease_end.min(now);
         let changed = self.role != Role::Follower;
         if changed {
-            self.change(Role::Follower);
+            self.change(now, Role::Follower);
         }
+        changed
+    }
+
+    /// The roster says that it is our turn: no lease of another stands in the way. Returns whether
+    /// this changed our role.
+    pub(super) fn take_turn(&mut self, now: Timestamp) -> bool {
+        if self.role == Role::Leader {
+            return false;
+        }
+        self.lease_end = self.lease_end.min(now);
+        let changed = self.role != Role::Election;
+        if changed {
+            self.change(now, Role::Election);
+        }
+        changed
+    }
+
+    /// The roster says that it is another replica's turn, which gets a whole term and our whole
+    /// patience. Returns whether this changed our role.
+    pub(super) fn give_turn(&mut self, now: Timestamp, term: Duration) -> bool {
+        let changed = self.retire(now);
+        self.lease_end = now + term;
+        (self.last_sign, self.signs_since) = (now, now);
         changed
     }
 
@@ -196,8 +225,9 @@ impl Contest {
         self.expired_by_caller = true;
     }
 
-    fn change(&mut self, to: Role) {
+    fn change(&mut self, now: Timestamp, to: Role) {
         self.role = to;
+        self.role_since = now;
         self.role_generation += 1;
         self.losses = 0;
         self.expired_by_caller = false;

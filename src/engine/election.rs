@@ -17,10 +17,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             return self.handle_not_elected(now);
         }
         self.authority = Authority::Elected { until };
-        if self.contest.win(now, until - now, None) {
-            self.window.close();
-            self.counters.won += 1;
+        for shard in &mut self.shards {
+            if shard.contest.win(now, until - now, None) {
+                shard.window.close();
+                self.counters.won += 1;
+                self.role_generation += 1;
+            }
         }
+        self.all_changed();
     }
 
     /// Takes in that the election made another replica leader, or none, or that its result is
@@ -28,9 +32,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_not_elected(&mut self, now: Timestamp) {
         let now = self.advance(now);
         self.authority = Authority::NotElected;
-        if self.contest.retire(now) {
-            self.counters.lost += 1;
-            self.window.close();
+        for shard in &mut self.shards {
+            if shard.contest.retire(now) {
+                self.counters.lost += 1;
+                self.role_generation += 1;
+                shard.window.close();
+            }
         }
+        self.all_changed();
     }
 }

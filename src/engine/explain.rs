@@ -82,8 +82,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let mut last_setback = None;
         let mut running_for = None;
         let (obstacle, until) = match look.position {
-            Position::Ready(class, ready) => match self.step_of_key(look.incumbent, class, ready) {
-                _ if self.authority.blocks(self.clock).is_some() => (Some(Obstacle::NotElected), None),
+            Position::Ready(class, ready) => match self.step_of_key(look.shard, look.incumbent, class, ready)
+            {
+                _ if self.authority.blocks(self.clock) => (Some(Obstacle::NotElected), None),
                 Step::Run(..) => (None, Some(now)),
                 Step::Wait(until, obstacle) => (Some(obstacle), Some(until)),
                 Step::Idle => (Some(Obstacle::Slot), None),

@@ -26,10 +26,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// newer one replaced it, or its key was cleared meanwhile.
     pub fn handle_outcome(&mut self, now: Timestamp, id: AttemptId, verdict: Verdict, job: J) -> Option<J> {
         let now = self.advance(now);
-        self.in_flight.expire(now);
-        let Some(flight) = self.in_flight.remove(id.0) else { return Some(job) };
+        let Some(flight) = self.land(id) else { return Some(job) };
         // An attempt from before the last change of role reports a situation that is over (rule 4).
-        let current = flight.role_generation == self.contest.role_generation();
+        let contest = &self.shards[usize::from(flight.shard)].contest;
+        let current = flight.role_generation == contest.role_generation();
         if verdict.outcome != Outcome::Failed {
             self.outage.answered(now);
         }
@@ -44,7 +44,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 self.counters.written_by_others += 1;
                 self.queue.set_incumbent_of(now, flight.slot, Incumbent::Other);
                 if current && self.authority.is_by_work() {
-                    self.lose(now, false);
+                    self.lose(now, flight.shard, false);
                 }
             }
             Outcome::Conflict => {
@@ -103,8 +103,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// retry interval. Returns the job if it is no longer needed.
     pub fn handle_panic(&mut self, now: Timestamp, id: AttemptId, job: J) -> Option<J> {
         let now = self.advance(now);
-        self.in_flight.expire(now);
-        let Some(flight) = self.in_flight.remove(id.0) else { return Some(job) };
+        let Some(flight) = self.land(id) else { return Some(job) };
         self.counters.panics += 1;
         let setbacks = self.queue.setbacks(flight.slot).saturating_add(1);
         let at = now + self.config.retry_interval;
@@ -119,19 +118,20 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     }
 
     fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
-        self.contest.wrote(now);
         // Evidence that came during the attempt may be of a later write.
         if !flight.cleared {
             self.queue.set_incumbent_of(now, flight.slot, Incumbent::Us);
         }
+        let shard = &mut self.shards[usize::from(flight.shard)];
+        shard.contest.wrote(now);
         if flight.kind == Kind::Takeover {
-            self.takeovers.grow();
+            shard.takeovers.grow();
         }
         if !self.authority.is_by_work() {
             // The election says how long we lead; a write only shows that the store keeps up.
             self.decided = true;
             if current {
-                self.window.grow();
+                shard.window.grow();
             }
             return;
         }
@@ -143,32 +143,40 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
         if let Kind::Probe { silent: true, .. } = flight.kind {
             // What the silent ones wrote is nobody's by now.
-            self.queue.change_incumbent(now, Incumbent::Other, Incumbent::Nobody);
-        } else if self.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
+            self.queue.change_incumbents(now, |number, incumbent| match incumbent {
+                Incumbent::Other if number == flight.shard => Incumbent::Nobody,
+                incumbent => incumbent,
+            });
+        } else if shard.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
             // A key of ours, or one that we took over: the lease is another's.
             return;
         }
         // Slow start begins anew after an idle term.
-        if !self.contest.leads(now) {
-            self.window.close();
+        if !shard.contest.leads(now) {
+            shard.window.close();
         }
-        if self.contest.win(flight.started, term, revision) {
+        let won = shard.contest.win(flight.started, term, revision);
+        self.led_until = self.led_until.max(shard.contest.lease_end());
+        if won {
             self.counters.won += 1;
+            self.role_generation += 1;
             self.decided = true;
         } else {
-            self.window.grow();
+            shard.window.grow();
         }
     }
 
     fn refused(&mut self, now: Timestamp, id: AttemptId, flight: &Flight) {
+        let next_serial = self.in_flight.next_serial();
+        let shard = &mut self.shards[usize::from(flight.shard)];
         match flight.kind {
-            Kind::Lead => self.window.halve(id.0, self.in_flight.next_serial()),
+            Kind::Lead => shard.window.halve(id.0, next_serial),
             // The object changed since we read it: the suspected leader is alive.
             Kind::Probe { suspicion: true, .. } => {
-                self.patience.refuted(&mut self.rng);
-                self.contest.sign_of_life(now, self.patience.unspread());
+                shard.patience.refuted(&mut self.rng);
+                shard.contest.sign_of_life(now, shard.patience.unspread());
             }
-            Kind::Takeover => self.takeovers.halve(id.0, self.in_flight.next_serial()),
+            Kind::Takeover => shard.takeovers.halve(id.0, next_serial),
             Kind::Probe { .. } | Kind::Own => {}
         }
     }
@@ -182,8 +190,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             && self.outage.failed(now, flight.started, failed, cap, |streak| {
                 backoff.after_failure(streak, floor, cap, rng)
             });
-        if news && self.contest.role() == Role::Leader {
-            self.window.close();
+        let shard = &mut self.shards[usize::from(flight.shard)];
+        if news && shard.contest.role() == Role::Leader {
+            shard.window.close();
         }
         let own = self.backoff.after_failure(u32::from(setbacks), floor, cap, &mut self.rng);
         own.max(self.others_first(now))

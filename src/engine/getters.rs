@@ -3,8 +3,25 @@
 use std::{hash::Hash, time::Duration};
 
 use super::{
-    Engine, config::LeaseConfig, contest::Role, counters::Counters, incumbent::Incumbent, time::Timestamp,
+    Engine, config::LeaseConfig, contest::Role, counters::Counters, hash::shard_of, incumbent::Incumbent,
+    shard::Turn, time::Timestamp,
 };
+
+/// A shard, as a replica sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardView {
+    /// Our role in the contest for its lease.
+    pub role: Role,
+    /// When its lease ends, whoever holds it.
+    pub lease_end: Timestamp,
+    /// Since when we have this role.
+    pub role_since: Timestamp,
+    /// Times that our role changed.
+    pub role_generation: u64,
+    /// Whose turn it is, according to the roster.
+    pub turn: Turn,
+}
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns the keys whose attempts are in flight.
@@ -17,36 +34,75 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.queue.incumbent(key)
     }
 
-    /// Returns the role. [`is_leader`](Self::is_leader) says whether a leader still holds the
-    /// lease.
+    /// Returns the number of the shard of a key, from 0.
+    pub fn shard_of(&self, key: &K) -> u16 {
+        match self.config.shards {
+            1 => 0,
+            shards => shard_of(key, shards),
+        }
+    }
+
+    /// Returns the role: [`Role::Leader`] if we have that of any shard, [`Role::Election`] if we
+    /// have that of all. [`is_leader`](Self::is_leader) says whether a leader still holds the lease.
     pub fn role(&self) -> Role {
-        self.contest.role()
+        let roles = || self.shards.iter().map(|shard| shard.contest.role());
+        if roles().any(|role| role == Role::Leader) {
+            Role::Leader
+        } else if roles().any(|role| role == Role::Follower) {
+            Role::Follower
+        } else {
+            Role::Election
+        }
     }
 
-    /// Returns whether our own work holds the lease at `now`. The lease of an idle leader runs out,
-    /// and then belongs to nobody.
+    /// Returns whether our own work holds the lease of any shard at `now`. The lease of an idle
+    /// leader runs out, and then belongs to nobody.
     pub fn is_leader(&self, now: Timestamp) -> bool {
-        self.contest.leads(now.max(self.clock))
+        now.max(self.clock) < self.led_until
     }
 
-    /// Returns how many times this process became leader.
+    /// Returns whether our own work holds the lease of the key's shard at `now`.
+    pub fn leads(&self, now: Timestamp, key: &K) -> bool {
+        self.shards[usize::from(self.shard_of(key))].contest.leads(now.max(self.clock))
+    }
+
+    /// Returns all shards as this replica sees them, by their numbers.
+    pub fn shards(&self) -> impl Iterator<Item = ShardView> {
+        self.shards.iter().map(|shard| ShardView {
+            role: shard.contest.role(),
+            lease_end: shard.contest.lease_end(),
+            role_since: shard.contest.role_since(),
+            role_generation: shard.contest.role_generation(),
+            turn: shard.turn,
+        })
+    }
+
+    /// Returns how many shards we lead, as of the last event.
+    pub fn shards_led(&mut self) -> u16 {
+        self.look_at_due();
+        self.agenda.led()
+    }
+
+    /// Returns how many times this process became leader, of any shard.
     pub fn epoch(&self) -> u64 {
-        self.contest.epoch()
+        self.counters.won
     }
 
-    /// Returns how many times the role changed.
+    /// Returns how many times the role in any shard changed.
     pub fn role_generation(&self) -> u64 {
-        self.contest.role_generation()
+        self.role_generation
     }
 
-    /// Returns how many times in a row this replica backed off behind another writer.
+    /// Returns how many times in a row this replica backed off behind another writer; of several
+    /// shards, in the one where that is most.
     pub fn losses(&self) -> u32 {
-        self.contest.losses()
+        self.shards.iter().map(|shard| shard.contest.losses()).max().unwrap_or_default()
     }
 
-    /// Returns when the lease ends, whoever holds it; [`Timestamp::ZERO`] before anybody did.
+    /// Returns when the lease ends, whoever holds it; [`Timestamp::ZERO`] before anybody did. Of
+    /// several shards, the last one counts.
     pub fn lease_end(&self) -> Timestamp {
-        self.contest.lease_end()
+        self.shards.iter().map(|shard| shard.contest.lease_end()).max().unwrap_or_default()
     }
 
     /// Returns whether some job was finished: by us, by another replica, or because there was
@@ -55,14 +111,16 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.decided
     }
 
-    /// Returns how many attempts may be in flight while we lead.
+    /// Returns how many attempts may be in flight while we lead, in all shards together.
     pub fn window(&self) -> usize {
-        self.window.size()
+        let windows = self.shards.iter().map(|shard| shard.window.size());
+        windows.sum::<usize>().min(self.config.concurrency)
     }
 
-    /// Returns how long a pending key waits before we stop trusting the leader to write it.
+    /// Returns how long a pending key waits before we stop trusting the leader to write it; the
+    /// longest of all shards.
     pub fn patience(&self) -> Duration {
-        self.patience.current()
+        self.shards.iter().map(|shard| shard.patience.current()).max().unwrap_or_default()
     }
 
     /// Returns how long our own writes take to come back through the watch, smoothed.

@@ -27,7 +27,7 @@ pub(super) struct InFlight {
 /// The numbers of attempts within their deadline, by [`Group`]: of keys that had failed last, and of
 /// all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted([[usize; 2]; 3]);
+pub(super) struct Counted([[u32; 2]; 3]);
 
 /// Attempts that share slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +41,11 @@ pub(super) enum Group {
 
 impl Counted {
     pub(super) fn clean(&self, group: Group) -> usize {
-        self.0[group as usize][0]
+        self.0[group as usize][0] as usize
     }
 
     pub(super) fn failed(&self, group: Group) -> usize {
-        self.0[group as usize][1]
+        self.0[group as usize][1] as usize
     }
 
     pub(super) fn all(&self, group: Group) -> usize {
@@ -57,14 +57,14 @@ impl Counted {
     }
 
     pub(super) fn total_clean(&self) -> usize {
-        self.0.iter().map(|[clean, _]| clean).sum()
+        self.0.iter().map(|[clean, _]| *clean as usize).sum()
     }
 
     pub(super) fn total_failed(&self) -> usize {
-        self.0.iter().map(|[_, failed]| failed).sum()
+        self.0.iter().map(|[_, failed]| *failed as usize).sum()
     }
 
-    fn of(&mut self, flight: &Flight) -> &mut usize {
+    pub(super) fn of(&mut self, flight: &Flight) -> &mut u32 {
         &mut self.0[flight.kind.group() as usize][usize::from(flight.failed_before)]
     }
 }
@@ -72,6 +72,7 @@ impl Counted {
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
     pub(super) slot: Slot,
+    pub(super) shard: u16,
     pub(super) started: Timestamp,
     /// The count of changes of role when it started.
     pub(super) role_generation: u64,
@@ -80,10 +81,12 @@ pub(super) struct Flight {
     pub(super) failed_before: bool,
     /// Its key was cleared while it was in flight: it must not be repeated.
     pub(super) cleared: bool,
+    /// It is past its deadline.
+    pub(super) late: bool,
 }
 
 /// The reason for which an attempt was allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// We hold the lease.
     Lead,
@@ -173,12 +176,14 @@ impl InFlight {
         self.current.iter().map(|(_, flight)| flight).chain(self.late.values())
     }
 
-    /// Stops counting the attempts that are past their deadline.
-    pub(super) fn expire(&mut self, now: Timestamp) {
+    /// Stops counting the attempts that are past their deadline, and tells them.
+    pub(super) fn expire(&mut self, now: Timestamp, mut tell: impl FnMut(&Flight)) {
         while self.next_deadline().is_some_and(|deadline| deadline <= now)
-            && let Some((serial, flight)) = self.current.pop_front()
+            && let Some((serial, mut flight)) = self.current.pop_front()
         {
             *self.counted.of(&flight) -= 1;
+            tell(&flight);
+            flight.late = true;
             self.late.insert(serial, flight);
         }
     }
@@ -191,11 +196,13 @@ mod tests {
     fn flight(started: u64, kind: Kind) -> Flight {
         Flight {
             slot: started as Slot,
+            shard: 0,
             started: Timestamp::from_nanos(started),
             role_generation: 0,
             kind,
             failed_before: false,
             cleared: false,
+            late: false,
         }
     }
 
@@ -216,7 +223,7 @@ mod tests {
         let (hung, deadline) = in_flight.insert(flight(0, Kind::Own));
         in_flight.insert(flight(50, Kind::Lead));
         assert_eq!(in_flight.next_deadline(), Some(deadline));
-        in_flight.expire(deadline);
+        in_flight.expire(deadline, |_| ());
         assert_eq!((in_flight.counted().all(Group::Own), in_flight.counted().all(Group::Lease)), (0, 1));
         assert_eq!(in_flight.counted().total(), 1);
         assert_eq!(in_flight.out(), 2);
@@ -229,7 +236,7 @@ mod tests {
     fn hung_attempts_hold_only_their_own_memory() {
         let mut in_flight = InFlight::new(Duration::from_nanos(100));
         in_flight.insert(flight(0, Kind::Lead));
-        in_flight.expire(Timestamp::from_nanos(100));
+        in_flight.expire(Timestamp::from_nanos(100), |_| ());
         for i in 0..10_000 {
             let (serial, _) = in_flight.insert(flight(i, Kind::Lead));
             in_flight.remove(serial);

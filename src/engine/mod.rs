@@ -137,6 +137,7 @@
 //! an outage and all of rule 8. The election replaces rules 3 to 6 and 9: it alone decides who
 //! writes, and until when.
 
+mod agenda;
 mod attempt;
 mod authority;
 mod backoff;
@@ -149,6 +150,7 @@ mod election;
 mod explain;
 mod finish;
 mod getters;
+mod hash;
 mod in_flight;
 mod incumbent;
 mod outage;
@@ -156,10 +158,12 @@ pub(crate) mod outcome;
 mod patience;
 mod queue;
 mod rivals;
+mod shard;
 mod step;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
 mod time;
+mod tournament;
 mod tuning;
 mod window;
 
@@ -167,28 +171,28 @@ use std::{hash::Hash, time::Duration};
 
 #[cfg(feature = "tokio")]
 pub(crate) use self::time::nanos;
+use self::{
+    agenda::Agenda,
+    authority::Authority,
+    backoff::{Backoff, Rng, seconds},
+    config::LeaseConfig,
+    echo::Echo,
+    in_flight::{Flight, InFlight, Kind},
+    outage::Outage,
+    queue::{Class, Cleared, Queue},
+    shard::Shard,
+};
 pub use self::{
     attempt::{AttemptId, Start},
     contest::Role,
     counters::Counters,
     explain::{Explanation, Setback},
+    getters::ShardView,
     incumbent::Incumbent,
+    shard::Turn,
     step::Obstacle,
     time::Timestamp,
     tuning::Tuning,
-};
-use self::{
-    authority::Authority,
-    backoff::{Backoff, Rng, seconds},
-    config::LeaseConfig,
-    contest::Contest,
-    echo::Echo,
-    in_flight::{Flight, InFlight, Kind},
-    outage::Outage,
-    patience::Patience,
-    queue::{Class, Cleared, Queue},
-    step::Step,
-    window::Window,
 };
 
 /// A lease-by-work engine for keys `K` and opaque jobs `J`; the [module](self) draws it.
@@ -224,25 +228,20 @@ pub struct Engine<K, J> {
     rng: Rng,
     /// The latest `now` that was passed in.
     clock: Timestamp,
-    contest: Contest,
+    shards: Box<[Shard]>,
+    agenda: Agenda,
     authority: Authority,
-    /// When the first probe of the election may start; drawn when an idle replica gets its first
-    /// job.
-    election: Timestamp,
     /// Some job was finished, by us or by another replica.
     decided: bool,
     queue: Queue<K, J>,
     in_flight: InFlight,
-    window: Window,
-    takeovers: Window,
-    /// When the last takeover started.
-    last_takeover: Timestamp,
-    patience: Patience,
     outage: Outage,
     echo: Echo,
     counters: Counters,
-    /// The time before which no attempt may start, by the last look at the queue. Events forget it.
-    found: Option<Option<Timestamp>>,
+    /// Counts the changes of role in all shards.
+    role_generation: u64,
+    /// When the last of our leases ends.
+    led_until: Timestamp,
     /// When a job of ours was last done, by whomever.
     last_success: Timestamp,
 }
@@ -258,20 +257,17 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         Self {
             backoff: Backoff::new(&config),
             clock: Timestamp::ZERO,
-            contest: Contest::default(),
+            shards: (0..config.shards).map(|_| Shard::new(&config, &mut rng)).collect(),
+            agenda: Agenda::new(config.shards),
             authority: Authority::default(),
-            election: Timestamp::ZERO,
             decided: false,
-            queue: Queue::new(),
+            queue: Queue::new(config.shards),
             in_flight: InFlight::new(config.attempt_timeout),
-            window: Window::new(config.concurrency, config.tuning.window_growth),
-            takeovers: Window::new(config.concurrency, config.tuning.window_growth),
-            last_takeover: Timestamp::ZERO,
-            patience: Patience::new(&config, &mut rng),
             outage: Outage::default(),
             echo: Echo::hinted(config.echo_hint, config.tuning.longest_echo.min(config.term / LONGEST_ECHO)),
             counters: Counters::default(),
-            found: None,
+            role_generation: 0,
+            led_until: Timestamp::ZERO,
             last_success: Timestamp::ZERO,
             rng,
             config,
@@ -283,20 +279,23 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// after it.
     pub fn handle_try(&mut self, now: Timestamp, key: K, job: J) -> Option<J> {
         let now = self.advance(now);
+        let number = self.touch(&key);
         // Replicas that are idle and get a job at the same moment must not all probe immediately. A
         // delay that still lasts is kept: jobs that come and go would otherwise postpone the probe
-        // forever.
-        let idle = self.queue.len() == 0 && self.in_flight.out() == 0;
-        if self.contest.role() == Role::Election
+        // forever. A replica whose turn it is needs none.
+        let delay = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
+        let shard = &mut self.shards[usize::from(number)];
+        let idle = self.queue.pending_in(number) == 0 && shard.out == 0;
+        if shard.contest.role() == Role::Election
             && idle
-            && !self.contest.expired_by_caller()
-            && self.election <= now
+            && !shard.contest.expired_by_caller()
+            && shard.election <= now
+            && shard.turn == Turn::Open
         {
-            let spread = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
-            self.election = now + seconds(spread * self.rng.truncated_exponential());
+            shard.election = now + seconds(delay * self.rng.truncated_exponential());
         }
         self.forget_idle(now);
-        self.queue.push(now, key, job)
+        self.queue.push(now, number, key, job)
     }
 
     /// The caller knows that the key is as it should be, whoever made it so: clears and returns its
@@ -304,6 +303,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_satisfied(&mut self, now: Timestamp, key: &K) -> Option<J> {
         self.last_success = self.advance(now);
         self.decided = true;
+        self.touch(key);
         self.clear(key).job
     }
 
@@ -311,6 +311,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// not repeated.
     pub fn handle_remove(&mut self, now: Timestamp, key: &K) -> Option<J> {
         self.advance(now);
+        self.touch(key);
         self.clear(key).job
     }
 
@@ -319,9 +320,15 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_expire(&mut self, now: Timestamp) {
         let now = self.advance(now);
         if self.authority.is_by_work() {
-            self.election = now;
-            self.contest.expire(now);
-            self.queue.change_incumbent(now, Incumbent::Other, Incumbent::Nobody);
+            for shard in &mut self.shards {
+                shard.election = now;
+                shard.contest.expire(now);
+            }
+            self.queue.change_incumbents(now, |_, incumbent| match incumbent {
+                Incumbent::Other => Incumbent::Nobody,
+                incumbent => incumbent,
+            });
+            self.all_changed();
         }
     }
 
@@ -344,66 +351,99 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// until [`poll_timeout`](Self::poll_timeout) or the next event.
     pub fn poll_attempt(&mut self, now: Timestamp) -> Option<Start<K, J>> {
         let now = self.advance(now);
-        self.in_flight.expire(now);
-        self.queue.release_due(now);
-        let (ready, kind) = match self.step() {
-            Step::Run(ready, kind) => (ready, kind),
-            blocked => {
-                self.found = Some(blocked.time());
-                return None;
-            }
-        };
+        let agenda = &mut self.agenda;
+        self.queue.release_due(now, |shard| agenda.touch(shard));
+        let (ready, kind) = self.next_attempt()?;
+        let number = self.queue.shard(ready.slot);
+        let shard = &mut self.shards[usize::from(number)];
         match kind {
             Kind::Probe { suspicion, .. } => {
                 // Slow start begins anew with each probe, also after an idle term.
-                self.window.close();
+                shard.window.close();
                 self.counters.suspicions += u64::from(suspicion);
             }
             Kind::Takeover => {
                 // The load that moved last is no measure of what can be moved now.
-                if self.last_takeover + self.patience.current() < now {
-                    self.takeovers.close();
+                if shard.last_takeover + shard.patience.current() < now {
+                    shard.takeovers.close();
                 }
-                self.last_takeover = now;
+                shard.last_takeover = now;
                 self.counters.takeovers += 1;
             }
             Kind::Lead | Kind::Own => {}
         }
         self.counters.attempts += 1;
-        let failed_before = self.queue.class(ready.slot) == Class::Failed;
-        let (key, job, number) = self.queue.start(ready.slot);
-        let (serial, deadline) = self.in_flight.insert(Flight {
+        let flight = Flight {
             slot: ready.slot,
+            shard: number,
             started: now,
-            role_generation: self.contest.role_generation(),
+            role_generation: shard.contest.role_generation(),
             kind,
-            failed_before,
+            failed_before: self.queue.class(ready.slot) == Class::Failed,
             cleared: false,
-        });
-        Some(Start { id: AttemptId(serial), key, job, number, epoch: self.contest.epoch(), deadline })
+            late: false,
+        };
+        shard.out += 1;
+        *shard.counted.of(&flight) += 1;
+        let epoch = shard.contest.epoch();
+        let (key, job, attempt) = self.queue.start(ready.slot);
+        let (serial, deadline) = self.in_flight.insert(flight);
+        self.agenda.touch(number);
+        Some(Start { id: AttemptId(serial), key, job, number: attempt, shard: number, epoch, deadline })
     }
 
-    /// Returns when something can change without an event: an attempt may start, or our lease ends.
-    /// Returns a time at or before the last `now` if an attempt can start immediately.
-    pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let lease_end = self.contest.leads(self.clock).then(|| self.contest.lease_end());
-        let step = self.found.unwrap_or_else(|| match self.step() {
-            Step::Run(..) => Some(self.clock),
-            blocked => blocked.time(),
-        });
-        earliest([step, self.queue.next_due(), lease_end])
+    /// Returns when something can change without an event: an attempt may start, or a lease of ours
+    /// ends. Returns a time at or before the last `now` if an attempt can start immediately.
+    pub fn poll_timeout(&mut self) -> Option<Timestamp> {
+        self.look_at_due();
+        earliest([self.next_step(), self.queue.next_due(), self.agenda.lease_end()])
     }
 
     /// Takes all pending jobs, oldest first. Attempts in flight are not among them.
     pub fn drain(&mut self) -> Vec<(K, J)> {
-        self.found = None;
+        self.agenda.touch_all();
         self.queue.drain(self.clock)
     }
 
     fn advance(&mut self, now: Timestamp) -> Timestamp {
-        self.found = None;
         self.clock = self.clock.max(now);
+        let (shards, agenda) = (&mut self.shards, &mut self.agenda);
+        self.in_flight.expire(self.clock, |flight| {
+            *shards[usize::from(flight.shard)].counted.of(flight) -= 1;
+            agenda.touch(flight.shard);
+        });
         self.clock
+    }
+
+    /// Takes the attempt that ended out of flight.
+    fn land(&mut self, id: AttemptId) -> Option<Flight> {
+        let flight = self.in_flight.remove(id.0)?;
+        let shard = &mut self.shards[usize::from(flight.shard)];
+        shard.out -= 1;
+        if !flight.late {
+            *shard.counted.of(&flight) -= 1;
+        }
+        self.agenda.touch(flight.shard);
+        Some(flight)
+    }
+
+    /// Returns the shard of a key, which must be looked at again because of an event.
+    fn touch(&mut self, key: &K) -> u16 {
+        let shard = self.shard_of(key);
+        self.agenda.touch(shard);
+        shard
+    }
+
+    /// All shards must be looked at again.
+    fn all_changed(&mut self) {
+        self.agenda.touch_all();
+        self.lead_ended();
+    }
+
+    /// Finds out when the last of our leases ends, after one of them ended early.
+    fn lead_ended(&mut self) {
+        let led = self.shards.iter().filter(|shard| shard.contest.role() == Role::Leader);
+        self.led_until = led.map(|shard| shard.contest.lease_end()).max().unwrap_or_default();
     }
 
     /// The floor of every backoff: news of a write must be able to arrive and stop the next one.

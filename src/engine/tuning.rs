@@ -33,6 +33,9 @@ pub struct Tuning {
     /// How long a key's incumbent is remembered after the key was last written or wanted, in terms.
     /// Default: 2.
     pub memory_terms: u32,
+    /// For how long a replica that gets a shard by a change of the roster takes the writes of others
+    /// there for ones that they had begun before, in echoes. Default: 20.
+    pub hand_over_echoes: u32,
     /// The longest echo that counts, so that no delay that is measured in echoes takes many seconds.
     /// Default: 250 ms.
     pub longest_echo: Duration,
@@ -50,6 +53,7 @@ impl Default for Tuning {
             patience_spread: Duration::from_secs(2),
             busy_patiences: 2,
             memory_terms: 2,
+            hand_over_echoes: 20,
             longest_echo: Duration::from_millis(250),
         }
     }

@@ -209,18 +209,18 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.send(|engine, now| engine.handle_extend(now, key, revision));
     }
 
-    /// Records another write of our group: the writer's lease is extended, and our pending jobs
-    /// stay. The key that was written does not matter.
+    /// Records another write of our group, to this key: the writer's lease is extended, and our
+    /// pending jobs stay. The key tells the shard whose lease it is.
     ///
     /// ```
     /// # use writerlease::WriterLease;
     /// /// Called for each write of another replica.
     /// fn changed(lease: &WriterLease<String>, key: &String, value: &str, want: &str) {
-    ///     if value == want { lease.extend(key) } else { lease.observe() }
+    ///     if value == want { lease.extend(key) } else { lease.observe(key) }
     /// }
     /// ```
-    pub fn observe(&self) {
-        self.send(|engine, now| engine.handle_observe(now, None));
+    pub fn observe(&self, key: &K) {
+        self.send(|engine, now| engine.handle_observe(now, key, None));
     }
 
     /// **Remove**: gives a key up and drops its pending job. An attempt in flight continues, but is

@@ -75,7 +75,7 @@ impl Replica {
 
     /// Has seen the leader write for long.
     fn follow(&self) {
-        (0..8).for_each(|_| self.guard.lease().observe());
+        (0..8).for_each(|_| self.guard.lease().observe(&"key".into()));
     }
 
     fn counters(&self) -> writerlease::engine::Counters {

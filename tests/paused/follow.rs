@@ -128,7 +128,7 @@ async fn writes_neither_extend_nor_end_an_elected_lease() {
     counting(&lease, 3, Outcome::Conflict);
     settle().await;
     lease.extend(&4);
-    lease.observe();
+    lease.observe(&4);
     lease.expire();
     settle().await;
     assert!(lease.is_leader());

@@ -333,7 +333,7 @@ async fn job_may_call_its_own_lease() {
             let (inner, done) = (inner.clone(), done.clone());
             async move {
                 assert_eq!(inner.len(), 0);
-                inner.observe();
+                inner.observe(&"outer");
                 inner
                     .try_work("inner", move |_| {
                         let done = done.lock().unwrap().take();

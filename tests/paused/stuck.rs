@@ -120,7 +120,7 @@ async fn replicas_that_are_all_denied_say_so() {
 #[tokio::test(start_paused = true)]
 async fn follower_of_a_dead_leader_names_it() {
     let mut replica = Replica::new(&MemoryStore::new(), 1, true).await;
-    (0..8).for_each(|_| replica.guard.lease().observe());
+    (0..8).for_each(|_| replica.guard.lease().observe(&"key".into()));
     replica.want("key", "value");
     sleep(11 * SECOND).await;
     let explanation = replica.guard.explain("key").unwrap();

@@ -397,7 +397,7 @@ fn attempt_always_learns_that_its_role_was_lost() {
         });
         let deposes = lease.clone();
         threads.start(move || {
-            deposes.observe();
+            deposes.observe(&0);
             switch();
             // Only from now on may an attempt start that is not a leader's.
             ended.store(true, SeqCst);

@@ -15,6 +15,7 @@ pub(in crate::engine) struct Look {
     pub(in crate::engine) setbacks: u8,
     pub(in crate::engine) class: Class,
     pub(in crate::engine) incumbent: Incumbent,
+    pub(in crate::engine) shard: u16,
     pub(in crate::engine) position: Position,
 }
 
@@ -47,16 +48,17 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             }
             Place::Waiting { at, denied } => Position::Waiting { until: at, denied },
             Place::Running { since, tries } => {
-                Position::InFlight { slot, since, tries, newer: node.job.is_some() }
+                Position::InFlight { slot, since, tries: tries.into(), newer: node.job.is_some() }
             }
             Place::Idle(_) | Place::Nowhere => return None,
         };
         Some(Look {
             since: node.since,
-            tries: node.tries,
+            tries: node.tries.into(),
             setbacks: node.setbacks,
             class: self.class(slot),
             incumbent: node.incumbent,
+            shard: node.shard,
             position,
         })
     }
@@ -71,14 +73,15 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
     }
 
     /// Returns the oldest key that is ready or waits, and since when it has been pending. Takes
-    /// O(keys that wait for their next try), because all others are in order of their age.
+    /// O(keys that wait for their next try + shards), because all others are in order of their age.
     pub(in crate::engine) fn oldest(&self) -> Option<(Timestamp, Slot)> {
         let aged = |slot: Slot| (self.slots.get(slot).since, slot);
-        let heads = self.lanes.iter().flat_map(|lane| {
+        let lanes = || self.shards.iter().flat_map(|shard| &shard.ready);
+        let heads = lanes().flat_map(|lane| {
             let again = lane.again[Class::Clean as usize].first().map(|ready| ready.slot);
             lane.fresh.first().into_iter().chain(again)
         });
-        let failed = self.lanes.iter().flat_map(|lane| &lane.again[Class::Failed as usize]);
+        let failed = lanes().flat_map(|lane| &lane.again[Class::Failed as usize]);
         let waiting = self.waiting.iter().map(|&(_, slot)| slot);
         heads.chain(failed.map(|ready| ready.slot)).chain(waiting).map(aged).min()
     }

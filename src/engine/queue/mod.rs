@@ -35,13 +35,20 @@ use super::{incumbent::Incumbent, time::Timestamp};
 #[derive(Debug)]
 pub(super) struct Queue<K, J> {
     slots: Slots<K, J>,
-    /// By incumbent.
-    lanes: [Lane; Incumbent::ALL.len()],
+    shards: Box<[Lanes]>,
     waiting: BTreeSet<(Timestamp, Slot)>,
     /// By the time since when they are idle.
     idle: List,
     pending: usize,
     failing: usize,
+}
+
+/// The keys of one shard.
+#[derive(Debug)]
+struct Lanes {
+    /// By incumbent.
+    ready: [Lane; Incumbent::ALL.len()],
+    pending: usize,
 }
 
 /// The ready keys of one incumbent.
@@ -61,7 +68,8 @@ struct Node<K, J> {
     /// When the first unfulfilled job of this key was handed in; since when it is idle.
     since: Timestamp,
     place: Place,
-    tries: u32,
+    tries: u16,
+    shard: u16,
     setbacks: u8,
     attempted: bool,
     /// The last attempt failed, or panicked.
@@ -81,7 +89,7 @@ enum Place {
     /// The age and the tries of the job in flight. A newer job of the key has its own in the node.
     Running {
         since: Timestamp,
-        tries: u32,
+        tries: u16,
     },
     Idle(Links),
     /// It was just made.
@@ -89,9 +97,10 @@ enum Place {
 }
 
 impl<K, J> Node<K, J> {
-    fn new(key: K) -> Self {
+    fn new(key: K, shard: u16) -> Self {
         Self {
             key,
+            shard,
             job: None,
             since: Timestamp::ZERO,
             place: Place::Nowhere,
@@ -127,6 +136,10 @@ pub(super) enum Class {
     Failed,
 }
 
+impl Class {
+    pub(super) const ALL: [Self; 2] = [Self::Clean, Self::Failed];
+}
+
 /// A ready key, in the order in which such keys start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ready {
@@ -153,10 +166,13 @@ pub(super) struct Cleared<J> {
 const FORGOTTEN_AT_ONCE: usize = 2;
 
 impl<K: Hash + Eq + Clone, J> Queue<K, J> {
-    pub(super) fn new() -> Self {
+    /// Creates an empty queue. Its keys are in so many shards.
+    pub(super) fn new(shards: u16) -> Self {
+        let lane = || Lane { fresh: List::EMPTY, again: Default::default() };
+        let lanes = || Lanes { ready: Incumbent::ALL.map(|_| lane()), pending: 0 };
         Self {
             slots: Slots::new(),
-            lanes: Incumbent::ALL.map(|_| Lane { fresh: List::EMPTY, again: Default::default() }),
+            shards: (0..shards).map(|_| lanes()).collect(),
             waiting: BTreeSet::new(),
             idle: List::EMPTY,
             pending: 0,
@@ -167,6 +183,11 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
     /// Returns how many keys have a pending job, attempts in flight not counted.
     pub(super) fn len(&self) -> usize {
         self.pending
+    }
+
+    /// Returns how many keys of a shard have a pending job, attempts in flight not counted.
+    pub(super) fn pending_in(&self, shard: u16) -> usize {
+        self.shards[usize::from(shard)].pending
     }
 
     /// Returns how many keys' last attempts failed.
@@ -180,9 +201,11 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         self.slots.iter().count()
     }
 
-    /// Adds a job. It replaces a job of the same key that is still pending, which is returned.
-    pub(super) fn push(&mut self, now: Timestamp, key: K, job: J) -> Option<J> {
-        let slot = self.slots.find_or_insert(key, Node::new);
+    /// Adds a job to a shard. It replaces a job of the same key that is still pending, which is
+    /// returned.
+    pub(super) fn push(&mut self, now: Timestamp, shard: u16, key: K, job: J) -> Option<J> {
+        let slot = self.slots.find_or_insert(key, |key| Node::new(key, shard));
+        let lanes = &mut self.shards[usize::from(shard)];
         let node = self.slots.get_mut(slot);
         let old = node.job.replace(job);
         node.tries = 0;
@@ -190,13 +213,15 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             Place::Running { .. } if old.is_none() => {
                 node.since = now;
                 self.pending += 1;
+                lanes.pending += 1;
             }
             Place::Nowhere | Place::Idle(_) => {
+                self.pending += 1;
+                lanes.pending += 1;
                 self.leave(slot);
                 let node = self.slots.get_mut(slot);
                 node.since = now;
-                let lane = &mut self.lanes[node.incumbent as usize];
-                self.pending += 1;
+                let lane = &mut self.shards[usize::from(shard)].ready[node.incumbent as usize];
                 self.slots.append(&mut lane.fresh, slot, Place::Fresh);
             }
             // A delay that the old job asked for does not bind the new one; a backoff after a
@@ -212,16 +237,9 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         old
     }
 
-    /// Returns whether any key is ready.
-    pub(super) fn is_any_ready(&self) -> bool {
-        self.lanes
-            .iter()
-            .any(|lane| lane.fresh.first().is_some() || lane.again.iter().any(|again| !again.is_empty()))
-    }
-
-    /// Returns the first ready key of an incumbent and a class.
-    pub(super) fn first(&self, incumbent: Incumbent, class: Class) -> Option<Ready> {
-        let lane = &self.lanes[incumbent as usize];
+    /// Returns the first ready key of a shard, an incumbent and a class.
+    pub(super) fn first(&self, shard: u16, incumbent: Incumbent, class: Class) -> Option<Ready> {
+        let lane = self.lane(shard, incumbent);
         let fresh = lane.fresh.first().filter(|_| class == Class::Clean).map(|slot| self.ready(slot).1);
         match (fresh, lane.again[class as usize].first().copied()) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -229,9 +247,9 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         }
     }
 
-    /// Returns the youngest key of an incumbent that was never attempted.
-    pub(super) fn youngest_fresh(&self, incumbent: Incumbent) -> Option<Ready> {
-        self.lanes[incumbent as usize].fresh.last().map(|slot| self.ready(slot).1)
+    /// Returns the youngest key of a shard and an incumbent that was never attempted.
+    pub(super) fn youngest_fresh(&self, shard: u16, incumbent: Incumbent) -> Option<Ready> {
+        self.lane(shard, incumbent).fresh.last().map(|slot| self.ready(slot).1)
     }
 
     /// Returns when the next waiting key becomes ready.
@@ -239,13 +257,14 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         self.waiting.first().map(|&(at, _)| at)
     }
 
-    /// Makes those keys ready whose wait is over.
-    pub(super) fn release_due(&mut self, now: Timestamp) {
+    /// Makes those keys ready whose wait is over, and tells their shards.
+    pub(super) fn release_due(&mut self, now: Timestamp, mut tell: impl FnMut(u16)) {
         while let Some(&(at, slot)) = self.waiting.first()
             && at <= now
         {
             self.waiting.pop_first();
             self.enter_ready(slot);
+            tell(self.shard(slot));
         }
     }
 
@@ -255,11 +274,16 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         self.leave(slot);
         self.pending -= 1;
         let node = self.slots.get_mut(slot);
+        self.shards[usize::from(node.shard)].pending -= 1;
         let tries = node.tries.saturating_add(1);
         node.place = Place::Running { since: node.since, tries };
         node.attempted = true;
         let job = node.job.take().expect("a ready key has a job");
-        (node.key.clone(), job, tries)
+        (node.key.clone(), job, tries.into())
+    }
+
+    pub(super) fn shard(&self, slot: Slot) -> u16 {
+        self.slots.get(slot).shard
     }
 
     /// Returns whether the key's last attempt failed.
@@ -308,6 +332,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             node.job = Some(job);
             node.tries = tries;
             self.pending += 1;
+            self.shards[usize::from(node.shard)].pending += 1;
             None
         };
         if superseded.is_some() && again.setbacks == 0 {
@@ -331,6 +356,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         let since = (!is_idle).then_some(node.since);
         let attempted = node.attempted;
         self.pending -= usize::from(job.is_some());
+        self.shards[usize::from(node.shard)].pending -= usize::from(job.is_some());
         if !is_running && !is_idle {
             self.leave(slot);
             self.rest(now, slot);
@@ -342,13 +368,19 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         self.slots.find(key).map_or(Incumbent::Nobody, |slot| self.slots.get(slot).incumbent)
     }
 
-    /// Notes who wrote a key last. Returns who did before.
-    pub(super) fn set_incumbent(&mut self, now: Timestamp, key: &K, incumbent: Incumbent) -> Incumbent {
+    /// Notes who wrote a key of a shard last. Returns who did before.
+    pub(super) fn set_incumbent(
+        &mut self,
+        now: Timestamp,
+        shard: u16,
+        key: &K,
+        incumbent: Incumbent,
+    ) -> Incumbent {
         match self.slots.find(key) {
             Some(slot) => self.set_incumbent_of(now, slot, incumbent),
             None if incumbent == Incumbent::Nobody => Incumbent::Nobody,
             None => {
-                let slot = self.slots.find_or_insert(key.clone(), Node::new);
+                let slot = self.slots.find_or_insert(key.clone(), |key| Node::new(key, shard));
                 self.set_incumbent_of(now, slot, incumbent)
             }
         }
@@ -374,11 +406,13 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         before
     }
 
-    /// Gives all keys of one incumbent to another.
-    pub(super) fn change_incumbent(&mut self, now: Timestamp, from: Incumbent, to: Incumbent) {
-        let of_it = self.slots.iter().filter(|(_, node)| node.incumbent == from);
-        let slots: Vec<Slot> = of_it.map(|(slot, _)| slot).collect();
-        for slot in slots {
+    /// Changes the incumbent of each key to what `change` makes of its shard and its incumbent.
+    pub(super) fn change_incumbents(&mut self, now: Timestamp, change: impl Fn(u16, Incumbent) -> Incumbent) {
+        let changed = self.slots.iter().filter_map(|(slot, node)| {
+            let to = change(node.shard, node.incumbent);
+            (to != node.incumbent).then_some((slot, to))
+        });
+        for (slot, to) in changed.collect::<Vec<(Slot, Incumbent)>>() {
             self.set_incumbent_of(now, slot, to);
         }
     }
@@ -435,7 +469,12 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         let (class, ready) = self.ready(slot);
         let node = self.slots.get_mut(slot);
         node.place = Place::Again;
-        self.lanes[node.incumbent as usize].again[class as usize].insert(ready);
+        let lane = &mut self.shards[usize::from(node.shard)].ready[node.incumbent as usize];
+        lane.again[class as usize].insert(ready);
+    }
+
+    fn lane(&self, shard: u16, incumbent: Incumbent) -> &Lane {
+        &self.shards[usize::from(shard)].ready[incumbent as usize]
     }
 
     /// Returns where a key stands among the ready ones.
@@ -449,7 +488,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
     fn leave(&mut self, slot: Slot) {
         let (class, ready) = self.ready(slot);
         let node = self.slots.get(slot);
-        let lane = &mut self.lanes[node.incumbent as usize];
+        let lane = &mut self.shards[usize::from(node.shard)].ready[node.incumbent as usize];
         match node.place {
             Place::Fresh(links) => self.slots.unlink(&mut lane.fresh, links),
             Place::Idle(links) => self.slots.unlink(&mut self.idle, links),
@@ -470,8 +509,8 @@ mod tests {
     /// Starts the oldest ready key. Returns its age beside what `start` returns.
     fn take(queue: &mut Queue<&'static str, u32>) -> Option<(&'static str, u32, u32, Timestamp)> {
         let Ready { since, slot, .. } = queue
-            .first(Incumbent::Nobody, Class::Clean)
-            .or_else(|| queue.first(Incumbent::Nobody, Class::Failed))?;
+            .first(0, Incumbent::Nobody, Class::Clean)
+            .or_else(|| queue.first(0, Incumbent::Nobody, Class::Failed))?;
         let (key, job, number) = queue.start(slot);
         Some((key, job, number, since))
     }
@@ -487,9 +526,9 @@ mod tests {
 
     #[test]
     fn keys_come_out_in_order_of_arrival() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::new(1);
         for (i, key) in ["a", "b", "c", "d"].into_iter().enumerate() {
-            queue.push(at(i as u64), key, 0);
+            queue.push(at(i as u64), 0, key, 0);
         }
         queue.clear(at(0), &"b");
         let order: Vec<&str> = std::iter::from_fn(|| take(&mut queue).map(|(key, ..)| key)).collect();
@@ -498,43 +537,43 @@ mod tests {
 
     #[test]
     fn newer_job_takes_place_and_age_of_older() {
-        let mut queue = Queue::new();
-        queue.push(at(1), "a", 1);
-        queue.push(at(2), "b", 2);
-        assert_eq!(queue.push(at(3), "a", 3), Some(1));
+        let mut queue = Queue::new(1);
+        queue.push(at(1), 0, "a", 1);
+        queue.push(at(2), 0, "b", 2);
+        assert_eq!(queue.push(at(3), 0, "a", 3), Some(1));
         assert_eq!(queue.len(), 2);
         assert_eq!(take(&mut queue), Some(("a", 3, 1, at(1))));
     }
 
     #[test]
     fn key_that_is_requeued_keeps_its_age() {
-        let mut queue = Queue::new();
-        queue.push(at(1), "a", 1);
-        let a = queue.first(Incumbent::Nobody, Class::Clean).unwrap().slot;
+        let mut queue = Queue::new(1);
+        queue.push(at(1), 0, "a", 1);
+        let a = queue.first(0, Incumbent::Nobody, Class::Clean).unwrap().slot;
         let (_, job, _) = queue.start(a);
-        queue.push(at(2), "b", 2);
+        queue.push(at(2), 0, "b", 2);
         queue.requeue(a, job, unfulfilled(at(10), 1));
-        assert_eq!(queue.key(queue.first(Incumbent::Nobody, Class::Clean).unwrap().slot), &"b");
+        assert_eq!(queue.key(queue.first(0, Incumbent::Nobody, Class::Clean).unwrap().slot), &"b");
         assert_eq!(queue.next_due(), Some(at(10)));
-        queue.release_due(at(10));
+        queue.release_due(at(10), |_| ());
         assert_eq!(
-            queue.first(Incumbent::Nobody, Class::Clean),
+            queue.first(0, Incumbent::Nobody, Class::Clean),
             Some(Ready { failures: 0, since: at(1), slot: a })
         );
     }
 
     #[test]
     fn failed_keys_stand_last_by_failures_then_age() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::new(1);
         for (i, key) in ["thrice", "once", "refused", "later once"].into_iter().enumerate() {
-            queue.push(at(i as u64), key, 0);
+            queue.push(at(i as u64), 0, key, 0);
         }
         for (slot, setbacks, failed) in [(0, 3, true), (1, 1, true), (2, 9, false), (3, 1, true)] {
             let (_, job, _) = queue.start(slot);
             queue.requeue(slot, job, Requeue { failed, ..unfulfilled(at(10), setbacks) });
         }
-        queue.release_due(at(10));
-        queue.push(at(11), "fresh", 0);
+        queue.release_due(at(10), |_| ());
+        queue.push(at(11), 0, "fresh", 0);
         let order: Vec<&str> = std::iter::from_fn(|| take(&mut queue).map(|(key, ..)| key)).collect();
         assert_eq!(order, ["refused", "fresh", "once", "later once", "thrice"]);
     }
@@ -542,23 +581,23 @@ mod tests {
     #[test]
     fn newer_job_ends_a_voluntary_wait_only() {
         for (setbacks, ready) in [(1, false), (0, true)] {
-            let mut queue = Queue::new();
-            queue.push(at(1), "a", 1);
-            let a = queue.first(Incumbent::Nobody, Class::Clean).unwrap().slot;
+            let mut queue = Queue::new(1);
+            queue.push(at(1), 0, "a", 1);
+            let a = queue.first(0, Incumbent::Nobody, Class::Clean).unwrap().slot;
             let (_, job, _) = queue.start(a);
             queue.requeue(a, job, unfulfilled(at(10), setbacks));
-            queue.push(at(2), "a", 2);
-            assert_eq!(queue.first(Incumbent::Nobody, Class::Clean).is_some(), ready);
+            queue.push(at(2), 0, "a", 2);
+            assert_eq!(queue.first(0, Incumbent::Nobody, Class::Clean).is_some(), ready);
         }
     }
 
     #[test]
     fn newer_job_waits_for_the_attempt_in_flight() {
-        let mut queue = Queue::new();
-        queue.push(at(1), "a", 1);
+        let mut queue = Queue::new(1);
+        queue.push(at(1), 0, "a", 1);
         take(&mut queue).unwrap();
-        queue.push(at(5), "a", 2);
-        assert_eq!(queue.first(Incumbent::Nobody, Class::Clean), None);
+        queue.push(at(5), 0, "a", 2);
+        assert_eq!(queue.first(0, Incumbent::Nobody, Class::Clean), None);
         queue.finish(at(9), 0);
         assert_eq!(take(&mut queue), Some(("a", 2, 1, at(5))));
     }
@@ -566,50 +605,53 @@ mod tests {
     #[test]
     fn job_in_flight_keeps_its_own_age_and_number() {
         for (fulfilled, since) in [(false, at(1)), (true, at(10))] {
-            let mut queue = Queue::new();
-            queue.push(at(1), "a", 1);
+            let mut queue = Queue::new(1);
+            queue.push(at(1), 0, "a", 1);
             let (_, job, _, _) = take(&mut queue).unwrap();
-            queue.push(at(5), "a", 2);
+            queue.push(at(5), 0, "a", 2);
             queue.clear(at(0), &"a");
             queue.requeue(0, job, Requeue { fulfilled, ..unfulfilled(at(10), 0) });
-            queue.release_due(at(10));
+            queue.release_due(at(10), |_| ());
             assert_eq!(take(&mut queue), Some(("a", 1, 2, since)));
         }
     }
 
     #[test]
     fn keys_of_each_incumbent_are_apart() {
-        let mut queue = Queue::new();
-        queue.set_incumbent(at(0), &"theirs", Incumbent::Other);
+        let mut queue = Queue::new(1);
+        queue.set_incumbent(at(0), 0, &"theirs", Incumbent::Other);
         for (i, key) in ["theirs", "ours", "nobody's"].into_iter().enumerate() {
-            queue.push(at(1 + i as u64), key, 0);
+            queue.push(at(1 + i as u64), 0, key, 0);
         }
-        assert_eq!(queue.set_incumbent(at(5), &"ours", Incumbent::Us), Incumbent::Nobody);
+        assert_eq!(queue.set_incumbent(at(5), 0, &"ours", Incumbent::Us), Incumbent::Nobody);
         let first =
-            |queue: &Queue<_, _>, incumbent| Some(*queue.key(queue.first(incumbent, Class::Clean)?.slot));
+            |queue: &Queue<_, _>, incumbent| Some(*queue.key(queue.first(0, incumbent, Class::Clean)?.slot));
         assert_eq!(
             Incumbent::ALL.map(|i| first(&queue, i)),
             [Some("nobody's"), Some("ours"), Some("theirs")]
         );
-        queue.change_incumbent(at(6), Incumbent::Other, Incumbent::Nobody);
+        queue.change_incumbents(at(6), |_, incumbent| match incumbent {
+            Incumbent::Other => Incumbent::Nobody,
+            incumbent => incumbent,
+        });
         assert_eq!(Incumbent::ALL.map(|i| first(&queue, i)), [Some("theirs"), Some("ours"), None]);
     }
 
     #[test]
     fn incumbent_is_remembered_for_a_while() {
         let memory = Duration::from_nanos(10);
-        let mut queue = Queue::new();
-        queue.push(at(0), "ours", 0);
+        let mut queue = Queue::new(1);
+        queue.push(at(0), 0, "ours", 0);
         queue.start(0);
         queue.set_incumbent_of(at(1), 0, Incumbent::Us);
         queue.finish(at(2), 0);
-        queue.set_incumbent(at(3), &"theirs", Incumbent::Other);
+        queue.set_incumbent(at(3), 0, &"theirs", Incumbent::Other);
         queue.forget_idle(at(11), memory);
-        queue.push(at(11), "ours", 0);
-        assert!(queue.first(Incumbent::Us, Class::Clean).is_some());
+        queue.push(at(11), 0, "ours", 0);
+        assert!(queue.first(0, Incumbent::Us, Class::Clean).is_some());
         queue.forget_idle(at(13), memory);
-        queue.push(at(13), "theirs", 0);
-        assert!(queue.first(Incumbent::Other, Class::Clean).is_none(), "it is nobody's by now");
+        queue.push(at(13), 0, "theirs", 0);
+        assert!(queue.first(0, Incumbent::Other, Class::Clean).is_none(), "it is nobody's by now");
         queue.clear(at(14), &"ours");
         queue.clear(at(14), &"theirs");
         queue.forget_idle(at(24), memory);
@@ -618,15 +660,15 @@ mod tests {
 
     #[test]
     fn failing_keys_are_counted() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::new(1);
         for (i, key) in ["a", "b"].into_iter().enumerate() {
-            queue.push(at(0), key, 0);
+            queue.push(at(0), 0, key, 0);
             let (_, job, _) = queue.start(i as Slot);
             queue.requeue(i as Slot, job, Requeue { failed: true, ..unfulfilled(at(1), 1) });
         }
         assert_eq!(queue.failing(), 2);
         queue.clear(at(1), &"a");
-        queue.release_due(at(1));
+        queue.release_due(at(1), |_| ());
         assert_eq!(queue.failing(), 1);
         queue.start(1);
         queue.finish(at(2), 1);
@@ -635,9 +677,9 @@ mod tests {
 
     #[test]
     fn drain_returns_pending_jobs_oldest_first() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::new(1);
         for (i, key) in ["out", "again", "fresh"].into_iter().enumerate() {
-            queue.push(at(i as u64), key, i as u32);
+            queue.push(at(i as u64), 0, key, i as u32);
         }
         take(&mut queue);
         let (_, job, ..) = take(&mut queue).unwrap();
@@ -650,13 +692,13 @@ mod tests {
 
     #[test]
     fn slots_are_reused() {
-        let mut queue = Queue::new();
+        let mut queue = Queue::new(1);
         for i in 0..1000_u64 {
-            queue.push(at(i), i, ());
+            queue.push(at(i), 0, i, ());
             queue.clear(at(0), &i);
         }
         assert_eq!(queue.slots.iter().count(), 0);
-        queue.push(at(0), 0, ());
+        queue.push(at(0), 0, 0, ());
         assert_eq!(queue.slots.find(&0), Some(0));
     }
 }

@@ -161,7 +161,7 @@ fn oldest_key_is_found_wherever_it_is() {
     world.ends(b, Outcome::Failed);
     world.removes("a");
     world.now = world.engine.queue.next_due().unwrap();
-    world.engine.queue.release_due(world.now);
+    world.engine.queue.release_due(world.now, |_| ());
     assert_eq!(oldest(&world).unwrap(), "b", "ready after a failure");
     world.removes("b");
     assert_eq!(oldest(&world).unwrap(), "c", "never attempted");

@@ -156,7 +156,7 @@ impl Run {
                 let job = self.engine.handle_extend(self.now, &key, order);
                 self.clear(key, job);
             }
-            Event::Observe(order) => self.engine.handle_observe(self.now, order),
+            Event::Observe(order) => self.engine.handle_observe(self.now, &0, order),
             Event::Remove(key) => {
                 let job = self.engine.handle_remove(self.now, &key);
                 self.clear(key, job);
@@ -292,7 +292,7 @@ impl Run {
         let before = lease(self.standing());
         loop {
             let announced = self.engine.poll_timeout().is_some_and(|at| at <= self.now);
-            self.engine.in_flight.expire(self.now);
+            self.engine.advance(self.now);
             let Some(start) = self.engine.poll_attempt(self.now) else { break };
             assert!(announced, "an attempt that no deadline announced");
             self.start(start);
@@ -340,7 +340,7 @@ impl Run {
         let most = match flight.kind {
             Kind::Lead => self.engine.window(),
             Kind::Probe { .. } => 1,
-            Kind::Takeover => self.engine.takeovers.size(),
+            Kind::Takeover => self.engine.shards[0].takeovers.size(),
             Kind::Own => concurrency,
         };
         assert!(flight.kind != Kind::Lead || self.engine.is_leader(self.now));

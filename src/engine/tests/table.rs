@@ -251,7 +251,7 @@ fn observed_write_moves_lease_but_keeps_the_work() {
             (World::following(seed), 1, backoff(1)),
         ] {
             world.wants("a");
-            world.engine.handle_observe(world.now, None);
+            world.engine.handle_observe(world.now, &"key".to_owned(), None);
             assert_eq!((world.engine.role(), world.engine.losses()), (Role::Follower, losses));
             assert_eq!((world.engine.window(), world.engine.len()), (1, 1));
             assert!(lease.contains(&world.lease()), "{losses} {:?}", world.lease());
@@ -635,7 +635,7 @@ fn under_an_election_no_write_moves_the_lease() {
     }
     world.wants("e");
     assert!(world.evidence("e").is_some(), "another replica did it");
-    world.engine.handle_observe(world.now, None);
+    world.engine.handle_observe(world.now, &"key".to_owned(), None);
     world.engine.handle_expire(world.now);
     // Patience still learns from the evidence.
     let patience = world.engine.patience();

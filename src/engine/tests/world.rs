@@ -165,7 +165,7 @@ impl World {
             "asks to be polled at {timeout:?}, at {:?}",
             self.now
         );
-        let barred = self.engine.authority.blocks(self.now).is_some();
+        let barred = self.engine.authority.blocks(self.now);
         assert!(timeout.is_some() || barred || self.engine.is_empty() || self.engine.in_flight() > 0);
         all
     }
@@ -233,13 +233,13 @@ impl World {
     }
 
     /// The time until the engine's next deadline.
-    pub(super) fn timeout(&self) -> Option<Duration> {
+    pub(super) fn timeout(&mut self) -> Option<Duration> {
         self.engine.poll_timeout().map(|at| at - self.now)
     }
 
     /// Patience without this replica's place in its spread of two seconds.
     pub(super) fn unspread(&self) -> Duration {
-        self.engine.patience.unspread()
+        self.engine.shards[0].patience.unspread()
     }
 
     /// The attempt of a key that others leave pending while they write other keys.

@@ -110,7 +110,7 @@ impl Contender {
         }
     }
 
-    pub fn wake_at(&self) -> Option<Timestamp> {
+    pub fn wake_at(&mut self) -> Option<Timestamp> {
         match self {
             Self::Lease(engine) => engine.poll_timeout(),
             Self::Go(go) => go.queue.next().filter(|_| go.working.is_none()),

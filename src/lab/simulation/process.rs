@@ -86,7 +86,7 @@ impl Process {
     }
 
     /// When it has to be polled again, in the world's time.
-    pub fn wake_at(&self) -> Option<Duration> {
+    pub fn wake_at(&mut self) -> Option<Duration> {
         let wake_at = self.contender.wake_at()?.as_nanos();
         // A nanosecond or two more, because the way there and back rounds.
         Some(self.born + Duration::from_nanos((wake_at as f64 / self.member.rate) as u64 + 2))

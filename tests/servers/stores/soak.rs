@@ -149,7 +149,7 @@ impl World {
                 "extend"
             }
             70..73 => {
-                lease.observe();
+                lease.observe(plain);
                 "observe"
             }
             73..78 => {

@@ -49,7 +49,7 @@ fn evidence_within_the_first_backoff_is_one_loss() {
     for seed in SEEDS {
         let mut world = World::leading(seed);
         world.evidence("theirs");
-        let burst_end = world.engine.contest.burst_end();
+        let burst_end = world.engine.shards[0].contest.burst_end();
         assert!(backoff(0).contains(&(burst_end - world.now)));
         for _ in 0..4 {
             world.pass(ms(4));
@@ -58,7 +58,7 @@ fn evidence_within_the_first_backoff_is_one_loss() {
             assert_eq!(world.engine.losses(), 0);
             assert!(world.engine.lease_end() >= lease && world.lease() >= *backoff(0).start());
             assert!(deposed().contains(&world.lease()), "their lease counts from the last of it");
-            world.engine.handle_observe(world.now, None);
+            world.engine.handle_observe(world.now, &"key".to_owned(), None);
             assert_eq!(world.engine.losses(), 0);
         }
         world.now = Timestamp::from_nanos(burst_end.as_nanos() - 1);
@@ -142,10 +142,10 @@ fn evidence_older_than_our_win_moves_nothing() {
         let (work, _) = world.wants("b");
         world.pass(ms(700));
         assert_eq!(world.engine.handle_extend(world.now, &"b".to_owned(), Some(99)), Some(work));
-        world.engine.handle_observe(world.now, Some(1));
+        world.engine.handle_observe(world.now, &"key".to_owned(), Some(1));
         assert_eq!(world.standing(), before, "neither role nor patience");
         assert_eq!(world.engine.counters().evidence, 0);
-        world.engine.handle_observe(world.now, Some(101));
+        world.engine.handle_observe(world.now, &"key".to_owned(), Some(101));
         assert_eq!(world.engine.role(), Role::Follower);
     }
 }
@@ -158,7 +158,7 @@ fn evidence_after_a_relisting_counts_at_any_revision() {
     world.ends(probe, Outcome::Written.done().at_revision(Some(100)));
     world.engine.handle_relisting(world.now);
     assert_eq!(world.engine.role(), Role::Leader);
-    world.engine.handle_observe(world.now, Some(51));
+    world.engine.handle_observe(world.now, &"key".to_owned(), Some(51));
     assert_eq!(world.engine.role(), Role::Follower);
 }
 

@@ -77,7 +77,7 @@ fn key_that_others_leave_is_taken_after_one_patience() {
             };
             let waited = world.now - since;
             let due = match key {
-                "theirs" => world.engine.patience.for_one_key(),
+                "theirs" => world.engine.shards[0].patience.for_one_key(),
                 _ => world.engine.patience(),
             };
             assert!(due <= waited && waited <= due + ms(10), "{key}: {waited:?}, not {due:?}");
@@ -145,7 +145,7 @@ fn busy_replica_takes_over_later() {
             world.ends(attempt, Outcome::Written);
             world.evidence("other");
         };
-        let due = world.engine.patience.for_one_key() * 2;
+        let due = world.engine.shards[0].patience.for_one_key() * 2;
         assert!(due <= waited && waited <= due + ms(20), "{waited:?}, not {due:?}");
     }
 }
@@ -194,7 +194,7 @@ fn leader_takes_over_what_another_leaves() {
         let attempt = world.one();
         assert_eq!(attempt.key, "new", "the other has its time");
         world.ends(attempt, Outcome::Written);
-        let patience = world.engine.patience.for_one_key();
+        let patience = world.engine.shards[0].patience.for_one_key();
         let since = world.now;
         let attempt = world.sleeps_for_one();
         assert_eq!((attempt.key.as_str(), world.now), ("theirs", since + patience));

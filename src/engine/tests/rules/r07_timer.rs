@@ -48,7 +48,7 @@ fn million_waiting_keys_share_one_deadline() {
     let mut engine: Engine<Watched, ()> = Engine::new(settings(1).fixed_patience().build().unwrap());
     let mut now = Timestamp::ZERO;
     for _ in 0..10 {
-        engine.handle_observe(now, None);
+        engine.handle_observe(now, &Watched(0), None);
     }
     for key in 0..PENDING {
         engine.handle_try(now, Watched(key), ());
@@ -58,7 +58,7 @@ fn million_waiting_keys_share_one_deadline() {
         LOOKS.with(|looks| looks.set(0));
         let done = Watched(if i % 2 == 0 { i } else { PENDING + i });
         assert_eq!(engine.handle_extend(now, &done, None).is_some(), i % 2 == 0);
-        engine.handle_observe(now, None);
+        engine.handle_observe(now, &Watched(0), None);
         assert!(engine.poll_attempt(now).is_none());
         // A lookup compares one hash and, now and then, a key that only looks alike.
         assert!(LOOKS.with(Cell::get) < 50, "{} looks at keys", LOOKS.with(Cell::get));
