@@ -3,7 +3,7 @@
 use std::{hash::Hash, time::Duration};
 
 use super::{
-    Engine, config::LeaseConfig, contest::Role, counters::Counters, hash::shard_of, incumbent::Incumbent,
+    Engine, config::LeaseConfig, contest::Role, counters::Counters, incumbent::Incumbent, roster::shard_of,
     shard::Turn, time::Timestamp,
 };
 
