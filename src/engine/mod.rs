@@ -168,6 +168,9 @@ mod window;
 use std::{hash::Hash, time::Duration};
 
 #[cfg(feature = "tokio")]
+#[allow(unused_imports, reason = "the shell of the roster comes in a change of its own")]
+pub(crate) use self::roster::{Member, RosterRequest};
+#[cfg(feature = "tokio")]
 pub(crate) use self::time::nanos;
 pub use self::{
     attempt::{AttemptId, Start},
@@ -189,6 +192,7 @@ use self::{
     outage::Outage,
     patience::Patience,
     queue::{Class, Cleared, Queue},
+    roster::Roster,
     step::Step,
     window::Window,
 };
@@ -247,6 +251,8 @@ pub struct Engine<K, J> {
     found: Option<Option<Timestamp>>,
     /// When a job of ours was last done, by whomever.
     last_success: Timestamp,
+    /// The roster, once we were told that there is one.
+    roster: Option<Roster>,
 }
 
 /// An echo counts for at most the term divided by this, so that every delay that is measured in
@@ -275,6 +281,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             counters: Counters::default(),
             found: None,
             last_success: Timestamp::ZERO,
+            roster: None,
             rng,
             config,
         }
@@ -298,6 +305,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             self.election = now + seconds(spread * self.rng.truncated_exponential());
         }
         self.forget_idle(now);
+        if let Some(roster) = &mut self.roster {
+            roster.wants_to_join(now);
+        }
         self.queue.push(now, key, job)
     }
 
@@ -393,7 +403,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             Step::Run(..) => Some(self.clock),
             blocked => blocked.time(),
         });
-        earliest([step, self.queue.next_due(), lease_end])
+        let roster = self.roster.as_ref().and_then(Roster::timeout);
+        earliest([step, self.queue.next_due(), lease_end, roster])
     }
 
     /// Takes all pending jobs, oldest first. Attempts in flight are not among them.
