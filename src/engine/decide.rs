@@ -11,6 +11,7 @@ use super::{
     in_flight::Kind,
     incumbent::Incumbent,
     queue::{Class, Ready},
+    roster::Turn,
     shard::Shard,
     step::{Obstacle, Step},
     time::Timestamp,
@@ -153,11 +154,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Step::Wait(shard.election, Obstacle::ElectionDelay)
             }
             // A leader whose lease has run out is the incumbent of the lease: it competes like the
-            // others, but needs no delay.
-            (Incumbent::Nobody, Role::Election | Role::Leader) => {
+            // others, but needs no delay, unless it is another's turn.
+            (Incumbent::Nobody, Role::Election | Role::Leader) if shard.turn != Turn::Other => {
                 self.run(shard, class, key, Kind::Probe { silent: false, suspicion: false }, 1)
             }
-            (Incumbent::Nobody, Role::Follower) => {
+            (Incumbent::Nobody, _) => {
                 // The leader served a request that is younger than this key's by a whole patience: it
                 // skips this key, and so we need a leader of our own. Service of older requests proves
                 // nothing, because a slow leader may be working through a long queue.
@@ -235,8 +236,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns when a follower may compete for the lease with a key that is nobody's: the leader is
     /// silent, or the lease has ended and its last holder had a head start with the job.
     fn may_probe(&self, shard: &Shard, key: Ready) -> Timestamp {
-        if shard.contest.expired_by_caller() {
-            return shard.contest.lease_end();
+        if shard.contest.expired_by_caller() || shard.turn == Turn::Us {
+            return shard.contest.lease_end().min(Self::silent_at(shard, key));
         }
         let echoes = self.echoes(self.config.tuning.head_start_echoes).as_secs_f64();
         let head_start = seconds(echoes * (1.0 + self.config.jitter * shard.patience.place()));

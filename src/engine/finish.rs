@@ -147,6 +147,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Incumbent::Other if number == flight.shard => Incumbent::Nobody,
                 incumbent => incumbent,
             });
+            if let Some(roster) = &mut self.roster {
+                roster.taken_over(now, flight.shard, shard.patience.current());
+            }
         } else if shard.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
             // A key of ours, or one that we took over: the lease is another's.
             return;

@@ -3,8 +3,13 @@
 use std::{hash::Hash, time::Duration};
 
 use super::{
-    Engine, config::LeaseConfig, contest::Role, counters::Counters, incumbent::Incumbent, roster::shard_of,
-    shard::Turn, time::Timestamp,
+    Engine,
+    config::LeaseConfig,
+    contest::Role,
+    counters::Counters,
+    incumbent::Incumbent,
+    roster::{Turn, shard_of},
+    time::Timestamp,
 };
 
 /// A shard, as a replica sees it.

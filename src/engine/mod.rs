@@ -150,6 +150,7 @@ mod election;
 mod explain;
 mod finish;
 mod getters;
+mod hand_over;
 mod in_flight;
 mod incumbent;
 mod outage;
@@ -157,7 +158,6 @@ pub(crate) mod outcome;
 mod patience;
 mod queue;
 mod rivals;
-#[allow(dead_code, unused_imports, reason = "the contests are split into shards in a change of its own")]
 mod roster;
 mod shard;
 mod step;
@@ -171,6 +171,9 @@ mod window;
 use std::{hash::Hash, time::Duration};
 
 #[cfg(feature = "tokio")]
+#[allow(unused_imports, reason = "the shell of the roster comes in a change of its own")]
+pub(crate) use self::roster::{Member, RosterRequest};
+#[cfg(feature = "tokio")]
 pub(crate) use self::time::nanos;
 use self::{
     agenda::Agenda,
@@ -181,6 +184,7 @@ use self::{
     in_flight::{Flight, InFlight, Kind},
     outage::Outage,
     queue::{Class, Cleared, Queue},
+    roster::Roster,
     shard::Shard,
 };
 pub use self::{
@@ -190,7 +194,7 @@ pub use self::{
     explain::{Explanation, Setback},
     getters::ShardView,
     incumbent::Incumbent,
-    shard::Turn,
+    roster::Turn,
     step::Obstacle,
     time::Timestamp,
     tuning::Tuning,
@@ -245,6 +249,8 @@ pub struct Engine<K, J> {
     led_until: Timestamp,
     /// When a job of ours was last done, by whomever.
     last_success: Timestamp,
+    /// The roster, once we were told that there is one.
+    roster: Option<Roster>,
 }
 
 /// An echo counts for at most the term divided by this, so that every delay that is measured in
@@ -270,6 +276,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             role_generation: 0,
             led_until: Timestamp::ZERO,
             last_success: Timestamp::ZERO,
+            roster: None,
             rng,
             config,
         }
@@ -281,10 +288,15 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_try(&mut self, now: Timestamp, key: K, job: J) -> Option<J> {
         let now = self.advance(now);
         let number = self.touch(&key);
+        let (delay, echo) = (self.echoes(self.config.tuning.election_echoes), self.echo.current());
+        let mut starts = now;
+        if let Some(roster) = &mut self.roster {
+            roster.wants_to_join(now);
+            starts = roster.blocked_until(now, echo).unwrap_or(now);
+        }
         // Replicas that are idle and get a job at the same moment must not all probe immediately. A
         // delay that still lasts is kept: jobs that come and go would otherwise postpone the probe
         // forever. A replica whose turn it is needs none.
-        let delay = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
         let shard = &mut self.shards[usize::from(number)];
         let idle = self.queue.pending_in(number) == 0 && shard.out == 0;
         if shard.contest.role() == Role::Election
@@ -293,7 +305,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             && shard.election <= now
             && shard.turn == Turn::Open
         {
-            shard.election = now + seconds(delay * self.rng.truncated_exponential());
+            shard.election = starts + seconds(delay.as_secs_f64() * self.rng.truncated_exponential());
         }
         self.forget_idle(now);
         self.queue.push(now, number, key, job)
@@ -393,11 +405,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         Some(Start { id: AttemptId(serial), key, job, number: attempt, shard: number, epoch, deadline })
     }
 
-    /// Returns when something can change without an event: an attempt may start, or a lease of ours
-    /// ends. Returns a time at or before the last `now` if an attempt can start immediately.
+    /// Returns when something can change without an event: an attempt may start, a lease of ours
+    /// ends, or a write to the roster is due. Returns a time at or before the last `now` if an attempt can start immediately.
     pub fn poll_timeout(&mut self) -> Option<Timestamp> {
         self.look_at_due();
-        earliest([self.next_step(), self.queue.next_due(), self.agenda.lease_end()])
+        let roster = self.roster.as_ref().and_then(Roster::timeout);
+        earliest([self.next_step(), self.queue.next_due(), self.agenda.lease_end(), roster])
     }
 
     /// Takes all pending jobs, oldest first. Attempts in flight are not among them.

@@ -25,6 +25,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         }
         self.counters.evidence += 1;
         self.decided = true;
+        self.sign_of_life(now, number, since);
+        let shard = &mut self.shards[usize::from(number)];
         if now < shard.hand_over_until {
             // They had begun this before the shard was handed over to us.
             self.queue.set_incumbent(now, number, key, Incumbent::Nobody);
@@ -65,6 +67,27 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         {
             shard.contest.reaches(now);
             self.lose(now, number, true);
+        }
+    }
+
+    /// Takes in a write of another process to a key, whatever it wrote. It moves no lease, but is a
+    /// sign of life of the shard's member on the roster.
+    pub fn handle_foreign_write(&mut self, now: Timestamp, key: &K) {
+        let now = self.advance(now);
+        if self.roster.is_some() {
+            let number = self.shard_of(key);
+            self.sign_of_life(now, number, None);
+        }
+    }
+
+    /// A write in a shard is a sign of life of its member, unless others may have lost patience with
+    /// the key, and so taken it over.
+    fn sign_of_life(&mut self, now: Timestamp, number: u16, since: Option<Timestamp>) {
+        let patience = &self.shards[usize::from(number)].patience;
+        if let Some(roster) = &mut self.roster
+            && !since.is_some_and(|since| patience.is_late(now - since))
+        {
+            roster.sign_of_life(now, number);
         }
     }
 

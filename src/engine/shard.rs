@@ -1,26 +1,9 @@
 //! A shard: a part of the keys, with a contest of its own for its lease.
 
 use super::{
-    backoff::Rng,
-    config::LeaseConfig,
-    contest::{Contest, Role},
-    in_flight::Counted,
-    patience::Patience,
-    time::Timestamp,
-    window::Window,
+    backoff::Rng, config::LeaseConfig, contest::Contest, in_flight::Counted, patience::Patience,
+    roster::Turn, time::Timestamp, window::Window,
 };
-
-/// Whose turn a shard is, according to the roster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Turn {
-    /// No roster says: whoever probes first leads, as with a single lease.
-    #[default]
-    Open,
-    /// This replica leads.
-    Us,
-    /// Another replica leads.
-    Other,
-}
 
 #[derive(Debug)]
 pub(super) struct Shard {
@@ -63,9 +46,5 @@ impl Shard {
     /// Returns until when this replica leads the shard, if it does.
     pub(super) fn led_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.contest.leads(now).then(|| self.contest.lease_end())
-    }
-
-    pub(super) fn is_leader_by_role(&self) -> bool {
-        self.contest.role() == Role::Leader
     }
 }

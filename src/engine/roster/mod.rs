@@ -1,16 +1,377 @@
 //! The roster: the names of the replicas that are about, and whose turn each shard is.
+//!
+//! ```text
+//!  members, cannot_read       ──> Roster ──┬──> the turns that changed
+//!  wants_to_join, cannot_join       │       └──> poll: join, strike off
+//!  sign_of_life, taken_over   ──────┘
+//! ```
+//!
+//! The roster is kept by work. A replica joins with its first job and stays without a heartbeat.
+//! Another replica strikes it off after taking over one of its shards, if it heard nothing from the
+//! member for a patience. A replica that was struck off although it lives joins again with its next
+//! job, after a pause that doubles each time.
+//!
+//! All replicas that see the same roster agree on whose turn each shard is: [`assign`] depends on
+//! nothing else. The roster is advice. A stale one, or one that differs between replicas, costs time
+//! or a refused write, because the store compares every write.
+//!
+//! # Two living replicas of one name
+//!
+//! Both believe that the shards of that name are theirs. They compete for these as two replicas do
+//! without a roster: writes are compared, each keeps the keys that it wrote last, and the one that
+//! sees the other's evidence steps back. If one leaves, it takes the entry of both away, and the
+//! other joins again with its next job.
 
 mod assignment;
+mod events;
 mod hash;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub(super) use self::{assignment::assign, hash::shard_of};
+use super::time::Timestamp;
 
 /// A replica on the roster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Member {
     pub(crate) name: Arc<str>,
-    /// Its share of the shards, against the other weights: from 1 to 100.
+    /// Its share of the shards, against the other weights: from 1 to [`MAX_WEIGHT`](Self::MAX_WEIGHT).
     pub(crate) weight: u16,
+}
+
+impl Member {
+    pub(crate) const MAX_WEIGHT: u16 = 100;
+}
+
+/// The replica whose turn a shard is, by the roster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Turn {
+    /// Nobody's: there is no roster, or nobody is on it. The first to write leads.
+    #[default]
+    Open,
+    /// Ours.
+    Us,
+    /// Another member's.
+    Other,
+}
+
+/// A shard of which the roster gave the turn to another member, or to nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TurnChange {
+    pub(crate) shard: u16,
+    pub(crate) before: Turn,
+    /// [`Turn::Other`], like `before`, if the turn went from one other member to another.
+    pub(crate) now: Turn,
+}
+
+/// A write to the roster that is due. It is asked for again, ever later, until the roster shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RosterRequest {
+    /// Write our own entry.
+    Join,
+    /// Delete the entry of this member.
+    StrikeOff(Arc<str>),
+}
+
+/// The roster as this replica last read it, and the part that this replica takes in it.
+#[derive(Debug)]
+pub(super) struct Roster {
+    own: Member,
+    shards: u16,
+    reading: Reading,
+    view: View,
+    /// We have had a job since we were last known to be on the roster.
+    wants: bool,
+    /// When we first had a job.
+    wanted_since: Option<Timestamp>,
+    /// No join before this time.
+    join_at: Timestamp,
+    /// How many joins were asked for since we last stayed on the roster for a while.
+    joins: u32,
+    /// Since when we have been on the roster without a break.
+    on_since: Option<Timestamp>,
+    forming: Forming,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// Nothing was read yet.
+    Awaited,
+    Done,
+    /// The roster cannot be read.
+    Failed,
+}
+
+/// The members, and the assignment that follows from them.
+#[derive(Debug, Default)]
+struct View {
+    /// Sorted by name, without duplicates.
+    members: Vec<Seen>,
+    /// The member of each shard, as an index; empty if there are no members.
+    turns: Vec<u16>,
+    /// When to ask for the next strike-off. It is kept because every event needs it.
+    next_strike: Option<Timestamp>,
+}
+
+/// A member, and the last that was heard of it.
+#[derive(Debug)]
+struct Seen {
+    member: Member,
+    last_sign: Timestamp,
+    strike: Option<Strike>,
+}
+
+/// The deletion of a member's entry.
+#[derive(Clone, Copy, Debug)]
+struct Strike {
+    /// When to ask for it the next time.
+    at: Timestamp,
+    asked: u32,
+}
+
+/// The first moments of a group whose replicas start at the same time.
+#[derive(Debug, Default)]
+struct Forming {
+    /// When we first read the roster.
+    read: Timestamp,
+    /// The roster was empty then, or others joined since.
+    is_new_group: bool,
+    /// When we appeared on the roster for the first time, unless our entry was there before us.
+    appeared: Option<Timestamp>,
+    /// When anybody last appeared.
+    last_appeared: Timestamp,
+}
+
+/// How long nobody probes while the first reading of the roster, or our first entry, is on its way;
+/// in echoes, each takes about one. The least time, because no echo was measured at the start.
+const ANSWER_ECHOES: u32 = 16;
+const LEAST_ANSWER: Duration = Duration::from_millis(250);
+/// How long a new group waits for the next member to appear, and how long in all; in echoes.
+const SETTLING_ECHOES: u32 = 4;
+const LONGEST_SETTLING_ECHOES: u32 = 16;
+/// The first pause before a request is made again. It doubles up to 2^[`MAX_DOUBLINGS`] times that.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_DOUBLINGS: u32 = 6;
+/// After this time on the roster, a member that is struck off starts again from the first pause.
+const STAY: Duration = Duration::from_secs(60);
+/// After so many tries, a strike-off is left to the next replica that takes a shard over.
+const STRIKE_TRIES: u32 = 5;
+/// The most members that count, the first by name: each costs time in every assignment.
+const MAX_MEMBERS: usize = 1024;
+
+impl Roster {
+    pub(super) fn new(own: Member, shards: u16) -> Self {
+        Self {
+            own,
+            shards,
+            reading: Reading::Awaited,
+            view: View::default(),
+            wants: false,
+            wanted_since: None,
+            join_at: Timestamp::ZERO,
+            joins: 0,
+            on_since: None,
+            forming: Forming::default(),
+        }
+    }
+
+    /// Takes in that we have a job, so we want to be on the roster. The cost does not depend on the
+    /// number of members.
+    pub(super) fn wants_to_join(&mut self, now: Timestamp) {
+        self.wanted_since.get_or_insert(now);
+        self.wants |= self.on_since.is_none();
+    }
+
+    /// Takes in the complete roster, after each change of it. Anybody may have written it, so
+    /// duplicates and impossible weights are put right. Returns the shards whose turn changed.
+    pub(super) fn members(&mut self, now: Timestamp, mut members: Vec<Member>) -> Vec<TurnChange> {
+        members.sort_unstable();
+        members.dedup_by(|second, first| second.name == first.name);
+        members.truncate(MAX_MEMBERS);
+        let is_first = self.reading == Reading::Awaited;
+        self.reading = Reading::Done;
+        if is_first {
+            self.forming.read = now;
+            self.forming.is_new_group = members.iter().all(|member| member.name == self.own.name);
+        }
+        let before = std::mem::take(&mut self.view);
+        let mut seen = Vec::with_capacity(members.len());
+        for mut member in members {
+            member.weight = member.weight.clamp(1, Member::MAX_WEIGHT);
+            let known = before.find(&member.name).map(|known| (known.last_sign, known.strike));
+            if known.is_none() {
+                self.forming.is_new_group |= !is_first && member.name != self.own.name;
+                self.forming.last_appeared = now;
+            }
+            let (last_sign, strike) = known.unwrap_or((now, None));
+            seen.push(Seen { member, last_sign, strike });
+        }
+        self.view = View::new(self.shards, seen);
+        self.note_presence(now, is_first);
+        self.changes_since(&before)
+    }
+
+    /// Takes in that the roster cannot be read, and may never be. All turns are open until it can.
+    pub(super) fn cannot_read(&mut self, now: Timestamp) -> Vec<TurnChange> {
+        self.reading = Reading::Failed;
+        let before = std::mem::take(&mut self.view);
+        self.note_presence(now, false);
+        self.changes_since(&before)
+    }
+
+    /// Takes in that the store denies our entry. A later job tries again, at the slowest pace.
+    pub(super) fn cannot_join(&mut self, now: Timestamp) {
+        self.wants = false;
+        self.joins = self.joins.max(MAX_DOUBLINGS + 1);
+        self.join_at = now + pause(self.joins);
+    }
+
+    /// Takes in a write of another replica in a shard: its member lives, whatever it wrote.
+    pub(super) fn sign_of_life(&mut self, now: Timestamp, shard: u16) {
+        if let Some(index) = self.view.turns.get(usize::from(shard)) {
+            self.view.members[usize::from(*index)].last_sign = now;
+        }
+    }
+
+    /// Takes in that we won a shard because nobody was heard of. If its member gave no sign of life
+    /// in any of its shards for `patience`, it is to be struck off.
+    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, patience: Duration) {
+        let Some(index) = self.view.turns.get(usize::from(shard)) else { return };
+        let seen = &mut self.view.members[usize::from(*index)];
+        if seen.member.name != self.own.name && seen.strike.is_none() && now - seen.last_sign > patience {
+            seen.strike = Some(Strike { at: now, asked: 0 });
+            self.view.find_next_strike();
+        }
+    }
+
+    /// Returns the next write that is due, if any.
+    pub(super) fn poll(&mut self, now: Timestamp) -> Option<RosterRequest> {
+        if self.join_due().is_some_and(|due| due <= now) {
+            self.joins = self.joins.saturating_add(1);
+            self.join_at = now + pause(self.joins);
+            return Some(RosterRequest::Join);
+        }
+        if self.view.next_strike.is_none_or(|next| next > now) {
+            return None;
+        }
+        let due = |seen: &&mut Seen| seen.strike.is_some_and(|strike| strike.at <= now);
+        let seen = self.view.members.iter_mut().find(due)?;
+        let strike = seen.strike.as_mut()?;
+        strike.asked += 1;
+        strike.at = now + pause(strike.asked);
+        // After the last try the member can be struck off again.
+        if strike.asked == STRIKE_TRIES {
+            seen.strike = None;
+        }
+        let name = seen.member.name.clone();
+        self.view.find_next_strike();
+        Some(RosterRequest::StrikeOff(name))
+    }
+
+    /// Returns when [`poll`](Self::poll) has a request, without an event before.
+    pub(super) fn timeout(&self) -> Option<Timestamp> {
+        self.join_due().into_iter().chain(self.view.next_strike).min()
+    }
+
+    /// Returns whose turn a shard is.
+    pub(super) fn turn(&self, shard: u16) -> Turn {
+        self.turn_in(&self.view, shard)
+    }
+
+    /// Returns until when nobody should probe: until the roster was read and shows our entry, or both
+    /// were awaited for long enough; and until a new group has gathered. So the start of many replicas costs no race.
+    /// `echo` is how long news takes to arrive.
+    pub(super) fn blocked_until(&self, now: Timestamp, echo: Duration) -> Option<Timestamp> {
+        let answer = echo.saturating_mul(ANSWER_ECHOES).max(LEAST_ANSWER);
+        let until = match (self.reading, self.forming.appeared) {
+            (Reading::Awaited, _) => self.wanted_since? + answer,
+            // The entry is on its way.
+            (Reading::Done, None) if self.wants => self.wanted_since?.max(self.forming.read) + answer,
+            (Reading::Done, Some(appeared)) if self.forming.is_new_group => {
+                let quiet = self.forming.last_appeared + echo.saturating_mul(SETTLING_ECHOES);
+                quiet.min(appeared + echo.saturating_mul(LONGEST_SETTLING_ECHOES))
+            }
+            _ => return None,
+        };
+        (until > now).then_some(until)
+    }
+
+    /// Returns when to join, if we want to and the roster lacks our entry.
+    fn join_due(&self) -> Option<Timestamp> {
+        (self.wants && self.reading == Reading::Done).then_some(self.join_at)
+    }
+
+    /// Notes whether we are on the roster, after each reading.
+    fn note_presence(&mut self, now: Timestamp, is_first: bool) {
+        // An entry of ours with another weight is a predecessor's, and needs to be written anew.
+        let is_on = self.view.find(&self.own.name).is_some_and(|seen| seen.member.weight == self.own.weight);
+        match (self.on_since, is_on) {
+            (None, true) => {
+                self.on_since = Some(now);
+                self.wants = false;
+                // Who restarts under the same name moves nothing and waits for nobody.
+                if !is_first && self.forming.appeared.is_none() {
+                    self.forming.appeared = Some(now);
+                }
+            }
+            (Some(since), false) => {
+                self.on_since = None;
+                if now - since >= STAY {
+                    self.joins = 0;
+                }
+                self.joins = self.joins.max(1);
+                self.join_at = now + pause(self.joins);
+            }
+            _ => {}
+        }
+    }
+
+    fn turn_in(&self, view: &View, shard: u16) -> Turn {
+        match view.member_of(shard) {
+            None => Turn::Open,
+            Some(member) if member.name == self.own.name => Turn::Us,
+            Some(_) => Turn::Other,
+        }
+    }
+
+    fn changes_since(&self, before: &View) -> Vec<TurnChange> {
+        let name = |view: &View, shard| view.member_of(shard).map(|member| member.name.clone());
+        (0..self.shards)
+            .filter(|shard| name(before, *shard) != name(&self.view, *shard))
+            .map(|shard| TurnChange { shard, before: self.turn_in(before, shard), now: self.turn(shard) })
+            .collect()
+    }
+}
+
+impl View {
+    fn new(shards: u16, members: Vec<Seen>) -> Self {
+        if members.is_empty() {
+            return Self::default();
+        }
+        let sorted: Vec<Member> = members.iter().map(|seen| seen.member.clone()).collect();
+        let mut view = Self { turns: assign(shards, &sorted), members, next_strike: None };
+        view.find_next_strike();
+        view
+    }
+
+    fn find_next_strike(&mut self) {
+        self.next_strike = self.members.iter().filter_map(|seen| seen.strike).map(|strike| strike.at).min();
+    }
+
+    fn find(&self, name: &str) -> Option<&Seen> {
+        let place = self.members.binary_search_by(|seen| (*seen.member.name).cmp(name)).ok()?;
+        Some(&self.members[place])
+    }
+
+    fn member_of(&self, shard: u16) -> Option<&Member> {
+        let index = *self.turns.get(usize::from(shard))?;
+        Some(&self.members[usize::from(index)].member)
+    }
+}
+
+/// Returns the pause after this many tries, at least one.
+fn pause(tries: u32) -> Duration {
+    FIRST_PAUSE * (1 << tries.saturating_sub(1).min(MAX_DOUBLINGS))
 }

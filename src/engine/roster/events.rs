@@ -1,0 +1,57 @@
+//! Events of the roster, and the requests that come out.
+
+use std::hash::Hash;
+
+use super::{Member, Roster, RosterRequest, TurnChange};
+use crate::engine::{Engine, Timestamp};
+
+impl<K: Hash + Eq + Clone, J> Engine<K, J> {
+    /// Takes in that there is a roster, and the entry that we want on it. Until the first call of
+    /// [`handle_members`](Self::handle_members) or
+    /// [`handle_roster_unreadable`](Self::handle_roster_unreadable) the roster is being read.
+    pub(crate) fn handle_join(&mut self, now: Timestamp, own: Member) {
+        let now = self.advance(now);
+        let mut roster = Roster::new(own, self.config.shards);
+        if !self.is_empty() || self.in_flight() > 0 {
+            roster.wants_to_join(now);
+        }
+        self.roster = Some(roster);
+    }
+
+    /// Takes in the complete roster, after each change of it.
+    pub(crate) fn handle_members(&mut self, now: Timestamp, members: Vec<Member>) {
+        self.change_turns(now, |roster, now| roster.members(now, members));
+    }
+
+    /// Takes in that the roster cannot be read. The shards go on without.
+    pub(crate) fn handle_roster_unreadable(&mut self, now: Timestamp) {
+        self.change_turns(now, Roster::cannot_read);
+    }
+
+    /// Takes in that the store denies our entry on the roster.
+    pub(crate) fn handle_join_denied(&mut self, now: Timestamp) {
+        let now = self.advance(now);
+        if let Some(roster) = &mut self.roster {
+            roster.cannot_join(now);
+        }
+    }
+
+    /// Returns the next write to the roster that is due. Call it until it returns `None`;
+    /// [`poll_timeout`](Self::poll_timeout) says when there may be another one.
+    pub(crate) fn poll_roster(&mut self, now: Timestamp) -> Option<RosterRequest> {
+        let now = self.advance(now);
+        self.roster.as_mut()?.poll(now)
+    }
+
+    fn change_turns(
+        &mut self,
+        now: Timestamp,
+        change: impl FnOnce(&mut Roster, Timestamp) -> Vec<TurnChange>,
+    ) {
+        let now = self.advance(now);
+        if let Some(roster) = &mut self.roster {
+            let changes = change(roster, now);
+            self.hand_over(now, &changes);
+        }
+    }
+}
