@@ -82,6 +82,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         })
     }
 
+    /// Returns whether there is a roster, as far as we were told.
+    pub fn has_roster(&self) -> bool {
+        self.roster.is_some()
+    }
+
     /// Returns how many shards we lead, as of the last event.
     pub fn shards_led(&mut self) -> u16 {
         self.look_at_due();

@@ -185,6 +185,7 @@ impl<S: Store> Inner<S> {
             Effect::Clear => self.lease.remove(key),
             Effect::Satisfied => self.lease.satisfied(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
+            Effect::ForeignWrite => self.lease.foreign_write(key),
             Effect::Deleted => self.lease.deleted(key),
             Effect::Deny(waiters, denied) => {
                 self.report_refusal(key, &denied);

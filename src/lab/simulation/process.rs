@@ -324,6 +324,11 @@ impl Process {
                     self.key_was_cleared(number);
                 }
                 Effect::Evidence { revision } => self.extend(now, number, revision),
+                Effect::ForeignWrite => {
+                    if let Some(engine) = self.contender.engine_mut() {
+                        engine.handle_foreign_write(local, &number);
+                    }
+                }
                 Effect::Deleted => {
                     if let Some(engine) = self.contender.engine_mut() {
                         engine.handle_deleted(local, &number);
