@@ -167,11 +167,6 @@ mod window;
 
 use std::{hash::Hash, time::Duration};
 
-#[cfg(feature = "tokio")]
-#[allow(unused_imports, reason = "the shell of the roster comes in a change of its own")]
-pub(crate) use self::roster::{Member, RosterRequest};
-#[cfg(feature = "tokio")]
-pub(crate) use self::time::nanos;
 pub use self::{
     attempt::{AttemptId, Start},
     contest::Role,
@@ -195,6 +190,11 @@ use self::{
     roster::Roster,
     step::Step,
     window::Window,
+};
+#[cfg(feature = "tokio")]
+pub(crate) use self::{
+    roster::{Member, RosterRequest},
+    time::nanos,
 };
 
 /// A lease-by-work engine for keys `K` and opaque jobs `J`; the [module](self) draws it.
