@@ -14,6 +14,7 @@
 //! | keep the status of Kubernetes objects as it should be | [`kube::StatusGuard`] |
 //! | run jobs against a store that is none of these | [`WriterLease`], or a [`store::Store`] of my own under a [`Guard`] |
 //! | run a job only where an election is won | [`WriterLease::follow`], with an [`election::Elector`] |
+//! | let the replicas know of each other | [`Guard::join`], with a [`Roster`] |
 //! | know why a key is not written | [`Guard::explain`], or [`WriterLease::explain`] |
 //! | notice that two groups fight over a key | [`ContentionTracker`]; every [`Guard`] has one |
 //! | drive the rules with a runtime of my own | [`engine::Engine`] |
@@ -93,6 +94,8 @@ mod reconnect;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "tokio")]
+mod roster;
+#[cfg(feature = "tokio")]
 mod status;
 #[cfg(feature = "tokio")]
 pub mod store;
@@ -113,6 +116,8 @@ pub use engine::{
 pub use guard::{Ensure, EnsureOutcome, Guard, KeyExplanation, Notice};
 #[cfg(feature = "tokio")]
 pub use lease::{WatchReporter, WriterLease};
+#[cfg(feature = "tokio")]
+pub use roster::Roster;
 #[cfg(feature = "tokio")]
 pub use status::{LeaseClosed, Snapshot, SpawnError, Status, WatchState};
 

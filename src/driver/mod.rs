@@ -35,7 +35,7 @@ pub use self::attempt::{Attempt, limit_retries};
 use self::{panic::catch, shared::Phase};
 pub(crate) use self::{
     panic::{Contained, message as panic_message},
-    shared::{BoxedJob, Shared},
+    shared::{BoxedJob, RosterLink, Shared},
 };
 use crate::{
     clock::MAX_SLEEP,
@@ -214,6 +214,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         let lost = shared.publish(state, now);
         let next = match state.phase {
             Phase::Running => {
+                state.poll_roster(now);
                 // The batch is bounded so that handles on other threads do not wait long for the
                 // lock.
                 while self.ready.len() < BATCH

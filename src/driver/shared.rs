@@ -4,13 +4,16 @@ use std::{hash::Hash, sync::Arc, task::Waker};
 
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{attempt::Attempt, roles::Roles, stall::Stall};
 use crate::{
     clock::Moment,
-    engine::{Engine, Timestamp, config::LeaseConfig, outcome::Verdict},
+    engine::{Engine, Member, RosterRequest, Timestamp, config::LeaseConfig, outcome::Verdict},
     status::{LeaseClosed, Prefixes, SpawnError, Status, WatchState, WatchStates},
     store::Fence,
 };
@@ -40,11 +43,20 @@ pub(crate) struct State<K> {
     prefixes: Prefixes,
     /// The fence that attempts carry.
     pub(super) fence: Option<Arc<Fence>>,
+    /// The task that keeps the roster, if there is one.
+    roster: Option<RosterLink>,
     /// The task that follows an election.
     follower: Option<AbortHandle>,
     /// Called once when the lease is closed, outside of the lock.
     when_closed: Vec<OnClose>,
     pub(super) phase: Phase,
+}
+
+/// The link to the task that keeps the roster.
+pub(crate) struct RosterLink {
+    pub(crate) requests: mpsc::UnboundedSender<RosterRequest>,
+    /// Closed when the task has ended.
+    pub(crate) ended: watch::Receiver<()>,
 }
 
 type OnClose = Box<dyn FnOnce(LeaseClosed) + Send>;
@@ -77,6 +89,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 watches: WatchStates::default(),
                 prefixes: Prefixes::default(),
                 fence: None,
+                roster: None,
                 follower: None,
                 when_closed: Vec::new(),
                 phase: Phase::Running,
@@ -249,6 +262,31 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
+    /// Starts a roster under a prefix, which is reserved for as long as the lease lives.
+    ///
+    /// # Errors
+    ///
+    /// [`SpawnError::Closed`], [`SpawnError::AlreadyJoined`], [`SpawnError::OverlappingPrefixes`].
+    pub(crate) fn join(&self, prefix: &str, own: Member, link: RosterLink) -> Result<(), SpawnError> {
+        self.update(|state, now| {
+            if state.roster.is_some() {
+                return Err(SpawnError::AlreadyJoined);
+            }
+            state.prefixes.add(prefix)?;
+            state.roster = Some(link);
+            state.engine.handle_join(now, own);
+            Ok(())
+        })?
+    }
+
+    /// Waits until the roster was left; returns immediately if there is none. Cancel safe.
+    pub(crate) async fn left_roster(&self) {
+        let ended = self.lock().roster.as_ref().map(|roster| roster.ended.clone());
+        if let Some(mut ended) = ended {
+            while ended.changed().await.is_ok() {}
+        }
+    }
+
     /// Adds a watch to the status. Returns its identifier.
     pub(crate) fn add_watch(&self) -> u64 {
         let mut state = self.lock();
@@ -330,6 +368,15 @@ impl<K: Hash + Eq + Clone> State<K> {
         let stall = self.stall.due(now, &self.engine);
         let stall = (stall != Timestamp::MAX).then_some(stall);
         self.engine.poll_timeout().into_iter().chain(stall).min()
+    }
+
+    /// Passes on what is to be written to the roster.
+    pub(super) fn poll_roster(&mut self, now: Timestamp) {
+        let Some(roster) = &self.roster else { return };
+        while let Some(request) = self.engine.poll_roster(now) {
+            // It fails once the task has ended, with the runtime.
+            let _ = roster.requests.send(request);
+        }
     }
 
     fn wake(&mut self) {

@@ -171,7 +171,6 @@ mod window;
 use std::{hash::Hash, time::Duration};
 
 #[cfg(feature = "tokio")]
-#[allow(unused_imports, reason = "the shell of the roster comes in a change of its own")]
 pub(crate) use self::roster::{Member, RosterRequest};
 #[cfg(feature = "tokio")]
 pub(crate) use self::time::nanos;

@@ -46,6 +46,7 @@ use crate::{
     contention::ContentionTracker,
     lease::{PrefixClaim, WatchReporter, WriterLease},
     object::Request,
+    roster::Roster,
     status::{SpawnError, WatchState},
     store::{Store, Version},
 };
@@ -90,7 +91,7 @@ struct WatchTask {
 }
 
 struct Inner<S> {
-    store: S,
+    store: Arc<S>,
     lease: WriterLease<Arc<str>>,
     prefix: Box<str>,
     keys: Mutex<KeyTable>,
@@ -166,7 +167,7 @@ impl<S: Store> Guard<S> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
         let reporter = lease.watch_reporter();
         let inner = Arc::new(Inner {
-            store,
+            store: Arc::new(store),
             lease,
             prefix: prefix.into_boxed_str(),
             keys: Mutex::default(),
@@ -335,6 +336,29 @@ impl<S: Store> Guard<S> {
     ) -> Option<Arc<crate::store::StoreError>> {
         let refusal = self.inner.keys.lock().take_refusal(&self.inner.full(key), at)?;
         refusal.refusal().cloned()
+    }
+
+    /// Puts this replica on a roster in the guard's store when it has its first job:
+    /// [`WriterLease::join`] with the same store. The roster belongs to the lease and outlives the
+    /// guard.
+    ///
+    /// # Errors
+    ///
+    /// As for [`WriterLease::join`].
+    ///
+    /// ```
+    /// use writerlease::{Guard, Roster, WriterLease, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lease = WriterLease::builder("route-status").spawn()?;
+    /// let guard = Guard::new(MemoryStore::new(), lease, "status/")?;
+    /// guard.join(Roster::new("roster"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn join(&self, roster: Roster) -> Result<(), SpawnError> {
+        self.inner.lease.join(self.inner.store.clone(), roster)
     }
 
     /// Returns the lease.

@@ -1,9 +1,12 @@
-//! Reports that only a guard makes.
+//! Reports that only a guard makes, and what else the layers above need.
 
-use std::{hash::Hash, time::Duration};
+use std::{hash::Hash, sync::Arc, time::Duration};
 
 use super::{WriterLease, reporter::PrefixClaim};
-use crate::status::{LeaseClosed, SpawnError};
+use crate::{
+    driver::Shared,
+    status::{LeaseClosed, SpawnError},
+};
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// Reports that a watch listed the store anew, which may have been restored to smaller revisions.
@@ -29,6 +32,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// Returns the key that has been pending for longest.
     pub(crate) fn oldest_pending(&self) -> Option<K> {
         self.handle.shared.lock().engine.oldest_pending().map(|(key, _)| key.clone())
+    }
+
+    /// Returns the part that does not keep the lease alive.
+    pub(crate) fn shared(&self) -> &Arc<Shared<K>> {
+        &self.handle.shared
     }
 
     /// Reserves a prefix for a guard.

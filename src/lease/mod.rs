@@ -5,7 +5,7 @@ mod for_guards;
 mod getters;
 mod reporter;
 
-use std::{fmt, hash::Hash, sync::Arc, time::Duration};
+use std::{fmt, hash::Hash, pin::pin, sync::Arc, time::Duration};
 
 pub(crate) use self::reporter::PrefixClaim;
 pub use self::reporter::WatchReporter;
@@ -351,6 +351,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// at most `grace`, and cancels the rest. Returns the keys whose jobs were not finished: first
     /// those that were pending, oldest first, then those whose attempts were still in flight.
     ///
+    /// Then it leaves its [roster](Self::join), if it has one, also within the grace.
+    ///
     /// A cancelled attempt [learns of it](Attempt::cancelled) and is left to itself; a write that
     /// was sent is never cut off. A call that is dropped early stops the lease all the same, and
     /// another call then returns the keys.
@@ -371,10 +373,16 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         let shared = &self.handle.shared;
         let mut statuses = self.subscribe();
         let mut closed = async || drop(statuses.wait_for(|status| status.closed.is_some()).await);
+        let mut grace = pin!(tokio::time::sleep(grace));
         shared.drain();
-        if tokio::time::timeout(grace, closed()).await.is_err() {
-            shared.abandon();
-            closed().await;
+        tokio::select! {
+            biased;
+            // The others learn that we leave once nothing of ours is in flight.
+            () = async { closed().await; shared.left_roster().await } => {}
+            () = &mut grace => {
+                shared.abandon();
+                closed().await;
+            }
         }
         let (jobs, in_flight) = {
             let mut state = shared.lock();

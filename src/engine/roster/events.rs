@@ -39,8 +39,18 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns the next write to the roster that is due. Call it until it returns `None`;
     /// [`poll_timeout`](Self::poll_timeout) says when there may be another one.
     pub(crate) fn poll_roster(&mut self, now: Timestamp) -> Option<RosterRequest> {
+        let is_due = self.roster.as_ref()?.timeout().is_some_and(|due| due <= now);
         let now = self.advance(now);
-        self.roster.as_mut()?.poll(now)
+        self.roster.as_mut().filter(|_| is_due)?.poll(now)
+    }
+
+    /// Takes in that we won a shard because nobody was heard of.
+    #[cfg(test)]
+    pub(crate) fn handle_takeover(&mut self, now: Timestamp, shard: u16) {
+        let (now, patience) = (self.advance(now), self.patience());
+        if let Some(roster) = &mut self.roster {
+            roster.taken_over(now, shard, patience);
+        }
     }
 
     fn change_turns(

@@ -1,0 +1,273 @@
+//! The task that keeps the roster: reads it for the engine, and makes the writes that the engine asks
+//! for.
+//!
+//! The task tries each write once. The engine asks again as long as the roster does not show it.
+
+use std::{collections::BTreeMap, hash::Hash, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::entry;
+use crate::{
+    driver::Shared,
+    engine::{Member, RosterRequest},
+    store::{Entry, Event, Expected, Store, StoreError, Version},
+};
+
+pub(super) struct Keeper<K: Hash + Eq + Clone + Send + Sync + 'static, S> {
+    shared: Arc<Shared<K>>,
+    store: Arc<S>,
+    /// The beginning of the entries' keys, with its slash.
+    prefix: Arc<str>,
+    own: Member,
+    value: Bytes,
+    entries: Entries,
+    /// The listing that is being received.
+    listing: Option<Entries>,
+    /// The entries are those of a complete listing, and of the changes since.
+    is_listed: bool,
+    /// The members that the engine knows; `None` if it knows of none, or that they cannot be read.
+    told: Option<Vec<Member>>,
+    /// The watch shows changes as they happen.
+    is_live: bool,
+    /// We may have an entry: one was seen, or we asked for one.
+    is_entered: bool,
+    was_denied: bool,
+    writes: FuturesUnordered<BoxFuture<'static, (RosterRequest, Result<(), StoreError>)>>,
+}
+
+/// The keys under the prefix, by name; foreign ones included.
+type Entries = BTreeMap<Arc<str>, Known>;
+
+struct Known {
+    version: Version,
+    /// `None` if this is no entry of a roster.
+    weight: Option<u16>,
+}
+
+/// How long to wait before a roster that could not be read is tried again: rights are given without an
+/// event.
+const UNREADABLE: Duration = Duration::from_secs(60);
+
+/// The pauses before each try of the last deletion. After the last one, the entry is left to others.
+const LEAVING: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)];
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
+    pub(super) fn new(shared: Arc<Shared<K>>, store: Arc<S>, prefix: String, own: Member) -> Self {
+        Self {
+            shared,
+            store,
+            prefix: prefix.into(),
+            value: entry::text(own.weight).into(),
+            own,
+            entries: Entries::new(),
+            listing: None,
+            is_listed: false,
+            told: None,
+            is_live: false,
+            is_entered: false,
+            was_denied: false,
+            writes: FuturesUnordered::new(),
+        }
+    }
+
+    /// Keeps the roster until the lease is closed, then leaves it.
+    pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<RosterRequest>) {
+        let mut status = self.shared.subscribe();
+        tokio::select! {
+            _ = status.wait_for(|status| status.closed.is_some()) => {}
+            () = self.keep(&mut requests) => {}
+        }
+        self.leave().await;
+    }
+
+    async fn keep(&mut self, requests: &mut mpsc::UnboundedReceiver<RosterRequest>) {
+        let (store, prefix) = (self.store.clone(), self.prefix.clone());
+        let mut changes = pin!(store.watch(&prefix).fuse());
+        let mut ended = false;
+        let mut again = pin!(sleep(UNREADABLE));
+        loop {
+            tokio::select! {
+                change = changes.next(), if !ended => {
+                    let mut next = Some(change);
+                    // Many replicas that start together are one change.
+                    while let Some(Some(change)) = next {
+                        self.take_in(change);
+                        next = changes.next().now_or_never();
+                    }
+                    if next.is_some() {
+                        ended = true;
+                        again.set(sleep(UNREADABLE));
+                        self.is_live = false;
+                        self.report_unreadable();
+                    }
+                    self.report_members();
+                }
+                () = &mut again, if ended => {
+                    ended = false;
+                    changes.set(store.watch(&prefix).fuse());
+                }
+                Some(request) = requests.recv() => self.carry_out(request),
+                Some((request, result)) = self.writes.next(), if !self.writes.is_empty() => {
+                    self.handle_answer(&request, result);
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, change: Result<Event, StoreError>) {
+        let event = match change {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(prefix = %self.prefix, %error, "the watch of the roster was interrupted");
+                self.is_live = false;
+                // A roster that was read stays in force: it is at most old.
+                if !self.is_listed {
+                    self.report_unreadable();
+                }
+                return;
+            }
+        };
+        match event {
+            Event::Init => self.listing = Some(Entries::new()),
+            Event::InitEntry(entry) => {
+                if let Some((name, known)) = self.read(&entry)
+                    && let Some(listing) = &mut self.listing
+                {
+                    listing.insert(name, known);
+                }
+            }
+            Event::InitDone => {
+                self.entries = self.listing.take().unwrap_or_default();
+                (self.is_listed, self.is_live) = (true, true);
+            }
+            Event::Resumed => self.is_live = true,
+            Event::Put(entry) => {
+                if let Some((name, known)) = self.read(&entry) {
+                    self.entries.insert(name, known);
+                }
+            }
+            Event::Delete { key, .. } => {
+                if let Some(name) = key.strip_prefix(&*self.prefix) {
+                    self.entries.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Reads an entry. Logs one that is none, unless it was none before.
+    fn read(&mut self, entry: &Entry) -> Option<(Arc<str>, Known)> {
+        let name = entry.key.strip_prefix(&*self.prefix)?;
+        let weight = entry::weight(&entry.value).filter(|_| entry::is_name(name));
+        if weight.is_none() && self.entries.get(name).is_none_or(|known| known.weight.is_some()) {
+            tracing::warn!(key = ?entry.key, "not an entry of the roster, so it is skipped");
+        }
+        Some((name.into(), Known { version: entry.version.clone(), weight }))
+    }
+
+    fn report_members(&mut self) {
+        if !self.is_listed {
+            return;
+        }
+        self.is_entered |= self.entries.contains_key(&self.own.name);
+        let member =
+            |(name, known): (&Arc<str>, &Known)| Some(Member { name: name.clone(), weight: known.weight? });
+        let members: Vec<Member> = self.entries.iter().filter_map(member).collect();
+        if self.told.as_ref() != Some(&members) {
+            tracing::debug!(prefix = %self.prefix, members = members.len(), "the roster changed");
+            let _ = self.shared.handle(|engine, now| engine.handle_members(now, members.clone()));
+            self.told = Some(members);
+        }
+    }
+
+    fn report_unreadable(&mut self) {
+        (self.is_listed, self.told) = (false, None);
+        let _ = self.shared.handle(|engine, now| engine.handle_roster_unreadable(now));
+    }
+
+    fn carry_out(&mut self, request: RosterRequest) {
+        let store = self.store.clone();
+        match &request {
+            RosterRequest::Join => {
+                let expected = match self.entries.get(&self.own.name) {
+                    Some(known) if known.weight == Some(self.own.weight) => return,
+                    Some(known) => Expected::Version(known.version.clone()),
+                    None => Expected::Absent,
+                };
+                self.is_entered = true;
+                let (key, value) = (self.key(&self.own.name), self.value.clone());
+                self.writes.push(Box::pin(async move {
+                    (request, store.put(&key, value, expected, None).await.map(drop))
+                }));
+            }
+            RosterRequest::StrikeOff(name) => {
+                // Without news everybody seems to be silent.
+                let Some(known) = self.entries.get(name).filter(|_| self.is_live) else { return };
+                let (key, version) = (self.key(name), known.version.clone());
+                self.writes.push(Box::pin(async move {
+                    let deleted = store.delete(&key, &version, None).await;
+                    (request, deleted)
+                }));
+            }
+        }
+    }
+
+    fn handle_answer(&mut self, request: &RosterRequest, result: Result<(), StoreError>) {
+        let prefix = &self.prefix;
+        match result {
+            Ok(()) => tracing::info!(%prefix, name = %self.own.name, ?request, "the roster was written"),
+            // Somebody was faster: the watch shows how things are now.
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error @ StoreError::Unavailable { .. }) => {
+                tracing::debug!(%prefix, ?request, %error, "the roster was not written; it is tried again");
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.was_denied, true) {
+                    tracing::warn!(%prefix, ?request, %error, "the roster cannot be written; going on without");
+                }
+                if *request == RosterRequest::Join {
+                    let _ = self.shared.handle(|engine, now| engine.handle_join_denied(now));
+                }
+            }
+        }
+    }
+
+    /// Deletes our entry, unless it was never there.
+    async fn leave(mut self) {
+        // A join in flight would come after the deletion.
+        while self.writes.next().await.is_some() {}
+        if !self.is_entered {
+            return;
+        }
+        let key = self.key(&self.own.name);
+        for pause in LEAVING {
+            sleep(pause).await;
+            let left = match self.store.get(&key).await {
+                Ok(Some(entry)) if entry::weight(&entry.value) == Some(self.own.weight) => {
+                    self.store.delete(&key, &entry.version, None).await
+                }
+                Ok(_) => return,
+                Err(error) => Err(error),
+            };
+            match left {
+                Err(error @ StoreError::Unavailable { .. }) => {
+                    tracing::debug!(prefix = %self.prefix, %error, "the roster was not left; it is tried again");
+                }
+                Err(error) => {
+                    return tracing::debug!(prefix = %self.prefix, %error, "the entry is no longer ours to delete");
+                }
+                Ok(()) => {
+                    return tracing::info!(prefix = %self.prefix, name = %self.own.name, "left the roster");
+                }
+            }
+        }
+        tracing::warn!(prefix = %self.prefix, name = %self.own.name, "the roster could not be left; others strike us off");
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
