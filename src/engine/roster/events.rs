@@ -44,15 +44,6 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.roster.as_mut().filter(|_| is_due)?.poll(now)
     }
 
-    /// Takes in that we won a shard because nobody was heard of.
-    #[cfg(test)]
-    pub(crate) fn handle_takeover(&mut self, now: Timestamp, shard: u16) {
-        let (now, patience) = (self.advance(now), self.patience());
-        if let Some(roster) = &mut self.roster {
-            roster.taken_over(now, shard, patience);
-        }
-    }
-
     fn change_turns(
         &mut self,
         now: Timestamp,

@@ -231,17 +231,21 @@ impl Roster {
     /// Takes in a write of another replica in a shard: its member lives, whatever it wrote.
     pub(super) fn sign_of_life(&mut self, now: Timestamp, shard: u16) {
         if let Some(index) = self.view.turns.get(usize::from(shard)) {
-            self.view.members[usize::from(*index)].last_sign = now;
+            let seen = &mut self.view.members[usize::from(*index)];
+            seen.last_sign = now;
+            if seen.strike.take().is_some() {
+                self.view.find_next_strike();
+            }
         }
     }
 
-    /// Takes in that we won a shard because nobody was heard of. If its member gave no sign of life
-    /// in any of its shards for `patience`, it is to be struck off.
+    /// Takes in that we won a shard because nobody was heard of. Its member is to be struck off, once
+    /// it gave no sign of life in any of its shards for `patience`.
     pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, patience: Duration) {
         let Some(index) = self.view.turns.get(usize::from(shard)) else { return };
         let seen = &mut self.view.members[usize::from(*index)];
-        if seen.member.name != self.own.name && seen.strike.is_none() && now - seen.last_sign > patience {
-            seen.strike = Some(Strike { at: now, asked: 0 });
+        if seen.member.name != self.own.name && seen.strike.is_none() {
+            seen.strike = Some(Strike { at: now.max(seen.last_sign + patience), asked: 0 });
             self.view.find_next_strike();
         }
     }
