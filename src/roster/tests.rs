@@ -194,8 +194,22 @@ async fn idle_group_sends_nothing() {
     assert_eq!(store.names().await, ["one", "three", "two"]);
     let (calls, watches) = (store.calls(), store.watches.load(SeqCst));
     assert_eq!(calls, 3, "one write each");
-    sleep(Duration::from_secs(24 * 3600)).await;
+    sleep(Duration::from_secs(3600)).await;
     assert_eq!((store.calls(), store.watches.load(SeqCst)), (calls, watches));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_replicas_join_with_a_write_each() {
+    let store = Faulty::default();
+    let leases: Vec<Lease> = (0..50).map(|i| joined(&store, &format!("replica-{i:02}"))).collect();
+    leases.iter().for_each(work);
+    sleep(ms(1_000)).await;
+    assert_eq!((store.names().await.len(), store.calls()), (50, 50));
+    for lease in &leases {
+        lease.shutdown(ms(1_000)).await;
+    }
+    assert!(store.names().await.is_empty());
+    assert_eq!(store.calls(), 50 + 2 * 50, "a read and a deletion each");
 }
 
 #[tokio::test(start_paused = true)]
