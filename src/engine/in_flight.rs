@@ -149,10 +149,15 @@ impl InFlight {
     }
 
     pub(super) fn remove(&mut self, serial: u64) -> Option<Flight> {
-        let Ok(at) = self.current.binary_search_by_key(&serial, |&(serial, _)| serial) else {
+        // Attempts that finish immediately finish in order.
+        let is_first = self.current.front().is_some_and(|&(first, _)| first == serial);
+        let (_, flight) = if is_first {
+            self.current.pop_front()?
+        } else if let Ok(at) = self.current.binary_search_by_key(&serial, |&(serial, _)| serial) {
+            self.current.remove(at)?
+        } else {
             return self.late.remove(&serial);
         };
-        let (_, flight) = self.current.remove(at)?;
         *self.counted.of(&flight) -= 1;
         Some(flight)
     }
@@ -175,9 +180,13 @@ impl InFlight {
 
     /// Stops counting the attempts that are past their deadline.
     pub(super) fn expire(&mut self, now: Timestamp) {
-        while self.next_deadline().is_some_and(|deadline| deadline <= now)
-            && let Some((serial, flight)) = self.current.pop_front()
-        {
+        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.expire_first();
+        }
+    }
+
+    fn expire_first(&mut self) {
+        if let Some((serial, flight)) = self.current.pop_front() {
             *self.counted.of(&flight) -= 1;
             self.late.insert(serial, flight);
         }
