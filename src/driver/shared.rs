@@ -2,13 +2,12 @@
 
 use std::{hash::Hash, sync::Arc, task::Waker};
 
-use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::AbortHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use super::{attempt::Attempt, roles::Roles, stall::Stall};
 use crate::{
@@ -18,8 +17,12 @@ use crate::{
     store::Fence,
 };
 
-/// A job as the queue holds it.
-pub(crate) type BoxedJob<K> = Box<dyn FnMut(Attempt<K>) -> BoxFuture<'static, Verdict> + Send>;
+/// A job as the queue holds it. It places each attempt's run where the driver says.
+pub(crate) type BoxedJob<K> = Box<dyn FnMut(Attempt<K>, &mut Run) + Send>;
+
+/// The future of an attempt. One attempt after another uses the same memory if their futures are of
+/// one size.
+pub(crate) type Run = ReusableBoxFuture<'static, Verdict>;
 
 pub(crate) struct Shared<K> {
     pub(super) name: String,
