@@ -53,7 +53,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since))
             && !patience.is_late(now - since)
         {
-            patience.sample(now - since);
+            patience.sample(now - since, &self.config);
         }
         job
     }
@@ -138,5 +138,5 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 /// replica may have lost patience.
 fn is_slow(shard: &Shard, now: Timestamp, since: Timestamp) -> bool {
     let is_late = |at: Timestamp| shard.patience.is_late(now - at);
-    is_late(since.max(shard.contest.won_since())) && !is_late(shard.contest.last_write())
+    is_late(since.max(shard.contest.role_since())) && !is_late(shard.contest.last_write())
 }

@@ -51,6 +51,9 @@ struct Lanes {
     pending: usize,
 }
 
+#[cfg(test)]
+pub(super) const LANES_SIZE: usize = size_of::<Lanes>();
+
 /// The ready keys of one incumbent.
 #[derive(Debug)]
 struct Lane {
