@@ -4,6 +4,7 @@ use std::hash::Hash;
 
 use super::{
     Engine,
+    backoff::seconds,
     contest::Role,
     incumbent::Incumbent,
     roster::{Turn, TurnChange},
@@ -41,9 +42,18 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Turn::Open => {}
             }
         }
-        // While a group gathers, each newcomer makes all wait a little longer.
-        for shard in self.shards.iter_mut().filter(|shard| shard.turn == Turn::Us) {
-            shard.election = starts;
+        let delay = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
+        for shard in &mut self.shards {
+            match shard.turn {
+                // While a group gathers, each newcomer makes all wait a little longer.
+                Turn::Us => shard.election = starts,
+                // Nobody waits for a roster that cannot be read.
+                Turn::Open if starts < shard.election => {
+                    let drawn = starts + seconds(delay * self.rng.truncated_exponential());
+                    shard.election = shard.election.min(drawn);
+                }
+                Turn::Open | Turn::Other => {}
+            }
         }
         if !changes.is_empty() && is_by_work {
             self.queue.change_incumbents(now, |shard, incumbent| {

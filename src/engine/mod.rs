@@ -193,7 +193,7 @@ pub use self::{
     explain::{Explanation, Setback},
     getters::ShardView,
     incumbent::Incumbent,
-    roster::Turn,
+    roster::{MemberView, RosterChange, Turn},
     step::Obstacle,
     time::Timestamp,
     tuning::Tuning,

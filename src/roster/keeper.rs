@@ -177,15 +177,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
             |(name, known): (&Arc<str>, &Known)| Some(Member { name: name.clone(), weight: known.weight? });
         let members: Vec<Member> = self.entries.iter().filter_map(member).collect();
         if self.told.as_ref() != Some(&members) {
-            tracing::debug!(prefix = %self.prefix, members = members.len(), "the roster changed");
-            let _ = self.shared.handle(|engine, now| engine.handle_members(now, members.clone()));
+            self.shared.change_roster(|engine, now| engine.handle_members(now, members.clone()));
             self.told = Some(members);
         }
     }
 
     fn report_unreadable(&mut self) {
         (self.is_listed, self.told) = (false, None);
-        let _ = self.shared.handle(|engine, now| engine.handle_roster_unreadable(now));
+        self.shared.change_roster(|engine, now| engine.handle_roster_unreadable(now));
     }
 
     fn carry_out(&mut self, request: RosterRequest) {

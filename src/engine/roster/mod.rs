@@ -66,6 +66,40 @@ pub(crate) struct TurnChange {
     pub(crate) now: Turn,
 }
 
+/// A change of the roster, and what it moved. [`WriterLease::subscribe_roster`] sends it.
+///
+/// [`WriterLease::subscribe_roster`]: crate::WriterLease::subscribe_roster
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RosterChange {
+    /// The members that are new.
+    pub joined: Vec<Arc<str>>,
+    /// The members that left, or were struck off.
+    pub left: Vec<Arc<str>>,
+    /// The shards of which we got the turn.
+    pub gained: Vec<u16>,
+    /// The shards of which we had the turn before.
+    pub given_up: Vec<u16>,
+    /// How many shards have another member than before, those included.
+    pub moved: usize,
+}
+
+/// A member of the roster, as this replica sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberView {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its share of the shards, against the other weights.
+    pub weight: u16,
+    /// The number of shards whose turn it has.
+    pub shards: u16,
+    /// Whether it is this replica.
+    pub is_us: bool,
+    /// When it last gave a sign of life, or appeared on the roster.
+    pub last_sign: Timestamp,
+}
+
 /// A write to the roster that is due. It is asked for again, ever later, until the roster shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RosterRequest {
@@ -231,17 +265,21 @@ impl Roster {
     /// Takes in a write of another replica in a shard: its member lives, whatever it wrote.
     pub(super) fn sign_of_life(&mut self, now: Timestamp, shard: u16) {
         if let Some(index) = self.view.turns.get(usize::from(shard)) {
-            self.view.members[usize::from(*index)].last_sign = now;
+            let seen = &mut self.view.members[usize::from(*index)];
+            seen.last_sign = now;
+            if seen.strike.take().is_some() {
+                self.view.find_next_strike();
+            }
         }
     }
 
-    /// Takes in that we won a shard because nobody was heard of. If its member gave no sign of life
-    /// in any of its shards for `patience`, it is to be struck off.
+    /// Takes in that we won a shard because nobody was heard of. Its member is to be struck off, once
+    /// it gave no sign of life in any of its shards for `patience`.
     pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, patience: Duration) {
         let Some(index) = self.view.turns.get(usize::from(shard)) else { return };
         let seen = &mut self.view.members[usize::from(*index)];
-        if seen.member.name != self.own.name && seen.strike.is_none() && now - seen.last_sign > patience {
-            seen.strike = Some(Strike { at: now, asked: 0 });
+        if seen.member.name != self.own.name && seen.strike.is_none() {
+            seen.strike = Some(Strike { at: now.max(seen.last_sign + patience), asked: 0 });
             self.view.find_next_strike();
         }
     }
@@ -273,6 +311,28 @@ impl Roster {
     /// Returns when [`poll`](Self::poll) has a request, without an event before.
     pub(super) fn timeout(&self) -> Option<Timestamp> {
         self.join_due().into_iter().chain(self.view.next_strike).min()
+    }
+
+    /// Returns the members, by name.
+    pub(super) fn views(&self) -> impl Iterator<Item = MemberView> {
+        let shards_of = |index| self.view.turns.iter().filter(|turn| usize::from(**turn) == index).count();
+        self.view.members.iter().enumerate().map(move |(index, seen)| MemberView {
+            name: seen.member.name.clone(),
+            weight: seen.member.weight,
+            shards: shards_of(index) as u16,
+            is_us: seen.member.name == self.own.name,
+            last_sign: seen.last_sign,
+        })
+    }
+
+    /// Returns how many members there are.
+    pub(super) fn len(&self) -> usize {
+        self.view.members.len()
+    }
+
+    /// Returns the name of the member whose turn a shard is.
+    pub(super) fn member_of(&self, shard: u16) -> Option<&Arc<str>> {
+        self.view.member_of(shard).map(|member| &member.name)
     }
 
     /// Returns whose turn a shard is.
