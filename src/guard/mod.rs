@@ -344,7 +344,8 @@ impl<S: Store> Guard<S> {
     ///
     /// # Errors
     ///
-    /// As for [`WriterLease::join`].
+    /// As for [`WriterLease::join`], and [`SpawnError::OverlappingPrefixes`] if the roster's prefix
+    /// overlaps with that of the guard: the roster is nothing to guard.
     ///
     /// ```
     /// use writerlease::{Guard, Roster, WriterLease, store::MemoryStore};
@@ -358,6 +359,7 @@ impl<S: Store> Guard<S> {
     /// # }
     /// ```
     pub fn join(&self, roster: Roster) -> Result<(), SpawnError> {
+        roster.check_outside(&self.inner.prefix)?;
         self.inner.lease.join(self.inner.store.clone(), roster)
     }
 

@@ -440,11 +440,12 @@ async fn bad_settings_are_refused() {
     assert_eq!(twice.join(store.clone(), Roster::new("s")), Err(SpawnError::AlreadyJoined));
 
     let guarded = lease();
-    let guard = Guard::new(store.clone(), guarded.clone(), "r").unwrap();
-    assert!(matches!(guard.join(Roster::new("r")), Err(SpawnError::OverlappingPrefixes { .. })));
+    let guard = Guard::new(store.clone(), guarded, "r").unwrap();
+    for overlapping in ["r", "r/", "roster"] {
+        let refused = guard.join(Roster::new(overlapping));
+        assert!(matches!(refused, Err(SpawnError::OverlappingPrefixes { .. })), "{overlapping}");
+    }
     guard.join(Roster::new("s")).unwrap();
-    let overlap = Guard::new(store.clone(), guarded, "s/x");
-    assert!(matches!(overlap, Err(SpawnError::OverlappingPrefixes { .. })));
 
     let closed = lease();
     closed.shutdown(ms(1)).await;
