@@ -110,11 +110,10 @@ pub enum SpawnError {
     #[error("the call was made outside of a tokio runtime")]
     NoRuntime,
     /// Another guard on the same lease has a prefix of which this one is the beginning, or the
-    /// other way round. The two would replace each other's jobs in the lease. Or a roster in a guard's
-    /// store has such a prefix: its entries are nothing to guard.
-    #[error("the prefix {prefix:?} overlaps with {existing:?} of a guard on the same lease")]
+    /// other way round. The two would replace each other's jobs in the lease.
+    #[error("the prefix {prefix:?} overlaps with {existing:?} of another guard on the same lease")]
     OverlappingPrefixes {
-        /// The prefix of the guard or roster that was refused.
+        /// The prefix of the guard that was refused.
         prefix: String,
         /// The prefix of the guard that exists.
         existing: String,

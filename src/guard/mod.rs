@@ -344,8 +344,8 @@ impl<S: Store> Guard<S> {
     ///
     /// # Errors
     ///
-    /// As for [`WriterLease::join`], and [`SpawnError::OverlappingPrefixes`] if the roster's prefix
-    /// overlaps with that of the guard: the roster is nothing to guard.
+    /// As for [`WriterLease::join`]. The prefix of the roster must also be outside of that of the
+    /// guard, because the entries are nothing to guard.
     ///
     /// ```
     /// use writerlease::{Guard, Roster, WriterLease, store::MemoryStore};

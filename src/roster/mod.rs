@@ -96,17 +96,16 @@ impl Roster {
         self
     }
 
-    /// Checks that the entries are outside of a prefix.
-    ///
-    /// # Errors
-    ///
-    /// [`SpawnError::OverlappingPrefixes`].
-    pub(crate) fn check_outside(&self, guarded: &str) -> Result<(), SpawnError> {
+    /// Checks that no entry's key starts with a guard's prefix, and the other way round.
+    pub(crate) fn check_outside(&self, guarded: &str) -> Result<(), ConfigError> {
         let prefix = format!("{}/", self.bare_prefix());
-        if prefix.starts_with(guarded) || guarded.starts_with(&prefix) {
-            return Err(SpawnError::OverlappingPrefixes { prefix, existing: guarded.to_owned() });
-        }
-        Ok(())
+        let overlaps = prefix.starts_with(guarded) || guarded.starts_with(&prefix);
+        ConfigError::require(
+            !overlaps,
+            "prefix",
+            &self.prefix,
+            format!("outside of the guard's prefix {guarded:?}"),
+        )
     }
 
     fn bare_prefix(&self) -> &str {

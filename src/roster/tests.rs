@@ -442,8 +442,9 @@ async fn bad_settings_are_refused() {
     let guarded = lease();
     let guard = Guard::new(store.clone(), guarded, "r").unwrap();
     for overlapping in ["r", "r/", "roster"] {
-        let refused = guard.join(Roster::new(overlapping));
-        assert!(matches!(refused, Err(SpawnError::OverlappingPrefixes { .. })), "{overlapping}");
+        let refused = guard.join(Roster::new(overlapping)).unwrap_err().to_string();
+        let rule = r#"but must be outside of the guard's prefix "r""#;
+        assert_eq!(refused, format!("prefix is {overlapping:?}, {rule}"));
     }
     guard.join(Roster::new("s")).unwrap();
 
