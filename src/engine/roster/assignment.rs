@@ -23,10 +23,11 @@ use super::{Member, hash};
 pub(in crate::engine) fn assign(shards: u16, members: &[Member]) -> Vec<u16> {
     let total = members.iter().map(|member| u64::from(member.weight)).sum();
     let names: Vec<u64> = members.iter().map(|member| hash::stable_hash(&*member.name)).collect();
-    // With fifty members, to sort all claims takes five times as long. Each shard asks its strongest claimant instead, which
-    // keeps the strongest that it has room for; a shard that it gives up asks the next one (Gale and
-    // Shapley 1962). The result is the same, because both sides go by the same order of claims.
-    let mut kept: Vec<BinaryHeap<Reverse<(u64, Reverse<u16>)>>> = vec![BinaryHeap::new(); members.len()];
+    // To sort all claims takes five times as long with fifty members. Each shard asks its strongest
+    // claimant instead, which keeps the strongest that it has room for; a shard that it gives up asks
+    // the next one (Gale and Shapley 1962). The result is the same, because both sides go by the same
+    // order of claims.
+    let mut kept = vec![BinaryHeap::new(); members.len()];
     let mut turns = vec![0; usize::from(shards)];
     for first in 0..shards {
         let mut asking = Some((first, None));
