@@ -125,7 +125,8 @@
 //! 7. **One timer** serves all keys, however many wait. Evidence costs the same however many are
 //!    pending.
 //! 8. **Never two attempts of one key at the same time, never a lost key.** A newer job replaces an
-//!    older one. The key's age stays that of its first unfulfilled job.
+//!    older one. The key's age stays that of its first unfulfilled job. A denial answers those before
+//!    it: a newer job has its own age, or denied keys that are wanted often would starve all others.
 //! 9. **The lease counts from the start of the attempt**, because the answer may have taken long.
 //!    This is the pessimistic end.
 //! 10. **`backoff(losses)`** is base x factor^losses, with each factor jittered. It is capped at

@@ -226,9 +226,10 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
             }
             // A delay that the old job asked for does not bind the new one; a backoff after a
             // refusal or failure does.
-            Place::Waiting { .. } if node.setbacks == 0 => {
-                // A request for later has become a request for now.
-                node.since = node.since.min(now);
+            Place::Waiting { denied, .. } if node.setbacks == 0 => {
+                // A request for later has become a request for now. A denial has answered those before
+                // it: denied keys that are wanted often would otherwise stand before all others.
+                node.since = if denied { now } else { node.since.min(now) };
                 self.leave(slot);
                 self.enter_ready(slot);
             }
@@ -322,7 +323,7 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         let Place::Running { since, tries } = node.place else { unreachable!("the key is in flight") };
         node.setbacks = again.setbacks;
         let superseded = if node.job.is_some() {
-            if !again.fulfilled {
+            if !again.fulfilled && !again.denied {
                 node.since = since;
             }
             Some(job)
