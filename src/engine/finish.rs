@@ -11,6 +11,7 @@ use super::{
     outage::Failed,
     outcome::{Next, Outcome, Verdict},
     queue::{Class, Requeue},
+    roster::Turn,
     time::Timestamp,
 };
 
@@ -120,7 +121,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
         // Evidence that came during the attempt may be of a later write.
         if !flight.cleared {
-            self.queue.set_incumbent_of(now, flight.slot, Incumbent::Us);
+            let shard = &self.shards[usize::from(flight.shard)];
+            // Who gave the shard up meanwhile gave this key up, too.
+            let is_given = shard.turn == Turn::Other && flight.started < shard.handed_over;
+            let writer = if is_given { Incumbent::Other } else { Incumbent::Us };
+            self.queue.set_incumbent_of(now, flight.slot, writer);
         }
         let shard = &mut self.shards[usize::from(flight.shard)];
         shard.contest.wrote(now);

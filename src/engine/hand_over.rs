@@ -28,11 +28,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 // An election comes before the roster.
                 _ if !is_by_work => {}
                 Turn::Us => {
-                    shard.hand_over_until = until;
+                    (shard.handed_over, shard.hand_over_until) = (now, until);
                     self.role_generation += u64::from(shard.contest.take_turn(now));
                 }
                 Turn::Other => {
-                    shard.hand_over_until = now;
+                    (shard.handed_over, shard.hand_over_until) = (now, until);
                     self.role_generation += u64::from(shard.contest.give_turn(now, self.config.term));
                     shard.window.close();
                     self.counters.lost += u64::from(before == Role::Leader);

@@ -3,8 +3,8 @@
 use std::{hash::Hash, time::Duration};
 
 use super::{
-    Engine, backoff::seconds, contest::Role, incumbent::Incumbent, queue::Cleared, shard::Shard,
-    time::Timestamp,
+    Engine, backoff::seconds, contest::Role, incumbent::Incumbent, queue::Cleared, roster::Turn,
+    shard::Shard, time::Timestamp,
 };
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
@@ -28,8 +28,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.sign_of_life(now, number, since);
         let shard = &mut self.shards[usize::from(number)];
         if now < shard.hand_over_until {
-            // They had begun this before the shard was handed over to us.
-            self.queue.set_incumbent(now, number, key, Incumbent::Nobody);
+            // They had begun this before the shard was handed over. If it is another's turn, that one
+            // has the shard for a term, and it may be its first write.
+            let incumbent = if shard.turn == Turn::Us { Incumbent::Nobody } else { Incumbent::Other };
+            if incumbent == Incumbent::Other {
+                shard.contest.sign_of_life(now, shard.patience.unspread());
+            }
+            self.queue.set_incumbent(now, number, key, incumbent);
             return job;
         }
         // A request of unknown age may be as young as this moment.

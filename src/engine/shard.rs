@@ -21,8 +21,9 @@ pub(super) struct Shard {
     /// All attempts in flight.
     pub(super) out: usize,
     pub(super) turn: Turn,
-    /// Until here, others' writes in a shard that was handed over to us are ones that they had begun
-    /// before.
+    /// When the shard was last handed over, to us or to another.
+    pub(super) handed_over: Timestamp,
+    /// Until here, others' writes in a shard that was handed over are ones that they had begun before.
     pub(super) hand_over_until: Timestamp,
 }
 
@@ -39,6 +40,7 @@ impl Shard {
             counted: Counted::default(),
             out: 0,
             turn: Turn::Open,
+            handed_over: Timestamp::ZERO,
             hand_over_until: Timestamp::ZERO,
         }
     }

@@ -64,6 +64,7 @@ mod draw;
 mod election;
 mod event_queue;
 mod host;
+mod keeper;
 mod message;
 mod network;
 mod observation;
@@ -73,10 +74,11 @@ mod promises;
 mod recovery;
 mod report;
 mod run;
+mod turns;
 mod world;
 
 pub use self::{
-    plan::{Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, Sickness, Versions},
+    plan::{Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, PlannedRoster, Sickness, Versions},
     report::{RoundStats, RunStats, Violation},
 };
 pub use crate::engine::Tuning;

@@ -25,9 +25,23 @@ impl World<'_> {
             FaultKind::Deaf(replica) => self.hosts[replica].deaf = true,
             FaultKind::Slow(replica) => self.hosts[replica].slow = true,
             FaultKind::Brownout => self.brownout = true,
-            FaultKind::Restore => self.backup = Some((self.store.clone(), self.revision)),
+            FaultKind::Restore => {
+                self.backup = Some((self.store.clone(), self.revision, self.roster.clone()));
+            }
             FaultKind::Sick(sickness) => self.sick.push(sickness),
-            FaultKind::Outage | FaultKind::LostAnswers | FaultKind::Burst => {}
+            FaultKind::Leave(replica) => {
+                if self.hosts[replica].serves() {
+                    self.process(replica).leave();
+                    self.poll(replica);
+                }
+            }
+            FaultKind::RosterStale => {
+                (0..self.hosts.len()).for_each(|replica| self.stop_roster_watch(replica, true));
+            }
+            FaultKind::RosterBlind(replica) => self.stop_roster_watch(replica, true),
+            FaultKind::RosterDeleted => self.delete_roster(),
+            FaultKind::RosterHidden => self.hide_roster(),
+            FaultKind::Outage | FaultKind::LostAnswers | FaultKind::Burst | FaultKind::RosterReadOnly => {}
         }
     }
 
@@ -55,15 +69,25 @@ impl World<'_> {
             FaultKind::Partition(replica) => {
                 self.hosts[replica].partitioned = false;
                 self.watch(replica);
+                self.watch_roster(replica);
             }
             FaultKind::Blind(replica) => {
                 self.hosts[replica].blind = false;
                 self.watch(replica);
+                self.watch_roster(replica);
             }
             FaultKind::Deaf(replica) => self.hosts[replica].deaf = false,
             FaultKind::Slow(replica) => self.hosts[replica].slow = false,
             FaultKind::Brownout => self.brownout = false,
             FaultKind::Restore => self.restore(),
+            FaultKind::Leave(replica) if !self.hosts[replica].serves() => {
+                self.hosts[replica].crash();
+                self.start(replica);
+            }
+            FaultKind::RosterStale => {
+                (0..self.hosts.len()).for_each(|replica| self.stop_roster_watch(replica, false));
+            }
+            FaultKind::RosterBlind(replica) => self.stop_roster_watch(replica, false),
             FaultKind::Sick(sickness) => self.sick.retain(|sick| *sick != sickness),
             _ => {}
         }
@@ -71,14 +95,16 @@ impl World<'_> {
 
     /// The store is set back to the backup, and all watches list anew.
     fn restore(&mut self) {
-        let Some((store, revision)) = self.backup.take() else { return };
+        let Some((store, revision, roster)) = self.backup.take() else { return };
         (self.store, self.revision, self.restored) = (store, revision, self.now);
+        self.roster = roster;
         self.behind = self.count_behind();
         for replica in 0..self.hosts.len() {
             let host = &self.hosts[replica];
             // A watch that is broken lists anew when it is back.
             if host.process.is_some() && !host.partitioned && !host.blind {
                 self.watch(replica);
+                self.watch_roster(replica);
             }
         }
     }
