@@ -86,7 +86,7 @@ impl Host {
 
     /// Returns whether the replica does work: it is alive, and does not leave.
     pub fn serves(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| !process.is_leaving())
+        self.process.as_ref().is_some_and(|process| !process.leaving)
     }
 
     pub fn is_first_watch(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::engine::{Member, RosterRequest};
+use crate::engine::{Engine, Member, RosterRequest, Timestamp};
 
 /// The name of an entry. Numbers are easier to send about than texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,12 +55,6 @@ pub(super) struct Keeper {
     is_entered: bool,
 }
 
-/// News for the engine.
-pub(super) enum Told {
-    Members(Vec<Member>),
-    Unreadable,
-}
-
 impl Name {
     /// The name of a replica, the same in all its lives unless it has a new one in each.
     pub fn of(replica: usize, life: u32) -> Self {
@@ -83,16 +77,18 @@ impl Name {
 }
 
 impl Keeper {
-    pub fn new(own: Name) -> Self {
+    /// Joins the group that keeps the roster.
+    pub fn new(engine: &mut Engine<usize, u64>, now: Timestamp, own: Name) -> Self {
+        engine.handle_join(now, own.member());
         Self { own, entries: BTreeMap::new(), listing: None, is_listed: false, told: None, is_entered: false }
     }
 
-    /// Takes a change in. Returns what the engine must know of it.
-    pub fn take_in(&mut self, change: RosterChange) -> Option<Told> {
+    /// Takes a change in, and lets the engine know of it.
+    pub fn take_in(&mut self, engine: &mut Engine<usize, u64>, now: Timestamp, change: RosterChange) {
         match change {
             RosterChange::Init => self.listing = Some(BTreeMap::new()),
             RosterChange::Listed(name, version) => {
-                self.listing.as_mut()?.insert(name, version);
+                self.listing.as_mut().and_then(|listing| listing.insert(name, version));
             }
             RosterChange::Done => {
                 self.entries = self.listing.take().unwrap_or_default();
@@ -106,24 +102,28 @@ impl Keeper {
             }
             RosterChange::Unreadable => {
                 (self.is_listed, self.told) = (false, None);
-                return Some(Told::Unreadable);
+                engine.handle_roster_unreadable(now);
             }
         }
         if !self.is_listed {
-            return None;
+            return;
         }
         self.is_entered |= self.entries.contains_key(&self.own);
         let names: Vec<Name> = self.entries.keys().copied().collect();
-        if self.told.as_ref() == Some(&names) {
-            return None;
+        if self.told.as_ref() != Some(&names) {
+            engine.handle_members(now, names.iter().map(|name| name.member()).collect());
+            self.told = Some(names);
         }
-        let members = names.iter().map(|name| name.member()).collect();
-        self.told = Some(names);
-        Some(Told::Members(members))
+    }
+
+    /// Returns the writes that are due.
+    pub fn poll(&mut self, engine: &mut Engine<usize, u64>, now: Timestamp) -> Vec<RosterWrite> {
+        let requests = std::iter::from_fn(|| engine.poll_roster(now));
+        requests.filter_map(|request| self.carry_out(&request)).collect()
     }
 
     /// Returns the write that carries a request out, if one does.
-    pub fn carry_out(&mut self, request: &RosterRequest) -> Option<RosterWrite> {
+    fn carry_out(&mut self, request: &RosterRequest) -> Option<RosterWrite> {
         match request {
             RosterRequest::Join if self.entries.contains_key(&self.own) => None,
             RosterRequest::Join => {

@@ -9,12 +9,12 @@ use std::{
 use super::{
     checker::{Checker, Of, Standing},
     contender::{Contender, Start},
-    keeper::{Keeper, Name, RosterChange, RosterWrite, Told},
+    keeper::{Keeper, Name},
     message::{Content, News, Simulated, Stored, Wish, Write},
     plan::Member,
 };
 use crate::{
-    engine::{Incumbent, Timestamp, nanos, outcome::Verdict},
+    engine::{Engine, Incumbent, Timestamp, nanos, outcome::Verdict},
     object::{Answer, Change, Effect, Object, Request, RequestId, Step, Wishes},
 };
 
@@ -39,7 +39,7 @@ pub(super) struct Process {
     /// Its part in the roster, if it keeps one.
     keeper: Option<Keeper>,
     /// It starts nothing any more, and ends with its last attempt.
-    leaving: bool,
+    pub leaving: bool,
     /// It leaves, and its last attempt has ended.
     departing: bool,
     pub checker: Checker,
@@ -181,54 +181,16 @@ impl Process {
         self.carry_out(now, number, effects);
     }
 
-    /// Joins the group that keeps the roster, under this name. Returns whether it does.
-    pub fn join_roster(&mut self, now: Duration, name: Name) -> bool {
+    /// Its part in the roster, if it keeps one, with its engine and its time.
+    pub fn keeper(&mut self, now: Duration) -> Option<(&mut Keeper, &mut Engine<usize, u64>, Timestamp)> {
         let local = self.local(now);
-        let Some(engine) = self.contender.engine_mut() else { return false };
-        engine.handle_join(local, name.member());
-        self.keeper = Some(Keeper::new(name));
-        true
+        Some((self.keeper.as_mut()?, self.contender.engine_mut()?, local))
     }
 
-    pub fn take_in_roster(&mut self, now: Duration, change: RosterChange) {
+    /// Joins the group that keeps the roster, under this name.
+    pub fn join_roster(&mut self, now: Duration, name: Name) {
         let local = self.local(now);
-        let told = self.keeper.as_mut().and_then(|keeper| keeper.take_in(change));
-        let Some(engine) = self.contender.engine_mut() else { return };
-        match told {
-            Some(Told::Members(members)) => engine.handle_members(local, members),
-            Some(Told::Unreadable) => engine.handle_roster_unreadable(local),
-            None => {}
-        }
-    }
-
-    pub fn join_was_denied(&mut self, now: Duration) {
-        let local = self.local(now);
-        if let Some(engine) = self.contender.engine_mut() {
-            engine.handle_join_denied(local);
-        }
-    }
-
-    /// Returns the writes to the roster that are due.
-    pub fn poll_roster(&mut self, now: Duration) -> Vec<RosterWrite> {
-        let local = self.local(now);
-        let Some(keeper) = &mut self.keeper else { return Vec::new() };
-        let Some(engine) = self.contender.engine_mut() else { return Vec::new() };
-        let requests = std::iter::from_fn(|| engine.poll_roster(local));
-        requests.filter_map(|request| keeper.carry_out(&request)).collect()
-    }
-
-    /// Returns the write with which it leaves the roster.
-    pub fn leave_roster(&self) -> Option<RosterWrite> {
-        self.keeper.as_ref()?.leave()
-    }
-
-    /// Leaves in peace: starts nothing any more.
-    pub fn leave(&mut self) {
-        self.leaving = true;
-    }
-
-    pub fn is_leaving(&self) -> bool {
-        self.leaving
+        self.keeper = self.contender.engine_mut().map(|engine| Keeper::new(engine, local, name));
     }
 
     /// Returns whether the last attempt of a process that leaves has just ended.

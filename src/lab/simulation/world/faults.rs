@@ -1,13 +1,35 @@
-//! The faults of the world, from their beginning to their end.
+//! The faults of the world, from their beginning to their end, and the starts of replicas.
 
 use std::{mem, time::Duration};
 
 use rand::RngExt;
 
 use super::World;
-use crate::lab::simulation::{event_queue::Event, host::Host, plan::FaultKind};
+use crate::lab::simulation::{
+    contender::Contender, event_queue::Event, host::Host, plan::FaultKind, process::Process,
+};
 
 impl World<'_> {
+    /// Starts a replica, or starts it anew.
+    pub(super) fn start(&mut self, replica: usize) {
+        let plan = self.plan;
+        let incarnation = self.hosts[replica].incarnation + 1;
+        let contender = Contender::new(plan.algorithm, plan.config(replica, incarnation));
+        self.hosts[replica].start(Process::new(plan.members[replica], plan.restless, contender, self.now));
+        self.watch(replica);
+        self.join_roster(replica);
+        let process = self.id(replica);
+        if plan.election.is_some() {
+            // Nothing runs before the process is elected.
+            let now = self.now;
+            self.process(replica).not_elected(now);
+            self.at(now + plan.latency, Event::Campaign { process });
+        }
+        if self.round > 0 {
+            self.at(self.now, Event::Request { process, round: self.round });
+        }
+    }
+
     pub(super) fn begin_fault(&mut self, fault: usize) {
         let now = self.now;
         match self.plan.faults[fault].kind {
@@ -31,7 +53,7 @@ impl World<'_> {
             FaultKind::Sick(sickness) => self.sick.push(sickness),
             FaultKind::Leave(replica) => {
                 if self.hosts[replica].serves() {
-                    self.process(replica).leave();
+                    self.process(replica).leaving = true;
                     self.poll(replica);
                 }
             }

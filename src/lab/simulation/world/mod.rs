@@ -12,7 +12,6 @@ use rand::RngExt;
 use self::roster::StoredRoster;
 use super::{
     broadcast::{Broadcasts, Delivery},
-    contender::Contender,
     election::SimulatedElection,
     event_queue::{Event, EventQueue},
     host::Host,
@@ -204,7 +203,7 @@ impl<'a> World<'a> {
 
     fn request(&mut self, replica: usize, round: u64) {
         let (plan, now) = (self.plan, self.now);
-        if self.process(replica).is_leaving() || !self.process(replica).begin_round(round) {
+        if self.process(replica).leaving || !self.process(replica).begin_round(round) {
             return;
         }
         for key in plan.members[replica].range() {
@@ -220,7 +219,7 @@ impl<'a> World<'a> {
     /// Lets a process start the attempts that it may, and makes sure that it is polled again.
     fn poll(&mut self, replica: usize) {
         let (now, process) = (self.now, self.id(replica));
-        if self.process(replica).is_leaving() {
+        if self.process(replica).leaving {
             return self.leave(replica);
         }
         let started = match self.process(replica).poll(now) {
@@ -235,9 +234,7 @@ impl<'a> World<'a> {
             let call = self.call(process, key);
             self.send(replica, Event::ReadArrives { call });
         }
-        for write in self.process(replica).poll_roster(now) {
-            self.send(replica, Event::RosterArrives { process, write });
-        }
+        self.poll_roster(replica);
         if let Some(wake_at) = self.process(replica).wake_at()
             && self.hosts[replica].wake_at.is_none_or(|before| wake_at < before)
         {
@@ -427,25 +424,6 @@ impl<'a> World<'a> {
             }
         }
         self.arrives(arrives, Event::ListingEnds { process, watch });
-    }
-
-    fn start(&mut self, replica: usize) {
-        let plan = self.plan;
-        let incarnation = self.hosts[replica].incarnation + 1;
-        let contender = Contender::new(plan.algorithm, plan.config(replica, incarnation));
-        self.hosts[replica].start(Process::new(plan.members[replica], plan.restless, contender, self.now));
-        self.watch(replica);
-        self.join_roster(replica);
-        let process = self.id(replica);
-        if plan.election.is_some() {
-            // Nothing runs before the process is elected.
-            let now = self.now;
-            self.process(replica).not_elected(now);
-            self.at(now + plan.latency, Event::Campaign { process });
-        }
-        if self.round > 0 {
-            self.at(self.now, Event::Request { process, round: self.round });
-        }
     }
 
     /// A replica's process. Events of former incarnations do not come this far.

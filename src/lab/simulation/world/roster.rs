@@ -32,9 +32,8 @@ impl World<'_> {
         let Some(plan) = self.plan.roster else { return };
         let life = if plan.new_names { self.hosts[replica].incarnation } else { 0 };
         let now = self.now;
-        if self.process(replica).join_roster(now, Name::of(replica, life)) {
-            self.watch_roster(replica);
-        }
+        self.process(replica).join_roster(now, Name::of(replica, life));
+        self.watch_roster(replica);
     }
 
     /// A process watches the roster anew.
@@ -66,7 +65,9 @@ impl World<'_> {
         if !self.hosts[replica].sees_roster(watch) {
             return;
         }
-        self.process(replica).take_in_roster(now, change);
+        if let Some((keeper, engine, now)) = self.process(replica).keeper(now) {
+            keeper.take_in(engine, now, change);
+        }
         if matches!(change, RosterChange::Unreadable) {
             self.at(now + UNREADABLE, Event::RosterWatch { process });
         }
@@ -105,7 +106,9 @@ impl World<'_> {
         match write {
             RosterWrite::Leave(_) => self.hosts[replica].crash(),
             RosterWrite::Join(_) if answer == RosterAnswer::Denied => {
-                self.process(replica).join_was_denied(now);
+                if let Some((_, engine, now)) = self.process(replica).keeper(now) {
+                    engine.handle_join_denied(now);
+                }
                 self.poll(replica);
             }
             // The watch shows how things are now.
@@ -171,6 +174,15 @@ impl World<'_> {
         }
     }
 
+    /// Sends the writes to the roster that are due.
+    pub(super) fn poll_roster(&mut self, replica: usize) {
+        let (now, process) = (self.now, self.id(replica));
+        let Some((keeper, engine, local)) = self.process(replica).keeper(now) else { return };
+        for write in keeper.poll(engine, local) {
+            self.send(replica, Event::RosterArrives { process, write });
+        }
+    }
+
     /// Lets a process depart that leaves, once its last attempt has ended.
     pub(super) fn leave(&mut self, replica: usize) {
         let process = self.id(replica);
@@ -182,8 +194,8 @@ impl World<'_> {
     /// A process that leaves has no attempt in flight any more, and now leaves the roster; or it tries
     /// to again, because there was no answer.
     pub(super) fn depart(&mut self, process: ProcessId, tries: usize) {
-        let replica = process.replica;
-        let write = self.process(replica).leave_roster();
+        let (now, replica) = (self.now, process.replica);
+        let write = self.process(replica).keeper(now).and_then(|(keeper, ..)| keeper.leave());
         let Some((write, pause)) = write.zip(LEAVING.get(tries)) else { return self.hosts[replica].crash() };
         self.send(replica, Event::RosterArrives { process, write });
         self.at(self.now + *pause, Event::Departs { process, tries: tries + 1 });
