@@ -198,6 +198,8 @@ impl Contest {
         let changed = self.retire(now);
         self.lease_end = now + term;
         (self.last_sign, self.signs_since) = (now, now);
+        // What a predecessor served says nothing about whom it skips.
+        self.reached = Timestamp::ZERO;
         changed
     }
 

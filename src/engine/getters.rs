@@ -32,6 +32,8 @@ pub struct ShardView {
     pub role_generation: u64,
     /// Whose turn it is, according to the roster.
     pub turn: Turn,
+    /// How long a pending key of it waits before we stop trusting its leader to write it.
+    pub patience: Duration,
 }
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
@@ -88,6 +90,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             role_since: shard.contest.role_since(),
             role_generation: shard.contest.role_generation(),
             turn: shard.turn,
+            patience: shard.patience.current(),
         })
     }
 

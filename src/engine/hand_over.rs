@@ -19,22 +19,25 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let Some(roster) = &self.roster else { return };
         let starts = roster.blocked_until(now, self.echo.current()).unwrap_or(now);
         let until = now + self.echoes(self.config.tuning.hand_over_echoes);
+        let in_flight = self.echoes(self.config.tuning.backoff_echoes);
         let is_by_work = self.authority.is_by_work();
         let mut changed: Vec<bool> = vec![false; self.shards.len()];
         for change in changes {
             changed[usize::from(change.shard)] = true;
             let shard = &mut self.shards[usize::from(change.shard)];
-            (shard.turn, shard.handed_over) = (change.now, now);
+            shard.turn = change.now;
             let before = shard.contest.role();
             match change.now {
                 // An election comes before the roster.
                 _ if !is_by_work => {}
                 Turn::Us => {
-                    shard.hand_over_until = until;
+                    (shard.handed_over, shard.hand_over_until) = (now, until);
                     self.role_generation += u64::from(shard.contest.take_turn(now));
+                    // What a living predecessor has in flight ends first, or one of the two is refused.
+                    shard.election = if change.from_member { now + in_flight } else { now };
                 }
                 Turn::Other => {
-                    shard.hand_over_until = now;
+                    (shard.handed_over, shard.hand_over_until) = (now, until);
                     self.role_generation += u64::from(shard.contest.give_turn(now, self.config.term));
                     shard.window.close();
                     self.counters.lost += u64::from(before == Role::Leader);
@@ -48,7 +51,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             shard.patience.inherit(roster.is_heir(number), &self.config, &mut self.rng);
             match shard.turn {
                 // While a group gathers, each newcomer makes all wait a little longer.
-                Turn::Us => shard.election = starts,
+                Turn::Us => shard.election = shard.election.max(starts),
                 // Nobody waits for a roster that cannot be read.
                 Turn::Open if starts < shard.election => {
                     let drawn = starts + seconds(delay * self.rng.truncated_exponential());

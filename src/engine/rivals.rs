@@ -22,9 +22,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if shard.contest.is_old_news(revision) {
             return self.clear(key).job;
         }
-        // What comes during a hand-over they had begun before.
+        // What comes during a hand-over they had begun before. If it is another's turn, it may be the
+        // first write of that one.
         let is_handed_over = now < shard.hand_over_until;
-        let by = if is_handed_over { Incumbent::Nobody } else { Incumbent::Other };
+        let is_ours = is_handed_over && shard.turn == Turn::Us;
+        let by = if is_ours { Incumbent::Nobody } else { Incumbent::Other };
         let cleared = self.queue.clear_written(now, number, key, by);
         self.was_cleared(&cleared);
         let Cleared { job, since, attempted, before, .. } = cleared;
@@ -32,6 +34,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.decided = true;
         self.sign_of_life(now, number, since);
         if is_handed_over {
+            let shard = &mut self.shards[usize::from(number)];
+            if !is_ours {
+                shard.contest.sign_of_life(now, shard.patience.unspread());
+            }
             return job;
         }
         self.forget_idle(now);
@@ -125,10 +131,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let rival_delay =
             if evidence && led { seconds(rival_echoes * self.rng.uniform()) } else { Duration::ZERO };
         let silence = shard.patience.unspread();
+        // Whose turn it is has the shard for a term after each write: nobody needs to learn who leads.
+        let term = (shard.turn == Turn::Other).then_some(self.config.term);
         let (backoff, rng) = (&self.backoff, &mut self.rng);
-        let changed = shard
-            .contest
-            .lose(now, evidence, rival_delay, silence, |losses| backoff.delay(losses, floor, rng));
+        let changed = shard.contest.lose(now, evidence, rival_delay, silence, |losses| {
+            term.unwrap_or_else(|| backoff.delay(losses, floor, rng))
+        });
         shard.window.close();
         if changed {
             self.counters.lost += 1;

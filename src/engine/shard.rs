@@ -21,10 +21,9 @@ pub(super) struct Shard {
     /// All attempts in flight.
     pub(super) out: u32,
     pub(super) turn: Turn,
-    /// When the turn last changed.
+    /// When the shard was last handed over, to us or to another.
     pub(super) handed_over: Timestamp,
-    /// Until here, others' writes in a shard that was handed over to us are ones that they had begun
-    /// before.
+    /// Until here, others' writes in a shard that was handed over are ones that they had begun before.
     pub(super) hand_over_until: Timestamp,
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct TurnChange {
     pub(crate) before: Turn,
     /// [`Turn::Other`], like `before`, if the turn went from one other member to another.
     pub(crate) now: Turn,
+    /// The member that had the turn before is still on the roster.
+    pub(crate) from_member: bool,
 }
 
 /// A change of the roster, and what it moved. [`WriterLease::subscribe_roster`] sends it.
@@ -407,10 +409,16 @@ impl Roster {
 
     fn changes_since(&self, before: &View) -> Vec<TurnChange> {
         let name = |view: &View, shard| view.member_of(shard).map(|member| member.name.clone());
-        (0..self.shards)
-            .filter(|shard| name(before, *shard) != name(&self.view, *shard))
-            .map(|shard| TurnChange { shard, before: self.turn_in(before, shard), now: self.turn(shard) })
-            .collect()
+        let change = |shard| {
+            let had = name(before, shard);
+            (had != name(&self.view, shard)).then(|| TurnChange {
+                shard,
+                before: self.turn_in(before, shard),
+                now: self.turn(shard),
+                from_member: had.is_some_and(|had| self.view.find(&had).is_some()),
+            })
+        };
+        (0..self.shards).filter_map(change).collect()
     }
 }
 

@@ -81,9 +81,9 @@ fn turns_are_open_without_a_roster() {
     assert_eq!(roster.members(at(0), vec![]), []);
     let changes = roster.members(at(1), members(&["us"]));
     assert_eq!(changes.len(), 64);
-    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Open, now: Turn::Us });
+    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Open, now: Turn::Us, from_member: false });
     let changes = roster.cannot_read(at(2));
-    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Us, now: Turn::Open });
+    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Us, now: Turn::Open, from_member: false });
     assert!((0..64).all(|shard| roster.turn(shard) == Turn::Open));
     assert_eq!(roster.members(at(3), members(&["us"])).len(), 64, "it can be read again");
 }

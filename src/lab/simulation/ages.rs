@@ -7,6 +7,7 @@ use super::{
     process::Process,
     promises::{standing, violation},
     report::Violation,
+    turns::most_dead,
     world::{TIMEOUT, World},
 };
 
@@ -18,7 +19,6 @@ pub(super) fn check_ages(world: &World, replica: usize) -> Result<Duration, Viol
         return Ok(Duration::ZERO);
     }
     let (from, trials) = judged_from(world, replica);
-    let soon = patient(plan, process) + trials;
     let mut oldest = Duration::ZERO;
     for (since, key) in process.pending() {
         if is_excused(world, replica, key) {
@@ -28,6 +28,7 @@ pub(super) fn check_ages(world: &World, replica: usize) -> Result<Duration, Viol
         let is_disputed = !plan.is_easy() && is_shared(plan, replica, key);
         let longest = trials + if is_disputed { DISPUTED } else { old(plan) };
         let age = world.now.saturating_sub(since.max(from));
+        let soon = patient(plan, process, key) + trials;
         if !is_shared(plan, replica, key) && age > soon {
             let detail = format!("key {key} is pending for {age:?} of {soon:?}:\n{}", standing(world));
             return Err(violation(
@@ -70,13 +71,13 @@ pub(super) fn is_shared(plan: &Plan, replica: usize, key: usize) -> bool {
 
 /// Returns how long a key may be pending whose incumbent is dead: for patience and its spread, attempts
 /// that fail first, and those that stand before it in the queue. After a silence a replica waits for
-/// a whole patience more, once.
+/// a whole patience more, once; and so for each dead member to whom the roster gives the shard next.
 ///
 /// An election knows no patience. A leader that died with the storm leads for its time to live, and
 /// the others ask three times in that time.
-fn patient(plan: &Plan, process: &Process) -> Duration {
-    let patience = process.contender.engine().map_or(plan.term, |engine| engine.patience());
-    let hand_over = plan.election.map_or(2 * patience + SPREAD, |ttl| ttl + ttl / 3);
+fn patient(plan: &Plan, process: &Process, key: usize) -> Duration {
+    let patience = process.patience(key).unwrap_or(plan.term);
+    let hand_over = plan.election.map_or((2 + most_dead(plan)) * patience + SPREAD, |ttl| ttl + ttl / 3);
     hand_over + LOST + plan.attempt() * (10 + plan.keys.div_ceil(SLOTS) as u32)
 }
 

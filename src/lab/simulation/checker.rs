@@ -1,19 +1,22 @@
 //! The promises that one engine keeps with every event that it takes in.
 
-use std::{collections::BTreeSet, fmt::Display};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use crate::engine::{
-    Engine, Incumbent, Role, Timestamp,
+    Engine, Incumbent, Role, ShardView, Timestamp,
     outcome::{Outcome, Verdict},
 };
 
 /// Remembers the events of one engine, and compares.
 #[derive(Default)]
 pub(super) struct Checker {
-    /// When the latest attempt began whose write succeeded.
-    last_written: Timestamp,
-    /// The position of the write that won the lease, in the store's order.
-    won_at: Option<u64>,
+    /// For each shard, when the latest attempt began whose write succeeded.
+    last_written: BTreeMap<u16, Timestamp>,
+    /// For each shard, the position of the write that won its lease, in the store's order.
+    won_at: BTreeMap<u16, u64>,
     last_answer: Timestamp,
     /// The keys whose last attempt failed.
     failed: BTreeSet<usize>,
@@ -31,10 +34,11 @@ pub(super) struct Checker {
     broken: Option<(&'static str, String)>,
 }
 
-/// The state of an engine at one time.
+/// The state of an engine in one shard at one time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standing {
     at: Timestamp,
+    shard: u16,
     role_generation: u64,
     role: Role,
     leads: bool,
@@ -53,9 +57,14 @@ pub(super) struct Of {
 }
 
 impl Standing {
-    pub fn of(engine: &Engine<usize, u64>, at: Timestamp) -> Self {
-        let (role_generation, role) = (engine.role_generation(), engine.role());
-        Self { at, role_generation, role, leads: engine.is_leader(at) }
+    pub fn of(engine: &Engine<usize, u64>, at: Timestamp, key: usize) -> Self {
+        let shard = engine.shard_of(&key);
+        let ShardView { role_generation, role, .. } = view(engine, shard);
+        Self { at, shard, role_generation, role, leads: engine.leads(at, &key) }
+    }
+
+    pub fn shard(&self) -> u16 {
+        self.shard
     }
 
     pub fn at(&self) -> Timestamp {
@@ -84,9 +93,9 @@ impl Checker {
         over.chain(self.silent_since.map(|since| (since, None)))
     }
 
-    /// Returns the latest end that the lease of a leader by work may have.
-    pub fn latest_end(&self, engine: &Engine<usize, u64>) -> Timestamp {
-        self.last_written + engine.config().term
+    /// Returns the latest end that the lease of a shard may have that is led by work.
+    pub fn latest_end(&self, engine: &Engine<usize, u64>, shard: u16) -> Timestamp {
+        self.last_written.get(&shard).copied().unwrap_or_default() + engine.config().term
     }
 
     /// Returns whether the last attempt of a key failed.
@@ -166,30 +175,34 @@ impl Checker {
         revision: Option<u64>,
         by_work: bool,
     ) {
-        self.last_written = self.last_written.max(began.at);
-        let wins = engine.role() == Role::Leader && before.role != Role::Leader;
-        let extends = began.role == Role::Leader && began.role_generation == engine.role_generation();
+        let last_written = self.last_written.entry(began.shard).or_default();
+        *last_written = (*last_written).max(began.at);
+        let ShardView { role, role_generation, lease_end, .. } = view(engine, began.shard);
+        let wins = role == Role::Leader && before.role != Role::Leader;
+        let extends = began.role == Role::Leader && began.role_generation == role_generation;
         if wins {
-            self.won_at = revision;
+            self.won_at.remove(&began.shard);
+            self.won_at.extend(revision.map(|revision| (began.shard, revision)));
         }
         let end = began.at + engine.config().term;
-        if by_work && (wins || extends) && before.at < end && engine.lease_end() < end {
-            let detail = format!("until {:?}, not {end:?}", engine.lease_end());
+        if by_work && (wins || extends) && before.at < end && lease_end < end {
+            let detail = format!("until {lease_end:?}, not {end:?}");
             self.break_promise("a write holds the lease for a term", detail);
         }
     }
 
     /// The store was listed anew, and may have been restored.
     pub fn store_was_listed(&mut self) {
-        self.won_at = None;
+        self.won_at.clear();
     }
 
     /// The engine took evidence in. `before` is the engine before that.
     pub fn rival_was_seen(&mut self, engine: &Engine<usize, u64>, before: Standing, revision: Option<u64>) {
-        let is_older = revision.zip(self.won_at).is_some_and(|(revision, won)| revision < won);
+        let won_at = self.won_at.get(&before.shard);
+        let is_older = revision.zip(won_at).is_some_and(|(revision, won)| revision < *won);
         let is_old = before.role == Role::Leader && is_older;
-        if is_old && engine.role_generation() != before.role_generation {
-            let detail = format!("{revision:?}, won at {:?}", self.won_at);
+        if is_old && view(engine, before.shard).role_generation != before.role_generation {
+            let detail = format!("{revision:?}, won at {won_at:?}");
             self.break_promise("news older than the write that won depose nobody", detail);
         }
     }
@@ -197,4 +210,9 @@ impl Checker {
     fn break_promise(&mut self, promise: &'static str, detail: impl Display) {
         self.broken.get_or_insert_with(|| (promise, detail.to_string()));
     }
+}
+
+/// A shard, as an engine sees it.
+fn view(engine: &Engine<usize, u64>, shard: u16) -> ShardView {
+    engine.shards().nth(shard.into()).expect("the engine has the shards of its keys")
 }

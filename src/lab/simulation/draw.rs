@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::plan::{Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, SLOTS, Sickness, Versions};
+use super::plan::{
+    Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, PlannedRoster, SLOTS, Sickness, Versions,
+};
 use crate::engine::Tuning;
 
 impl Plan {
@@ -53,6 +55,8 @@ impl Plan {
             // The elected replica does the keys that it wants, and nobody does the others.
             election: (rng.random_bool(0.2) && !overlapping && groups == 1)
                 .then(|| Duration::from_millis(1 << rng.random_range(10..=14))),
+            shards: 1,
+            roster: None,
             faults: Vec::new(),
             storm,
             // Some are long enough to show that somebody leads in the end.
@@ -72,7 +76,45 @@ impl Plan {
             let until = (from + Duration::from_millis(1 << rng.random_range(5..=16))).min(storm);
             fault(&mut rng, &mut plan, from, until);
         }
+        share_out(&mut plan, lead);
         plan
+    }
+}
+
+/// Draws shards, a roster, and what happens to it, in half of the plans. The draws of the rest do not
+/// depend on these.
+fn share_out(plan: &mut Plan, lead: Duration) {
+    let mut rng = SmallRng::seed_from_u64(plan.seed ^ 0x0005_7a4d);
+    if rng.random_bool(0.5) {
+        return;
+    }
+    plan.shards = [1, 2, 8, 64][rng.random_range(0..4)];
+    plan.roster = rng.random_bool(0.7).then(|| PlannedRoster {
+        ghosts: if rng.random_bool(0.2) { rng.random_range(1..=10) } else { 0 },
+        new_names: rng.random_bool(0.3),
+    });
+    for _ in 0..rng.random_range(0..=3) {
+        let from = lead + (plan.storm - lead).mul_f64(rng.random_range(0.0..0.9));
+        let until = (from + Duration::from_millis(1 << rng.random_range(5..=16))).min(plan.storm);
+        let (count, one) = (plan.members.len(), rng.random_range(0..plan.members.len()));
+        let mut add = |kind, from, until| plan.faults.push(PlannedFault::new(kind, from, until));
+        match rng.random_range(0..if plan.roster.is_some() { 8 } else { 3 }) {
+            0 | 1 => add(FaultKind::Leave(one), from, until),
+            2 => {
+                // A rolling restart.
+                let turn = (until - from) / count as u32;
+                for replica in 0..count {
+                    let from = from + turn * replica as u32;
+                    let until = (from + turn.mul_f64(rng.random_range(0.1..1.3))).min(plan.storm);
+                    add(FaultKind::Leave(replica), from, until);
+                }
+            }
+            3 => add(FaultKind::RosterStale, from, until),
+            4 => add(FaultKind::RosterBlind(one), from, until),
+            5 => add(FaultKind::RosterDeleted, from, from),
+            6 => add(FaultKind::RosterReadOnly, from, until),
+            _ => add(FaultKind::RosterHidden, from, until),
+        }
     }
 }
 

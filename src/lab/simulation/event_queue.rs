@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::message::{Call, News, ProcessId, Stored, Write, WriteResult};
+use super::{
+    keeper::{RosterAnswer, RosterChange, RosterWrite},
+    message::{Call, News, ProcessId, Stored, Write, WriteResult},
+};
 use crate::engine::nanos;
 
 /// The events that are still to happen. Those of one moment happen in the order in which they were
@@ -137,6 +140,31 @@ pub(super) enum Event {
         asked: Duration,
         fence: Option<u64>,
     },
+    /// A process watches the roster anew.
+    RosterWatch {
+        process: ProcessId,
+    },
+    /// A watch of the roster shows a change.
+    RosterChanged {
+        process: ProcessId,
+        watch: u32,
+        change: RosterChange,
+    },
+    /// A write to the roster reaches the store.
+    RosterArrives {
+        process: ProcessId,
+        write: RosterWrite,
+    },
+    RosterAnswered {
+        process: ProcessId,
+        write: RosterWrite,
+        answer: RosterAnswer,
+    },
+    /// A process that leaves has nothing in flight any more.
+    Departs {
+        process: ProcessId,
+        tries: usize,
+    },
     /// The promises are checked.
     Check,
 }
@@ -152,6 +180,10 @@ impl Event {
             | Self::ListingEnds { process, .. }
             | Self::News { process, .. }
             | Self::Campaign { process }
+            | Self::RosterWatch { process }
+            | Self::RosterChanged { process, .. }
+            | Self::RosterAnswered { process, .. }
+            | Self::Departs { process, .. }
             | Self::VoteAnswered { process, .. } => Some(process),
             Self::ReadAnswered { call, .. } | Self::WriteAnswered { call, .. } | Self::Timeout { call } => {
                 Some(call.process)
@@ -164,6 +196,7 @@ impl Event {
             | Self::Edit { .. }
             | Self::Delivery { .. }
             | Self::VoteArrives { .. }
+            | Self::RosterArrives { .. }
             | Self::Check => None,
         }
     }

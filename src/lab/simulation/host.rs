@@ -19,6 +19,8 @@ pub(super) struct Host {
     pub blind: bool,
     pub deaf: bool,
     pub slow: bool,
+    /// It receives no news of the roster.
+    pub roster_blind: bool,
     /// Events that came in while the process was paused.
     pub waiting: Vec<Event>,
     /// When the process will be polled again.
@@ -31,6 +33,10 @@ pub(super) struct Host {
     pub listing_at: Duration,
     /// When the last news arrives that is on its way, in order.
     pub news_until: Duration,
+    /// Counts the watches of the roster.
+    pub roster_watch: u32,
+    /// When the last news of the roster arrive that are on their way.
+    pub roster_until: Duration,
     /// When the last vote was asked for that was answered.
     pub asked: Duration,
     /// The call of each key that waits for an answer.
@@ -64,9 +70,23 @@ impl Host {
         self.process.as_ref().is_some_and(|process| process.is_leader(now))
     }
 
+    pub fn leads_key(&self, now: Duration, key: usize) -> bool {
+        self.process.as_ref().is_some_and(|process| process.leads_key(now, key))
+    }
+
     /// Returns whether news of this watch reach the process.
     pub fn sees(&self, watch: u32) -> bool {
         !self.partitioned && !self.blind && self.watch == watch
+    }
+
+    /// Returns whether news of this watch of the roster reach the process.
+    pub fn sees_roster(&self, watch: u32) -> bool {
+        !self.partitioned && !self.blind && !self.roster_blind && self.roster_watch == watch
+    }
+
+    /// Returns whether the replica does work: it is alive, and does not leave.
+    pub fn serves(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.leaving)
     }
 
     pub fn is_first_watch(&self) -> bool {

@@ -6,10 +6,13 @@
 //! out, news that hold up those behind them, processes that stop, die and start again, one by one or
 //! all together, clocks that run at their own rates, people who edit and delete the same objects,
 //! stores that are set back to a backup, keys that fail, hang or are denied, closures that are never
-//! content, and elections. One plan in a thousand has up to 2,000 keys and 50 replicas. A [`Plan`] says what happens. It is drawn from
-//! a seed, and [`Plan::run`] does the same with it each time. The promises are checked all along,
-//! and a [`Violation`] names the first one that was broken. [`Plan::shrink`] looks for a smaller
-//! plan that still breaks it.
+//! content, and elections. In half of the plans the keys hash into up to 64 shards, and replicas leave
+//! in peace; most of these have a roster, which is old for one replica or for all, deleted, full of the
+//! dead, or cannot be read or written. One plan in a thousand has up to 2,000 keys and 50 replicas.
+//!
+//! A [`Plan`] says what happens. It is drawn from a seed, and [`Plan::run`] does the same with it each
+//! time. The promises are checked all along, and a [`Violation`] names the first one that was broken.
+//! [`Plan::shrink`] looks for a smaller plan that still breaks it.
 //!
 //! # Promises
 //!
@@ -17,12 +20,16 @@
 //!
 //! - No write is undone by a replica that knew less.
 //! - No key has two attempts at the same time in one replica.
-//! - The window, patience and the lease stay within their bounds. A leader's lease counts from the
-//!   start of its attempts.
+//! - The window, patience and the lease stay within their bounds. A leader's lease of a shard counts
+//!   from the start of its attempts.
 //! - News older than the write that won the lease depose nobody.
 //! - No replica exceeds its attempt rate. While the store gives no answer, a replica makes one
 //!   attempt at a time, after a pause.
 //! - An election lets no two replicas lead.
+//! - The roster is written seldom: once for each entry of a replica that never lived, twice for each
+//!   replica at its start and for each fault, and once for each late message. Replicas that do not
+//!   write in their shards, because they want other keys, learn late or cannot write, join again after
+//!   pauses that grow to 32 s.
 //!
 //! Once all has been well for a while:
 //!
@@ -30,6 +37,9 @@
 //!   seconds are usual. The limit is 150 s if groups want different values of the key more often
 //!   than once in eight round trips, because then luck decides who writes it.
 //! - At the end nothing is pending, and every key is as it should be that some replica can write.
+//!
+//! However the roster lies, keys are pending for no longer than that. A shard has a patience of its own.
+//! Each dead member of the roster costs one at most.
 //!
 //! If one group wants the keys:
 //!
@@ -64,6 +74,7 @@ mod draw;
 mod election;
 mod event_queue;
 mod host;
+mod keeper;
 mod message;
 mod network;
 mod observation;
@@ -73,10 +84,11 @@ mod promises;
 mod recovery;
 mod report;
 mod run;
+mod turns;
 mod world;
 
 pub use self::{
-    plan::{Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, Sickness, Versions},
+    plan::{Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, PlannedRoster, Sickness, Versions},
     report::{RoundStats, RunStats, Violation},
 };
 pub use crate::engine::Tuning;

@@ -44,6 +44,10 @@ pub struct Plan {
     pub churn: u32,
     /// With a time to live, elections decide who leads, and writes carry a fence.
     pub election: Option<Duration>,
+    /// The number of shards into which the keys hash.
+    pub shards: u16,
+    /// The roster that the replicas keep, if they keep one.
+    pub roster: Option<PlannedRoster>,
     /// The faults.
     pub faults: Vec<PlannedFault>,
     /// The time in which faults may occur.
@@ -81,6 +85,16 @@ pub enum Versions {
     OrderedPerKey,
     /// Versions can only be compared for equality.
     Unordered,
+}
+
+/// The roster of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedRoster {
+    /// The number of entries at the start of replicas that never live.
+    pub ghosts: usize,
+    /// A replica has a new name in each of its lives. Otherwise it keeps its own.
+    pub new_names: bool,
 }
 
 /// One replica, in all its lives.
@@ -151,6 +165,18 @@ pub enum FaultKind {
     Restore,
     /// Some keys cannot be written.
     Sick(Sickness),
+    /// The replica leaves in peace. It starts again when the fault ends.
+    Leave(usize),
+    /// Nobody receives news of the roster. The watches list anew when the fault ends.
+    RosterStale,
+    /// The replica receives no news of the roster. Its watch lists anew when the fault ends.
+    RosterBlind(usize),
+    /// All entries of the roster are deleted, when the fault begins.
+    RosterDeleted,
+    /// The store denies all writes to the roster.
+    RosterReadOnly,
+    /// Nobody may read the roster.
+    RosterHidden,
 }
 
 /// Keys that cannot be written.
@@ -209,6 +235,8 @@ impl Plan {
             cadence,
             churn: 0,
             election: None,
+            shards: 1,
+            roster: None,
             faults: Vec::new(),
             storm: Duration::ZERO,
             calm: cadence * rounds + QUIET,
@@ -229,7 +257,8 @@ impl Plan {
     pub(super) fn config(&self, replica: usize, incarnation: u32) -> LeaseConfig {
         let number = (replica as u64) << 16 | u64::from(incarnation);
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(number);
-        let builder = LeaseBuilder::new(format!("replica-{replica}")).term(self.term).seed(seed);
+        let builder =
+            LeaseBuilder::new(format!("replica-{replica}")).term(self.term).shards(self.shards).seed(seed);
         LeaseConfig { tuning: self.tuning, ..builder.build().expect("plans are valid") }
     }
 
@@ -344,6 +373,21 @@ impl Plan {
         if self.election.is_some() {
             plans.push(Self { election: None, ..self.clone() });
         }
+        if let Some(roster) = self.roster {
+            plans.push(Self { roster: None, ..self.clone() });
+            if roster.ghosts > 0 {
+                let roster = PlannedRoster { ghosts: roster.ghosts / 2, ..roster };
+                plans.push(Self { roster: Some(roster), ..self.clone() });
+            }
+            if roster.new_names {
+                let roster = PlannedRoster { new_names: false, ..roster };
+                plans.push(Self { roster: Some(roster), ..self.clone() });
+            }
+        }
+        if self.shards > 1 {
+            plans.push(Self { shards: 1, ..self.clone() });
+            plans.push(Self { shards: self.shards / 2, ..self.clone() });
+        }
         if self.members.iter().any(|member| member.rate != 1.0) {
             let mut plan = self.clone();
             plan.members.iter_mut().for_each(|member| member.rate = 1.0);
@@ -369,7 +413,9 @@ impl FaultKind {
             | Self::Partition(one)
             | Self::Blind(one)
             | Self::Deaf(one)
-            | Self::Slow(one) => Some(one),
+            | Self::Slow(one)
+            | Self::Leave(one)
+            | Self::RosterBlind(one) => Some(one),
             Self::Sick(sickness) => sickness.replica,
             _ => None,
         }
@@ -385,6 +431,8 @@ impl FaultKind {
             Self::Blind(one) => Self::Blind(new(one)),
             Self::Deaf(one) => Self::Deaf(new(one)),
             Self::Slow(one) => Self::Slow(new(one)),
+            Self::Leave(one) => Self::Leave(new(one)),
+            Self::RosterBlind(one) => Self::RosterBlind(new(one)),
             Self::Sick(sickness) => Self::Sick(Sickness { replica: sickness.replica.map(new), ..sickness }),
             other => other,
         }

@@ -9,11 +9,12 @@ use std::{
 use super::{
     checker::{Checker, Of, Standing},
     contender::{Contender, Start},
+    keeper::{Keeper, Name},
     message::{Content, News, Simulated, Stored, Wish, Write},
     plan::Member,
 };
 use crate::{
-    engine::{Incumbent, Timestamp, nanos, outcome::Verdict},
+    engine::{Engine, Incumbent, Timestamp, nanos, outcome::Verdict},
     object::{Answer, Change, Effect, Object, Request, RequestId, Step, Wishes},
 };
 
@@ -35,6 +36,12 @@ pub(super) struct Process {
     attempts: BTreeMap<usize, Attempt>,
     /// The fence of the last leadership that it won, if elections are held.
     fence: Option<u64>,
+    /// Its part in the roster, if it keeps one.
+    keeper: Option<Keeper>,
+    /// It starts nothing any more, and ends with its last attempt.
+    pub leaving: bool,
+    /// It leaves, and its last attempt has ended.
+    departing: bool,
     pub checker: Checker,
 }
 
@@ -79,6 +86,9 @@ impl Process {
             round: 0,
             attempts: BTreeMap::new(),
             fence: None,
+            keeper: None,
+            leaving: false,
+            departing: false,
             checker: Checker::default(),
         }
     }
@@ -118,10 +128,25 @@ impl Process {
         self.contender.is_leader(self.local(now))
     }
 
+    /// How long it waits for others in the shard of a key.
+    pub fn patience(&self, key: usize) -> Option<Duration> {
+        let engine = self.contender.engine()?;
+        engine.shards().nth(engine.shard_of(&key).into()).map(|shard| shard.patience)
+    }
+
+    /// Returns whether it leads the shard of a key; without an engine, whether it leads.
+    pub fn leads_key(&self, now: Duration, key: usize) -> bool {
+        match self.contender.engine() {
+            Some(engine) => engine.leads(self.local(now), &key),
+            None => self.is_leader(now),
+        }
+    }
+
     /// The keys that are pending, and since when.
     pub fn pending(&self) -> impl Iterator<Item = (Duration, usize)> {
         let keys = self.keys.iter().zip(self.member.first_key..);
-        keys.filter_map(|(key, number)| key.ages.first.map(|(_, since)| (since, number)))
+        keys.filter(|_| !self.leaving)
+            .filter_map(|(key, number)| key.ages.first.map(|(_, since)| (since, number)))
     }
 
     /// The round of a key that it wants, or wanted last.
@@ -140,6 +165,9 @@ impl Process {
 
     /// Wants a round of a key.
     pub fn request(&mut self, now: Duration, number: usize, round: u64) {
+        if self.leaving {
+            return;
+        }
         let group = self.member.group;
         let id = RequestId(self.requests);
         let restless = number < self.restless;
@@ -151,6 +179,23 @@ impl Process {
             key.object.handle_request(Request { id, part: "".into(), wish, seen: None, waiter: Some(()) });
         self.requests += 1;
         self.carry_out(now, number, effects);
+    }
+
+    /// Its part in the roster, if it keeps one, with its engine and its time.
+    pub fn keeper(&mut self, now: Duration) -> Option<(&mut Keeper, &mut Engine<usize, u64>, Timestamp)> {
+        let local = self.local(now);
+        Some((self.keeper.as_mut()?, self.contender.engine_mut()?, local))
+    }
+
+    /// Joins the group that keeps the roster, under this name.
+    pub fn join_roster(&mut self, now: Duration, name: Name) {
+        let local = self.local(now);
+        self.keeper = self.contender.engine_mut().map(|engine| Keeper::new(engine, local, name));
+    }
+
+    /// Returns whether the last attempt of a process that leaves has just ended.
+    pub fn may_depart(&mut self) -> bool {
+        self.attempts.is_empty() && !std::mem::replace(&mut self.departing, self.attempts.is_empty())
     }
 
     /// Wants a key no more.
@@ -171,7 +216,7 @@ impl Process {
         let mut started = Vec::new();
         while let Some(start) = self.contender.start(local) {
             let (key, fence) = (start.key, self.fence);
-            let standing = self.standing(now);
+            let standing = self.standing(now, key);
             let mut incumbent = Incumbent::Nobody;
             if let Some(engine) = self.contender.engine() {
                 self.checker.attempt_starts(engine, local, key);
@@ -195,11 +240,13 @@ impl Process {
         (attempts().count(), attempts().filter(|attempt| attempt.of.failed_before).count())
     }
 
-    /// How many attempts are in flight that started after `since` and without the lease, of keys that
-    /// nobody is known to have written. An attempt of a key that failed before holds up no other, so
-    /// that it counts for itself.
-    pub fn contested_since(&self, since: Duration) -> usize {
-        let competes = |attempt: &Attempt| attempt.standing.is_some_and(|standing| !standing.leads());
+    /// How many attempts are in flight that started after `since` and without the lease of this shard,
+    /// of keys in it that nobody is known to have written. An attempt of a key that failed before
+    /// holds up no other, so that it counts for itself.
+    pub fn contested_since(&self, since: Duration, shard: u16) -> usize {
+        let competes = |attempt: &Attempt| {
+            attempt.standing.is_some_and(|standing| standing.shard() == shard && !standing.leads())
+        };
         let started = |attempt: &&Attempt| {
             attempt.started > since && attempt.of.incumbent == Incumbent::Nobody && competes(attempt)
         };
@@ -208,7 +255,12 @@ impl Process {
         failed.len().max(clean.len())
     }
 
-    /// How many of the latter started after `silent_since`, too, by the process's own clock.
+    /// The shards that have attempts in flight.
+    pub fn shards_in_flight(&self) -> impl Iterator<Item = u16> {
+        self.attempts.values().filter_map(|attempt| Some(attempt.standing?.shard()))
+    }
+
+    /// How many attempts of keys that had failed before started after `silent_since`, too, by the process's own clock.
     pub fn repeats_since(&self, since: Duration, silent_since: Timestamp) -> usize {
         let started = |attempt: &&Attempt| {
             attempt.started > since && attempt.standing.is_some_and(|standing| standing.at() > silent_since)
@@ -250,7 +302,7 @@ impl Process {
             self.take_in(now, number, change);
         }
         let Some(attempt) = self.attempts.remove(&number) else { return };
-        let (local, before) = (self.local(now), self.standing(now));
+        let (local, before) = (self.local(now), self.standing(now, number));
         self.contender.end(local, attempt.start, verdict);
         if let Some(engine) = self.contender.engine()
             && let Some((began, before)) = attempt.standing.zip(before)
@@ -400,7 +452,7 @@ impl Process {
 
     /// A rival did what was wanted.
     fn extend(&mut self, now: Duration, number: usize, revision: Option<u64>) {
-        let (local, before) = (self.local(now), self.standing(now));
+        let (local, before) = (self.local(now), self.standing(now, number));
         self.contender.extend(local, number, revision);
         self.key_was_cleared(number);
         if let Some(engine) = self.contender.engine()
@@ -417,9 +469,9 @@ impl Process {
         }
     }
 
-    /// How the engine stands now.
-    fn standing(&self, now: Duration) -> Option<Standing> {
-        self.contender.engine().map(|engine| Standing::of(engine, self.local(now)))
+    /// How the engine stands now in the shard of a key.
+    fn standing(&self, now: Duration, key: usize) -> Option<Standing> {
+        self.contender.engine().map(|engine| Standing::of(engine, self.local(now), key))
     }
 
     fn key(&mut self, number: usize) -> &mut Key {

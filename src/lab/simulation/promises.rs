@@ -11,12 +11,13 @@ use super::{
     host::Host,
     message::{Content, Stored},
     observation::Observation,
-    plan::{Algorithm, Member, Plan},
+    plan::{Algorithm, Plan},
     recovery::{Recovery, most_refused},
     report::{RunStats, Violation},
+    turns::{check_roster_writes, check_turns, roster_heard},
     world::World,
 };
-use crate::engine::{Counters, Role};
+use crate::engine::{Counters, Role, ShardView};
 
 pub(super) struct Promises {
     /// Promises about time, and about who leads, are checked, too.
@@ -25,6 +26,8 @@ pub(super) struct Promises {
     started: Vec<VecDeque<Duration>>,
     /// The counters once a leader had settled.
     settled: Option<Settled>,
+    /// How long after the last fault the turns of the shards were not settled.
+    balanced: Duration,
     oldest: Duration,
 }
 
@@ -34,6 +37,7 @@ struct Settled {
     won: u64,
     suspicions: u64,
     refused: u64,
+    roster_writes: u64,
 }
 
 impl Promises {
@@ -42,6 +46,7 @@ impl Promises {
             in_time,
             started: vec![VecDeque::new(); plan.members.len()],
             settled: None,
+            balanced: Duration::ZERO,
             oldest: Duration::ZERO,
         }
     }
@@ -95,6 +100,8 @@ impl Promises {
             oldest = oldest.max(check_ages(world, replica)?);
         }
         self.oldest = self.oldest.max(oldest);
+        self.balanced = check_turns(world)?.unwrap_or(self.balanced);
+        check_roster_writes(world)?;
         Self::check_leaders(world)?;
         self.check_stability(world)
     }
@@ -118,23 +125,23 @@ impl Promises {
     /// moves any more.
     fn check_stability(&mut self, world: &World) -> Result<(), Violation> {
         let plan = world.plan;
-        let first = &plan.members[0];
-        let wants_same = |member: &Member| (member.range(), member.group) == (first.range(), first.group);
-        if world.now < world.storm_heard() + SETTLED
+        if world.now < roster_heard(world) + SETTLED
             || !is_steady(world)
             || !plan.has_room()
             || is_uneasy(plan)
             || may_idle(plan)
-            || !plan.members.iter().all(wants_same)
+            || !wants_same(plan)
             || plan.election.is_some()
         {
             return Ok(());
         }
         let engines = || world.hosts.iter().filter_map(|host| host.process.as_ref()?.contender.engine());
         let sum = |of: fn(&Counters) -> u64| engines().map(|engine| of(&engine.counters())).sum::<u64>();
-        let refused = world.stats.refused;
-        let now = Settled { won: sum(|c| c.won), suspicions: sum(|c| c.suspicions), refused };
-        if !world.hosts.iter().any(|host| host.leads(world.now)) {
+        let RunStats { refused, roster_writes, .. } = world.stats;
+        let (won, suspicions) = (sum(|c| c.won), sum(|c| c.suspicions));
+        let now = Settled { won, suspicions, refused, roster_writes };
+        let is_led = |key: &usize| world.hosts.iter().any(|host| host.leads_key(world.now, *key));
+        if !plan.members[0].range().all(|key| is_led(&key)) {
             return Ok(());
         }
         let Some(before) = self.settled else {
@@ -175,8 +182,13 @@ impl Promises {
     /// run.
     pub fn check_end(self, world: &World) -> Result<RunStats, Violation> {
         self.check_recovery(world)?;
-        let mut stats =
-            RunStats { time: world.plan.end(), rounds: world.round, oldest: self.oldest, ..world.stats };
+        let mut stats = RunStats {
+            time: world.plan.end(),
+            rounds: world.round,
+            oldest: self.oldest,
+            balanced: self.balanced,
+            ..world.stats
+        };
         for (replica, host) in world.hosts.iter().enumerate() {
             let Some(process) = &host.process else { continue };
             let Some(engine) = process.contender.engine() else { continue };
@@ -220,15 +232,15 @@ fn check_bounds(world: &World, replica: usize) -> Result<(), Violation> {
         let detail = format!("{:?}", engine.patience());
         return Err(violation(world, "patience is never above the term", replica, detail));
     }
-    let latest = process.checker.latest_end(engine);
-    if plan.election.is_none() && process.is_leader(world.now) && engine.lease_end() > latest {
-        let detail = format!("{:?}, not {latest:?}", engine.lease_end());
-        return Err(violation(
-            world,
-            "a leader's lease counts from the start of its attempts",
-            replica,
-            detail,
-        ));
+    let now = process.local(world.now);
+    for (number, shard) in (0..).zip(engine.shards()) {
+        let latest = process.checker.latest_end(engine, number);
+        let leads = shard.role == Role::Leader && now < shard.lease_end;
+        if plan.election.is_none() && leads && shard.lease_end > latest {
+            let detail = format!("shard {number}: {:?}, not {latest:?}", shard.lease_end);
+            let promise = "a leader's lease counts from the start of its attempts";
+            return Err(violation(world, promise, replica, detail));
+        }
     }
     // A tenth more than the term, and the delay that rivals draw.
     let by_work = plan.term.mul_f64(1.1) + engine.echo() * plan.tuning.rival_echoes;
@@ -248,8 +260,8 @@ fn check_engine(world: &World, replica: usize) -> Result<(), Violation> {
     broken.map_or(Ok(()), |(promise, detail)| Err(violation(world, promise, replica, detail)))
 }
 
-/// A replica that competes for the lease has one attempt of nobody's keys in flight at a time; one
-/// that is not elected has none.
+/// A replica that competes for a shard's lease has one attempt of nobody's keys of the shard in flight
+/// at a time; one that is not elected has none.
 /// `count` attempts have just started.
 fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Violation> {
     // Most polls start nothing.
@@ -259,15 +271,19 @@ fn check_started(world: &World, replica: usize, count: usize) -> Result<(), Viol
     let Some(process) = &world.hosts[replica].process else { return Ok(()) };
     let Some(engine) = process.contender.engine() else { return Ok(()) };
     let leads = process.is_leader(world.now);
-    let competes = match engine.role() {
+    let now = process.local(world.now);
+    let competes = |shard: ShardView| match shard.role {
         Role::Election => true,
-        Role::Leader => !leads,
+        Role::Leader => now >= shard.lease_end,
         Role::Follower => false,
     };
     // An attempt of a key that failed before holds up no other, so one may run beside it.
     let slots = world.now.saturating_sub(SLOT);
     let (in_flight, failed_before) = process.attempts_since(slots);
-    if competes && process.contested_since(slots) > 1 {
+    let is_contested = |shard: u16| {
+        engine.shards().nth(shard.into()).is_some_and(competes) && process.contested_since(slots, shard) > 1
+    };
+    if process.shards_in_flight().any(is_contested) {
         let promise = "a replica that competes makes one attempt at a time";
         return Err(violation(world, promise, replica, in_flight));
     }
@@ -305,17 +321,24 @@ fn is_steady(world: &World) -> bool {
     world.now < world.plan.last_want()
 }
 
-/// Returns whether a lease may end because so few rounds want anything.
+/// Returns whether a lease may end because so few rounds want anything. A shard has but few keys.
 fn may_idle(plan: &Plan) -> bool {
-    plan.churn > 0 && plan.term < 4 * plan.cadence
+    let rounds = if plan.shards == 1 { 4 } else { 8 };
+    plan.churn > 0 && plan.term < rounds * plan.cadence
 }
 
 /// Returns whether who writes and who leads may move about for ever: some keys cannot be written,
 /// nobody is ever content with some, or one replica learns late what others do.
-fn is_uneasy(plan: &Plan) -> bool {
+pub(super) fn is_uneasy(plan: &Plan) -> bool {
     plan.restless > 0
         || plan.chronic().next().is_some()
         || plan.members.iter().any(|member| !member.lag.is_zero())
+}
+
+/// Returns whether all replicas want the same values of the same keys.
+pub(super) fn wants_same(plan: &Plan) -> bool {
+    let first = &plan.members[0];
+    plan.members.iter().all(|member| (member.range(), member.group) == (first.range(), first.group))
 }
 
 /// Returns how many replicas lead, by group.

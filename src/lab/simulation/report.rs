@@ -44,8 +44,12 @@ pub struct RunStats {
     pub refused: u64,
     /// Writes that were refused because another replica was elected.
     pub fenced: u64,
+    /// Writes of replicas to the roster that succeeded.
+    pub roster_writes: u64,
     /// The longest time that a key was pending while all was well.
     pub oldest: Duration,
+    /// The longest time after the last fault until all agreed on whose turn each shard is.
+    pub balanced: Duration,
     /// How many times a replica became leader, counted since its last start.
     pub won: u64,
     /// How many times a replica suspected the leader, counted since its last start.
@@ -63,6 +67,8 @@ impl Add for RunStats {
             refused: self.refused + other.refused,
             oldest: self.oldest.max(other.oldest),
             fenced: self.fenced + other.fenced,
+            balanced: self.balanced.max(other.balanced),
+            roster_writes: self.roster_writes + other.roster_writes,
             won: self.won + other.won,
             suspicions: self.suspicions + other.suspicions,
         }

@@ -105,7 +105,7 @@ fn start_of_fifty_refuses_few_writes() {
         let network = Network { write: ms(write), ..usual() };
         let scenario = Scenario { network, ..crowd(50, 100, 12) };
         let figures = measure(&format!("start of 50, {write} ms a write"), &scenario, 11);
-        assert!(figures.refused == 0 && figures.most_refused <= 5, "{write} ms");
+        assert_eq!(figures.refused, 0, "{write} ms");
     }
 }
 
@@ -136,7 +136,7 @@ fn replica_that_stands_still_costs_a_patience() {
             ReplicaFault { kind: ReplicaFaultKind::Pause, replica: 0, at: ms(9_800), lasts: ms(10_000) };
         let scenario = Scenario { faults: vec![pause], ..crowd(replicas, 300, 40) };
         let figures = measure(&format!("{replicas} x 300, one stopped for 10 s"), &scenario, 9);
-        assert!(figures.worst <= ms(2500) && figures.most_refused <= 10, "{replicas}");
+        assert!(figures.worst <= ms(2500) && figures.refused <= 10, "{replicas}");
         assert!(figures.roster_writes <= replicas as u64 + 4, "{replicas}");
     }
 }

@@ -2,15 +2,16 @@
 //! it; the promises are checked from outside, by `promises`.
 
 mod faults;
+mod roster;
 mod votes;
 
 use std::{collections::VecDeque, time::Duration};
 
 use rand::RngExt;
 
+use self::roster::StoredRoster;
 use super::{
     broadcast::{Broadcasts, Delivery},
-    contender::Contender,
     election::SimulatedElection,
     event_queue::{Event, EventQueue},
     host::Host,
@@ -41,6 +42,7 @@ pub(super) struct World<'a> {
     /// The revision of the last write.
     revision: u64,
     leadership: SimulatedElection,
+    roster: StoredRoster,
     /// For each `CrashLeader` fault, the replica that it hit.
     struck: Vec<Option<usize>>,
     /// How many keys that can get there are not at the last round yet.
@@ -49,8 +51,8 @@ pub(super) struct World<'a> {
     sick: Vec<Sickness>,
     /// All messages take long.
     brownout: bool,
-    /// The keys and the revision to which the store will be set back.
-    backup: Option<(Vec<Stored>, u64)>,
+    /// The keys, the revision and the roster to which the store will be set back.
+    backup: Option<(Vec<Stored>, u64, StoredRoster)>,
     /// When the store was last set back.
     restored: Duration,
     /// When the last message arrives that was sent in the storm.
@@ -76,6 +78,7 @@ impl<'a> World<'a> {
             calls: 0,
             revision: 0,
             leadership: SimulatedElection::default(),
+            roster: StoredRoster::default(),
             struck: vec![None; plan.faults.len()],
             behind: 0,
             sick: Vec::new(),
@@ -85,6 +88,7 @@ impl<'a> World<'a> {
             storm_heard: plan.storm,
             check_every,
         };
+        world.found_roster();
         for replica in 0..plan.members.len() {
             world.start(replica);
         }
@@ -159,6 +163,15 @@ impl<'a> World<'a> {
             Event::Campaign { process } => self.campaign(process),
             Event::VoteArrives { process, asked } => self.handle_vote(process, asked),
             Event::VoteAnswered { process, asked, fence } => self.handle_vote_answer(process, asked, fence),
+            Event::RosterWatch { process } => self.watch_roster(process.replica),
+            Event::RosterChanged { process, watch, change } => {
+                self.handle_roster_change(process, watch, change);
+            }
+            Event::RosterArrives { process, write } => self.handle_roster_write(process, write),
+            Event::RosterAnswered { process, write, answer } => {
+                self.handle_roster_answer(process, write, answer);
+            }
+            Event::Departs { process, tries } => self.depart(process, tries),
             Event::Check => {
                 self.observations.push_back(Observation::Check);
                 if let Some(every) = self.check_every {
@@ -190,7 +203,7 @@ impl<'a> World<'a> {
 
     fn request(&mut self, replica: usize, round: u64) {
         let (plan, now) = (self.plan, self.now);
-        if !self.process(replica).begin_round(round) {
+        if self.process(replica).leaving || !self.process(replica).begin_round(round) {
             return;
         }
         for key in plan.members[replica].range() {
@@ -206,6 +219,9 @@ impl<'a> World<'a> {
     /// Lets a process start the attempts that it may, and makes sure that it is polled again.
     fn poll(&mut self, replica: usize) {
         let (now, process) = (self.now, self.id(replica));
+        if self.process(replica).leaving {
+            return self.leave(replica);
+        }
         let started = match self.process(replica).poll(now) {
             Ok(started) => started,
             Err(key) => {
@@ -218,6 +234,7 @@ impl<'a> World<'a> {
             let call = self.call(process, key);
             self.send(replica, Event::ReadArrives { call });
         }
+        self.poll_roster(replica);
         if let Some(wake_at) = self.process(replica).wake_at()
             && self.hosts[replica].wake_at.is_none_or(|before| wake_at < before)
         {
@@ -318,7 +335,7 @@ impl<'a> World<'a> {
     pub fn is_within_reach(&self, group: Option<u8>, key: usize) -> bool {
         let mut members = self.plan.members.iter().enumerate();
         members.any(|(replica, member)| {
-            self.hosts[replica].process.is_some()
+            self.hosts[replica].serves()
                 && group.is_none_or(|group| group == member.group)
                 && member.range().contains(&key)
                 && !self.plan.cannot_write(replica, key)
@@ -407,24 +424,6 @@ impl<'a> World<'a> {
             }
         }
         self.arrives(arrives, Event::ListingEnds { process, watch });
-    }
-
-    fn start(&mut self, replica: usize) {
-        let plan = self.plan;
-        let incarnation = self.hosts[replica].incarnation + 1;
-        let contender = Contender::new(plan.algorithm, plan.config(replica, incarnation));
-        self.hosts[replica].start(Process::new(plan.members[replica], plan.restless, contender, self.now));
-        self.watch(replica);
-        let process = self.id(replica);
-        if plan.election.is_some() {
-            // Nothing runs before the process is elected.
-            let now = self.now;
-            self.process(replica).not_elected(now);
-            self.at(now + plan.latency, Event::Campaign { process });
-        }
-        if self.round > 0 {
-            self.at(self.now, Event::Request { process, round: self.round });
-        }
     }
 
     /// A replica's process. Events of former incarnations do not come this far.

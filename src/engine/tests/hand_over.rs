@@ -1,0 +1,59 @@
+//! The hand-over of shards, after a change of the roster.
+
+use super::*;
+use crate::engine::roster::Member;
+
+/// Tells the engine that these are on the roster.
+fn members(world: &mut World, names: &[&str]) {
+    let member = |name: &&str| Member { name: (*name).into(), weight: 1 };
+    if !world.engine.has_roster() {
+        world.engine.handle_join(world.now, member(&"us"));
+    }
+    world.engine.handle_members(world.now, names.iter().map(member).collect());
+}
+
+#[test]
+fn key_in_flight_is_given_up_with_its_shard() {
+    let mut world = World::leading(1);
+    members(&mut world, &["us"]);
+    world.wants_all(["given", "kept"]);
+    let given = world.one();
+    world.pass(ms(1));
+    members(&mut world, &["them"]);
+    world.pass(ms(1));
+    world.ends(given, Outcome::Written);
+    assert_eq!(world.engine.incumbent(&"given".into()), Incumbent::Other);
+    members(&mut world, &["us"]);
+    let kept = world.sleeps_for_one();
+    world.pass(ms(1));
+    world.ends(kept, Outcome::Written);
+    assert_eq!(world.engine.incumbent(&"kept".into()), Incumbent::Us);
+}
+
+#[test]
+fn last_writes_of_a_predecessor_shorten_no_lease() {
+    let mut world = World::following(1);
+    members(&mut world, &["them"]);
+    world.pass(19 * ECHO);
+    world.evidence("last");
+    assert_eq!(world.lease(), TERM - 19 * ECHO);
+    assert_eq!(world.engine.incumbent(&"last".into()), Incumbent::Other);
+    world.pass(ECHO);
+    world.evidence("first");
+    assert_eq!(world.lease(), TERM, "from here on it is the new one that writes");
+}
+
+#[test]
+fn predecessor_that_skipped_a_key_is_forgotten() {
+    let mut world = World::following(1);
+    members(&mut world, &["them"]);
+    world.wants("left");
+    for _ in 0..100 {
+        world.pass(ms(100));
+        world.evidence("theirs");
+    }
+    members(&mut world, &["others"]);
+    world.wants("young");
+    world.engine.poll_roster(world.now);
+    assert!(world.polls().is_empty(), "the new one gets our patience");
+}
