@@ -172,14 +172,13 @@ pub enum SpawnError {
     /// The call was made outside of a tokio runtime.
     #[error("the call was made outside of a tokio runtime")]
     NoRuntime,
-    /// Another guard on the same lease, or its roster, has a prefix of which this one is the
-    /// beginning, or the other way round. Two guards would replace each other's jobs in the lease, and
-    /// a roster is nothing to guard.
-    #[error("the prefix {prefix:?} overlaps with {existing:?} of a guard or a roster on the same lease")]
+    /// Another guard on the same lease has a prefix of which this one is the beginning, or the
+    /// other way round. The two would replace each other's jobs in the lease.
+    #[error("the prefix {prefix:?} overlaps with {existing:?} of another guard on the same lease")]
     OverlappingPrefixes {
-        /// The prefix of the guard or roster that was refused.
+        /// The prefix of the guard that was refused.
         prefix: String,
-        /// The prefix of the guard or roster that exists.
+        /// The prefix of the guard that exists.
         existing: String,
     },
     /// The lease has a roster already.
@@ -202,7 +201,7 @@ pub enum LeaseClosed {
     DriverDied,
 }
 
-/// The prefixes of the guards on one lease, and of its roster.
+/// The prefixes of the guards on one lease.
 #[derive(Debug, Default)]
 pub(crate) struct Prefixes(Vec<Box<str>>);
 

@@ -312,17 +312,16 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
-    /// Starts a roster under a prefix, which is reserved for as long as the lease lives.
+    /// Starts a roster, which lasts as long as the lease.
     ///
     /// # Errors
     ///
-    /// [`SpawnError::Closed`], [`SpawnError::AlreadyJoined`], [`SpawnError::OverlappingPrefixes`].
-    pub(crate) fn join(&self, prefix: &str, own: Member, link: RosterLink) -> Result<(), SpawnError> {
+    /// [`SpawnError::Closed`], [`SpawnError::AlreadyJoined`].
+    pub(crate) fn join(&self, own: Member, link: RosterLink) -> Result<(), SpawnError> {
         self.update(|state, now| {
             if state.roster.is_some() {
                 return Err(SpawnError::AlreadyJoined);
             }
-            state.prefixes.add(prefix)?;
             state.roster = Some(link);
             state.engine.handle_join(now, own);
             Ok(())

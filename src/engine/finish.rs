@@ -125,13 +125,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let shard = &mut self.shards[usize::from(flight.shard)];
         shard.contest.wrote(now);
         if flight.kind == Kind::Takeover {
-            shard.takeovers.grow();
+            shard.takeovers.grow(self.config.tuning.window_growth);
         }
         if !self.authority.is_by_work() {
             // The election says how long we lead; a write only shows that the store keeps up.
             self.decided = true;
             if current {
-                shard.window.grow();
+                shard.window.grow(self.config.tuning.window_growth);
             }
             return;
         }
@@ -165,7 +165,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             self.role_generation += 1;
             self.decided = true;
         } else {
-            shard.window.grow();
+            shard.window.grow(self.config.tuning.window_growth);
         }
     }
 
@@ -176,7 +176,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             Kind::Lead => shard.window.halve(id.0, next_serial),
             // The object changed since we read it: the suspected leader is alive.
             Kind::Probe { suspicion: true, .. } => {
-                shard.patience.refuted(&mut self.rng);
+                shard.patience.refuted(&self.config, &mut self.rng);
                 shard.contest.sign_of_life(now, shard.patience.unspread());
             }
             Kind::Takeover => shard.takeovers.halve(id.0, next_serial),

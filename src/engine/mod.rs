@@ -125,7 +125,8 @@
 //! 7. **One timer** serves all keys, however many wait. Evidence costs the same however many are
 //!    pending.
 //! 8. **Never two attempts of one key at the same time, never a lost key.** A newer job replaces an
-//!    older one. The key's age stays that of its first unfulfilled job.
+//!    older one. The key's age stays that of its first unfulfilled job. A denial answers those before
+//!    it: a newer job has its own age, or denied keys that are wanted often would starve all others.
 //! 9. **The lease counts from the start of the attempt**, because the answer may have taken long.
 //!    This is the pessimistic end.
 //! 10. **`backoff(losses)`** is base x factor^losses, with each factor jittered. It is capped at
@@ -348,6 +349,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_echo(&mut self, now: Timestamp, echo: Duration) {
         self.advance(now);
         self.echo.measure(echo);
+        // Shards that wait for some echoes go on doing so; to look at all of them takes too long.
+        self.agenda.touch(0);
     }
 
     /// Takes in how long a round trip to the store took; ignored after the first echo.
@@ -409,7 +412,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn poll_timeout(&mut self) -> Option<Timestamp> {
         self.look_at_due();
         let roster = self.roster.as_ref().and_then(Roster::timeout);
-        earliest([self.next_step(), self.queue.next_due(), self.agenda.lease_end(), roster])
+        earliest([self.next_step(), self.queue.next_due(), roster])
     }
 
     /// Takes all pending jobs, oldest first. Attempts in flight are not among them.
@@ -474,13 +477,17 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     fn clear(&mut self, key: &K) -> Cleared<J> {
         let cleared = self.queue.clear(self.clock, key);
-        // The attempt in flight cannot be called back, but it must not be repeated.
+        self.was_cleared(&cleared);
+        cleared
+    }
+
+    /// The attempt of a cleared key in flight cannot be called back, but it must not be repeated.
+    fn was_cleared(&mut self, cleared: &Cleared<J>) {
         if let Some(slot) = cleared.running
             && let Some(flight) = self.in_flight.of_slot(slot)
         {
             flight.cleared = true;
         }
-        cleared
     }
 }
 

@@ -17,26 +17,27 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_extend(&mut self, now: Timestamp, key: &K, revision: Option<u64>) -> Option<J> {
         let now = self.advance(now);
         let number = self.touch(key);
-        let Cleared { job, since, attempted, .. } = self.clear(key);
         self.last_success = now;
-        let shard = &mut self.shards[usize::from(number)];
+        let shard = &self.shards[usize::from(number)];
         if shard.contest.is_old_news(revision) {
-            return job;
+            return self.clear(key).job;
         }
+        // What comes during a hand-over they had begun before.
+        let is_handed_over = now < shard.hand_over_until;
+        let by = if is_handed_over { Incumbent::Nobody } else { Incumbent::Other };
+        let cleared = self.queue.clear_written(now, number, key, by);
+        self.was_cleared(&cleared);
+        let Cleared { job, since, attempted, before, .. } = cleared;
         self.counters.evidence += 1;
         self.decided = true;
         self.sign_of_life(now, number, since);
-        let shard = &mut self.shards[usize::from(number)];
-        if now < shard.hand_over_until {
-            // They had begun this before the shard was handed over to us.
-            self.queue.set_incumbent(now, number, key, Incumbent::Nobody);
+        if is_handed_over {
             return job;
         }
+        self.forget_idle(now);
+        let shard = &mut self.shards[usize::from(number)];
         // A request of unknown age may be as young as this moment.
         shard.contest.reaches(since.map_or(now, |since| since.min(now)));
-        self.forget_idle(now);
-        let before = self.queue.set_incumbent(now, number, key, Incumbent::Other);
-        let shard = &mut self.shards[usize::from(number)];
         if self.authority.is_by_work() {
             let is_nothing_new =
                 before == Incumbent::Other || since.is_some_and(|since| is_slow(shard, now, since));
@@ -52,7 +53,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since))
             && !patience.is_late(now - since)
         {
-            patience.sample(now - since);
+            patience.sample(now - since, &self.config);
         }
         job
     }
@@ -137,5 +138,5 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 /// replica may have lost patience.
 fn is_slow(shard: &Shard, now: Timestamp, since: Timestamp) -> bool {
     let is_late = |at: Timestamp| shard.patience.is_late(now - at);
-    is_late(since.max(shard.contest.won_since())) && !is_late(shard.contest.last_write())
+    is_late(since.max(shard.contest.role_since())) && !is_late(shard.contest.last_write())
 }

@@ -19,7 +19,7 @@ pub(super) struct Shard {
     /// The attempts in flight within their deadline.
     pub(super) counted: Counted,
     /// All attempts in flight.
-    pub(super) out: usize,
+    pub(super) out: u32,
     pub(super) turn: Turn,
     /// Until here, others' writes in a shard that was handed over to us are ones that they had begun
     /// before.
@@ -28,7 +28,7 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn new(config: &LeaseConfig, rng: &mut Rng) -> Self {
-        let window = || Window::new(config.concurrency, config.tuning.window_growth);
+        let window = || Window::new(config.concurrency);
         Self {
             contest: Contest::default(),
             election: Timestamp::ZERO,

@@ -62,7 +62,8 @@ impl<T: Types> Object<T> {
         let echo = self.own_write.take_echo(&change).map(Effect::Echo);
         let mut effects: Effects<T> = echo.into_iter().collect();
         match self.known.age(&change) {
-            Age::Older | Age::Unclear => {}
+            Age::Older => {}
+            Age::Unclear => self.known.note_unclear(change.version),
             Age::Known => {
                 self.known.caught_up();
                 effects.extend((!self.requests.is_empty()).then_some(Effect::Assess));

@@ -8,6 +8,8 @@ use super::{
 pub(super) struct Known<T: Types> {
     /// `None` if nothing is known.
     state: Option<State<T>>,
+    /// The last version that the watch reported while versions did not tell how far we were ahead of it.
+    unclear: Option<T::Version>,
 }
 
 struct State<T: Types> {
@@ -35,7 +37,8 @@ pub(super) enum Age {
 impl<T: Types> Known<T> {
     /// Returns no knowledge, or with `absent` the knowledge that the object does not exist.
     pub fn new(absent: bool) -> Self {
-        Self { state: absent.then_some(State { value: None, version: None, ahead_of_watch: false }) }
+        let state = absent.then_some(State { value: None, version: None, ahead_of_watch: false });
+        Self { state, unclear: None }
     }
 
     pub fn is_nothing(&self) -> bool {
@@ -75,12 +78,14 @@ impl<T: Types> Known<T> {
     }
 
     /// Takes in what a read returned. That is never older than what we knew, whatever the watch
-    /// reports next.
+    /// reports next. Once the watch has reported this very version we are no longer ahead, though it was
+    /// unclear then: the write that we waited for may be lost, in a store that was set back.
     pub fn learn(&mut self, read: Option<(T::Value, T::Version)>) {
         let was_ahead = self.is_ahead_of_watch();
         self.state = Some(match read {
             Some((value, version)) => {
-                let ahead_of_watch = was_ahead || self.version() != Some(&version);
+                let is_reported = self.unclear.as_ref() == Some(&version);
+                let ahead_of_watch = !is_reported && (was_ahead || self.version() != Some(&version));
                 State { value: Some(value), version: Some(version), ahead_of_watch }
             }
             // The watch has yet to report the deletion of what we knew to exist.
@@ -100,9 +105,15 @@ impl<T: Types> Known<T> {
         }
     }
 
+    /// The watch reported a version that may be older or newer than what we know.
+    pub fn note_unclear(&mut self, version: Option<T::Version>) {
+        self.unclear = version;
+    }
+
     /// Takes in what the watch reported, which replaces what we knew.
     pub fn record(&mut self, value: Option<T::Value>, version: Option<T::Version>) {
         self.state = Some(State { value, version, ahead_of_watch: false });
+        self.unclear = None;
     }
 
     /// The watch has reported all that we know.

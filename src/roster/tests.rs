@@ -441,11 +441,13 @@ async fn bad_settings_are_refused() {
     assert_eq!(twice.join(store.clone(), Roster::new("s")), Err(SpawnError::AlreadyJoined));
 
     let guarded = lease();
-    let guard = Guard::new(store.clone(), guarded.clone(), "r").unwrap();
-    assert!(matches!(guard.join(Roster::new("r")), Err(SpawnError::OverlappingPrefixes { .. })));
+    let guard = Guard::new(store.clone(), guarded, "r").unwrap();
+    for overlapping in ["r", "r/", "roster"] {
+        let refused = guard.join(Roster::new(overlapping)).unwrap_err().to_string();
+        let rule = r#"but must be outside of the guard's prefix "r""#;
+        assert_eq!(refused, format!("prefix is {overlapping:?}, {rule}"));
+    }
     guard.join(Roster::new("s")).unwrap();
-    let overlap = Guard::new(store.clone(), guarded, "s/x");
-    assert!(matches!(overlap, Err(SpawnError::OverlappingPrefixes { .. })));
 
     let closed = lease();
     closed.shutdown(ms(1)).await;

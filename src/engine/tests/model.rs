@@ -204,8 +204,11 @@ impl Run {
 
     pub(super) fn request(&mut self, key: Key) {
         self.jobs += 1;
+        let setback = self.engine.explain(self.now, &key).and_then(|explanation| explanation.last_setback);
         let replaced = self.engine.handle_try(self.now, key, self.jobs);
-        let since = self.pending.get(&key).map_or(self.now, |&(since, _)| since.min(self.now));
+        // A denial has answered the older jobs.
+        let older = self.pending.get(&key).filter(|_| setback != Some(Setback::Denied));
+        let since = older.map_or(self.now, |&(since, _)| since.min(self.now));
         let known = self.pending.insert(key, (since, self.jobs));
         assert_eq!(replaced, known.map(|(_, job)| job));
         self.give_back(replaced);
@@ -226,7 +229,12 @@ impl Run {
             _ => self.now + self.engine.config().retry_interval(),
         };
         self.note(out.key, failed);
+        let newer = self.pending.get(&out.key).copied().filter(|_| verdict.outcome == Outcome::Denied);
+        let key = out.key;
         self.settle(out, verdict.next != Next::Done, done.then_some(anew), returned);
+        if let Some(newer) = newer {
+            self.pending.insert(key, newer);
+        }
     }
 
     /// Notes whether the last attempt of a key failed, and which keys failed since the last answer.

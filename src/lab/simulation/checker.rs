@@ -24,6 +24,8 @@ pub(super) struct Checker {
     silent: Option<Timestamp>,
     /// Since when it has been silent.
     silent_since: Option<Timestamp>,
+    /// The silences that are over: since when, and until when.
+    silences: Vec<(Timestamp, Timestamp)>,
     /// When the last attempt failed, while it was silent, of a key that had not failed before.
     silent_to_clean: Option<Timestamp>,
     broken: Option<(&'static str, String)>,
@@ -35,6 +37,7 @@ pub(super) struct Standing {
     at: Timestamp,
     role_generation: u64,
     role: Role,
+    leads: bool,
 }
 
 /// The key of an attempt.
@@ -51,11 +54,16 @@ pub(super) struct Of {
 
 impl Standing {
     pub fn of(engine: &Engine<usize, u64>, at: Timestamp) -> Self {
-        Self { at, role_generation: engine.role_generation(), role: engine.role() }
+        let (role_generation, role) = (engine.role_generation(), engine.role());
+        Self { at, role_generation, role, leads: engine.is_leader(at) }
     }
 
     pub fn at(&self) -> Timestamp {
         self.at
+    }
+
+    pub fn leads(&self) -> bool {
+        self.leads
     }
 }
 
@@ -68,6 +76,12 @@ impl Checker {
     /// Returns since when the store is known to give no answer, if it is.
     pub fn silent_since(&self) -> Option<Timestamp> {
         self.silent_since
+    }
+
+    /// Returns the times in which the store gave no answer: since when, and until when.
+    pub fn silences(&self) -> impl Iterator<Item = (Timestamp, Option<Timestamp>)> {
+        let over = self.silences.iter().map(|&(since, until)| (since, Some(until)));
+        over.chain(self.silent_since.map(|since| (since, None)))
     }
 
     /// Returns the latest end that the lease of a leader by work may have.
@@ -129,7 +143,7 @@ impl Checker {
         self.last_answer = now;
         self.failed.remove(&of.key);
         (self.suspect, self.silent, self.silent_to_clean) = (None, None, None);
-        self.silent_since = None;
+        self.silences.extend(self.silent_since.take().map(|since| (since, now)));
     }
 
     fn failure_is_news(&mut self, now: Timestamp, of: Of) {

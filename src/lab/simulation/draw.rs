@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use super::plan::{Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, Sickness, Versions};
+use super::plan::{Ailment, Algorithm, FaultKind, Member, Plan, PlannedFault, SLOTS, Sickness, Versions};
 use crate::engine::Tuning;
 
 impl Plan {
@@ -172,5 +172,3 @@ fn fault(rng: &mut SmallRng, plan: &mut Plan, from: Duration, until: Duration) {
 
 /// One plan in this many is large.
 const LARGE: u32 = 1000;
-/// The number of attempts that a leader has in flight at most.
-const SLOTS: usize = 16;

@@ -34,12 +34,16 @@
 //! If one group wants the keys:
 //!
 //! - Nothing is metastable: ten rounds after the last fault, and 40 s, the median round takes at most
-//!   1.5 times what it took before the first one, and one attempt.
+//!   1.5 times what it took before the first one, and one attempt. Rounds begin less often than
+//!   attempts end, or a late key would never be in time again.
 //! - A failing key holds up no other: the same with keys that cannot be written for ever.
 //! - Once all is well, no key waits for longer than patience, its spread, and the attempts that fail
-//!   first or stand before it.
-//! - If nobody else changes the keys, and requests come no faster than they are served, a run has at
-//!   most 20 refused writes for its start and for each fault, and one for each late message.
+//!   first or stand before it. Keys that fail for good stand before the others while a replica thinks
+//!   that the store is down, because it tries one key at a time then. In an election, which knows no
+//!   patience, a key waits for the time to live of a dead leader.
+//! - If nobody else changes the keys, and requests come no faster than one replica serves them before
+//!   others lose patience, a run has at most 20 refused writes for its start and for each fault, and
+//!   one for each late message.
 //!
 //! ```
 //! use writerlease::lab::simulation::Plan;
@@ -52,6 +56,7 @@
 //! }
 //! ```
 
+mod ages;
 mod broadcast;
 mod checker;
 mod contender;

@@ -257,6 +257,26 @@ impl Plan {
         2 * self.latency + self.commit
     }
 
+    /// Returns whether one replica alone keeps up with the requests of each key.
+    pub(super) fn is_easy(&self) -> bool {
+        self.cadence >= 4 * self.attempt()
+    }
+
+    /// Returns whether one replica alone keeps up, and nobody takes a part of its keys over: those that
+    /// wait for a slot do so for less than the least patience.
+    pub(super) fn has_room(&self) -> bool {
+        let waits = self.attempt() * (self.keys.div_ceil(SLOTS) - 1) as u32;
+        self.is_easy() && waits < LEAST_PATIENCE
+    }
+
+    /// Returns whether a key whose attempt was late is soon in time again: it saves what attempts take
+    /// less than a round, and is late by at most one attempt. Messages take up to a fifth longer than
+    /// usual.
+    pub(super) fn catches_up(&self, rounds: u32) -> bool {
+        let attempt = 2 * self.latency.mul_f64(1.2) + self.commit;
+        rounds * self.cadence.saturating_sub(attempt) >= attempt
+    }
+
     pub(super) fn end(&self) -> Duration {
         self.storm + self.calm
     }
@@ -371,5 +391,9 @@ impl FaultKind {
     }
 }
 
+/// How many attempts a leader has in flight at most.
+pub(super) const SLOTS: usize = 16;
+/// The least time that a replica waits before it takes over what another leaves pending.
+const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 /// The time at the end in which no round begins.
 const QUIET: Duration = Duration::from_secs(30);

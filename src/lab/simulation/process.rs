@@ -30,6 +30,8 @@ pub(super) struct Process {
     live: bool,
     /// How many requests there have been.
     requests: u64,
+    /// The last round that it was asked for.
+    round: u64,
     attempts: BTreeMap<usize, Attempt>,
     /// The fence of the last leadership that it won, if elections are held.
     fence: Option<u64>,
@@ -74,6 +76,7 @@ impl Process {
             born,
             live: false,
             requests: 0,
+            round: 0,
             attempts: BTreeMap::new(),
             fence: None,
             checker: Checker::default(),
@@ -85,11 +88,30 @@ impl Process {
         Timestamp::from_nanos((nanos(now - self.born) as f64 * self.member.rate) as u64)
     }
 
+    /// The world's time at a time of the process's own clock.
+    fn global(&self, local: Timestamp) -> Duration {
+        // A nanosecond or two more, because the way there and back rounds.
+        self.born + Duration::from_nanos((local.as_nanos() as f64 / self.member.rate) as u64 + 2)
+    }
+
     /// When it has to be polled again, in the world's time.
     pub fn wake_at(&mut self) -> Option<Duration> {
-        let wake_at = self.contender.wake_at()?.as_nanos();
-        // A nanosecond or two more, because the way there and back rounds.
-        Some(self.born + Duration::from_nanos((wake_at as f64 / self.member.rate) as u64 + 2))
+        let wake_at = self.contender.wake_at()?;
+        Some(self.global(wake_at))
+    }
+
+    /// The times in which the store gave it no answer: since when, and until when.
+    pub fn silences(&self) -> impl Iterator<Item = (Duration, Option<Duration>)> {
+        let silences = self.checker.silences();
+        silences.map(|(since, until)| (self.global(since), until.map(|until| self.global(until))))
+    }
+
+    /// The least number of setbacks in a row among the pending keys that it can write.
+    pub fn fewest_setbacks(&self, now: Duration, can_write: impl Fn(usize) -> bool) -> u32 {
+        let Some(engine) = self.contender.engine() else { return 0 };
+        let keys = self.member.range().filter(|key| can_write(*key));
+        let setbacks = keys.filter_map(|key| Some(engine.explain(self.local(now), &key)?.setbacks));
+        setbacks.min().unwrap_or_default()
     }
 
     pub fn is_leader(&self, now: Duration) -> bool {
@@ -106,6 +128,14 @@ impl Process {
     pub fn goal(&self, key: usize) -> Option<u64> {
         let key = self.keys.get(key.checked_sub(self.member.first_key)?)?;
         (key.goal > 0).then_some(key.goal)
+    }
+
+    /// Takes in a round. Returns whether it is news: a round that was overtaken asks for what nobody
+    /// wants any more, and a controller that lists and watches never sees it.
+    pub fn begin_round(&mut self, round: u64) -> bool {
+        let is_news = self.round < round;
+        self.round = self.round.max(round);
+        is_news
     }
 
     /// Wants a round of a key.
@@ -165,12 +195,14 @@ impl Process {
         (attempts().count(), attempts().filter(|attempt| attempt.of.failed_before).count())
     }
 
-    /// How many attempts are in flight that started after `since`, of keys that nobody is known to have
-    /// written. An attempt of a key that failed before holds up no other, so that it counts for
-    /// itself.
+    /// How many attempts are in flight that started after `since` and without the lease, of keys that
+    /// nobody is known to have written. An attempt of a key that failed before holds up no other, so
+    /// that it counts for itself.
     pub fn contested_since(&self, since: Duration) -> usize {
-        let started =
-            |attempt: &&Attempt| attempt.started > since && attempt.of.incumbent == Incumbent::Nobody;
+        let competes = |attempt: &Attempt| attempt.standing.is_some_and(|standing| !standing.leads());
+        let started = |attempt: &&Attempt| {
+            attempt.started > since && attempt.of.incumbent == Incumbent::Nobody && competes(attempt)
+        };
         let (failed, clean): (Vec<_>, Vec<_>) =
             self.attempts.values().filter(started).partition(|attempt| attempt.of.failed_before);
         failed.len().max(clean.len())

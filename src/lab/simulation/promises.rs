@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
+    ages::{check_ages, is_deceived, is_excused, is_shared, old},
     host::Host,
     message::{Content, Stored},
     observation::Observation,
     plan::{Algorithm, Member, Plan},
-    process::Process,
     recovery::{Recovery, most_refused},
     report::{RunStats, Violation},
     world::World,
@@ -120,9 +120,9 @@ impl Promises {
         let plan = world.plan;
         let first = &plan.members[0];
         let wants_same = |member: &Member| (member.range(), member.group) == (first.range(), first.group);
-        if calm(world) < SETTLED
+        if world.now < world.storm_heard() + SETTLED
             || !is_steady(world)
-            || !is_easy(plan)
+            || !plan.has_room()
             || is_uneasy(plan)
             || may_idle(plan)
             || !plan.members.iter().all(wants_same)
@@ -182,7 +182,7 @@ impl Promises {
             let Some(engine) = process.contender.engine() else { continue };
             stats.won += engine.counters().won;
             stats.suspicions += engine.counters().suspicions;
-            if !self.in_time {
+            if !self.in_time || is_deceived(world, replica) {
                 continue;
             }
             let judged = |pending: &(Duration, usize)| !is_excused(world, replica, pending.1);
@@ -239,43 +239,6 @@ fn check_bounds(world: &World, replica: usize) -> Result<(), Violation> {
         return Err(violation(world, "a lease ends within its bounds", replica, detail));
     }
     Ok(())
-}
-
-/// No key is pending for too long. Returns the age of the oldest one that no two groups fight over.
-fn check_ages(world: &World, replica: usize) -> Result<Duration, Violation> {
-    let plan = world.plan;
-    let Some(process) = &world.hosts[replica].process else { return Ok(Duration::ZERO) };
-    if process.contender.engine().is_none() {
-        return Ok(Duration::ZERO);
-    }
-    let mut oldest = Duration::ZERO;
-    for (since, key) in process.pending() {
-        if is_excused(world, replica, key) {
-            continue;
-        }
-        // A key that changes faster than it can be written belongs to the luckier group.
-        let is_disputed = !is_easy(plan) && is_shared(plan, replica, key);
-        let longest = if is_disputed { DISPUTED } else { old(plan) };
-        let age = world.now - since.max(plan.storm.min(world.now));
-        let soon = patient(plan, process);
-        if !is_shared(plan, replica, key) && calm(world) > soon && age > soon {
-            let detail = format!("key {key} is pending for {age:?} of {soon:?}:\n{}", standing(world));
-            return Err(violation(
-                world,
-                "no key waits for longer than patience and attempts",
-                replica,
-                detail,
-            ));
-        }
-        if calm(world) > longest && age > longest {
-            let detail = format!("key {key} is pending for {age:?}:\n{}", standing(world));
-            return Err(violation(world, "every pending key is done in time", replica, detail));
-        }
-        if !is_disputed {
-            oldest = oldest.max(age);
-        }
-    }
-    Ok(oldest)
 }
 
 /// Each event moved the engine as it should.
@@ -337,39 +300,9 @@ fn check_write(
     Ok(())
 }
 
-/// Returns whether a key may be pending for ever: nobody can write it, or this replica cannot, and is
-/// never content with what others write.
-fn is_excused(world: &World, replica: usize, key: usize) -> bool {
-    let plan = world.plan;
-    let is_restless = key < plan.restless && plan.cannot_write(replica, key);
-    is_restless || !world.is_within_reach(Some(plan.members[replica].group), key)
-}
-
-/// Returns how long a key may be pending whose incumbent is dead: for patience, its spread, attempts
-/// that fail first, and those that stand before it in the queue.
-fn patient(plan: &Plan, process: &Process) -> Duration {
-    let patience = process.contender.engine().map_or(plan.term, |engine| engine.patience());
-    patience + SPREAD + LOST + plan.attempt() * (10 + plan.keys.div_ceil(SLOTS) as u32)
-}
-
-/// Returns how long a key may be pending.
-fn old(plan: &Plan) -> Duration {
-    plan.term + OLD
-}
-
-/// Returns how long all has been well.
-fn calm(world: &World) -> Duration {
-    world.now.saturating_sub(world.plan.storm)
-}
-
 /// Returns whether new rounds still begin.
 fn is_steady(world: &World) -> bool {
     world.now < world.plan.last_want()
-}
-
-/// Returns whether one replica alone keeps up.
-fn is_easy(plan: &Plan) -> bool {
-    plan.cadence >= 4 * plan.attempt()
 }
 
 /// Returns whether a lease may end because so few rounds want anything.
@@ -385,13 +318,6 @@ fn is_uneasy(plan: &Plan) -> bool {
         || plan.members.iter().any(|member| !member.lag.is_zero())
 }
 
-/// Returns whether another group wants something else of a key.
-fn is_shared(plan: &Plan, replica: usize, key: usize) -> bool {
-    let ours = plan.members[replica].group;
-    let mut others = plan.members.iter().filter(|other| other.group != ours);
-    others.any(|other| other.range().contains(&key))
-}
-
 /// Returns how many replicas lead, by group.
 fn leaders(world: &World) -> HashMap<u8, usize> {
     let mut leaders = HashMap::new();
@@ -402,7 +328,7 @@ fn leaders(world: &World) -> HashMap<u8, usize> {
 }
 
 /// Describes all engines, so that the cause of a violation can be found.
-fn standing(world: &World) -> String {
+pub(super) fn standing(world: &World) -> String {
     let stands = |host: &Host| {
         let Some(process) = &host.process else { return "dead".to_owned() };
         let Some(engine) = process.contender.engine() else { return "alive".to_owned() };
@@ -421,27 +347,20 @@ fn standing(world: &World) -> String {
     world.hosts.iter().map(stands).collect::<Vec<_>>().join("\n")
 }
 
-fn violation(world: &World, promise: &'static str, replica: usize, detail: impl fmt::Display) -> Violation {
+pub(super) fn violation(
+    world: &World,
+    promise: &'static str,
+    replica: usize,
+    detail: impl fmt::Display,
+) -> Violation {
     Violation { promise, at: world.now, detail: format!("replica {replica}: {detail}") }
 }
 
-/// The time over which the ends of patience are spread.
-const SPREAD: Duration = Duration::from_secs(2);
-/// How long it takes to notice that a message got lost, and to try again: an attempt holds its slot
-/// for 4 s, by a clock that may be slow, and waits for 3 s. Another may have been in its way.
-const LOST: Duration = Duration::from_secs(12);
-/// How many attempts a leader has in flight at most.
-const SLOTS: usize = 16;
 /// How long an attempt holds its slot, by any clock.
 const SLOT: Duration = Duration::from_secs(4);
 /// The time between two checks of everything.
 const CHECK: Duration = Duration::from_millis(250);
 /// The time over which attempts are counted.
 const SPAN: Duration = Duration::from_secs(10);
-/// How much longer than the term, which is the most that patience can be, a key may be pending once
-/// all is well: attempts take their time, too, and may be refused.
-const OLD: Duration = Duration::from_secs(30);
-/// How long a key may be pending over which two groups fight.
-const DISPUTED: Duration = Duration::from_secs(150);
-/// Once all has been well for this long, nothing moves any more.
+/// Once the last message of the storm has arrived, and this time has passed, nothing moves any more.
 const SETTLED: Duration = Duration::from_secs(60);

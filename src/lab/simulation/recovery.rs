@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use super::{
+    ages::is_deceived,
     plan::{FaultKind, Plan},
     report::RoundStats,
-    world::World,
+    world::{SLOWNESS, World},
 };
 
 /// The median rounds before the first fault and long after the last, `None` for rounds that did not
@@ -20,11 +21,23 @@ pub(super) struct Recovery {
 impl Recovery {
     /// Returns `None` if the run has too few rounds before the first fault or after the last, or if
     /// two groups want different values.
+    ///
+    /// So it does if keys that fail for good keep a replica from learning that the store is back, and if
+    /// rounds begin as fast as attempts end. A key has one attempt at a time, so that one which a fault
+    /// has delayed stays late for ever: at the start all keys are in step with the rounds, and
+    /// afterwards none.
     pub fn of(world: &World) -> Option<Self> {
         let plan = world.plan;
         let first = plan.faults.iter().map(|fault| fault.from).min()?;
         let of_one_group = plan.members.iter().all(|member| member.group == plan.members[0].group);
-        let settled = plan.storm + (ROUNDS * plan.cadence).max(SETTLES);
+        // Those that keys deceive later, when all is well, are judged.
+        let deceived = |replica: usize| {
+            let silences = world.hosts[replica].process.as_ref()?.silences();
+            let (_, until) = silences.take_while(|(since, _)| *since < plan.storm + SETTLES).last()?;
+            Some(until.unwrap_or(if is_deceived(world, replica) { Duration::MAX } else { plan.storm }))
+        };
+        let silent = (0..plan.members.len()).filter_map(deceived).fold(plan.storm, Duration::max);
+        let settled = silent.saturating_add((ROUNDS * plan.cadence).max(SETTLES));
         let median = |rounds: &mut dyn Iterator<Item = &RoundStats>| {
             let mut times: Vec<_> = rounds.map(|round| round.right.unwrap_or(Duration::MAX)).collect();
             times.sort_unstable();
@@ -36,7 +49,7 @@ impl Recovery {
         let known = world.rounds.len().saturating_sub(1);
         let is_after = |round: &&RoundStats| round.began >= settled;
         let after = median(&mut world.rounds[..known].iter().filter(is_after))?;
-        of_one_group.then_some(Self { before, after })
+        (of_one_group && plan.catches_up(ROUNDS)).then_some(Self { before, after })
     }
 
     /// Returns whether rounds take as long as before the first fault.
@@ -48,14 +61,17 @@ impl Recovery {
 
 /// Returns how many writes may be refused in a run: some for the start and for each fault, and one
 /// for each message that takes long. `None` if others change the keys, too, if requests come
-/// faster than they are served, or if some replica learns late or is never content.
+/// faster than they are served, slow messages included, or than one replica serves them before others
+/// lose patience, or if some replica learns late or is never content.
 pub(super) fn most_refused(plan: &Plan, late_messages: u64) -> Option<u64> {
     let interferes =
         |kind| matches!(kind, FaultKind::Edits | FaultKind::Deletes | FaultKind::Restore | FaultKind::Burst);
+    let slows = |kind| matches!(kind, FaultKind::Brownout | FaultKind::Slow(_));
+    let may_pile_up = plan.cadence < SLOWNESS * plan.attempt();
     let are_alone = plan.restless == 0
-        && plan.cadence >= 4 * plan.attempt()
+        && plan.has_room()
         && plan.members.iter().all(|member| member.group == plan.members[0].group && member.lag.is_zero())
-        && !plan.faults.iter().any(|fault| interferes(fault.kind));
+        && !plan.faults.iter().any(|fault| interferes(fault.kind) || slows(fault.kind) && may_pile_up);
     are_alone.then(|| REFUSED * (1 + plan.faults.len() as u64) + late_messages)
 }
 

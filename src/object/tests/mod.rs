@@ -903,6 +903,21 @@ fn unordered_watch_behind_our_read_clears_nothing() {
     assert_eq!(shell.put("a", Opaque(8)), ["evidence None", "1 ByOther"]);
 }
 
+/// A store that was set back has forgotten our write, so that the watch never reports it.
+#[test]
+fn unordered_watch_catches_up_with_a_read() {
+    let mut shell = Shell::with("old", Opaque(1));
+    shell.request(1, "", Exactly("a"));
+    shell.send(Some(("lost", Opaque(7))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.put("now", Opaque(3)), [""; 0], "it may be old");
+    shell.send(Some(("now", Opaque(3))));
+    let _ = shell.answer(Answer::Conflict);
+    shell.end();
+    assert_eq!(shell.put("a", Opaque(4)), ["evidence None", "1 ByOther"]);
+}
+
 #[test]
 fn unordered_watch_catches_up_with_a_listing() {
     let mut shell = Shell::with("old", Opaque(1));

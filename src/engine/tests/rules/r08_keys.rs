@@ -56,7 +56,7 @@ fn newer_work_runs_after_the_attempt_in_flight() {
 
 #[test]
 fn newer_work_inherits_age_only_after_a_refusal() {
-    for (outcome, first) in [(Outcome::Conflict, "a"), (Outcome::Written, "b")] {
+    for (outcome, first) in [(Outcome::Conflict, "a"), (Outcome::Written, "b"), (Outcome::Denied, "b")] {
         let mut world = World::leading(1);
         world.wants("a");
         let attempt = world.one();
@@ -67,6 +67,24 @@ fn newer_work_inherits_age_only_after_a_refusal() {
         world.ends(attempt, outcome);
         world.pass(TERM * 2);
         assert_eq!(world.polls()[0].key, first);
+    }
+}
+
+/// A replica that competes makes one attempt at a time, and two denied keys that are wanted faster
+/// than that would take all of them.
+#[test]
+fn denied_keys_wanted_often_starve_no_other() {
+    let mut world = World::new(1);
+    world.wants_all(["denied", "denied too", "key"]);
+    for attempts in 1..=3 {
+        let attempt = world.sleeps_for_one();
+        world.pass(ms(1));
+        world.wants_all(["denied", "denied too"]);
+        if attempt.key == "key" {
+            return;
+        }
+        assert!(attempts < 3, "{} is attempted again before the other", attempt.key);
+        world.ends(attempt, Outcome::Denied);
     }
 }
 

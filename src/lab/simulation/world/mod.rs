@@ -2,6 +2,7 @@
 //! it; the promises are checked from outside, by `promises`.
 
 mod faults;
+mod votes;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -52,6 +53,8 @@ pub(super) struct World<'a> {
     backup: Option<(Vec<Stored>, u64)>,
     /// When the store was last set back.
     restored: Duration,
+    /// When the last message arrives that was sent in the storm.
+    storm_heard: Duration,
     check_every: Option<Duration>,
 }
 
@@ -79,6 +82,7 @@ impl<'a> World<'a> {
             brownout: false,
             backup: None,
             restored: Duration::ZERO,
+            storm_heard: plan.storm,
             check_every,
         };
         for replica in 0..plan.members.len() {
@@ -186,6 +190,9 @@ impl<'a> World<'a> {
 
     fn request(&mut self, replica: usize, round: u64) {
         let (plan, now) = (self.plan, self.now);
+        if !self.process(replica).begin_round(round) {
+            return;
+        }
         for key in plan.members[replica].range() {
             if plan.is_wanted(key, round) {
                 self.process(replica).request(now, key, round);
@@ -245,7 +252,7 @@ impl<'a> World<'a> {
         if let Some(write) = self.process(replica).read(now, call.key, stored) {
             let call = self.call(call.process, call.key);
             let arrives = self.now + self.one_way(replica) + self.plan.commit / 2;
-            self.at(arrives, Event::WriteArrives { call, write });
+            self.arrives(arrives, Event::WriteArrives { call, write });
         }
         self.poll(replica);
     }
@@ -287,7 +294,7 @@ impl<'a> World<'a> {
         };
         if !is_lost {
             let arrives = self.now + self.one_way(replica) + self.plan.commit / 2;
-            self.at(arrives, Event::WriteAnswered { call, result });
+            self.arrives(arrives, Event::WriteAnswered { call, result });
         }
     }
 
@@ -368,6 +375,7 @@ impl<'a> World<'a> {
                 arrives = arrives.max(self.hosts[replica].news_until + Duration::from_nanos(1));
                 self.hosts[replica].news_until = arrives;
             }
+            self.hear(arrives);
             deliveries.push(Delivery { arrives, process, watch });
             if self.network.is_disordered(self.now) {
                 let arrives = arrives + self.one_way(replica);
@@ -398,40 +406,7 @@ impl<'a> World<'a> {
                 self.at(arrives, Event::News { process, news });
             }
         }
-        self.at(arrives, Event::ListingEnds { process, watch });
-    }
-
-    fn campaign(&mut self, process: ProcessId) {
-        let Some(ttl) = self.plan.election else { return };
-        self.send(process.replica, Event::VoteArrives { process, asked: self.now });
-        self.at(self.now + ttl / 3, Event::Campaign { process });
-    }
-
-    fn handle_vote(&mut self, process: ProcessId, asked: Duration) {
-        if self.is_connected(process.replica)
-            && !self.hosts[process.replica].deaf
-            && let Some(ttl) = self.plan.election
-        {
-            let fence = self.leadership.ask(self.now, process, ttl);
-            self.send(process.replica, Event::VoteAnswered { process, asked, fence });
-        }
-    }
-
-    fn handle_vote_answer(&mut self, process: ProcessId, asked: Duration, fence: Option<u64>) {
-        let (now, replica) = (self.now, process.replica);
-        // Answers may overtake each other.
-        if !self.is_connected(replica) || self.hosts[replica].asked >= asked {
-            return;
-        }
-        let Some(ttl) = self.plan.election else { return };
-        self.hosts[replica].asked = asked;
-        match fence {
-            // Clocks differ by as much.
-            Some(fence) => self.process(replica).elected(now, asked, ttl.mul_f64(0.95), fence),
-            None => self.process(replica).not_elected(now),
-        }
-        self.observations.push_back(Observation::Elected);
-        self.poll(replica);
+        self.arrives(arrives, Event::ListingEnds { process, watch });
     }
 
     fn start(&mut self, replica: usize) {
@@ -469,12 +444,30 @@ impl<'a> World<'a> {
     /// Sends a message between a replica and the store, which arrives as this event.
     fn send(&mut self, replica: usize, event: Event) {
         let arrives = self.now + self.one_way(replica);
+        self.arrives(arrives, event);
+    }
+
+    /// Lets a message that is sent now arrive as this event.
+    fn arrives(&mut self, arrives: Duration, event: Event) {
+        self.hear(arrives);
         self.at(arrives, event);
+    }
+
+    fn hear(&mut self, arrives: Duration) {
+        if self.now <= self.plan.storm {
+            self.storm_heard = self.storm_heard.max(arrives);
+        }
     }
 
     fn one_way(&mut self, replica: usize) -> Duration {
         let usual = self.network.one_way(self.now);
         if self.brownout || self.hosts[replica].slow { usual * SLOWNESS } else { usual }
+    }
+
+    /// Returns when the last message arrives that was sent in the storm. News hold up those behind
+    /// them, so one that takes minutes leaves a watch blind for as long.
+    pub fn storm_heard(&self) -> Duration {
+        self.storm_heard
     }
 
     /// Returns how many messages have taken longer than usual.
@@ -488,6 +481,6 @@ impl<'a> World<'a> {
 }
 
 /// How long a call waits for its answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// How many times as long messages take that are slow.
-const SLOWNESS: u32 = 20;
+pub(super) const SLOWNESS: u32 = 20;
