@@ -12,7 +12,7 @@ use writerlease_example_support::{complain, duration, run_number};
 /// Exit code 0: no update was lost. 1: updates were lost, or the run failed. 2: the run could not
 /// start.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "contended_updates")]
+#[command(name = "contended_updates", after_help = FIGURES)]
 pub struct Options {
     /// Store: `memory`, or `etcd://`, `redis://` (several nodes: a cluster) or `zookeeper://`
     /// followed by `host:port[,host:port...]`; each needs the cargo feature of its name
@@ -85,6 +85,18 @@ pub enum Choice {
     Lease,
     Retry,
 }
+
+/// The meaning of the figures that do not explain themselves.
+const FIGURES: &str = "\
+Figures, with their names in the JSON object of a strategy:
+  keys written by N   `written`: by replica, how many keys it wrote in all rounds
+  busiest / mean      `busiest_over_mean`: what the busiest replica wrote, divided by the mean of all.
+                      It is 1 if each wrote the same, and the number of replicas if one wrote everything
+  keys that moved     `moved`: how many times a key was written by another replica than the time before
+  leader changes      `leader_changes`: how many times a replica became leader, except for the first; with
+                      shards, of all of them together, except for the first in each
+  leaders at the end  `leaders_at_end`: how many replicas lead at the end, at least one shard each
+  failover            `failover_ms`: from the kill until all keys of that round were right";
 
 /// The number of shards for each replica, unless the command line says otherwise.
 const SHARDS: usize = 16;

@@ -104,6 +104,16 @@ fn table_goes_to_stdout_and_progress_to_stderr() {
 }
 
 #[test]
+fn help_explains_the_figures() {
+    let output = run(&["--help"]);
+    assert!(output.status.success(), "{output:?}");
+    let help = String::from_utf8(output.stdout).expect("it is text");
+    for figure in ["`written`", "`busiest_over_mean`", "`moved`", "`leader_changes`", "16 for each replica"] {
+        assert!(help.contains(figure), "{figure}: {help}");
+    }
+}
+
+#[test]
 fn invalid_options_are_one_line_and_code_2() {
     for (arguments, says) in [
         (&["--replicas", "0"][..], "replicas is 0"),
