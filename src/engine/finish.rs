@@ -5,12 +5,14 @@ use std::{hash::Hash, time::Duration};
 use super::{
     Engine,
     attempt::AttemptId,
+    backoff::seconds,
     contest::Role,
     in_flight::{Flight, Kind},
     incumbent::Incumbent,
     outage::Failed,
     outcome::{Next, Outcome, Verdict},
     queue::{Class, Requeue},
+    roster::Turn,
     time::Timestamp,
 };
 
@@ -118,11 +120,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     }
 
     fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
-        // Evidence that came during the attempt may be of a later write.
-        if !flight.cleared {
-            self.queue.set_incumbent_of(now, flight.slot, Incumbent::Us);
-        }
         let shard = &mut self.shards[usize::from(flight.shard)];
+        // Evidence that came during the attempt may be of a later write. A key of a shard that we gave up
+        // meanwhile is the next one's.
+        if !flight.cleared {
+            let is_given_up = shard.turn == Turn::Other && flight.started < shard.handed_over;
+            let by = if is_given_up { Incumbent::Other } else { Incumbent::Us };
+            self.queue.set_incumbent_of(now, flight.slot, by);
+        }
         shard.contest.wrote(now);
         if flight.kind == Kind::Takeover {
             shard.takeovers.grow(self.config.tuning.window_growth);
@@ -148,7 +153,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 incumbent => incumbent,
             });
             if let Some(roster) = &mut self.roster {
-                roster.taken_over(now, flight.shard, shard.patience.current());
+                // By then everybody would have lost patience. The first to strike silences the rest.
+                let spread = self.echo.current().saturating_mul(self.config.tuning.rival_echoes);
+                let drawn = seconds(spread.as_secs_f64() * self.rng.truncated_exponential());
+                roster.taken_over(now, flight.shard, shard.patience.longest(&self.config) + drawn);
             }
         } else if shard.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
             // A key of ours, or one that we took over: the lease is another's.

@@ -13,17 +13,18 @@ use super::{
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Hands shards over. Who gives one up counts its keys as another's from then on; who gets one
-    /// counts others' keys in it as nobody's, and needs no election.
-    pub(super) fn hand_over(&mut self, now: Timestamp, changes: &[TurnChange]) {
+    /// counts others' keys in it as nobody's, and needs no election. If `somebody_left`, others' keys in
+    /// all shards of ours may be of the one who did.
+    pub(super) fn hand_over(&mut self, now: Timestamp, changes: &[TurnChange], somebody_left: bool) {
         let Some(roster) = &self.roster else { return };
         let starts = roster.blocked_until(now, self.echo.current()).unwrap_or(now);
         let until = now + self.echoes(self.config.tuning.hand_over_echoes);
         let is_by_work = self.authority.is_by_work();
-        let mut changed: Vec<Option<Turn>> = vec![None; self.shards.len()];
+        let mut changed: Vec<bool> = vec![false; self.shards.len()];
         for change in changes {
-            changed[usize::from(change.shard)] = Some(change.now);
+            changed[usize::from(change.shard)] = true;
             let shard = &mut self.shards[usize::from(change.shard)];
-            shard.turn = change.now;
+            (shard.turn, shard.handed_over) = (change.now, now);
             let before = shard.contest.role();
             match change.now {
                 // An election comes before the roster.
@@ -43,7 +44,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             }
         }
         let delay = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
-        for shard in &mut self.shards {
+        for (number, shard) in (0..).zip(&mut self.shards) {
+            shard.patience.inherit(roster.is_heir(number), &self.config, &mut self.rng);
             match shard.turn {
                 // While a group gathers, each newcomer makes all wait a little longer.
                 Turn::Us => shard.election = starts,
@@ -55,12 +57,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Turn::Open | Turn::Other => {}
             }
         }
-        if !changes.is_empty() && is_by_work {
-            self.queue.change_incumbents(now, |shard, incumbent| {
-                match (changed[usize::from(shard)], incumbent) {
-                    (Some(Turn::Us), Incumbent::Other) => Incumbent::Nobody,
-                    (Some(Turn::Other), Incumbent::Us) => Incumbent::Other,
-                    (_, incumbent) => incumbent,
+        if (!changes.is_empty() || somebody_left) && is_by_work {
+            let shards = &self.shards;
+            self.queue.change_incumbents(now, |number, incumbent| {
+                let number = usize::from(number);
+                match (shards[number].turn, incumbent, changed[number]) {
+                    (Turn::Us, Incumbent::Other, changed) if changed || somebody_left => Incumbent::Nobody,
+                    (Turn::Other, Incumbent::Us, true) => Incumbent::Other,
+                    (_, incumbent, _) => incumbent,
                 }
             });
         }

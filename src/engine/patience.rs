@@ -22,6 +22,12 @@ pub(super) struct Patience {
     now: Duration,
 }
 
+/// The place in the spread of a replica that goes first by the roster: far enough from the start that
+/// news which are a little late are not taken for a death.
+const FIRST: f64 = 0.6;
+/// The least place of the others.
+const BEHIND_THE_FIRST: f64 = 0.8;
+
 impl Patience {
     pub(super) fn new(config: &LeaseConfig, rng: &mut Rng) -> Self {
         let mut new = Self {
@@ -57,6 +63,11 @@ impl Patience {
         self.now.saturating_sub(seconds(self.spread * self.place))
     }
 
+    /// Returns the patience of the last replica to suspect.
+    pub(super) fn longest(&self, config: &LeaseConfig) -> Duration {
+        self.unspread().saturating_add(config.tuning.patience_spread).min(config.term)
+    }
+
     /// Returns the place of this replica in its group, in [0, 1): few are low, most are high.
     pub(super) fn place(&self) -> f64 {
         self.place
@@ -83,6 +94,16 @@ impl Patience {
     pub(super) fn refuted(&mut self, config: &LeaseConfig, rng: &mut Rng) {
         self.doublings = (self.doublings + 1).min(32);
         self.place = rng.truncated_exponential();
+        self.update(config);
+    }
+
+    /// The roster says whether we go first when the leader falls silent; `None` if it says nothing.
+    pub(super) fn inherit(&mut self, is_first: Option<bool>, config: &LeaseConfig, rng: &mut Rng) {
+        self.place = match is_first {
+            Some(true) => FIRST,
+            Some(false) => self.place.max(BEHIND_THE_FIRST),
+            None => rng.truncated_exponential(),
+        };
         self.update(config);
     }
 

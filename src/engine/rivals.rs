@@ -3,8 +3,8 @@
 use std::{hash::Hash, time::Duration};
 
 use super::{
-    Engine, backoff::seconds, contest::Role, incumbent::Incumbent, queue::Cleared, shard::Shard,
-    time::Timestamp,
+    Engine, backoff::seconds, contest::Role, incumbent::Incumbent, queue::Cleared, roster::Turn,
+    shard::Shard, time::Timestamp,
 };
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
@@ -39,8 +39,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         // A request of unknown age may be as young as this moment.
         shard.contest.reaches(since.map_or(now, |since| since.min(now)));
         if self.authority.is_by_work() {
-            let is_nothing_new =
-                before == Incumbent::Other || since.is_some_and(|since| is_slow(shard, now, since));
+            let is_nothing_new = before == Incumbent::Other
+                // The roster says who leads, and the other one may only have wanted this key.
+                || shard.turn == Turn::Us
+                || since.is_some_and(|since| is_slow(shard, now, since));
             if is_nothing_new && shard.contest.role() == Role::Leader {
                 shard.contest.sign_of_life(now, shard.patience.unspread());
             } else {
@@ -64,9 +66,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let now = self.advance(now);
         let number = self.touch(key);
         let shard = &mut self.shards[usize::from(number)];
-        if self.authority.is_by_work() && !shard.contest.is_old_news(revision) && shard.hand_over_until <= now
+        if !self.authority.is_by_work() || shard.contest.is_old_news(revision) || now < shard.hand_over_until
         {
-            shard.contest.reaches(now);
+            return;
+        }
+        shard.contest.reaches(now);
+        if shard.turn == Turn::Us && shard.contest.role() == Role::Leader {
+            shard.contest.sign_of_life(now, shard.patience.unspread());
+        } else {
             self.lose(now, number, true);
         }
     }

@@ -21,6 +21,8 @@ pub(super) struct Shard {
     /// All attempts in flight.
     pub(super) out: u32,
     pub(super) turn: Turn,
+    /// When the turn last changed.
+    pub(super) handed_over: Timestamp,
     /// Until here, others' writes in a shard that was handed over to us are ones that they had begun
     /// before.
     pub(super) hand_over_until: Timestamp,
@@ -39,6 +41,7 @@ impl Shard {
             counted: Counted::default(),
             out: 0,
             turn: Turn::Open,
+            handed_over: Timestamp::ZERO,
             hand_over_until: Timestamp::ZERO,
         }
     }

@@ -55,16 +55,17 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let before = names(roster);
         let changes = change(roster, now);
         let after = names(roster);
-        self.hand_over(now, &changes);
         let of = |is_it: fn(&TurnChange) -> bool| {
             changes.iter().filter(|change| is_it(change)).map(|change| change.shard).collect()
         };
-        let missing = |from: &[Arc<str>], of: &[Arc<str>]| {
+        let missing = |from: &[Arc<str>], of: &[Arc<str>]| -> Vec<Arc<str>> {
             of.iter().filter(|name| from.binary_search(name).is_err()).cloned().collect()
         };
+        let left: Vec<Arc<str>> = missing(&after, &before);
+        self.hand_over(now, &changes, !left.is_empty());
         RosterChange {
             joined: missing(&before, &after),
-            left: missing(&after, &before),
+            left,
             gained: of(|change| change.now == Turn::Us),
             given_up: of(|change| change.before == Turn::Us),
             moved: changes.len(),

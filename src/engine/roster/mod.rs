@@ -145,6 +145,8 @@ struct View {
     members: Vec<Seen>,
     /// The member of each shard, as an index; empty if there are no members.
     turns: Vec<u16>,
+    /// Who goes first if that member falls silent.
+    heirs: Vec<Option<u16>>,
     /// When to ask for the next strike-off. It is kept because every event needs it.
     next_strike: Option<Timestamp>,
 }
@@ -330,6 +332,13 @@ impl Roster {
         self.view.members.len()
     }
 
+    /// Returns whether we go first if the member whose turn a shard is falls silent. `None` if nobody
+    /// does.
+    pub(super) fn is_heir(&self, shard: u16) -> Option<bool> {
+        let heir = (*self.view.heirs.get(usize::from(shard))?)?;
+        Some(self.view.members[usize::from(heir)].member.name == self.own.name)
+    }
+
     /// Returns the name of the member whose turn a shard is.
     pub(super) fn member_of(&self, shard: u16) -> Option<&Arc<str>> {
         self.view.member_of(shard).map(|member| &member.name)
@@ -411,7 +420,9 @@ impl View {
             return Self::default();
         }
         let sorted: Vec<Member> = members.iter().map(|seen| seen.member.clone()).collect();
-        let mut view = Self { turns: assign(shards, &sorted), members, next_strike: None };
+        let turns = assign(shards, &sorted);
+        let heirs = assignment::heirs(&sorted, &turns);
+        let mut view = Self { turns, heirs, members, next_strike: None };
         view.find_next_strike();
         view
     }

@@ -123,7 +123,7 @@ fn our_turn_needs_no_election_and_takes_back_keys() {
 
 #[test]
 fn writes_during_a_hand_over_were_begun_before() {
-    for (echoes, leads) in [(19, true), (21, false)] {
+    for (echoes, incumbent) in [(19, Incumbent::Nobody), (21, Incumbent::Other)] {
         let mut world = on_roster(1, &["other"]);
         let key = world.key_in_turn(Turn::Other);
         let shard = world.engine.shard_of(&key);
@@ -135,8 +135,8 @@ fn writes_during_a_hand_over_were_begun_before() {
         world.wins_shard_of(&key);
         world.now = handed_over + ECHO * echoes;
         world.evidence(&other);
-        assert_eq!(world.engine.leads(world.now, &key), leads, "{echoes} echoes");
-        assert_eq!(world.engine.incumbent(&other), if leads { Incumbent::Nobody } else { Incumbent::Other });
+        assert_eq!(world.engine.incumbent(&other), incumbent, "{echoes} echoes");
+        assert!(world.engine.leads(world.now, &key), "while it is our turn, others only take single keys");
     }
 }
 
@@ -159,6 +159,35 @@ fn turn_that_is_given_up_leaves_our_keys_to_the_next() {
     let attempt = world.sleeps_for_one();
     assert!(world.now >= since + secs(1), "not before our patience has ended");
     world.ends(attempt, Outcome::Written);
+}
+
+#[test]
+fn write_that_ends_after_its_shard_was_given_up_leaves_the_key_to_the_next() {
+    let mut world = on_roster(1, &["us"]);
+    world.pass(16 * ECHO);
+    let keys: Vec<String> = (0..SHARDS).map(|shard| world.key_of(shard)).collect();
+    world.wants_all(keys.iter().map(String::as_str));
+    let running = world.polls();
+    world.pass(ms(5));
+    world.sees(&["other", "us"]);
+    for attempt in running {
+        let (key, shard) = (attempt.key.clone(), attempt.shard);
+        world.ends(attempt, Outcome::Written);
+        let turn = world.engine.shards().nth(shard.into()).unwrap().turn;
+        let expected = if turn == Turn::Us { Incumbent::Us } else { Incumbent::Other };
+        assert_eq!(world.engine.incumbent(&key), expected);
+    }
+}
+
+#[test]
+fn who_left_writes_no_more_in_our_shards() {
+    let mut world = on_roster(1, &["other", "us"]);
+    let key = world.key_in_turn(Turn::Us);
+    world.pass(secs(1));
+    world.evidence(&key);
+    assert_eq!(world.engine.incumbent(&key), Incumbent::Other);
+    world.sees(&["us"]);
+    assert_eq!(world.engine.incumbent(&key), Incumbent::Nobody);
 }
 
 #[test]
