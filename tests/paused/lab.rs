@@ -124,6 +124,19 @@ async fn rolling_restart_moves_keys_away_and_back() {
     assert_eq!(entries(&store).await, []);
 }
 
+/// The rounds follow each other without a pause, so a replica leaves while keys are still on their way
+/// to the one that has just returned.
+#[tokio::test(start_paused = true)]
+async fn rolling_restart_costs_no_round_without_gaps() {
+    for seed in [1, 2, 9] {
+        let scenario = Scenario { rolling_restart: true, rounds: 20, seed, ..sharded() };
+        let report = scenario.run(MemoryStore::new()).await.unwrap();
+        println!("{report}, {:?}", report.rounds);
+        assert_eq!(report.updates_lost, 0, "{report}");
+        assert!(report.slowest_round() < ms(500), "seed {seed}: {:?}", report.rounds);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_keys_of_the_dead_move() {
     let store = MemoryStore::new();

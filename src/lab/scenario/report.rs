@@ -56,8 +56,8 @@ pub struct Report {
     /// Number of requests that the store does not hold at the end, plus that of acknowledged writes
     /// that are missing in it.
     pub updates_lost: u64,
-    /// Number of times that a replica became leader, except for the first; of all shards together,
-    /// and except for the first in each.
+    /// Number of times that a replica became leader, except for the first; with shards, of all of
+    /// them together, except for the first in each.
     pub leader_changes: u64,
     /// Time from the kill of the leader until every key of that round was up to date; `None`
     /// without a kill.

@@ -1,6 +1,6 @@
 //! The run of a scenario, which starts the rounds, watches the store, lets faults happen and counts.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use rand::{RngExt, rngs::Xoshiro256PlusPlus, seq::index};
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     clock,
+    engine::{Engine, config::ConfigError},
     store::{Event, Expected, Store, StoreError},
 };
 
@@ -315,7 +316,7 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             moved_after_kill,
             roster_writes,
             updates_lost,
-            leader_changes: self.fleet.wins().saturating_sub(self.scenario.shards.into()),
+            leader_changes: self.fleet.wins().saturating_sub(self.scenario.shards_with_keys()?),
             failover,
             leaders_at_end,
         })
@@ -323,6 +324,14 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
 }
 
 impl Scenario {
+    /// Returns how many shards have keys. No other has a leader.
+    fn shards_with_keys(&self) -> Result<u64, ConfigError> {
+        let engine = Engine::<Arc<str>, ()>::new(self.lease(0).build()?);
+        let keys = (0..self.keys).filter(|key| self.is_wanted(*key));
+        let shards = keys.map(|key| engine.shard_of(&write_log::name(&self.prefix, key).into()));
+        Ok(shards.collect::<BTreeSet<u16>>().len() as u64)
+    }
+
     /// Returns whether any replica wants this key.
     fn is_wanted(&self, key: usize) -> bool {
         self.wants.len() < self.replicas || self.wants.iter().any(|range| range.contains(&key))
