@@ -35,9 +35,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             return job;
         }
         self.forget_idle(now);
+        let burst = self.echoes(self.config.tuning.election_echoes);
         let shard = &mut self.shards[usize::from(number)];
         // A request of unknown age may be as young as this moment.
-        shard.contest.reaches(since.map_or(now, |since| since.min(now)));
+        let asked = since.map_or(now, |since| since.min(now));
+        let is_late = before == Incumbent::Nobody && shard.patience.is_late(now - asked);
+        shard.contest.reaches(now, asked, burst, is_late);
         if self.authority.is_by_work() {
             let is_nothing_new =
                 before == Incumbent::Other || since.is_some_and(|since| is_slow(shard, now, since));
@@ -63,10 +66,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_observe(&mut self, now: Timestamp, key: &K, revision: Option<u64>) {
         let now = self.advance(now);
         let number = self.touch(key);
+        let burst = self.echoes(self.config.tuning.election_echoes);
         let shard = &mut self.shards[usize::from(number)];
         if self.authority.is_by_work() && !shard.contest.is_old_news(revision) && shard.hand_over_until <= now
         {
-            shard.contest.reaches(now);
+            shard.contest.reaches(now, now, burst, false);
             self.lose(now, number, true);
         }
     }
