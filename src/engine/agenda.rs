@@ -58,6 +58,18 @@ impl Agenda {
         }
     }
 
+    /// Notes that those shards must be looked at again that wait for another leader. Leaders wait for
+    /// nothing that is measured in echoes.
+    pub(super) fn touch_followed(&mut self) {
+        for shard in 0..self.is_touched.len() {
+            let waits = |steps: &Tournament<Look>| matches!(steps.values()[shard], Look::Wait(_));
+            let (is_not_led, _) = self.lease_ends.values()[shard];
+            if is_not_led && self.steps.iter().any(waits) {
+                self.touch(shard as u16);
+            }
+        }
+    }
+
     /// Returns a shard that must be looked at by now.
     pub(super) fn next_look(&mut self, now: Timestamp) -> Option<u16> {
         if let Some(shard) = self.touched.pop() {

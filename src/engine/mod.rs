@@ -350,7 +350,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in how long our own write took to come back through the watch, from its start.
     pub fn handle_echo(&mut self, now: Timestamp, echo: Duration) {
         self.advance(now);
+        let before = self.echo.current();
         self.echo.measure(echo);
+        if self.echo.current() < before {
+            self.agenda.touch_followed();
+        }
     }
 
     /// Takes in how long a round trip to the store took; ignored after the first echo.
