@@ -111,7 +111,9 @@
 //!
 //!    Nobody's key is skipped if the leader served a request that is younger by a whole patience.
 //!    Age alone says nothing, because a slow leader may be working through a long queue. Then we
-//!    probe: replicas of which each wants other keys have a leader each, and that is right.
+//!    probe: replicas of which each wants other keys have a leader each, and that is right. One write
+//!    shows a skip to all, so each leaves the others up to 16 echoes to be first (rule 5), and again
+//!    with each such key that another then writes, for two patiences more at most.
 //!
 //!    Evidence on another's key deposes no leader, because it says nothing new. Nor does evidence on a
 //!    key that a leader who is at work left pending for so long that another may have lost patience.
@@ -348,9 +350,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in how long our own write took to come back through the watch, from its start.
     pub fn handle_echo(&mut self, now: Timestamp, echo: Duration) {
         self.advance(now);
+        let before = self.echo.current();
         self.echo.measure(echo);
-        // Shards that wait for some echoes go on doing so; to look at all of them takes too long.
-        self.agenda.touch(0);
+        if self.echo.current() < before {
+            // With several shards, what waits for some of the longer echoes goes on doing so: to look at
+            // all shards takes too long.
+            self.agenda.touch(0);
+        }
     }
 
     /// Takes in how long a round trip to the store took; ignored after the first echo.

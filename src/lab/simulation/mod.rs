@@ -35,7 +35,8 @@
 //!
 //! - After a term and 30 s no key is pending for longer than that, whoever else is alive; a few
 //!   seconds are usual. The limit is 150 s if groups want different values of the key more often
-//!   than once in eight round trips, because then luck decides who writes it.
+//!   than once in eight round trips, because then luck decides who writes it. Luck also decides
+//!   whether a replica that cannot write such a key sees that another of its group did.
 //! - At the end nothing is pending, and every key is as it should be that some replica can write.
 //!
 //! However the roster lies, keys are pending for no longer than that. A shard has a patience of its own.
