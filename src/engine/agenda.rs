@@ -37,7 +37,7 @@ enum Wait {
     None,
 }
 
-/// What a look at a shard found.
+/// The result of a look at a shard.
 pub(super) struct Look {
     /// By class.
     pub(super) runs: [Run; 2],
