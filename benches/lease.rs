@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 use writerlease::{
-    Outcome,
+    Outcome, WriterLease,
     lab::{Network, Scenario, Strategy},
     store::MemoryStore,
 };
@@ -75,6 +75,26 @@ fn coalescing(c: &mut Criterion) {
         let lease = runtime.block_on(follower());
         b.iter(|| lease.try_work(key.clone(), |_| async { Outcome::Written }).unwrap());
     });
+    group.finish();
+}
+
+/// `try` of pending keys in shards, most of which are led by others.
+fn shards(c: &mut Criterion) {
+    let mut group = c.benchmark_group("try, by shards");
+    let runtime = current_thread();
+    let keys = keys(KEYS);
+    group.throughput(Throughput::Elements(KEYS as u64));
+    for shards in [1, 64, 1024] {
+        let lease = runtime.block_on(async { WriterLease::builder("bench").shards(shards).spawn().unwrap() });
+        keys.iter().for_each(|key| lease.extend(key));
+        group.bench_function(BenchmarkId::from_parameter(shards), |b| {
+            b.iter(|| {
+                for key in &keys {
+                    lease.try_work(key.clone(), |_| async { Outcome::Written }).unwrap();
+                }
+            });
+        });
+    }
     group.finish();
 }
 
@@ -208,6 +228,6 @@ fn quick() -> Criterion {
 criterion_group! {
     name = benches;
     config = quick();
-    targets = distinct_keys, coalescing, two_producers, round_trip, follower_try_extend, scenario_rounds
+    targets = distinct_keys, coalescing, shards, two_producers, round_trip, follower_try_extend, scenario_rounds
 }
 criterion_main!(benches);

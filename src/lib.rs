@@ -125,3 +125,8 @@ pub use status::{LeaseClosed, MemberSnapshot, ShardSnapshot, Snapshot, SpawnErro
 #[cfg(all(doctest, feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeSamples;
+
+/// The same for docs/shards.md.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../docs/shards.md")]
+struct ShardsSamples;

@@ -36,6 +36,9 @@
 //! | *takeover* | an attempt of another's key that was left pending for our patience, although others live |
 //! | *suspicion* | a probe while another replica still holds the lease |
 //! | *outage* | different keys failed, and the store answered no attempt in between |
+//! | *shard* | a part of the keys, by a stable hash, with a contest for a lease of its own |
+//! | *roster* | the names of the replicas that are about, its *members*; it says whose *turn* each shard is |
+//! | *hand-over* | a change of the roster gives the turn of a shard to another member |
 //!
 //! # The table
 //!
@@ -54,6 +57,8 @@
 //! | [`handle_deleted`](Engine::handle_deleted) | the key is nobody's | the same | the same |
 //! | [`handle_remove`](Engine::handle_remove) | clear the key's pending job | the same | the same |
 //! | [`handle_relisting`](Engine::handle_relisting) | nothing | evidence counts whatever its revision | nothing |
+//! | the roster gives us the turn | no election delay; others' keys are nobody's | stay; the same | become Election; the same |
+//! | the roster gives another the turn | become Follower for a term; our keys are another's | the same | the same |
 //! | [`handle_expire`](Engine::handle_expire) | probe now; what was another's is nobody's | not leader until the next success; the same | the same as in Election |
 //! | [`handle_elected`](Engine::handle_elected) | become Leader: epoch + 1, window 1, lease ends at the given time | lease ends at the given time | become Leader |
 //! | [`handle_not_elected`](Engine::handle_not_elected) | become Follower | become Follower | nothing |
@@ -134,6 +139,27 @@
 //! 10. **`backoff(losses)`** is base x factor^losses, with each factor jittered. It is capped at
 //!     the term, and past `steps` losses it is the term. Up to a tenth is added, so that replicas
 //!     whose backoff is capped do not return in step.
+//!
+//! 11. **Every member leads its shards.** With several shards, each has a contest of its own: roles,
+//!    lease, windows and patience. The queue's memory, the slots, the outage and the echo are common.
+//!    Each shard is looked at only when an event concerns it or its time has come, so the work per event
+//!    does not grow with their number.
+//!
+//!    The roster says whose turn each shard is. It is advice, never a lock. Without one, shards are led by
+//!    whoever writes first. A change is a hand-over:
+//!
+//!    - The member that gives a shard up becomes its follower for a term, and counts its keys as another's;
+//!      also those that it has in flight.
+//!    - The member that gets it needs no election delay, and counts the keys of others in it as nobody's.
+//!      If the one before is still on the roster, it waits for two echoes, in which attempts in flight end.
+//!    - For 20 echoes, writes of others in that shard are ones that they had begun before.
+//!    - While it is our turn, evidence deposes us no more: the other replica may only have wanted that key.
+//!    - If a member left, it writes no more: others' keys in all shards of ours are nobody's.
+//!
+//!    A death costs a patience, as without a roster, but few races: each shard has an *heir*, the member
+//!    with the next strongest claim, which loses patience before the others. A replica that won a shard by
+//!    silence strikes its member off, once nobody's patience could have lasted longer. Any write in a shard
+//!    is a sign of life of its member, except for one that an impatient replica may have made.
 //!
 //! An engine that follows an election ([`handle_elected`](Engine::handle_elected),
 //! [`handle_not_elected`](Engine::handle_not_elected)) keeps the queue, the window, the pauses of
