@@ -120,12 +120,14 @@ fn death_moves_few_keys_beside_those_of_the_dead() {
 
 #[test]
 fn rolling_restart_costs_no_round() {
-    for replicas in [3, 10] {
-        let rounds = 20 + 3 * replicas;
-        let scenario = Scenario { rolling_restart: true, ..crowd(replicas, 300, rounds) };
-        let figures = measure(&format!("{replicas} x 300, rolling restart"), &scenario, 3);
-        let usual = measure(&format!("{replicas} x 300, steady"), &crowd(replicas, 300, 20), 10).before;
-        assert!(figures.worst <= ms(500).max(2 * usual) && figures.most_refused <= 5, "{replicas}");
+    // A roster serves a single shard as well: the next leader is known.
+    for (replicas, shards) in [(3, SHARDS), (10, SHARDS), (3, 1)] {
+        let steady = Scenario { shards, ..crowd(replicas, 300, 20) };
+        let restart = Scenario { rolling_restart: true, rounds: 20 + 3 * replicas, ..steady.clone() };
+        let name = format!("{replicas} x 300, {shards} shards");
+        let figures = measure(&format!("{name}, rolling restart"), &restart, 3);
+        let usual = measure(&format!("{name}, steady"), &steady, 10).before;
+        assert!(figures.worst <= ms(500).max(2 * usual) && figures.most_refused <= 5, "{name}");
     }
 }
 
