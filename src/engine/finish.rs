@@ -146,18 +146,22 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if !current || flight.started + term <= now {
             return;
         }
+        // A member that was heard of lately, or that had nothing to do, gets a term to show itself.
+        let mut silence = term;
+        let mut is_taken = shard.contest.role() == Role::Leader && now - shard.contest.won_since() > term;
         if let Kind::Probe { silent: true, .. } = flight.kind {
+            (silence, is_taken) = (shard.patience.current(), true);
             // What the silent ones wrote is nobody's by now.
             self.queue.change_incumbents(now, |number, incumbent| match incumbent {
                 Incumbent::Other if number == flight.shard => Incumbent::Nobody,
                 incumbent => incumbent,
             });
-            if let Some(roster) = &mut self.roster {
-                roster.taken_over(now, flight.shard, shard.patience.current());
-            }
         } else if shard.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
             // A key of ours, or one that we took over: the lease is another's.
             return;
+        }
+        if let Some(roster) = self.roster.as_mut().filter(|_| is_taken && shard.turn == Turn::Other) {
+            roster.taken_over(now, flight.shard, silence);
         }
         // Slow start begins anew after an idle term.
         if !shard.contest.leads(now) {

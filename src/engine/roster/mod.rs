@@ -8,7 +8,7 @@
 //!
 //! The roster is kept by work. A replica joins with its first job and stays without a heartbeat.
 //! Another replica strikes it off after taking over one of its shards, if it heard nothing from the
-//! member for a patience. A replica that was struck off although it lives joins again with its next
+//! member for a patience; or while it leads one, if it heard nothing for a term. A replica that was struck off although it lives joins again with its next
 //! job, after a pause that doubles each time.
 //!
 //! All replicas that see the same roster agree on whose turn each shard is: [`assign`] depends on
@@ -235,12 +235,12 @@ impl Roster {
         }
     }
 
-    /// Takes in that we won a shard because nobody was heard of. If its member gave no sign of life
-    /// in any of its shards for `patience`, it is to be struck off.
-    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, patience: Duration) {
+    /// Takes in that we lead a shard. If its member gave no sign of life in any of its shards for
+    /// `silence`, it is to be struck off.
+    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, silence: Duration) {
         let Some(index) = self.view.turns.get(usize::from(shard)) else { return };
         let seen = &mut self.view.members[usize::from(*index)];
-        if seen.member.name != self.own.name && seen.strike.is_none() && now - seen.last_sign > patience {
+        if seen.member.name != self.own.name && seen.strike.is_none() && now - seen.last_sign > silence {
             seen.strike = Some(Strike { at: now, asked: 0 });
             self.view.find_next_strike();
         }
@@ -261,9 +261,9 @@ impl Roster {
         let strike = seen.strike.as_mut()?;
         strike.asked += 1;
         strike.at = now + pause(strike.asked);
-        // After the last try the member can be struck off again.
+        // After the last try the member can be struck off again, once it was silent for as long again.
         if strike.asked == STRIKE_TRIES {
-            seen.strike = None;
+            (seen.strike, seen.last_sign) = (None, now);
         }
         let name = seen.member.name.clone();
         self.view.find_next_strike();
