@@ -12,7 +12,7 @@ use super::{
 
 #[derive(Debug)]
 pub(super) struct Agenda {
-    /// What the ready keys of a class may do, by class and by shard.
+    /// The next step of the ready keys, by class and by shard.
     steps: [Tournament<Look>; 2],
     /// Whether we do not lead, and when our lease ends if we do, by shard.
     lease_ends: Tournament<(bool, Timestamp)>,

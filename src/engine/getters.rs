@@ -24,7 +24,7 @@ pub struct ShardView {
     pub role_since: Timestamp,
     /// Times that our role changed.
     pub role_generation: u64,
-    /// Whose turn it is, according to the roster.
+    /// The one whose turn it is, according to the roster.
     pub turn: Turn,
     /// How long a pending key of it waits before we stop trusting its leader to write it.
     pub patience: Duration,
