@@ -119,7 +119,7 @@ pub use lease::{WatchReporter, WriterLease};
 #[cfg(feature = "tokio")]
 pub use roster::Roster;
 #[cfg(feature = "tokio")]
-pub use status::{LeaseClosed, Snapshot, SpawnError, Status, WatchState};
+pub use status::{LeaseClosed, MemberSnapshot, ShardSnapshot, Snapshot, SpawnError, Status, WatchState};
 
 /// The Rust samples of README.md, compiled and run as tests.
 #[cfg(all(doctest, feature = "tokio"))]

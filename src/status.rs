@@ -1,10 +1,10 @@
 //! The state of a lease, as its subscribers and its handles see it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::engine::{Counters, Role, config::ConfigError};
+use crate::engine::{Counters, MemberView, Role, ShardView, Timestamp, config::ConfigError};
 
 /// The part of a lease's state that others wait for.
 ///
@@ -28,7 +28,11 @@ pub struct Status {
     /// false a term after the last write, or within a second of a suspension that outlasted the
     /// term. [`WriterLease::is_leader`](crate::WriterLease::is_leader) knows that immediately.
     pub is_leader: bool,
-    /// Times that this process became leader.
+    /// How many shards' leases this process's work holds; with one shard, 0 or 1.
+    pub shards_led: u16,
+    /// How many replicas are on the [roster](crate::Roster); 0 without one.
+    pub members: usize,
+    /// Times that this process became leader, of any shard.
     pub epoch: u64,
     /// True once some job was finished, by any replica.
     pub decided: bool,
@@ -50,7 +54,7 @@ pub struct Status {
 ///
 /// [`WriterLease::snapshot`](crate::WriterLease::snapshot) takes it under one lock, so its fields
 /// are of one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// Keys with a pending job, attempts in flight not counted.
@@ -74,6 +78,65 @@ pub struct Snapshot {
     pub echo: Duration,
     /// The counts since the lease was spawned.
     pub counters: Counters,
+    /// All shards, by number; one if the lease has no [shards](crate::LeaseBuilder::shards).
+    pub shards: Vec<ShardSnapshot>,
+    /// The replicas on the [roster](crate::Roster), by name; none without one.
+    pub members: Vec<MemberSnapshot>,
+}
+
+/// A shard in a [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardSnapshot {
+    /// The number of the shard, from 0.
+    pub number: u16,
+    /// Our position in the contest for its lease.
+    pub role: Role,
+    /// The time for which we have had this role.
+    pub role_for: Duration,
+    /// Whether our work holds its lease.
+    pub is_leader: bool,
+    /// The time left of its lease, whoever holds it.
+    pub lease_remaining: Duration,
+    /// The member of the roster whose turn it is: the replica that is believed to lead it.
+    pub member: Option<Arc<str>>,
+}
+
+/// A replica on the roster, in a [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberSnapshot {
+    /// The name of the replica.
+    pub name: Arc<str>,
+    /// Its share of the shards, against the other weights.
+    pub weight: u16,
+    /// The number of shards whose turn it has.
+    pub shards: u16,
+    /// Whether it is this replica.
+    pub is_us: bool,
+    /// The time since this replica last saw a write in one of its shards, or since it appeared on the
+    /// roster.
+    pub silent_for: Duration,
+}
+
+impl ShardSnapshot {
+    pub(crate) fn new(shard: ShardView, now: Timestamp) -> Self {
+        Self {
+            number: shard.number,
+            role: shard.role,
+            role_for: now - shard.role_since,
+            is_leader: shard.role == Role::Leader && now < shard.lease_end,
+            lease_remaining: shard.lease_end - now,
+            member: shard.member,
+        }
+    }
+}
+
+impl MemberSnapshot {
+    pub(crate) fn new(member: MemberView, now: Timestamp) -> Self {
+        let MemberView { name, weight, shards, is_us, last_sign } = member;
+        Self { name, weight, shards, is_us, silent_for: now - last_sign }
+    }
 }
 
 /// The state of a watch of foreign writes.
@@ -109,14 +172,13 @@ pub enum SpawnError {
     /// The call was made outside of a tokio runtime.
     #[error("the call was made outside of a tokio runtime")]
     NoRuntime,
-    /// Another guard on the same lease, or its roster, has a prefix of which this one is the
-    /// beginning, or the other way round. Two guards would replace each other's jobs in the lease, and
-    /// a roster is nothing to guard.
-    #[error("the prefix {prefix:?} overlaps with {existing:?} of a guard or a roster on the same lease")]
+    /// Another guard on the same lease has a prefix of which this one is the beginning, or the
+    /// other way round. The two would replace each other's jobs in the lease.
+    #[error("the prefix {prefix:?} overlaps with {existing:?} of another guard on the same lease")]
     OverlappingPrefixes {
-        /// The prefix of the guard or roster that was refused.
+        /// The prefix of the guard that was refused.
         prefix: String,
-        /// The prefix of the guard or roster that exists.
+        /// The prefix of the guard that exists.
         existing: String,
     },
     /// The lease has a roster already.
@@ -139,7 +201,7 @@ pub enum LeaseClosed {
     DriverDied,
 }
 
-/// The prefixes of the guards on one lease, and of its roster.
+/// The prefixes of the guards on one lease.
 #[derive(Debug, Default)]
 pub(crate) struct Prefixes(Vec<Box<str>>);
 

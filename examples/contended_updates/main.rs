@@ -1,8 +1,10 @@
-//! Several replicas update the same objects, with a lease held by work and without.
+//! Several replicas update the same objects: each leads its part of them, one leads all of them, or
+//! all write and retry.
 //!
 //! ```sh
 //! cargo run --release --example contended_updates
-//! cargo run --release --example contended_updates -- --kill-leader-at 10 --strategy lease
+//! cargo run --release --example contended_updates -- --kill-leader-at 10 --strategy shards,lease
+//! cargo run --release --example contended_updates -- --rolling-restart --replicas 4 --shards 80
 //! cargo run --release --example contended_updates --features etcd -- --backend etcd://localhost:2379 --processes
 //! cargo run --release --example contended_updates --features redis -- --backend redis://localhost:6379 --processes
 //! cargo run --release --example contended_updates --features zookeeper -- --backend zookeeper://localhost:2181 --processes
@@ -20,13 +22,13 @@ mod processes;
 use std::process::ExitCode;
 
 use writerlease::{
-    lab::{LabError, Report, Scenario, Strategy},
+    lab::{LabError, Report, Scenario},
     store::{MemoryStore, Store},
 };
 use writerlease_example_support::{complain, fail};
 
-use options::{Backend, Options};
-use output::Output;
+use options::{Backend, Choice, Options};
+use output::{Column, Output};
 
 /// The reason why a run has no report.
 enum Failure {
@@ -75,7 +77,7 @@ async fn main() -> ExitCode {
     match result {
         Ok(reports) => {
             output::print(&options, &reports);
-            let lost: u64 = reports.iter().map(|report| report.updates_lost).sum();
+            let lost: u64 = reports.iter().map(|(_, report)| report.updates_lost).sum();
             if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(Failure::Usage(reason)) => complain(reason),
@@ -88,7 +90,7 @@ async fn main() -> ExitCode {
 async fn on_server<S: Store + Clone>(
     options: &Options,
     store: Result<S, writerlease::store::StoreError>,
-) -> Result<Vec<Report>, Failure> {
+) -> Result<Vec<Column>, Failure> {
     let unreachable = |error| Failure::Usage(format!("{}: {error}", options.backend));
     let store = store.map_err(unreachable)?;
     if let Some(index) = options.child {
@@ -100,44 +102,51 @@ async fn on_server<S: Store + Clone>(
 }
 
 /// Runs the strategies one after the other.
-async fn all<S: Store + Clone>(options: &Options, store: S) -> Result<Vec<Report>, Failure> {
-    let scenarios: Vec<Scenario> = options.strategies().map(|strategy| options.scenario(strategy)).collect();
-    for scenario in &scenarios {
+async fn all<S: Store + Clone>(options: &Options, store: S) -> Result<Vec<Column>, Failure> {
+    let choices = options.strategy.iter().copied();
+    let scenarios: Vec<_> = choices.map(|choice| (choice, options.scenario(choice))).collect();
+    for (_, scenario) in &scenarios {
         scenario.check().map_err(|error| Failure::Usage(error.to_string()))?;
     }
-    let mut reports = Vec::new();
-    for scenario in scenarios {
-        reports.push(run_or_interrupt(options, &scenario, &store).await?);
+    let mut columns = Vec::new();
+    for (choice, scenario) in scenarios {
+        columns.push((choice, run_or_interrupt(options, choice, &scenario, &store).await?));
     }
-    Ok(reports)
+    Ok(columns)
 }
 
 async fn run_or_interrupt<S: Store + Clone>(
     options: &Options,
+    choice: Choice,
     scenario: &Scenario,
     store: &S,
 ) -> Result<Report, Failure> {
-    let mut output = Output::of(scenario.strategy);
+    let mut output = Output::of(choice);
     let ran = tokio::select! {
-        ran = run(options, scenario, store, &mut output) => ran,
+        ran = run(options, choice, scenario, store, &mut output) => ran,
         _ = tokio::signal::ctrl_c() => {
             // The dropped run has stopped the replicas but left their keys.
             let _ = scenario.clear(store).await;
             return Err(Failure::Interrupted);
         }
     };
-    ran.map_err(|error| Failure::Run(format!("{}: {error}", scenario.strategy)))
+    ran.map_err(|error| Failure::Run(format!("{choice}: {error}")))
 }
 
 async fn run<S: Store + Clone>(
     options: &Options,
+    #[cfg_attr(
+        not(any(feature = "etcd", feature = "redis", feature = "zookeeper")),
+        expect(unused_variables)
+    )]
+    choice: Choice,
     scenario: &Scenario,
     store: &S,
     output: &mut Output,
 ) -> Result<Report, LabError> {
     #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
     if options.processes {
-        let mut fleet = processes::Processes::start(options, scenario).await?;
+        let mut fleet = processes::Processes::start(options, choice).await?;
         let result = scenario.run_fleet(store, &mut fleet, |progress| output.show(progress)).await;
         fleet.stop().await;
         return result;
@@ -145,6 +154,3 @@ async fn run<S: Store + Clone>(
     debug_assert!(!options.processes, "processes share no memory");
     scenario.run_with_progress(store.clone(), |progress| output.show(progress)).await
 }
-
-/// The strategies in the order of the table.
-const STRATEGIES: [Strategy; 2] = [Strategy::Lease, Strategy::Retry];

@@ -3,7 +3,7 @@
 //! ```text
 //! parent ── "want ROUND KEY..." ──> stdin of each child; a child exits when stdin closes
 //!        <── "ready", "sent KEY", "succeeded KEY", "refused KEY", ── stdout
-//!            "leads 0|1 WINS", "error REASON"
+//!            "roster", "leads 0|1 WINS", "error REASON"
 //! ```
 //!
 //! A child flushes each line before it continues, so that the parent knows all writes of a killed
@@ -24,21 +24,28 @@ use tokio::{
     time::timeout,
 };
 use writerlease::{
-    lab::{Fleet, LabError, Replica, Scenario, Strategy, WriteEvent, WriteLog},
+    lab::{Fleet, LabError, Replica, ReplicaFaultKind, WriteEvent, WriteLog},
     store::Store,
 };
 
-use crate::options::Options;
+use crate::options::{Choice, Options};
 
 /// The parent's side.
 pub struct Processes {
-    strategy: Strategy,
+    options: Options,
+    choice: Choice,
     members: Vec<Member>,
+    /// The last request. It has all keys, as each round of this example has.
+    wanted: String,
     write_log: Arc<Mutex<WriteLog>>,
+    /// The wins of processes that others have replaced.
+    wins_before: u64,
 }
 
 struct Member {
     process: Child,
+    /// Counts the processes of this replica.
+    starts: u64,
     /// `None` once the child was killed or asked to exit.
     stdin: Option<ChildStdin>,
     heard: watch::Receiver<Heard>,
@@ -61,18 +68,17 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 impl Processes {
     /// Starts a process per replica and waits until the watch of each is live.
-    pub async fn start(options: &Options, scenario: &Scenario) -> Result<Self, LabError> {
-        let program = std::env::current_exe().map_err(|error| failed(0, error))?;
-        let mut fleet = Self { strategy: scenario.strategy, members: Vec::new(), write_log: Arc::default() };
-        for index in 0..scenario.replicas {
-            let mut command = Command::new(&program);
-            command.args(arguments(options, scenario, index));
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-            let mut process = command.spawn().map_err(|error| failed(index, error))?;
-            let (stdin, stdout) = (process.stdin.take(), process.stdout.take().expect("piped"));
-            let (said, heard) = watch::channel(Heard::default());
-            let listener = tokio::spawn(listen(stdout, said, fleet.write_log.clone()));
-            fleet.members.push(Member { process, stdin, heard, listener });
+    pub async fn start(options: &Options, choice: Choice) -> Result<Self, LabError> {
+        let mut fleet = Self {
+            options: options.clone(),
+            choice,
+            members: Vec::new(),
+            wanted: String::new(),
+            write_log: Arc::default(),
+            wins_before: 0,
+        };
+        for index in 0..options.replicas {
+            fleet.members.push(fleet.spawn(index, 1)?);
         }
         for index in 0..fleet.members.len() {
             let heard = &mut fleet.members[index].heard;
@@ -84,6 +90,18 @@ impl Processes {
             }
         }
         Ok(fleet)
+    }
+
+    fn spawn(&self, index: usize, starts: u64) -> Result<Member, LabError> {
+        let failed = |error| failed(index, error);
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        command.args(arguments(&self.options, self.choice, index, starts));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().map_err(failed)?;
+        let (stdin, stdout) = (process.stdin.take(), process.stdout.take().expect("piped"));
+        let (said, heard) = watch::channel(Heard::default());
+        let listener = tokio::spawn(listen(stdout, said, self.write_log.clone()));
+        Ok(Member { process, starts, stdin, heard, listener })
     }
 
     /// Kills the remaining processes and waits for their exit.
@@ -103,9 +121,10 @@ impl Fleet for Processes {
             line += &format!(" {key}");
         }
         line.push('\n');
+        self.wanted = line;
         for (index, member) in self.members.iter_mut().enumerate() {
             if let Some(stdin) = &mut member.stdin {
-                let sent = stdin.write_all(line.as_bytes()).await;
+                let sent = stdin.write_all(self.wanted.as_bytes()).await;
                 if let Some(reason) = member.died().or_else(|| Some(sent.err()?.to_string())) {
                     return Err(failed(index, reason));
                 }
@@ -114,12 +133,34 @@ impl Fleet for Processes {
         Ok(())
     }
 
-    fn kill_leader(&mut self) -> bool {
-        let any = self.strategy == Strategy::Retry;
-        let leader = self.members.iter_mut().find(|member| member.stdin.is_some() && (any || member.leads()));
-        let Some(leader) = leader else { return false };
-        leader.stdin = None;
-        leader.process.start_kill().is_ok()
+    fn kill_leader(&mut self) -> Option<usize> {
+        let any = self.choice == Choice::Retry;
+        let leader =
+            self.members.iter().position(|member| member.stdin.is_some() && (any || member.leads()))?;
+        self.members[leader].stdin = None;
+        self.members[leader].process.start_kill().ok().map(|()| leader)
+    }
+
+    async fn begin_fault(&mut self, replica: usize, kind: ReplicaFaultKind) -> Result<(), LabError> {
+        only_restarts(replica, kind)?;
+        self.members[replica].stdin = None;
+        Ok(())
+    }
+
+    /// Starts the process, and does not wait until it is ready, because the observer waits meanwhile.
+    async fn end_fault(&mut self, replica: usize, kind: ReplicaFaultKind) -> Result<(), LabError> {
+        only_restarts(replica, kind)?;
+        let member = &mut self.members[replica];
+        // The old process would delete the entry of the new one from the roster.
+        member.exit(replica).await?;
+        self.wins_before += member.heard.borrow().wins;
+        let starts = member.starts + 1;
+        let mut member = self.spawn(replica, starts)?;
+        if let Some(stdin) = &mut member.stdin {
+            stdin.write_all(self.wanted.as_bytes()).await.map_err(|error| failed(replica, error))?;
+        }
+        self.members[replica] = member;
+        Ok(())
     }
 
     fn leaders(&self) -> usize {
@@ -127,7 +168,7 @@ impl Fleet for Processes {
     }
 
     fn wins(&self) -> u64 {
-        self.members.iter().map(|member| member.heard.borrow().wins).sum()
+        self.wins_before + self.members.iter().map(|member| member.heard.borrow().wins).sum::<u64>()
     }
 
     fn write_log(&self) -> WriteLog {
@@ -139,12 +180,7 @@ impl Fleet for Processes {
             member.stdin = None;
         }
         for (index, member) in self.members.iter_mut().enumerate() {
-            let ended = async { tokio::join!(member.process.wait(), &mut member.listener) };
-            timeout(PATIENCE, ended)
-                .await
-                .map_err(|_| failed(index, "did not exit in time"))?
-                .0
-                .map_err(|error| failed(index, error))?;
+            member.exit(index).await?;
         }
         Ok(())
     }
@@ -153,6 +189,13 @@ impl Fleet for Processes {
 impl Member {
     fn leads(&self) -> bool {
         self.heard.borrow().leads
+    }
+
+    /// Waits until the child has exited, and all that it said was heard.
+    async fn exit(&mut self, index: usize) -> Result<(), LabError> {
+        let ended = async { tokio::join!(self.process.wait(), &mut self.listener) };
+        let ended = timeout(PATIENCE, ended).await.map_err(|_| failed(index, "did not exit in time"))?;
+        ended.0.map_err(|error| failed(index, error)).map(drop)
     }
 
     /// Returns the reason for the child's exit if the parent did not kill it.
@@ -176,6 +219,7 @@ async fn listen(stdout: ChildStdout, said: watch::Sender<Heard>, write_log: Arc<
             "sent" => record(WriteEvent::Sent),
             "succeeded" => record(WriteEvent::Succeeded),
             "refused" => record(WriteEvent::Refused),
+            "roster" => lock(&write_log).record(WriteEvent::SentToRoster),
             "ready" => said.send_modify(|heard| heard.ready = true),
             "error" => said.send_modify(|heard| heard.error = Some(rest.into())),
             "leads" => {
@@ -191,24 +235,35 @@ async fn listen(stdout: ChildStdout, said: watch::Sender<Heard>, write_log: Arc<
     said.send_modify(|heard| heard.gone = true);
 }
 
-fn arguments(options: &Options, scenario: &Scenario, index: usize) -> Vec<String> {
+fn arguments(options: &Options, choice: Choice, index: usize, starts: u64) -> Vec<String> {
+    let scenario = options.scenario(choice);
     let mut arguments = vec!["--processes".to_owned()];
     let mut add = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
     add("child", index.to_string());
     add("backend", options.backend.to_string());
     add("prefix", scenario.prefix.clone());
-    add("strategy", scenario.strategy.to_string());
+    add("strategy", choice.to_string());
+    add("shards", scenario.shards.to_string());
     add("replicas", scenario.replicas.to_string());
     add("keys", scenario.keys.to_string());
     add("rounds", scenario.rounds.to_string());
     add("latency", format!("{}us", scenario.network.write.as_micros()));
     add("term", format!("{}us", scenario.term.as_micros()));
-    add("seed", scenario.seed.to_string());
+    add("concurrency", scenario.concurrency.to_string());
+    // Each start draws anew.
+    add("seed", scenario.seed.wrapping_add((starts - 1).wrapping_mul(0x5eed_0001)).to_string());
     arguments
 }
 
 fn lock(write_log: &Mutex<WriteLog>) -> MutexGuard<'_, WriteLog> {
     write_log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn only_restarts(replica: usize, kind: ReplicaFaultKind) -> Result<(), LabError> {
+    match kind {
+        ReplicaFaultKind::Restart => Ok(()),
+        kind => Err(failed(replica, format!("{kind:?} is no fault of this example"))),
+    }
 }
 
 fn failed(index: usize, reason: impl ToString) -> LabError {
@@ -217,12 +272,12 @@ fn failed(index: usize, reason: impl ToString) -> LabError {
 
 /// The child's side: runs one replica until stdin closes.
 pub async fn replica(options: &Options, index: usize, store: impl Store) -> ! {
-    let strategy = options.strategies().next().expect("there is always one");
-    let scenario = options.scenario(strategy);
+    let scenario = options.scenario(options.strategy[0]);
     let record = |event| match event {
         WriteEvent::Sent(key) => say(format!("sent {key}")),
         WriteEvent::Succeeded(key) => say(format!("succeeded {key}")),
         WriteEvent::Refused(key) => say(format!("refused {key}")),
+        WriteEvent::SentToRoster => say("roster".into()),
     };
     let replica = match Replica::start(&scenario, index, scenario.connect(index, store), record).await {
         Ok(replica) => replica,

@@ -17,14 +17,14 @@ mod shared;
 mod stall;
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     hash::Hash,
+    mem,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{
     task::{JoinSet, unconstrained},
     time::{Sleep, sleep},
@@ -32,7 +32,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::attempt::{Attempt, limit_retries};
-use self::{panic::catch, shared::Phase};
+use self::{
+    panic::catch,
+    shared::{Phase, Run},
+};
 pub(crate) use self::{
     panic::{Contained, message as panic_message},
     shared::{BoxedJob, RosterLink, Shared},
@@ -67,6 +70,8 @@ struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     /// carry.
     ready: Vec<(Start<K, BoxedJob<K>>, Arc<CancellationToken>)>,
     fence: Option<Arc<Fence>>,
+    /// Where the next attempt is polled first.
+    run: Run,
     finished: Vec<Finished<K>>,
     /// Jobs that are no longer needed. They are users' closures, so they are dropped outside of the
     /// lock.
@@ -94,6 +99,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             tasks: JoinSet::new(),
             ready: Vec::with_capacity(BATCH),
             fence: None,
+            run: empty_run(),
             finished: Vec::with_capacity(BATCH),
             finished_jobs: Vec::with_capacity(BATCH),
             timer_at: Timestamp::MAX,
@@ -262,10 +268,16 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
         for (Start { id, key, mut job, number, epoch, deadline, .. }, role_token) in self.ready.drain(..) {
             let (deadline, fence) = (self.shared.moment(deadline), self.fence.clone());
             let attempt = Attempt::new(key, number, epoch, deadline, role_token, fence);
-            let mut run = None;
-            match poll_run(&mut run, |run| run.insert(job(attempt)).as_mut().poll(cx)) {
+            let first_poll = |run: &mut Run| {
+                job(attempt, run);
+                run.poll(cx)
+            };
+            match poll_run(&mut self.run, first_poll) {
                 Poll::Ready(result) => self.finished.push(Finished { id, job, result }),
-                Poll::Pending => drop(self.tasks.spawn(Running { id, job: Some(job), run })),
+                Poll::Pending => {
+                    let run = mem::replace(&mut self.run, empty_run());
+                    self.tasks.spawn(Running { id, job: Some(job), run });
+                }
             }
         }
     }
@@ -281,14 +293,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Drop for Driver<K> {
     }
 }
 
-/// The future of an attempt in flight.
-type Run = BoxFuture<'static, Verdict>;
-
 /// An attempt in flight. It owns its job, which comes back with the outcome.
 struct Running<K> {
     id: AttemptId,
     job: Option<BoxedJob<K>>,
-    run: Option<Run>,
+    run: Run,
 }
 
 struct Finished<K> {
@@ -302,32 +311,27 @@ impl<K> Future for Running<K> {
     type Output = Finished<K>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Finished<K>> {
-        let again = "a future is not polled after it is ready";
-        let result = ready!(poll_run(&mut self.run, |run| run.as_mut().expect(again).as_mut().poll(cx)));
-        Poll::Ready(Finished { id: self.id, job: self.job.take().expect(again), result })
+        let result = ready!(poll_run(&mut self.run, |run| run.poll(cx)));
+        let job = self.job.take().expect("a future is not polled after it is ready");
+        Poll::Ready(Finished { id: self.id, job, result })
     }
 }
 
-/// Polls a run, and drops it if it is ready. A panic of its destructor is one of the attempt.
-fn poll_run(
-    run: &mut Option<Run>,
-    poll: impl FnOnce(&mut Option<Run>) -> Poll<Verdict>,
-) -> Poll<Result<Verdict, String>> {
-    let polled = catch(|| {
-        let polled = poll(run);
-        if polled.is_ready() {
-            drop(run.take());
-        }
-        polled
-    });
-    match polled {
+/// Polls a run. One that is ready has dropped all that was the user's, and only its memory is left.
+fn poll_run(run: &mut Run, poll: impl FnOnce(&mut Run) -> Poll<Verdict>) -> Poll<Result<Verdict, String>> {
+    match catch(|| poll(run)) {
         Ok(polled) => polled.map(Ok),
         Err(panic) => {
-            // The destructor may panic as well, so it runs after the first panic has ended.
-            let _ = catch(|| drop(run.take()));
+            // A destructor may panic as well, so it runs after the first panic has ended.
+            let _ = catch(|| *run = empty_run());
             Poll::Ready(Err(panic))
         }
     }
+}
+
+/// Returns a run without memory of its own.
+fn empty_run() -> Run {
+    Run::new(pending())
 }
 
 #[cfg(test)]

@@ -2,24 +2,27 @@
 
 use std::{hash::Hash, sync::Arc, task::Waker};
 
-use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     task::AbortHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
 use super::{attempt::Attempt, roles::Roles, stall::Stall};
 use crate::{
     clock::Moment,
-    engine::{Engine, Member, RosterRequest, Timestamp, config::LeaseConfig, outcome::Verdict},
+    engine::{Engine, Member, RosterChange, RosterRequest, Timestamp, config::LeaseConfig, outcome::Verdict},
     status::{LeaseClosed, Prefixes, SpawnError, Status, WatchState, WatchStates},
     store::Fence,
 };
 
-/// A job as the queue holds it.
-pub(crate) type BoxedJob<K> = Box<dyn FnMut(Attempt<K>) -> BoxFuture<'static, Verdict> + Send>;
+/// A job as the queue holds it. It places each attempt's run where the driver says.
+pub(crate) type BoxedJob<K> = Box<dyn FnMut(Attempt<K>, &mut Run) + Send>;
+
+/// The future of an attempt. One attempt after another uses the same memory if their futures are of
+/// one size.
+pub(crate) type Run = ReusableBoxFuture<'static, Verdict>;
 
 pub(crate) struct Shared<K> {
     pub(super) name: String,
@@ -27,6 +30,7 @@ pub(crate) struct Shared<K> {
     origin: Moment,
     state: Mutex<State<K>>,
     status: watch::Sender<Status>,
+    roster_changes: broadcast::Sender<Arc<RosterChange>>,
 }
 
 pub(crate) struct State<K> {
@@ -51,6 +55,9 @@ pub(crate) struct State<K> {
     when_closed: Vec<OnClose>,
     pub(super) phase: Phase,
 }
+
+/// The number of changes of the roster that a slow listener may fall behind.
+const ROSTER_CHANGES: usize = 64;
 
 /// The link to the task that keeps the roster.
 pub(crate) struct RosterLink {
@@ -95,6 +102,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 phase: Phase::Running,
             }),
             status: watch::Sender::new(status),
+            roster_changes: broadcast::Sender::new(ROSTER_CHANGES),
         }
     }
 
@@ -185,6 +193,29 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         !matches!(state.phase, Phase::Closed(_)) && state.engine.is_leader(self.now())
     }
 
+    pub(crate) fn leads(&self, key: &K) -> bool {
+        let state = self.lock();
+        !matches!(state.phase, Phase::Closed(_)) && state.engine.leads(self.now(), key)
+    }
+
+    pub(crate) fn subscribe_roster(&self) -> broadcast::Receiver<Arc<RosterChange>> {
+        self.roster_changes.subscribe()
+    }
+
+    /// Applies a change of the roster, and tells what it moved.
+    pub(crate) fn change_roster(
+        &self,
+        event: impl FnOnce(&mut Engine<K, BoxedJob<K>>, Timestamp) -> RosterChange,
+    ) {
+        let Ok(change) = self.handle(event) else { return };
+        if change != RosterChange::default() {
+            let RosterChange { joined, left, gained, given_up, moved } = &change;
+            tracing::info!(lease = %self.name, ?joined, ?left, ?gained, ?given_up, moved, "the roster changed");
+            // Nobody has to listen.
+            let _ = self.roster_changes.send(Arc::new(change));
+        }
+    }
+
     /// Stops new attempts. The driver ends when those in flight have finished.
     pub(crate) fn drain(&self) {
         self.enter(Phase::Draining);
@@ -211,13 +242,31 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
         let is_stuck = state.stall.lasts(&state.engine);
         // This runs with every event, and most change nothing here.
-        if (role_generation, is_leader, decided, is_stuck)
-            == (before.role_generation, before.is_leader, before.decided, before.is_stuck)
+        let (shards_led, members) = (state.engine.shards_led(now), state.engine.members_len());
+        if (role_generation, is_leader, decided, is_stuck, shards_led, members)
+            == (
+                before.role_generation,
+                before.is_leader,
+                before.decided,
+                before.is_stuck,
+                before.shards_led,
+                before.members,
+            )
         {
             return Vec::new();
         }
         let (role, epoch) = (state.engine.role(), state.engine.epoch());
-        let status = Status { role, is_leader, epoch, decided, is_stuck, role_generation, ..before };
+        let status = Status {
+            role,
+            is_leader,
+            shards_led,
+            members,
+            epoch,
+            decided,
+            is_stuck,
+            role_generation,
+            ..before
+        };
         state.published = status;
         self.status.send_replace(status);
         if role_generation == before.role_generation {
@@ -227,6 +276,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             lease = %self.name,
             role = ?status.role,
             epoch = status.epoch,
+            shards_led,
             losses = state.engine.losses(),
             lease_ms = (state.engine.lease_end() - now).as_millis() as u64,
             "the role changed",
@@ -262,17 +312,16 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
-    /// Starts a roster under a prefix, which is reserved for as long as the lease lives.
+    /// Starts a roster, which lasts as long as the lease.
     ///
     /// # Errors
     ///
-    /// [`SpawnError::Closed`], [`SpawnError::AlreadyJoined`], [`SpawnError::OverlappingPrefixes`].
-    pub(crate) fn join(&self, prefix: &str, own: Member, link: RosterLink) -> Result<(), SpawnError> {
+    /// [`SpawnError::Closed`], [`SpawnError::AlreadyJoined`].
+    pub(crate) fn join(&self, own: Member, link: RosterLink) -> Result<(), SpawnError> {
         self.update(|state, now| {
             if state.roster.is_some() {
                 return Err(SpawnError::AlreadyJoined);
             }
-            state.prefixes.add(prefix)?;
             state.roster = Some(link);
             state.engine.handle_join(now, own);
             Ok(())
@@ -323,7 +372,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(super) fn close(&self, closed: LeaseClosed) {
         let mut state = self.lock();
         state.phase = Phase::Closed(closed);
-        state.published = Status { is_leader: false, closed: Some(closed), ..state.published };
+        state.published = Status { is_leader: false, shards_led: 0, closed: Some(closed), ..state.published };
         let roles = state.roles.take_all();
         let follower = state.follower.take();
         let when_closed = std::mem::take(&mut state.when_closed);

@@ -12,36 +12,48 @@ use super::{
 
 #[derive(Debug)]
 pub(super) struct Agenda {
-    /// The next step of the ready keys, by class and by shard.
-    steps: [Tournament<Look>; 2],
-    /// Whether we do not lead, and when our lease ends if we do, by shard.
-    lease_ends: Tournament<(bool, Timestamp)>,
+    /// The attempts that may start, all other shards left aside, by class and by shard.
+    runs: [Tournament<Run>; 2],
+    /// When to look at a shard without an event; [`Timestamp::MAX`] for never.
+    waits: Tournament<Timestamp>,
+    is_led: Box<[bool]>,
     /// How many shards we lead.
     led: u16,
     touched: Vec<u16>,
     is_touched: Box<[bool]>,
 }
 
-/// The result of a look at the ready keys of a shard, all other shards left aside. What goes first
-/// is less.
+/// An attempt that may start, or none, which is greater than all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Look {
-    Run(Ready, Kind),
-    Wait(Timestamp),
-    Idle,
+pub(super) enum Run {
+    Some(Ready, Kind),
+    None,
 }
 
-const NOT_LED: (bool, Timestamp) = (true, Timestamp::MAX);
+/// What a look at a shard found.
+pub(super) struct Look {
+    /// By class.
+    pub(super) runs: [Run; 2],
+    /// When something can change without an event.
+    pub(super) until: Option<Timestamp>,
+    pub(super) is_led: bool,
+}
 
 impl Agenda {
+    #[cfg(test)]
+    pub(super) const SIZE_PER_SHARD: usize =
+        2 * (size_of::<Run>() + 2) + size_of::<Timestamp>() + 2 + 2 * size_of::<bool>();
+
     pub(super) fn new(shards: u16) -> Self {
-        let idle = || Tournament::new(shards, Look::Idle);
+        let none = || Tournament::new(shards, Run::None);
+        let no = || vec![false; shards.into()].into();
         Self {
-            steps: [idle(), idle()],
-            lease_ends: Tournament::new(shards, NOT_LED),
+            runs: [none(), none()],
+            waits: Tournament::new(shards, Timestamp::MAX),
+            is_led: no(),
             led: 0,
             touched: Vec::new(),
-            is_touched: vec![false; shards.into()].into(),
+            is_touched: no(),
         }
     }
 
@@ -64,44 +76,36 @@ impl Agenda {
             self.is_touched[usize::from(shard)] = false;
             return Some(shard);
         }
+        let (shard, at) = self.waits.first();
         // The end of time never comes.
-        let is_due = |at: Timestamp| at <= now && at < Timestamp::MAX;
-        let due = self.steps.each_ref().map(|steps| match steps.first() {
-            (shard, Look::Wait(at)) if is_due(at) => Some(shard),
-            _ => None,
-        });
-        let (shard, (_, lease_end)) = self.lease_ends.first();
-        due.into_iter().flatten().next().or(is_due(lease_end).then_some(shard))
+        (at <= now && at < Timestamp::MAX).then_some(shard)
     }
 
-    /// Takes in the result of a look at a shard, by class, and when our lease of it ends.
-    pub(super) fn note(&mut self, shard: u16, looks: [Look; 2], led_until: Option<Timestamp>) {
-        for (steps, look) in self.steps.iter_mut().zip(looks) {
-            steps.set(shard, look);
+    /// Takes in the result of a look at a shard.
+    pub(super) fn note(&mut self, shard: u16, look: Look) {
+        for (runs, run) in self.runs.iter_mut().zip(look.runs) {
+            runs.set(shard, run);
         }
-        let lease_end = led_until.map_or(NOT_LED, |until| (false, until));
-        let (was_not_led, _) = self.lease_ends.values()[usize::from(shard)];
-        self.led = self.led + u16::from(was_not_led) - u16::from(lease_end.0);
-        self.lease_ends.set(shard, lease_end);
+        self.waits.set(shard, look.until.unwrap_or(Timestamp::MAX));
+        let was_led = std::mem::replace(&mut self.is_led[usize::from(shard)], look.is_led);
+        self.led = self.led + u16::from(look.is_led) - u16::from(was_led);
     }
 
-    /// Returns what goes first among the ready keys of a class, and in which shard.
-    pub(super) fn first(&self, class: Class) -> (u16, Look) {
-        self.steps[class as usize].first()
+    /// Returns the shard whose oldest key of a class goes first, if any may start.
+    pub(super) fn first(&self, class: Class) -> Option<u16> {
+        let (shard, run) = self.runs[class as usize].first();
+        (run != Run::None).then_some(shard)
     }
 
-    /// Returns the shard with the youngest key of a class that may be attempted, in O(shards).
-    pub(super) fn youngest(&self, class: Class) -> Option<u16> {
-        let runs = (0..).zip(self.steps[class as usize].values());
-        runs.filter(|(_, look)| matches!(look, Look::Run(..)))
-            .max_by_key(|(_, look)| **look)
-            .map(|(shard, _)| shard)
+    /// Returns the shard whose oldest key of a class goes last, in O(shards).
+    pub(super) fn last(&self, class: Class) -> Option<u16> {
+        let runs = (0..).zip(self.runs[class as usize].values()).filter(|(_, run)| **run != Run::None);
+        runs.max_by_key(|(_, run)| **run).map(|(shard, _)| shard)
     }
 
-    /// Returns when the first of our leases ends.
-    pub(super) fn lease_end(&self) -> Option<Timestamp> {
-        let (_, (is_not_led, at)) = self.lease_ends.first();
-        (!is_not_led).then_some(at)
+    /// Returns when to look at a shard without an event.
+    pub(super) fn next_time(&self) -> Option<Timestamp> {
+        Some(self.waits.first().1).filter(|at| *at < Timestamp::MAX)
     }
 
     /// Returns how many shards we lead, as of the last looks.

@@ -35,8 +35,6 @@ pub(super) struct Contest {
     signs_since: Timestamp,
     /// The youngest request that another replica is known to have served.
     reached: Timestamp,
-    /// When we last became leader.
-    won_since: Timestamp,
     /// When our last successful write ended.
     last_write: Timestamp,
     /// The revision of the write that made us leader.
@@ -97,10 +95,6 @@ impl Contest {
         self.reached = self.reached.max(since);
     }
 
-    pub(super) fn won_since(&self) -> Timestamp {
-        self.won_since
-    }
-
     pub(super) fn last_write(&self) -> Timestamp {
         self.last_write
     }
@@ -133,7 +127,6 @@ impl Contest {
         }
         self.change(started, Role::Leader);
         self.epoch += 1;
-        self.won_since = started;
         self.lease_end = started + term;
         self.won_at = revision;
         true

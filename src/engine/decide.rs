@@ -4,7 +4,7 @@ use std::{hash::Hash, time::Duration};
 
 use super::{
     Engine,
-    agenda::Look,
+    agenda::{Look, Run},
     backoff::seconds,
     contest::Role,
     earliest,
@@ -21,22 +21,18 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns what may start at the current time. All rules meet here.
     pub(super) fn next_attempt(&mut self) -> Option<(Ready, Kind)> {
         self.look_at_due();
-        // An election comes first: without a leadership of ours, no rule below permits an attempt.
-        if self.authority.blocks(self.clock) {
-            return None;
-        }
         // Keys that failed last stand behind the others, however old they are (rule 2).
         self.next_of(Class::Clean).or_else(|| self.next_of(Class::Failed))
     }
 
     fn next_of(&mut self, class: Class) -> Option<(Ready, Kind)> {
-        while let (shard, Look::Run(..)) = self.agenda.first(class)
+        while let Some(first) = self.agenda.first(class)
             && self.obstacle(class).is_none()
         {
             let takes_youngest =
                 class == Class::Clean && self.outage.takes_youngest(self.clock, self.config.retry_interval);
-            let youngest = takes_youngest.then(|| self.agenda.youngest(class)).flatten();
-            let shard = youngest.unwrap_or(shard);
+            let last = takes_youngest.then(|| self.agenda.last(class)).flatten();
+            let shard = last.unwrap_or(first);
             if let Step::Run(ready, kind) = self.step_of(shard, class, takes_youngest) {
                 return Some((ready, kind));
             }
@@ -48,17 +44,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Returns when something may start without an event; a time that has come if it may now.
     pub(super) fn next_step(&self) -> Option<Timestamp> {
-        if self.authority.blocks(self.clock) {
-            return None;
-        }
-        let next = Class::ALL.map(|class| match (self.agenda.first(class).1, self.obstacle(class)) {
-            (Look::Idle, _) => Step::Idle,
-            (_, Some(Step::Wait(until, obstacle))) => Step::Wait(until, obstacle),
-            (Look::Wait(until), _) => Step::Wait(until, Obstacle::Slot),
-            (Look::Run(..), Some(_)) => Step::Idle,
-            (Look::Run(..), None) => Step::Wait(self.clock, Obstacle::Slot),
+        let runs = Class::ALL.map(|class| {
+            self.agenda.first(class)?;
+            self.obstacle(class).map_or(Some(self.clock), |obstacle| obstacle.time())
         });
-        earliest(next.map(|step| step.time()))
+        earliest([runs[0], runs[1], self.agenda.next_time()])
     }
 
     /// Looks at all shards that an event touched, or whose time has come.
@@ -69,13 +59,20 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     }
 
     fn look_at(&mut self, shard: u16) {
-        let looks = Class::ALL.map(|class| match self.step_of(shard, class, false) {
-            Step::Run(ready, kind) => Look::Run(ready, kind),
-            Step::Wait(until, _) => Look::Wait(until),
-            Step::Idle => Look::Idle,
-        });
+        // An election comes first: without a leadership of ours, no rule below permits an attempt.
+        let is_blocked = self.authority.blocks(self.clock);
+        let step = |class| if is_blocked { Step::Idle } else { self.step_of(shard, class, false) };
+        let steps = Class::ALL.map(step);
         let led_until = self.shards[usize::from(shard)].led_until(self.clock);
-        self.agenda.note(shard, looks, led_until);
+        let look = Look {
+            until: earliest([steps[0].time(), steps[1].time(), led_until]),
+            is_led: led_until.is_some(),
+            runs: steps.map(|step| match step {
+                Step::Run(ready, kind) => Run::Some(ready, kind),
+                Step::Wait(..) | Step::Idle => Run::None,
+            }),
+        };
+        self.agenda.note(shard, look);
     }
 
     /// Returns what the ready keys of a shard and a class may do, all other shards left aside.

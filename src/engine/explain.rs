@@ -1,6 +1,6 @@
 //! Looks at pending keys: their age, their setbacks, and the obstacle that each waits for.
 
-use std::{fmt, hash::Hash, time::Duration};
+use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 
 use super::{
     Engine,
@@ -36,7 +36,7 @@ use super::{
 ///     "pending for 105.0ms; attempted once, and the store did not answer; waits for its own next try, for "
 /// ));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Explanation {
     /// The time for which the key has been wanted; zero if it is to be tried again later on
@@ -50,6 +50,10 @@ pub struct Explanation {
     pub last_setback: Option<Setback>,
     /// The writer of the last value of the key, as far as this replica knows.
     pub incumbent: Incumbent,
+    /// The number of the key's shard, from 0.
+    pub shard: u16,
+    /// The member of the roster whose turn that shard is, if there is a roster.
+    pub member: Option<Arc<str>>,
     /// The obstacle in the way of the next attempt. `None` if the attempt may start now.
     pub obstacle: Option<Obstacle>,
     /// The time for which the obstacle lasts at most. `None` if only an event removes it.
@@ -120,6 +124,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             setbacks: u32::from(look.setbacks),
             last_setback,
             incumbent: look.incumbent,
+            shard: look.shard,
+            member: self.roster.as_ref().and_then(|roster| roster.member_of(look.shard)).cloned(),
             obstacle,
             time_left: until.map(|until| until - now),
             running_for,
@@ -165,14 +171,17 @@ impl fmt::Display for Explanation {
             None => {}
         }
         match (self.obstacle, self.running_for) {
-            (None, _) => return write!(f, "; may be attempted now"),
+            (None, _) => f.write_str("; may be attempted now")?,
             (Some(obstacle), None) => write!(f, "; waits for {obstacle}")?,
             (Some(obstacle), Some(running_for)) => {
                 write!(f, "; waits for {obstacle}, since {running_for:.1?}")?;
             }
         }
-        match self.time_left {
-            Some(left) => write!(f, ", for {left:.1?} at most"),
+        if let Some(left) = self.time_left {
+            write!(f, ", for {left:.1?} at most")?;
+        }
+        match &self.member {
+            Some(member) => write!(f, "; in shard {}, the turn of {member}", self.shard),
             None => Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use std::{hash::Hash, time::Duration};
 use super::{
     Engine,
     attempt::AttemptId,
+    backoff::seconds,
     contest::Role,
     in_flight::{Flight, Kind},
     incumbent::Incumbent,
@@ -119,24 +120,23 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     }
 
     fn write_succeeded(&mut self, now: Timestamp, flight: &Flight, revision: Option<u64>, current: bool) {
-        // Evidence that came during the attempt may be of a later write.
-        if !flight.cleared {
-            let shard = &self.shards[usize::from(flight.shard)];
-            // Who gave the shard up meanwhile gave this key up, too.
-            let is_given = shard.turn == Turn::Other && flight.started < shard.handed_over;
-            let writer = if is_given { Incumbent::Other } else { Incumbent::Us };
-            self.queue.set_incumbent_of(now, flight.slot, writer);
-        }
         let shard = &mut self.shards[usize::from(flight.shard)];
+        // Evidence that came during the attempt may be of a later write. A key of a shard that we gave up
+        // meanwhile is the next one's.
+        if !flight.cleared {
+            let is_given_up = shard.turn == Turn::Other && flight.started < shard.handed_over;
+            let by = if is_given_up { Incumbent::Other } else { Incumbent::Us };
+            self.queue.set_incumbent_of(now, flight.slot, by);
+        }
         shard.contest.wrote(now);
         if flight.kind == Kind::Takeover {
-            shard.takeovers.grow();
+            shard.takeovers.grow(self.config.tuning.window_growth);
         }
         if !self.authority.is_by_work() {
             // The election says how long we lead; a write only shows that the store keeps up.
             self.decided = true;
             if current {
-                shard.window.grow();
+                shard.window.grow(self.config.tuning.window_growth);
             }
             return;
         }
@@ -146,22 +146,26 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if !current || flight.started + term <= now {
             return;
         }
-        // A member that was heard of lately, or that had nothing to do, gets a term to show itself.
-        let mut silence = term;
-        let mut is_taken = shard.contest.role() == Role::Leader && now - shard.contest.won_since() > term;
         if let Kind::Probe { silent: true, .. } = flight.kind {
-            (silence, is_taken) = (shard.patience.current(), true);
             // What the silent ones wrote is nobody's by now.
             self.queue.change_incumbents(now, |number, incumbent| match incumbent {
                 Incumbent::Other if number == flight.shard => Incumbent::Nobody,
                 incumbent => incumbent,
             });
+            if let Some(roster) = &mut self.roster {
+                // By then everybody would have lost patience. The first to strike silences the rest.
+                let spread = self.echo.current().saturating_mul(self.config.tuning.rival_echoes);
+                let drawn = seconds(spread.as_secs_f64() * self.rng.truncated_exponential());
+                roster.taken_over(now, flight.shard, shard.patience.longest(&self.config) + drawn);
+            }
         } else if shard.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
             // A key of ours, or one that we took over: the lease is another's.
             return;
         }
-        if let Some(roster) = self.roster.as_mut().filter(|_| is_taken && shard.turn == Turn::Other) {
-            roster.taken_over(now, flight.shard, silence);
+        // A member that was heard of when we won, or that had nothing to do, gets a term to show itself.
+        let has_led = shard.contest.role() == Role::Leader && now - shard.contest.role_since() > term;
+        if let Some(roster) = self.roster.as_mut().filter(|_| has_led && shard.turn == Turn::Other) {
+            roster.led_for(now, flight.shard, term);
         }
         // Slow start begins anew after an idle term.
         if !shard.contest.leads(now) {
@@ -174,7 +178,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             self.role_generation += 1;
             self.decided = true;
         } else {
-            shard.window.grow();
+            shard.window.grow(self.config.tuning.window_growth);
         }
     }
 
@@ -185,7 +189,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             Kind::Lead => shard.window.halve(id.0, next_serial),
             // The object changed since we read it: the suspected leader is alive.
             Kind::Probe { suspicion: true, .. } => {
-                shard.patience.refuted(&mut self.rng);
+                shard.patience.refuted(&self.config, &mut self.rng);
                 shard.contest.sign_of_life(now, shard.patience.unspread());
             }
             Kind::Takeover => shard.takeovers.halve(id.0, next_serial),

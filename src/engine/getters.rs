@@ -1,6 +1,6 @@
 //! The engine's getters: they look and change nothing.
 
-use std::{hash::Hash, time::Duration};
+use std::{hash::Hash, sync::Arc, time::Duration};
 
 use super::{
     Engine,
@@ -8,14 +8,20 @@ use super::{
     contest::Role,
     counters::Counters,
     incumbent::Incumbent,
-    roster::{Turn, shard_of},
+    roster::{MemberView, Roster, Turn, shard_of},
     time::Timestamp,
 };
 
 /// A shard, as a replica sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardView {
+    /// Its number, from 0.
+    pub number: u16,
+    /// Whether our own work held its lease at the last event.
+    pub is_leader: bool,
+    /// The member of the roster whose turn it is.
+    pub member: Option<Arc<str>>,
     /// Our role in the contest for its lease.
     pub role: Role,
     /// When its lease ends, whoever holds it.
@@ -75,7 +81,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Returns all shards as this replica sees them, by their numbers.
     pub fn shards(&self) -> impl Iterator<Item = ShardView> {
-        self.shards.iter().map(|shard| ShardView {
+        (0..).zip(&self.shards).map(|(number, shard)| ShardView {
+            number,
+            is_leader: shard.contest.leads(self.clock),
+            member: self.roster.as_ref().and_then(|roster| roster.member_of(number)).cloned(),
             role: shard.contest.role(),
             lease_end: shard.contest.lease_end(),
             role_since: shard.contest.role_since(),
@@ -85,13 +94,27 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         })
     }
 
+    /// Returns the members of the roster, by name; none if there is no roster, or nobody is on it.
+    pub fn members(&self) -> impl Iterator<Item = MemberView> {
+        self.roster.iter().flat_map(Roster::views)
+    }
+
+    /// Returns how many members the roster has.
+    pub fn members_len(&self) -> usize {
+        self.roster.as_ref().map_or(0, Roster::len)
+    }
+
     /// Returns whether there is a roster, as far as we were told.
     pub fn has_roster(&self) -> bool {
         self.roster.is_some()
     }
 
-    /// Returns how many shards we lead, as of the last event.
-    pub fn shards_led(&mut self) -> u16 {
+    /// Returns how many shards we lead at `now`.
+    pub fn shards_led(&mut self, now: Timestamp) -> u16 {
+        if self.config.shards == 1 {
+            return self.is_leader(now).into();
+        }
+        self.advance(now);
         self.look_at_due();
         self.agenda.led()
     }

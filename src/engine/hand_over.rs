@@ -4,6 +4,7 @@ use std::hash::Hash;
 
 use super::{
     Engine,
+    backoff::seconds,
     contest::Role,
     incumbent::Incumbent,
     roster::{Turn, TurnChange},
@@ -12,15 +13,17 @@ use super::{
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Hands shards over. Who gives one up counts its keys as another's from then on; who gets one
-    /// counts others' keys in it as nobody's, and needs no election.
-    pub(super) fn hand_over(&mut self, now: Timestamp, changes: &[TurnChange]) {
+    /// counts others' keys in it as nobody's, and needs no election. If `somebody_left`, others' keys in
+    /// all shards of ours may be of the one who did.
+    pub(super) fn hand_over(&mut self, now: Timestamp, changes: &[TurnChange], somebody_left: bool) {
         let Some(roster) = &self.roster else { return };
         let starts = roster.blocked_until(now, self.echo.current()).unwrap_or(now);
         let until = now + self.echoes(self.config.tuning.hand_over_echoes);
+        let in_flight = self.echoes(self.config.tuning.backoff_echoes);
         let is_by_work = self.authority.is_by_work();
-        let mut changed: Vec<Option<Turn>> = vec![None; self.shards.len()];
+        let mut changed: Vec<bool> = vec![false; self.shards.len()];
         for change in changes {
-            changed[usize::from(change.shard)] = Some(change.now);
+            changed[usize::from(change.shard)] = true;
             let shard = &mut self.shards[usize::from(change.shard)];
             shard.turn = change.now;
             let before = shard.contest.role();
@@ -30,6 +33,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Turn::Us => {
                     (shard.handed_over, shard.hand_over_until) = (now, until);
                     self.role_generation += u64::from(shard.contest.take_turn(now));
+                    // What a living predecessor has in flight ends first, or one of the two is refused.
+                    shard.election = if change.from_member { now + in_flight } else { now };
                 }
                 Turn::Other => {
                     (shard.handed_over, shard.hand_over_until) = (now, until);
@@ -41,16 +46,28 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 Turn::Open => {}
             }
         }
-        // While a group gathers, each newcomer makes all wait a little longer.
-        for shard in self.shards.iter_mut().filter(|shard| shard.turn == Turn::Us) {
-            shard.election = starts;
+        let delay = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
+        for (number, shard) in (0..).zip(&mut self.shards) {
+            shard.patience.inherit(roster.is_heir(number), &self.config, &mut self.rng);
+            match shard.turn {
+                // While a group gathers, each newcomer makes all wait a little longer.
+                Turn::Us => shard.election = shard.election.max(starts),
+                // Nobody waits for a roster that cannot be read.
+                Turn::Open if starts < shard.election => {
+                    let drawn = starts + seconds(delay * self.rng.truncated_exponential());
+                    shard.election = shard.election.min(drawn);
+                }
+                Turn::Open | Turn::Other => {}
+            }
         }
-        if !changes.is_empty() && is_by_work {
-            self.queue.change_incumbents(now, |shard, incumbent| {
-                match (changed[usize::from(shard)], incumbent) {
-                    (Some(Turn::Us), Incumbent::Other) => Incumbent::Nobody,
-                    (Some(Turn::Other), Incumbent::Us) => Incumbent::Other,
-                    (_, incumbent) => incumbent,
+        if (!changes.is_empty() || somebody_left) && is_by_work {
+            let shards = &self.shards;
+            self.queue.change_incumbents(now, |number, incumbent| {
+                let number = usize::from(number);
+                match (shards[number].turn, incumbent, changed[number]) {
+                    (Turn::Us, Incumbent::Other, changed) if changed || somebody_left => Incumbent::Nobody,
+                    (Turn::Other, Incumbent::Us, true) => Incumbent::Other,
+                    (_, incumbent, _) => incumbent,
                 }
             });
         }

@@ -152,10 +152,15 @@ impl InFlight {
     }
 
     pub(super) fn remove(&mut self, serial: u64) -> Option<Flight> {
-        let Ok(at) = self.current.binary_search_by_key(&serial, |&(serial, _)| serial) else {
+        // Attempts that finish immediately finish in order.
+        let is_first = self.current.front().is_some_and(|&(first, _)| first == serial);
+        let (_, flight) = if is_first {
+            self.current.pop_front()?
+        } else if let Ok(at) = self.current.binary_search_by_key(&serial, |&(serial, _)| serial) {
+            self.current.remove(at)?
+        } else {
             return self.late.remove(&serial);
         };
-        let (_, flight) = self.current.remove(at)?;
         *self.counted.of(&flight) -= 1;
         Some(flight)
     }
@@ -178,9 +183,13 @@ impl InFlight {
 
     /// Stops counting the attempts that are past their deadline, and tells them.
     pub(super) fn expire(&mut self, now: Timestamp, mut tell: impl FnMut(&Flight)) {
-        while self.next_deadline().is_some_and(|deadline| deadline <= now)
-            && let Some((serial, mut flight)) = self.current.pop_front()
-        {
+        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.expire_first(&mut tell);
+        }
+    }
+
+    fn expire_first(&mut self, tell: &mut impl FnMut(&Flight)) {
+        if let Some((serial, mut flight)) = self.current.pop_front() {
             *self.counted.of(&flight) -= 1;
             tell(&flight);
             flight.late = true;

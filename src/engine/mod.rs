@@ -194,7 +194,7 @@ pub use self::{
     explain::{Explanation, Setback},
     getters::ShardView,
     incumbent::Incumbent,
-    roster::Turn,
+    roster::{MemberView, RosterChange, Turn},
     step::Obstacle,
     time::Timestamp,
     tuning::Tuning,
@@ -349,6 +349,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_echo(&mut self, now: Timestamp, echo: Duration) {
         self.advance(now);
         self.echo.measure(echo);
+        // Shards that wait for some echoes go on doing so; to look at all of them takes too long.
+        self.agenda.touch(0);
     }
 
     /// Takes in how long a round trip to the store took; ignored after the first echo.
@@ -410,7 +412,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn poll_timeout(&mut self) -> Option<Timestamp> {
         self.look_at_due();
         let roster = self.roster.as_ref().and_then(Roster::timeout);
-        earliest([self.next_step(), self.queue.next_due(), self.agenda.lease_end(), roster])
+        earliest([self.next_step(), self.queue.next_due(), roster])
     }
 
     /// Takes all pending jobs, oldest first. Attempts in flight are not among them.
@@ -475,13 +477,17 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     fn clear(&mut self, key: &K) -> Cleared<J> {
         let cleared = self.queue.clear(self.clock, key);
-        // The attempt in flight cannot be called back, but it must not be repeated.
+        self.was_cleared(&cleared);
+        cleared
+    }
+
+    /// The attempt of a cleared key in flight cannot be called back, but it must not be repeated.
+    fn was_cleared(&mut self, cleared: &Cleared<J>) {
         if let Some(slot) = cleared.running
             && let Some(flight) = self.in_flight.of_slot(slot)
         {
             flight.cleared = true;
         }
-        cleared
     }
 }
 

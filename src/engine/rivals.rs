@@ -17,34 +17,38 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_extend(&mut self, now: Timestamp, key: &K, revision: Option<u64>) -> Option<J> {
         let now = self.advance(now);
         let number = self.touch(key);
-        let Cleared { job, since, attempted, .. } = self.clear(key);
         self.last_success = now;
-        let shard = &mut self.shards[usize::from(number)];
+        let shard = &self.shards[usize::from(number)];
         if shard.contest.is_old_news(revision) {
-            return job;
+            return self.clear(key).job;
         }
+        // What comes during a hand-over they had begun before. If it is another's turn, it may be the
+        // first write of that one.
+        let is_handed_over = now < shard.hand_over_until;
+        let is_ours = is_handed_over && shard.turn == Turn::Us;
+        let by = if is_ours { Incumbent::Nobody } else { Incumbent::Other };
+        let cleared = self.queue.clear_written(now, number, key, by);
+        self.was_cleared(&cleared);
+        let Cleared { job, since, attempted, before, .. } = cleared;
         self.counters.evidence += 1;
         self.decided = true;
         self.sign_of_life(now, number, since);
-        let shard = &mut self.shards[usize::from(number)];
-        if now < shard.hand_over_until {
-            // They had begun this before the shard was handed over. If it is another's turn, that one
-            // has the shard for a term, and it may be its first write.
-            let incumbent = if shard.turn == Turn::Us { Incumbent::Nobody } else { Incumbent::Other };
-            if incumbent == Incumbent::Other {
+        if is_handed_over {
+            let shard = &mut self.shards[usize::from(number)];
+            if !is_ours {
                 shard.contest.sign_of_life(now, shard.patience.unspread());
             }
-            self.queue.set_incumbent(now, number, key, incumbent);
             return job;
         }
+        self.forget_idle(now);
+        let shard = &mut self.shards[usize::from(number)];
         // A request of unknown age may be as young as this moment.
         shard.contest.reaches(since.map_or(now, |since| since.min(now)));
-        self.forget_idle(now);
-        let before = self.queue.set_incumbent(now, number, key, Incumbent::Other);
-        let shard = &mut self.shards[usize::from(number)];
         if self.authority.is_by_work() {
-            let is_nothing_new =
-                before == Incumbent::Other || since.is_some_and(|since| is_slow(shard, now, since));
+            let is_nothing_new = before == Incumbent::Other
+                // The roster says who leads, and the other one may only have wanted this key.
+                || shard.turn == Turn::Us
+                || since.is_some_and(|since| is_slow(shard, now, since));
             if is_nothing_new && shard.contest.role() == Role::Leader {
                 shard.contest.sign_of_life(now, shard.patience.unspread());
             } else {
@@ -57,7 +61,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         if let Some(since) = since.filter(|since| !attempted && !self.outage.was_since(*since))
             && !patience.is_late(now - since)
         {
-            patience.sample(now - since);
+            patience.sample(now - since, &self.config);
         }
         job
     }
@@ -68,9 +72,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let now = self.advance(now);
         let number = self.touch(key);
         let shard = &mut self.shards[usize::from(number)];
-        if self.authority.is_by_work() && !shard.contest.is_old_news(revision) && shard.hand_over_until <= now
+        if !self.authority.is_by_work() || shard.contest.is_old_news(revision) || now < shard.hand_over_until
         {
-            shard.contest.reaches(now);
+            return;
+        }
+        shard.contest.reaches(now);
+        if shard.turn == Turn::Us && shard.contest.role() == Role::Leader {
+            shard.contest.sign_of_life(now, shard.patience.unspread());
+        } else {
             self.lose(now, number, true);
         }
     }
@@ -122,10 +131,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let rival_delay =
             if evidence && led { seconds(rival_echoes * self.rng.uniform()) } else { Duration::ZERO };
         let silence = shard.patience.unspread();
+        // Whose turn it is has the shard for a term after each write: nobody needs to learn who leads.
+        let term = (shard.turn == Turn::Other).then_some(self.config.term);
         let (backoff, rng) = (&self.backoff, &mut self.rng);
-        let changed = shard
-            .contest
-            .lose(now, evidence, rival_delay, silence, |losses| backoff.delay(losses, floor, rng));
+        let changed = shard.contest.lose(now, evidence, rival_delay, silence, |losses| {
+            term.unwrap_or_else(|| backoff.delay(losses, floor, rng))
+        });
         shard.window.close();
         if changed {
             self.counters.lost += 1;
@@ -142,5 +153,5 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 /// replica may have lost patience.
 fn is_slow(shard: &Shard, now: Timestamp, since: Timestamp) -> bool {
     let is_late = |at: Timestamp| shard.patience.is_late(now - at);
-    is_late(since.max(shard.contest.won_since())) && !is_late(shard.contest.last_write())
+    is_late(since.max(shard.contest.role_since())) && !is_late(shard.contest.last_write())
 }

@@ -19,7 +19,7 @@ pub(super) struct Shard {
     /// The attempts in flight within their deadline.
     pub(super) counted: Counted,
     /// All attempts in flight.
-    pub(super) out: usize,
+    pub(super) out: u32,
     pub(super) turn: Turn,
     /// When the shard was last handed over, to us or to another.
     pub(super) handed_over: Timestamp,
@@ -29,7 +29,7 @@ pub(super) struct Shard {
 
 impl Shard {
     pub(super) fn new(config: &LeaseConfig, rng: &mut Rng) -> Self {
-        let window = || Window::new(config.concurrency, config.tuning.window_growth);
+        let window = || Window::new(config.concurrency);
         Self {
             contest: Contest::default(),
             election: Timestamp::ZERO,

@@ -21,7 +21,7 @@ pub struct Tuning {
     /// Default: 16.
     pub rival_echoes: u32,
     /// The number of attempts by which a success opens the window. Default: 1.
-    pub window_growth: usize,
+    pub window_growth: u32,
     /// Patience before the first sample (RFC 6298, section 2.1). Default: 1 s.
     pub initial_patience: Duration,
     /// The range over which the patience of the replicas is spread. The first to suspect a dead

@@ -3,24 +3,24 @@
 
 #[derive(Clone, Debug)]
 pub(super) struct Window {
-    size: usize,
-    limit: usize,
-    growth: usize,
+    size: u32,
+    limit: u32,
     /// Attempts with a lower serial belong to the burst for which the window was halved last.
     halved_before: u64,
 }
 
 impl Window {
-    pub(super) fn new(limit: usize, growth: usize) -> Self {
-        Self { size: 1, limit, growth, halved_before: 0 }
+    pub(super) fn new(limit: usize) -> Self {
+        Self { size: 1, limit: u32::try_from(limit).unwrap_or(u32::MAX), halved_before: 0 }
     }
 
     pub(super) fn size(&self) -> usize {
-        self.size
+        self.size as usize
     }
 
-    pub(super) fn grow(&mut self) {
-        self.size = self.size.saturating_add(self.growth).min(self.limit);
+    /// Grows by so many attempts.
+    pub(super) fn grow(&mut self, by: u32) {
+        self.size = self.size.saturating_add(by).min(self.limit);
     }
 
     pub(super) fn close(&mut self) {
@@ -43,10 +43,10 @@ mod tests {
 
     #[test]
     fn window_grows_by_one_up_to_the_limit() {
-        let mut window = Window::new(4, 1);
+        let mut window = Window::new(4);
         let sizes: Vec<usize> = (0..6)
             .map(|_| {
-                window.grow();
+                window.grow(1);
                 window.size()
             })
             .collect();
@@ -55,8 +55,8 @@ mod tests {
 
     #[test]
     fn burst_of_conflicts_halves_the_window_once() {
-        let mut window = Window::new(16, 1);
-        (0..16).for_each(|_| window.grow());
+        let mut window = Window::new(16);
+        (0..16).for_each(|_| window.grow(1));
         for serial in 100..116 {
             window.halve(serial, 116);
         }
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn window_never_falls_below_one() {
-        let mut window = Window::new(16, 1);
+        let mut window = Window::new(16);
         for serial in 0..10 {
             window.halve(serial, serial + 1);
             assert_eq!(window.size(), 1);

@@ -10,6 +10,7 @@ use crate::{
         connection::master,
         watch::{deleted, escaped, text},
     },
+    roster::{entry_text, entry_weight},
     zookeeper::{ZookeeperAccess, ZookeeperStore, candidates as zookeeper_candidates, name},
 };
 
@@ -21,6 +22,7 @@ pub fn values(data: &[u8]) {
     redis_fields(data);
     redis_answers(data);
     node_names(&lossy);
+    roster_entries(data);
     let value = Value::read(data);
     assert_eq!(Value::read(value.to_string().as_bytes()), value);
     assert!(value.wanted(value.round, 0).is_none());
@@ -64,6 +66,13 @@ fn redis_answers(data: &[u8]) {
     let _ = text(answer.clone());
     if let redis::Value::Array(items) = answer {
         let _ = master(items);
+    }
+}
+
+fn roster_entries(data: &[u8]) {
+    if let Some(weight) = entry_weight(data) {
+        assert!((1..=100).contains(&weight));
+        assert_eq!(entry_weight(entry_text(weight).as_bytes()), Some(weight));
     }
 }
 

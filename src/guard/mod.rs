@@ -344,7 +344,8 @@ impl<S: Store> Guard<S> {
     ///
     /// # Errors
     ///
-    /// As for [`WriterLease::join`].
+    /// As for [`WriterLease::join`]. The prefix of the roster must also be outside of that of the
+    /// guard, because the entries are nothing to guard.
     ///
     /// ```
     /// use writerlease::{Guard, Roster, WriterLease, store::MemoryStore};
@@ -358,6 +359,7 @@ impl<S: Store> Guard<S> {
     /// # }
     /// ```
     pub fn join(&self, roster: Roster) -> Result<(), SpawnError> {
+        roster.check_outside(&self.inner.prefix)?;
         self.inner.lease.join(self.inner.store.clone(), roster)
     }
 

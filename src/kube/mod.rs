@@ -109,11 +109,17 @@
 //! object that they fight over is left alone for a minute with a warning, and all other objects
 //! continue; see [`ContentionTracker`](crate::ContentionTracker).
 //!
+//! # Replicas that know of each other
+//!
+//! [`StatusGuard::join`] lists the replicas as `Lease` objects, so that they need not compete to find
+//! out whose turn it is. Nothing renews these objects.
+//!
 //! # Refusals
 //!
 //! A refusal for good, such as 403 or 422, is the error of the object's next reconcile.
 //! [`error_policy`] decides when to try again.
 
+mod lease_store;
 mod object;
 mod reader;
 mod request;
@@ -122,6 +128,7 @@ mod store;
 mod watch;
 
 pub use self::{
+    lease_store::LeaseStore,
     status_guard::{EnsureStatus, Refused, StatusGuard, action_of, error_policy},
     store::KubeStore,
 };

@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::task::unconstrained;
 
 use super::{
+    lease_store::LeaseStore,
     object::{decode, is_same_status, version_of, with_status},
     store::KubeStore,
 };
@@ -22,6 +23,7 @@ use crate::{
     contention::ContentionTracker,
     guard::{Desired, Ensure, EnsureOutcome, Guard},
     lease::WriterLease,
+    roster::Roster,
     status::SpawnError,
     store::StoreError,
 };
@@ -107,6 +109,32 @@ where
         contention: ContentionTracker<Arc<str>, Bytes>,
     ) -> Result<Self, SpawnError> {
         Ok(Self { guard: Guard::unclaimed(store, lease, Arc::new(contention))? })
+    }
+
+    /// Puts this replica on a roster when it has its first job: [`WriterLease::join`] with a
+    /// [`LeaseStore`] in the client's default namespace, which is that of the pod. The prefix of the
+    /// roster is the name of the group, a DNS label such as `address-controller`.
+    ///
+    /// The replicas need the [rights](LeaseStore#rights) on `Lease` objects. Without these the guard
+    /// logs a warning and goes on as before.
+    ///
+    /// # Errors
+    ///
+    /// As for [`WriterLease::join`].
+    ///
+    /// ```no_run
+    /// # use k8s_openapi::api::core::v1::Service;
+    /// use writerlease::{Roster, kube::StatusGuard};
+    ///
+    /// # fn f(guard: StatusGuard<Service>) -> Result<(), Box<dyn std::error::Error>> {
+    /// guard.join(Roster::new("address-controller"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn join(&self, roster: Roster) -> Result<(), SpawnError> {
+        let client = self.guard.store().client().clone();
+        let namespace = client.default_namespace().to_owned();
+        self.guard.lease().join(LeaseStore::new(client, &namespace), roster)
     }
 
     /// Returns a contention tracker that compares the status of two states of an object by `same`,

@@ -258,6 +258,10 @@ where
         key_of(object)
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
     fn set(mut self, change: impl FnOnce(&mut Inner<K>)) -> Self {
         change(Arc::make_mut(&mut self.inner));
         self

@@ -1,13 +1,13 @@
 //! The getters of a lease: they look and change nothing.
 
-use std::hash::Hash;
+use std::{hash::Hash, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::WriterLease;
 use crate::{
-    engine::Explanation,
-    status::{Snapshot, Status},
+    engine::{Explanation, RosterChange},
+    status::{MemberSnapshot, ShardSnapshot, Snapshot, Status},
 };
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
@@ -28,6 +28,43 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// ```
     pub fn is_leader(&self) -> bool {
         self.handle.shared.is_leader()
+    }
+
+    /// Returns whether our work holds the lease of the key's shard at this moment: for what only one
+    /// replica should do for each object. It is a hint, and no lock, as [`is_leader`](Self::is_leader)
+    /// is.
+    ///
+    /// ```
+    /// # use writerlease::WriterLease;
+    /// # fn write_status(_: &str) {}
+    /// # fn collect_statistics(_: &str) {}
+    /// /// All replicas reconcile all objects; one of them does the expensive part of each.
+    /// fn reconcile(lease: &WriterLease<String>, object: &String) {
+    ///     write_status(object);
+    ///     if lease.leads(object) {
+    ///         collect_statistics(object);
+    ///     }
+    /// }
+    /// ```
+    pub fn leads(&self, key: &K) -> bool {
+        self.handle.shared.leads(key)
+    }
+
+    /// Returns a channel that receives each change of the [roster](Self::join), and which shards that
+    /// moved. A receiver that falls behind by 64 changes loses the oldest.
+    ///
+    /// ```
+    /// use writerlease::WriterLease;
+    ///
+    /// async fn log_moves(lease: &WriterLease<String>) {
+    ///     let mut changes = lease.subscribe_roster();
+    ///     while let Ok(change) = changes.recv().await {
+    ///         println!("{:?} joined, {:?} left: {} shards moved", change.joined, change.left, change.moved);
+    ///     }
+    /// }
+    /// ```
+    pub fn subscribe_roster(&self) -> broadcast::Receiver<Arc<RosterChange>> {
+        self.handle.shared.subscribe_roster()
     }
 
     /// Returns how many keys have a pending job, attempts in flight not counted.
@@ -108,6 +145,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
             patience: state.engine.patience(),
             echo: state.engine.echo(),
             counters: state.engine.counters(),
+            shards: state.engine.shards().map(|shard| ShardSnapshot::new(shard, now)).collect(),
+            members: state.engine.members().map(|member| MemberSnapshot::new(member, now)).collect(),
         }
     }
 }

@@ -166,9 +166,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         V: Into<Verdict>,
     {
         let mut job = Contained::new(job);
-        let job: BoxedJob<K> = Box::new(move |attempt| {
-            let run = job.get()(attempt);
-            Box::pin(async move { run.await.into() })
+        let job: BoxedJob<K> = Box::new(move |attempt, run| {
+            let future = job.get()(attempt);
+            run.set(async move { future.await.into() });
         });
         self.handle.shared.try_work(key, job)
     }

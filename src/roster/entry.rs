@@ -6,13 +6,13 @@ use crate::engine::Member;
 pub(super) const LONGEST_NAME: usize = 253;
 
 /// Returns the value of an entry. Later versions may add words.
-pub(super) fn text(weight: u16) -> String {
+pub(crate) fn text(weight: u16) -> String {
     format!("v1 weight={weight}")
 }
 
 /// Returns the weight in an entry's value, which anybody may have written; `None` if there is none
 /// that could be meant.
-pub(super) fn weight(value: &[u8]) -> Option<u16> {
+pub(crate) fn weight(value: &[u8]) -> Option<u16> {
     let mut words = std::str::from_utf8(value).ok()?.split_ascii_whitespace();
     let version = words.next()?.strip_prefix('v')?;
     version.parse::<u32>().ok()?;

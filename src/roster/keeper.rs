@@ -11,6 +11,7 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::entry;
 use crate::{
+    clock,
     driver::Shared,
     engine::{Member, RosterRequest},
     store::{Entry, Event, Expected, Store, StoreError, Version},
@@ -177,15 +178,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
             |(name, known): (&Arc<str>, &Known)| Some(Member { name: name.clone(), weight: known.weight? });
         let members: Vec<Member> = self.entries.iter().filter_map(member).collect();
         if self.told.as_ref() != Some(&members) {
-            tracing::debug!(prefix = %self.prefix, members = members.len(), "the roster changed");
-            let _ = self.shared.handle(|engine, now| engine.handle_members(now, members.clone()));
+            self.shared.change_roster(|engine, now| engine.handle_members(now, members.clone()));
             self.told = Some(members);
         }
     }
 
     fn report_unreadable(&mut self) {
         (self.is_listed, self.told) = (false, None);
-        let _ = self.shared.handle(|engine, now| engine.handle_roster_unreadable(now));
+        self.shared.change_roster(|engine, now| engine.handle_roster_unreadable(now));
     }
 
     fn carry_out(&mut self, request: RosterRequest) {
@@ -199,8 +199,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
                 };
                 self.is_entered = true;
                 let (key, value) = (self.key(&self.own.name), self.value.clone());
+                let (shared, sent) = (self.shared.clone(), clock::now());
                 self.writes.push(Box::pin(async move {
-                    (request, store.put(&key, value, expected, None).await.map(drop))
+                    let joined = store.put(&key, value, expected, None).await.map(drop);
+                    if joined.is_ok() {
+                        // It is the first sign of how far away the store is, and others wait for as long.
+                        let round_trip = clock::now() - sent;
+                        let _ = shared.handle(|engine, now| engine.handle_echo_hint(now, round_trip / 2));
+                    }
+                    (request, joined)
                 }));
             }
             RosterRequest::StrikeOff(name) => {

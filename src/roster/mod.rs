@@ -14,6 +14,10 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
+#[cfg(any(test, fuzzing))]
+#[allow(unused_imports, reason = "the fuzz target needs all features")]
+pub(crate) use self::entry::{text as entry_text, weight as entry_weight};
+
 use self::keeper::Keeper;
 use crate::{
     driver::RosterLink,
@@ -92,17 +96,34 @@ impl Roster {
         self
     }
 
+    /// Checks that no entry's key starts with a guard's prefix, and the other way round.
+    pub(crate) fn check_outside(&self, guarded: &str) -> Result<(), ConfigError> {
+        let prefix = format!("{}/", self.bare_prefix());
+        let overlaps = prefix.starts_with(guarded) || guarded.starts_with(&prefix);
+        ConfigError::require(
+            !overlaps,
+            "prefix",
+            &self.prefix,
+            format!("outside of the guard's prefix {guarded:?}"),
+        )
+    }
+
+    fn bare_prefix(&self) -> &str {
+        self.prefix.trim_end_matches('/')
+    }
+
     /// Returns the prefix of the entries with its slash, and our entry.
     fn check(self) -> Result<(String, Member), ConfigError> {
-        let prefix = self.prefix.trim_end_matches('/');
+        let prefix = self.bare_prefix();
         ConfigError::require(!prefix.is_empty(), "prefix", &self.prefix, "more than slashes")?;
+        let prefix = format!("{prefix}/");
         let name = self.name.unwrap_or_else(|| default_name(|variable| std::env::var(variable).ok()));
         let rule = format!("1 to {} bytes without a slash or control characters", entry::LONGEST_NAME);
         ConfigError::require(entry::is_name(&name), "name", &name, rule)?;
         let weights = 1..=Member::MAX_WEIGHT;
         let rule = format!("from {} to {}", weights.start(), weights.end());
         ConfigError::require(weights.contains(&self.weight), "weight", self.weight, rule)?;
-        Ok((format!("{prefix}/"), Member { name: name.into(), weight: self.weight }))
+        Ok((prefix, Member { name: name.into(), weight: self.weight }))
     }
 }
 
@@ -132,7 +153,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// - [`SpawnError::Config`]: the prefix, the name or the weight cannot be used.
     /// - [`SpawnError::NoRuntime`] outside of a tokio runtime.
     /// - [`SpawnError::AlreadyJoined`]: the lease has a roster.
-    /// - [`SpawnError::OverlappingPrefixes`]: the prefix overlaps with that of a guard on this lease.
     /// - [`SpawnError::Closed`]: the lease was shut down.
     ///
     /// ```
@@ -152,7 +172,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| SpawnError::NoRuntime)?;
         let (requests, received) = mpsc::unbounded_channel();
         let (end, ended) = watch::channel(());
-        self.shared().join(&prefix, own.clone(), RosterLink { requests, ended })?;
+        self.shared().join(own.clone(), RosterLink { requests, ended })?;
         let keeper = Keeper::new(self.shared().clone(), Arc::new(store), prefix, own);
         runtime.spawn(async move {
             keeper.run(received).await;

@@ -3,5 +3,6 @@
 
 mod kube_status;
 mod replicas;
+mod roster;
 mod server;
 mod store;

@@ -89,6 +89,65 @@ async fn steady_rounds_start_on_time_with_some_keys() {
     assert_eq!(report.writes_needed, 12);
 }
 
+fn sharded() -> Scenario {
+    Scenario { keys: 200, rounds: 12, shards: 48, roster: true, ..small() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_on_a_roster_share_the_keys() {
+    let store = MemoryStore::new();
+    let report = sharded().run(store.clone()).await.unwrap();
+    println!("{report}, {:?}, {} roster writes", report.written_by_each(), report.roster_writes);
+    assert_eq!((report.updates_lost, report.shards, report.roster_writes), (0, 48, 3), "{report}");
+    assert_eq!((report.written.len(), report.leaders_at_end), (12, 3), "{report}");
+    assert_eq!(report.written_by_each().iter().sum::<u64>(), 2400, "each key once a round");
+    assert!(report.busiest_over_mean() < 1.5, "{report}");
+    assert_eq!(entries(&store).await, [], "neither keys nor entries of the roster are left");
+    let alone = Scenario { shards: 1, roster: false, ..sharded() }.run(store).await.unwrap();
+    assert!(alone.busiest_over_mean() > 2.9, "{alone}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rolling_restart_moves_keys_away_and_back() {
+    let store = MemoryStore::new();
+    let report = Scenario { rolling_restart: true, ..sharded() }.run(store.clone()).await.unwrap();
+    println!("{report}, {:?} {:?}", report.rounds, report.written);
+    assert_eq!(report.updates_lost, 0, "{report}");
+    for replica in 0..3 {
+        // It leaves in the middle of a round and is back in the middle of the next but one.
+        let left = 3 * (replica + 1) - 1;
+        assert_eq!(report.written[left + 1][replica], 0, "{:?}", report.written);
+        assert!(report.written[left - 1][replica] > 0, "{:?}", report.written);
+    }
+    assert!(report.moved >= 3 * 100, "{report}");
+    assert_eq!(report.leaders_at_end, 3, "{report}");
+    assert_eq!(entries(&store).await, []);
+}
+
+/// The rounds follow each other without a pause, so a replica leaves while keys are still on their way
+/// to the one that has just returned.
+#[tokio::test(start_paused = true)]
+async fn rolling_restart_costs_no_round_without_gaps() {
+    for seed in [1, 2, 9] {
+        let scenario = Scenario { rolling_restart: true, rounds: 20, seed, ..sharded() };
+        let report = scenario.run(MemoryStore::new()).await.unwrap();
+        println!("{report}, {:?}", report.rounds);
+        assert_eq!(report.updates_lost, 0, "{report}");
+        assert!(report.slowest_round() < ms(500), "seed {seed}: {:?}", report.rounds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_keys_of_the_dead_move() {
+    let store = MemoryStore::new();
+    let report = Scenario { kill_leader_at: Some(6), ..sharded() }.run(store.clone()).await.unwrap();
+    println!("{report}, {:?}", report.written);
+    assert!(report.moved - report.moved_after_kill >= 50, "those of the dead do: {report}");
+    assert!(report.moved_after_kill <= 20, "{report}");
+    assert_eq!((report.updates_lost, report.leaders_at_end), (0, 2), "{report}");
+    assert_eq!(entries(&store).await, [], "the entry of the dead is deleted, too");
+}
+
 #[tokio::test(start_paused = true)]
 async fn keys_of_others_are_left_alone() {
     let store = MemoryStore::new();
@@ -96,6 +155,10 @@ async fn keys_of_others_are_left_alone() {
     let error = small().run(store.clone()).await.unwrap_err();
     assert!(matches!(&error, LabError::InUse { key } if key == "lab/theirs"), "{error}");
     assert_eq!(entries(&store).await.len(), 1);
+    let store = MemoryStore::new();
+    store.put("roster/lab/theirs", "v1 weight=1".into(), Expected::Absent, None).await.unwrap();
+    let error = sharded().run(store.clone()).await.unwrap_err();
+    assert!(matches!(&error, LabError::InUse { key } if key == "roster/lab/theirs"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,6 +242,11 @@ fn invalid_scenario_names_the_field() {
         (
             check(|scenario| scenario.wants = vec![0..100, 90..101]),
             "wants is 90..101, but must be a non-empty range within the keys (0..100)",
+        ),
+        (check(|scenario| scenario.shards = 0), "shards is 0, but must be between 1 and 4096"),
+        (
+            check(|scenario| scenario.rolling_restart = true),
+            "rounds is 10, but must be at least 11 for a rolling restart of 3 replicas",
         ),
         (check(|scenario| scenario.edits = f64::NAN), "edits is NaN, but must be a number of at least 0"),
         (

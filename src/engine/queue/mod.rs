@@ -50,6 +50,9 @@ struct Lanes {
     pending: usize,
 }
 
+#[cfg(test)]
+pub(super) const LANES_SIZE: usize = size_of::<Lanes>();
+
 /// The ready keys of one incumbent.
 #[derive(Debug)]
 struct Lane {
@@ -156,8 +159,17 @@ pub(super) struct Cleared<J> {
     pub(super) since: Option<Timestamp>,
     /// This replica attempted it.
     pub(super) attempted: bool,
+    /// Who had written it last.
+    pub(super) before: Incumbent,
     /// The key's slot, if an attempt of it is in flight.
     pub(super) running: Option<Slot>,
+}
+
+impl<J> Cleared<J> {
+    /// The key was not known.
+    fn nothing() -> Self {
+        Self { job: None, since: None, attempted: false, before: Incumbent::Nobody, running: None }
+    }
 }
 
 /// How many idle keys are forgotten with each job or evidence at most. Each of these adds one, so
@@ -346,22 +358,38 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
 
     /// Removes the pending job of `key`. An attempt in flight continues.
     pub(super) fn clear(&mut self, now: Timestamp, key: &K) -> Cleared<J> {
-        let Some(slot) = self.slots.find(key) else {
-            return Cleared { job: None, since: None, attempted: false, running: None };
-        };
+        let slot = self.slots.find(key);
+        slot.map_or_else(Cleared::nothing, |slot| self.clear_slot(now, slot, None))
+    }
+
+    /// Removes the pending job of `key` in a shard, because `by` wrote it.
+    pub(super) fn clear_written(&mut self, now: Timestamp, shard: u16, key: &K, by: Incumbent) -> Cleared<J> {
+        match self.slots.find(key) {
+            Some(slot) => self.clear_slot(now, slot, Some(by)),
+            None => {
+                self.set_incumbent(now, shard, key, by);
+                Cleared::nothing()
+            }
+        }
+    }
+
+    fn clear_slot(&mut self, now: Timestamp, slot: Slot, by: Option<Incumbent>) -> Cleared<J> {
         let node = self.slots.get_mut(slot);
-        let job = node.job.take();
+        let (job, before) = (node.job.take(), node.incumbent);
         let is_running = matches!(node.place, Place::Running { .. });
         let is_idle = matches!(node.place, Place::Idle(_));
         let since = (!is_idle).then_some(node.since);
         let attempted = node.attempted;
         self.pending -= usize::from(job.is_some());
         self.shards[usize::from(node.shard)].pending -= usize::from(job.is_some());
-        if !is_running && !is_idle {
+        if is_running {
+            node.incumbent = by.unwrap_or(before);
+        } else if !is_idle || by.is_some() {
             self.leave(slot);
+            self.slots.get_mut(slot).incumbent = by.unwrap_or(before);
             self.rest(now, slot);
         }
-        Cleared { job, since, attempted, running: is_running.then_some(slot) }
+        Cleared { job, since, attempted, before, running: is_running.then_some(slot) }
     }
 
     pub(super) fn incumbent(&self, key: &K) -> Incumbent {

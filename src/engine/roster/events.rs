@@ -1,8 +1,8 @@
 //! Events of the roster, and the requests that come out.
 
-use std::hash::Hash;
+use std::{hash::Hash, sync::Arc};
 
-use super::{Member, Roster, RosterRequest, TurnChange};
+use super::{Member, Roster, RosterChange, RosterRequest, Turn, TurnChange};
 use crate::engine::{Engine, Timestamp};
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
@@ -18,14 +18,14 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.roster = Some(roster);
     }
 
-    /// Takes in the complete roster, after each change of it.
-    pub(crate) fn handle_members(&mut self, now: Timestamp, members: Vec<Member>) {
-        self.change_turns(now, |roster, now| roster.members(now, members));
+    /// Takes in the complete roster, after each change of it. Returns what that moved.
+    pub(crate) fn handle_members(&mut self, now: Timestamp, members: Vec<Member>) -> RosterChange {
+        self.change_turns(now, |roster, now| roster.members(now, members))
     }
 
     /// Takes in that the roster cannot be read. The shards go on without.
-    pub(crate) fn handle_roster_unreadable(&mut self, now: Timestamp) {
-        self.change_turns(now, Roster::cannot_read);
+    pub(crate) fn handle_roster_unreadable(&mut self, now: Timestamp) -> RosterChange {
+        self.change_turns(now, Roster::cannot_read)
     }
 
     /// Takes in that the store denies our entry on the roster.
@@ -44,24 +44,31 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.roster.as_mut().filter(|_| is_due)?.poll(now)
     }
 
-    /// Takes in that we won a shard because nobody was heard of.
-    #[cfg(test)]
-    pub(crate) fn handle_takeover(&mut self, now: Timestamp, shard: u16) {
-        let (now, patience) = (self.advance(now), self.patience());
-        if let Some(roster) = &mut self.roster {
-            roster.taken_over(now, shard, patience);
-        }
-    }
-
     fn change_turns(
         &mut self,
         now: Timestamp,
         change: impl FnOnce(&mut Roster, Timestamp) -> Vec<TurnChange>,
-    ) {
+    ) -> RosterChange {
         let now = self.advance(now);
-        if let Some(roster) = &mut self.roster {
-            let changes = change(roster, now);
-            self.hand_over(now, &changes);
+        let Some(roster) = &mut self.roster else { return RosterChange::default() };
+        let names = |roster: &Roster| roster.views().map(|member| member.name).collect::<Vec<_>>();
+        let before = names(roster);
+        let changes = change(roster, now);
+        let after = names(roster);
+        let of = |is_it: fn(&TurnChange) -> bool| {
+            changes.iter().filter(|change| is_it(change)).map(|change| change.shard).collect()
+        };
+        let missing = |from: &[Arc<str>], of: &[Arc<str>]| -> Vec<Arc<str>> {
+            of.iter().filter(|name| from.binary_search(name).is_err()).cloned().collect()
+        };
+        let left: Vec<Arc<str>> = missing(&after, &before);
+        self.hand_over(now, &changes, !left.is_empty());
+        RosterChange {
+            joined: missing(&before, &after),
+            left,
+            gained: of(|change| change.now == Turn::Us),
+            given_up: of(|change| change.before == Turn::Us),
+            moved: changes.len(),
         }
     }
 }

@@ -8,8 +8,8 @@
 //!
 //! The roster is kept by work. A replica joins with its first job and stays without a heartbeat.
 //! Another replica strikes it off after taking over one of its shards, if it heard nothing from the
-//! member for a patience; or while it leads one, if it heard nothing for a term. A replica that was struck off although it lives joins again with its next
-//! job, after a pause that doubles each time.
+//! member for a patience; or while it leads one, if it heard nothing for a term. A replica that was
+//! struck off although it lives joins again with its next job, after a pause that doubles each time.
 //!
 //! All replicas that see the same roster agree on whose turn each shard is: [`assign`] depends on
 //! nothing else. The roster is advice. A stale one, or one that differs between replicas, costs time
@@ -64,6 +64,42 @@ pub(crate) struct TurnChange {
     pub(crate) before: Turn,
     /// [`Turn::Other`], like `before`, if the turn went from one other member to another.
     pub(crate) now: Turn,
+    /// The member that had the turn before is still on the roster.
+    pub(crate) from_member: bool,
+}
+
+/// A change of the roster, and what it moved. [`WriterLease::subscribe_roster`] sends it.
+///
+/// [`WriterLease::subscribe_roster`]: crate::WriterLease::subscribe_roster
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RosterChange {
+    /// The members that are new.
+    pub joined: Vec<Arc<str>>,
+    /// The members that left, or were struck off.
+    pub left: Vec<Arc<str>>,
+    /// The shards of which we got the turn.
+    pub gained: Vec<u16>,
+    /// The shards of which we had the turn before.
+    pub given_up: Vec<u16>,
+    /// How many shards have another member than before, those included.
+    pub moved: usize,
+}
+
+/// A member of the roster, as this replica sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemberView {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its share of the shards, against the other weights.
+    pub weight: u16,
+    /// The number of shards whose turn it has.
+    pub shards: u16,
+    /// Whether it is this replica.
+    pub is_us: bool,
+    /// When it last gave a sign of life, or appeared on the roster.
+    pub last_sign: Timestamp,
 }
 
 /// A write to the roster that is due. It is asked for again, ever later, until the roster shows it.
@@ -111,6 +147,8 @@ struct View {
     members: Vec<Seen>,
     /// The member of each shard, as an index; empty if there are no members.
     turns: Vec<u16>,
+    /// Who goes first if that member falls silent.
+    heirs: Vec<Option<u16>>,
     /// When to ask for the next strike-off. It is kept because every event needs it.
     next_strike: Option<Timestamp>,
 }
@@ -231,18 +269,31 @@ impl Roster {
     /// Takes in a write of another replica in a shard: its member lives, whatever it wrote.
     pub(super) fn sign_of_life(&mut self, now: Timestamp, shard: u16) {
         if let Some(index) = self.view.turns.get(usize::from(shard)) {
-            self.view.members[usize::from(*index)].last_sign = now;
+            let seen = &mut self.view.members[usize::from(*index)];
+            seen.last_sign = now;
+            if seen.strike.take().is_some() {
+                self.view.find_next_strike();
+            }
         }
     }
 
-    /// Takes in that we lead a shard. If its member gave no sign of life in any of its shards for
-    /// `silence`, it is to be struck off.
-    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, silence: Duration) {
+    /// Takes in that we won a shard because nobody was heard of. Its member is to be struck off, once
+    /// it gave no sign of life in any of its shards for `patience`.
+    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, patience: Duration) {
         let Some(index) = self.view.turns.get(usize::from(shard)) else { return };
         let seen = &mut self.view.members[usize::from(*index)];
-        if seen.member.name != self.own.name && seen.strike.is_none() && now - seen.last_sign > silence {
-            seen.strike = Some(Strike { at: now, asked: 0 });
+        if seen.member.name != self.own.name && seen.strike.is_none() {
+            seen.strike = Some(Strike { at: now.max(seen.last_sign + patience), asked: 0 });
             self.view.find_next_strike();
+        }
+    }
+
+    /// Takes in that we have led a shard for `term`. Its member is to be struck off if it gave no sign
+    /// of life for as long.
+    pub(super) fn led_for(&mut self, now: Timestamp, shard: u16, term: Duration) {
+        let index = self.view.turns.get(usize::from(shard));
+        if index.is_some_and(|index| now - self.view.members[usize::from(*index)].last_sign > term) {
+            self.taken_over(now, shard, term);
         }
     }
 
@@ -273,6 +324,35 @@ impl Roster {
     /// Returns when [`poll`](Self::poll) has a request, without an event before.
     pub(super) fn timeout(&self) -> Option<Timestamp> {
         self.join_due().into_iter().chain(self.view.next_strike).min()
+    }
+
+    /// Returns the members, by name.
+    pub(super) fn views(&self) -> impl Iterator<Item = MemberView> {
+        let shards_of = |index| self.view.turns.iter().filter(|turn| usize::from(**turn) == index).count();
+        self.view.members.iter().enumerate().map(move |(index, seen)| MemberView {
+            name: seen.member.name.clone(),
+            weight: seen.member.weight,
+            shards: shards_of(index) as u16,
+            is_us: seen.member.name == self.own.name,
+            last_sign: seen.last_sign,
+        })
+    }
+
+    /// Returns how many members there are.
+    pub(super) fn len(&self) -> usize {
+        self.view.members.len()
+    }
+
+    /// Returns whether we go first if the member whose turn a shard is falls silent. `None` if nobody
+    /// does.
+    pub(super) fn is_heir(&self, shard: u16) -> Option<bool> {
+        let heir = (*self.view.heirs.get(usize::from(shard))?)?;
+        Some(self.view.members[usize::from(heir)].member.name == self.own.name)
+    }
+
+    /// Returns the name of the member whose turn a shard is.
+    pub(super) fn member_of(&self, shard: u16) -> Option<&Arc<str>> {
+        self.view.member_of(shard).map(|member| &member.name)
     }
 
     /// Returns whose turn a shard is.
@@ -338,10 +418,16 @@ impl Roster {
 
     fn changes_since(&self, before: &View) -> Vec<TurnChange> {
         let name = |view: &View, shard| view.member_of(shard).map(|member| member.name.clone());
-        (0..self.shards)
-            .filter(|shard| name(before, *shard) != name(&self.view, *shard))
-            .map(|shard| TurnChange { shard, before: self.turn_in(before, shard), now: self.turn(shard) })
-            .collect()
+        let change = |shard| {
+            let had = name(before, shard);
+            (had != name(&self.view, shard)).then(|| TurnChange {
+                shard,
+                before: self.turn_in(before, shard),
+                now: self.turn(shard),
+                from_member: had.is_some_and(|had| self.view.find(&had).is_some()),
+            })
+        };
+        (0..self.shards).filter_map(change).collect()
     }
 }
 
@@ -351,7 +437,9 @@ impl View {
             return Self::default();
         }
         let sorted: Vec<Member> = members.iter().map(|seen| seen.member.clone()).collect();
-        let mut view = Self { turns: assign(shards, &sorted), members, next_strike: None };
+        let turns = assign(shards, &sorted);
+        let heirs = assignment::heirs(&sorted, &turns);
+        let mut view = Self { turns, heirs, members, next_strike: None };
         view.find_next_strike();
         view
     }

@@ -81,9 +81,9 @@ fn turns_are_open_without_a_roster() {
     assert_eq!(roster.members(at(0), vec![]), []);
     let changes = roster.members(at(1), members(&["us"]));
     assert_eq!(changes.len(), 64);
-    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Open, now: Turn::Us });
+    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Open, now: Turn::Us, from_member: false });
     let changes = roster.cannot_read(at(2));
-    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Us, now: Turn::Open });
+    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Us, now: Turn::Open, from_member: false });
     assert!((0..64).all(|shard| roster.turn(shard) == Turn::Open));
     assert_eq!(roster.members(at(3), members(&["us"])).len(), 64, "it can be read again");
 }
@@ -130,11 +130,10 @@ fn other_order_of_members_gives_same_turns() {
 fn silent_member_is_struck_off() {
     let mut roster = with(&["a", "us"]);
     let shard = shard_of_member(&roster, "a");
-    roster.taken_over(at(1_000), shard, PATIENCE);
-    assert_eq!(roster.poll(at(1_000)), None, "its entry appeared only a patience ago");
-    roster.taken_over(at(1_001), shard, PATIENCE);
-    assert_eq!(roster.timeout(), Some(at(1_001)));
-    assert_eq!(roster.poll(at(1_001)), struck("a"));
+    roster.taken_over(at(400), shard, PATIENCE);
+    assert_eq!(roster.poll(at(400)), None, "its entry appeared less than a patience ago");
+    assert_eq!(roster.timeout(), Some(at(1_000)));
+    assert_eq!(roster.poll(at(1_000)), struck("a"));
     roster.taken_over(at(1_002), shard, PATIENCE);
     assert_eq!(roster.poll(at(1_002)), None, "once is enough");
     roster.members(at(1_020), members(&["us"]));
@@ -147,7 +146,9 @@ fn write_in_any_of_its_shards_spares_a_member() {
     let of_a: Vec<u16> = (0..64).filter(|shard| roster.turn(*shard) == Turn::Other).collect();
     roster.sign_of_life(at(3_000), of_a[1]);
     roster.taken_over(at(3_500), of_a[0], PATIENCE);
-    assert_eq!(roster.poll(at(3_500)), None);
+    assert_eq!((roster.poll(at(3_500)), roster.timeout()), (None, Some(at(4_000))));
+    roster.sign_of_life(at(3_700), of_a[1]);
+    assert_eq!(roster.timeout(), None);
     let ours = shard_of_member(&roster, "us");
     roster.sign_of_life(at(9_000), ours);
     roster.taken_over(at(9_500), of_a[0], PATIENCE);
@@ -186,7 +187,7 @@ fn member_that_returns_is_a_new_one() {
     roster.members(at(3_000), members(&["a", "us"]));
     assert_eq!(roster.timeout(), None);
     roster.taken_over(at(3_900), shard_of_member(&roster, "a"), PATIENCE);
-    assert_eq!(roster.poll(at(3_900)), None);
+    assert_eq!((roster.poll(at(3_900)), roster.timeout()), (None, Some(at(4_000))));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn last_writes_of_a_predecessor_shorten_no_lease() {
     assert_eq!(world.engine.incumbent(&"last".into()), Incumbent::Other);
     world.pass(ECHO);
     world.evidence("first");
-    assert!(world.lease() < TERM / 2, "from here on it is the new one that writes");
+    assert_eq!(world.lease(), TERM, "from here on it is the new one that writes");
 }
 
 #[test]

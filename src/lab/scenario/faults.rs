@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// A fault of one replica that lasts for a while.
 ///
-/// A rolling restart is a list of them:
+/// A rolling restart at given times is a list of them;
+/// [`Scenario::rolling_restart`](super::Scenario::rolling_restart) goes by rounds instead.
 ///
 /// ```
 /// use std::time::Duration;
@@ -82,5 +83,39 @@ impl FaultPlan {
 
     pub fn pop(&mut self) -> Option<FaultStep> {
         self.steps.pop()
+    }
+}
+
+/// The steps of a rolling restart, in the order of their rounds: each replica leaves, then returns.
+#[derive(Default)]
+pub(super) struct RollingRestart {
+    done: usize,
+}
+
+pub(super) struct RestartStep {
+    pub replica: usize,
+    pub round: u64,
+    pub begins: bool,
+}
+
+/// The rounds from one replica's departure to the next one's, and to its own return.
+const APART: usize = 3;
+const AWAY: usize = 2;
+
+impl RollingRestart {
+    /// Returns the round in which the last replica returns.
+    pub fn last_round(replicas: usize) -> usize {
+        replicas * APART + AWAY
+    }
+
+    /// Returns the next step of a restart of so many replicas.
+    pub fn next(&self, replicas: usize) -> Option<RestartStep> {
+        let (replica, begins) = (self.done / 2, self.done.is_multiple_of(2));
+        let round = (replica + 1) * APART + if begins { 0 } else { AWAY };
+        (replica < replicas).then_some(RestartStep { replica, round: round as u64, begins })
+    }
+
+    pub fn pop(&mut self) {
+        self.done += 1;
     }
 }

@@ -27,9 +27,9 @@ pub trait Fleet {
     /// [`LabError::Fleet`] if a replica cannot be reached.
     fn want(&mut self, round: u64, keys: &[usize]) -> impl Future<Output = Result<(), LabError>>;
 
-    /// Kills the leader, which performs no further action, and returns whether there was one. Under
-    /// [`Strategy::Retry`], which has no leader, it kills any replica.
-    fn kill_leader(&mut self) -> bool;
+    /// Kills a leader, which performs no further action. Returns its number, or `None` if there was
+    /// none. Under [`Strategy::Retry`], which has no leader, it kills any replica.
+    fn kill_leader(&mut self) -> Option<usize>;
 
     /// Begins a [fault](Scenario::faults) of a replica.
     ///
@@ -57,10 +57,10 @@ pub trait Fleet {
         future::ready(Err(LabError::Fleet(format!("cannot end {kind:?} of replica {replica}"))))
     }
 
-    /// Returns the number of replicas that consider themselves leader.
+    /// Returns the number of replicas that consider themselves leader, of any shard.
     fn leaders(&self) -> usize;
 
-    /// Returns how many times a replica became leader. Killed replicas count.
+    /// Returns how many times a replica became leader, of any shard. Killed replicas count.
     fn wins(&self) -> u64;
 
     /// Returns the writes that the replicas have recorded so far. Killed replicas count.
@@ -162,12 +162,12 @@ impl<S: Store + Clone> Fleet for Local<S> {
         Ok(())
     }
 
-    fn kill_leader(&mut self) -> bool {
+    fn kill_leader(&mut self) -> Option<usize> {
         let any = self.scenario.strategy == Strategy::Retry;
         let is_hit = |seat: &Seat<S>| seat.replica.as_ref().is_some_and(|replica| any || replica.leads());
-        let Some(leader) = self.seats.iter().position(is_hit) else { return false };
+        let leader = self.seats.iter().position(is_hit)?;
         self.seats[leader].remote.set_fault(NetworkFault::Dead);
-        self.take(leader).is_some()
+        self.take(leader).map(|_| leader)
     }
 
     async fn begin_fault(&mut self, replica: usize, kind: ReplicaFaultKind) -> Result<(), LabError> {

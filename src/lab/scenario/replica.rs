@@ -23,6 +23,7 @@ use crate::{
     clock,
     engine::config::LeaseBuilder,
     guard::Guard,
+    roster::Roster,
     status::{Status, WatchState},
     store::{Store, StoreError},
 };
@@ -78,6 +79,10 @@ impl<S: Store> Replica<S> {
             Strategy::Lease => {
                 let lease = scenario.lease(index).spawn()?;
                 let guard = Guard::new(store, lease, &*scenario.prefix)?;
+                if scenario.roster {
+                    let roster = Roster::new(scenario.roster_prefix()).name(name_of(index));
+                    guard.join(roster)?;
+                }
                 let mut statuses = guard.lease().subscribe();
                 let live = statuses.wait_for(|status| status.watch == Some(WatchState::Live));
                 if !matches!(timeout(START, live).await, Ok(Ok(_))) {
@@ -130,7 +135,7 @@ impl<S: Store> Replica<S> {
         });
     }
 
-    /// Returns whether this replica holds the lease. Under [`Strategy::Retry`] the result is always
+    /// Returns whether this replica holds the lease, of any shard. Under [`Strategy::Retry`] the result is always
     /// `false`.
     pub fn leads(&self) -> bool {
         match &self.requester.writer {
@@ -139,7 +144,7 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    /// Returns how many times this replica became leader.
+    /// Returns how many times this replica became leader, of any shard.
     pub fn wins(&self) -> u64 {
         match &self.requester.writer {
             Writer::Lease(guard) => guard.lease().status().epoch,
@@ -155,7 +160,8 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    /// Waits for the attempts in flight, at most for `grace`, so that every answer is recorded.
+    /// Waits for the attempts in flight, at most for `grace`, so that every answer is recorded, and
+    /// leaves the roster.
     /// Under [`Strategy::Retry`] it returns immediately.
     pub async fn finish(self, grace: Duration) {
         if let Writer::Lease(guard) = &self.requester.writer {
@@ -183,10 +189,16 @@ impl<S: Store> Requester<S> {
     }
 }
 
+/// Returns the name of a replica's lease, and of its entry on the roster.
+pub(super) fn name_of(index: usize) -> String {
+    format!("replica-{index}")
+}
+
 impl Scenario {
     /// Returns the settings of a replica's lease.
     pub(super) fn lease(&self, index: usize) -> LeaseBuilder {
-        LeaseBuilder::new(format!("replica-{index}"))
+        LeaseBuilder::new(name_of(index))
+            .shards(self.shards)
             .term(self.term)
             .concurrency(self.concurrency)
             .seed(self.seed_of(SeedStream::Lease(index)))

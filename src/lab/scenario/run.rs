@@ -1,14 +1,15 @@
 //! The run of a scenario, which starts the rounds, watches the store, lets faults happen and counts.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use rand::{RngExt, rngs::Xoshiro256PlusPlus, seq::index};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    faults::FaultPlan,
+    faults::{FaultPlan, ReplicaFaultKind, RollingRestart},
     fleet::{Fleet, Local},
+    replica::name_of,
     report::Report,
     rounds::RoundTracker,
     settings::{LabError, Pace, Progress, Scenario, SeedStream},
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     clock,
+    engine::{Engine, config::ConfigError},
     store::{Event, Expected, Store, StoreError},
 };
 
@@ -76,14 +78,16 @@ impl Scenario {
         result
     }
 
-    /// Deletes the keys of a run.
+    /// Deletes the keys of a run, and the entries of its roster.
     ///
     /// # Errors
     ///
     /// The first error of the store, except for conflicts, which are retried.
     pub async fn clear<S: Store>(&self, store: &S) -> Result<(), LabError> {
-        for key in 0..self.keys {
-            let name = write_log::name(&self.prefix, key);
+        let keys = (0..self.keys).map(|key| write_log::name(&self.prefix, key));
+        let members = if self.roster { self.replicas } else { 0 };
+        let entries = (0..members).map(|index| self.roster_prefix() + &name_of(index));
+        for name in keys.chain(entries) {
             while let Some(entry) = store.get(&name).await? {
                 match store.delete(&name, &entry.version, None).await {
                     Err(StoreError::Conflict { .. }) => {}
@@ -105,6 +109,7 @@ struct Run<'a, S, F, P> {
     edits: Xoshiro256PlusPlus,
     kill: Option<Kill>,
     faults: FaultPlan,
+    restarts: RollingRestart,
 }
 
 struct Kill {
@@ -120,11 +125,12 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
             store,
             fleet,
             progress,
-            tracker: RoundTracker::new(scenario.keys),
+            tracker: RoundTracker::new(scenario.keys, scenario.replicas),
             rounds: scenario.rng(SeedStream::Rounds),
             edits: scenario.rng(SeedStream::Edits),
             kill: None,
             faults: FaultPlan::new(&scenario.faults),
+            restarts: RollingRestart::default(),
         }
     }
 
@@ -133,26 +139,21 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
         (self.progress)(Progress { round: self.scenario.rounds + 1, rounds: self.scenario.rounds });
         sleep(self.scenario.settling()).await;
         let leaders_at_end = self.fleet.leaders();
+        // Then each leaves the roster.
+        let roster_writes = self.fleet.write_log().sent_to_roster;
         self.fleet.finish().await?;
-        self.report(leaders_at_end).await
+        self.report(leaders_at_end, roster_writes).await
     }
 
     /// Runs all rounds until each is complete.
     async fn play(&mut self) -> Result<(), LabError> {
         let scenario = self.scenario;
-        let mut events = pin!(self.store.watch(&scenario.prefix));
-        loop {
-            match events.next().await {
-                Some(Ok(Event::InitDone)) => break,
-                Some(Ok(event)) => {
-                    if let Some(key) = event.key() {
-                        return Err(LabError::InUse { key: key.to_string() });
-                    }
-                }
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err(ended()),
-            }
+        if scenario.roster {
+            let mut entries = pin!(self.store.watch(&scenario.roster_prefix()));
+            require_empty(&mut entries).await?;
         }
+        let mut events = pin!(self.store.watch(&scenario.prefix));
+        require_empty(&mut events).await?;
         let began = clock::now();
         let mut next_round = Some(began);
         let mut next_edit = self.time_to_edit().map(|wait| clock::now() + wait);
@@ -172,8 +173,9 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
                 event = events.next() => match event {
                     Some(Ok(Event::Put(entry) | Event::InitEntry(entry))) => {
                         if let Some(key) = write_log::number(&scenario.prefix, &entry.key) {
-                            self.tracker.observe(key, Value::read(&entry.value).round, clock::now());
+                            self.tracker.observe(key, &Value::read(&entry.value), clock::now());
                             self.kill_leader();
+                            self.restart_next().await?;
                         }
                     }
                     // The watch resumes after an interruption; otherwise the round's deadline ends
@@ -215,12 +217,26 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
     fn kill_leader(&mut self) {
         let Some(round) = self.scenario.kill_leader_at.filter(|_| self.kill.is_none()) else { return };
         let round = round as u64;
-        let half = |round: &super::rounds::Round| 2 * round.wrong <= round.wanted;
-        if self.tracker.round(round).is_some_and(half) {
+        if self.tracker.is_half_done(round) {
             let (at, refused) = (clock::now(), self.fleet.write_log().refused);
-            if self.fleet.kill_leader() {
+            if let Some(replica) = self.fleet.kill_leader() {
+                self.tracker.kill(replica);
                 self.kill = Some(Kill { at, round, refused });
             }
+        }
+    }
+
+    /// Takes the next step of the rolling restart, if it is due.
+    async fn restart_next(&mut self) -> Result<(), LabError> {
+        let replicas = if self.scenario.rolling_restart { self.scenario.replicas } else { 0 };
+        let Some(step) = self.restarts.next(replicas) else { return Ok(()) };
+        if !self.tracker.is_half_done(step.round) {
+            return Ok(());
+        }
+        self.restarts.pop();
+        match step.begins {
+            true => self.fleet.begin_fault(step.replica, ReplicaFaultKind::Restart).await,
+            false => self.fleet.end_fault(step.replica, ReplicaFaultKind::Restart).await,
         }
     }
 
@@ -269,7 +285,8 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
     }
 
     /// Reads all keys back and compares them with the requests and the acknowledged writes.
-    async fn report(self, leaders_at_end: usize) -> Result<Report, LabError> {
+    async fn report(self, leaders_at_end: usize, roster_writes: u64) -> Result<Report, LabError> {
+        let (moved, moved_after_kill) = self.tracker.moved();
         let write_log = self.fleet.write_log();
         let mut updates_lost = 0;
         for key in 0..self.scenario.keys {
@@ -287,14 +304,19 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
         Ok(Report {
             strategy: self.scenario.strategy,
             replicas: self.scenario.replicas,
+            shards: self.scenario.shards,
             keys: self.scenario.keys,
             rounds: self.tracker.times(),
             writes_needed: self.tracker.needed(),
             writes_attempted: write_log.attempted,
             writes_refused: write_log.refused,
             refused_after_kill: self.kill.as_ref().map_or(0, |kill| write_log.refused - kill.refused),
+            written: self.tracker.written(),
+            moved,
+            moved_after_kill,
+            roster_writes,
             updates_lost,
-            leader_changes: self.fleet.wins().saturating_sub(1),
+            leader_changes: self.fleet.wins().saturating_sub(self.scenario.shards_with_keys()?),
             failover,
             leaders_at_end,
         })
@@ -302,9 +324,36 @@ impl<'a, S: Store, F: Fleet, P: FnMut(Progress)> Run<'a, S, F, P> {
 }
 
 impl Scenario {
+    /// Returns how many shards have keys. No other has a leader.
+    fn shards_with_keys(&self) -> Result<u64, ConfigError> {
+        let engine = Engine::<Arc<str>, ()>::new(self.lease(0).build()?);
+        let keys = (0..self.keys).filter(|key| self.is_wanted(*key));
+        let shards = keys.map(|key| engine.shard_of(&write_log::name(&self.prefix, key).into()));
+        Ok(shards.collect::<BTreeSet<u16>>().len() as u64)
+    }
+
     /// Returns whether any replica wants this key.
     fn is_wanted(&self, key: usize) -> bool {
         self.wants.len() < self.replicas || self.wants.iter().any(|range| range.contains(&key))
+    }
+}
+
+/// Reads the listing of a watch, which must be empty.
+async fn require_empty<E>(events: &mut E) -> Result<(), LabError>
+where
+    E: Stream<Item = Result<Event, StoreError>> + Unpin,
+{
+    loop {
+        match events.next().await {
+            Some(Ok(Event::InitDone)) => return Ok(()),
+            Some(Ok(event)) => {
+                if let Some(key) = event.key() {
+                    return Err(LabError::InUse { key: key.to_string() });
+                }
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None => return Err(ended()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, ops::Range, time::Duration};
 
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use super::faults::ReplicaFault;
+use super::faults::{ReplicaFault, RollingRestart};
 use crate::{
     engine::config::ConfigError,
     lab::network::{Network, RemoteStore},
@@ -71,9 +71,13 @@ pub struct Scenario {
     /// Rate at which users edit another field of an object, per object and second. After each edit
     /// the replicas are asked for the object again, as a controller would be. Default: 0.
     pub edits: f64,
-    /// Round, counted from 1, in which the leader is killed, as soon as half of the round's keys
-    /// are up to date. Default: `None`.
+    /// Round, counted from 1, in which a leader is killed, as soon as half of the round's keys are
+    /// up to date. Default: `None`.
     pub kill_leader_at: Option<usize>,
+    /// Whether each replica in turn shuts down and starts anew under its name. The first leaves in
+    /// round 3, the next three rounds later, and each returns two rounds after it left, as soon as
+    /// half of the round's keys are up to date. Default: `false`.
+    pub rolling_restart: bool,
     /// Faults of single replicas, such as restarts and pauses. Default: none.
     pub faults: Vec<ReplicaFault>,
     /// Network between each replica and the store. Default: no delay.
@@ -81,12 +85,18 @@ pub struct Scenario {
     /// Networks of single replicas, by replica, for one whose watch lags or that is far away.
     /// Replicas beyond the end of the list have [`network`](Self::network). Default: empty.
     pub networks: Vec<Network>,
+    /// Number of shards of the lease; see [`LeaseBuilder::shards`](crate::LeaseBuilder::shards). Default: 1.
+    pub shards: u16,
+    /// Whether the replicas share a [roster](crate::Roster), behind the same networks. Its entries are
+    /// `replica-0` and so on, under `roster/` and the [prefix](Self::prefix). A replica that shuts
+    /// down leaves it; one that is killed does not. Default: `false`.
+    pub roster: bool,
     /// Term of the leases. Default: 60 s.
     pub term: Duration,
     /// Number of attempts that each replica may have in flight. Default: 16.
     pub concurrency: usize,
     /// Prefix of the keys in the store. No key may have it before a run, and none has it
-    /// afterwards. Default: `lab/`.
+    /// afterwards; the same holds for the entries of the [roster](Self::roster). Default: `lab/`.
     pub prefix: String,
     /// Seed of all randomness. Default: 0.
     pub seed: u64,
@@ -136,7 +146,7 @@ pub enum LabError {
     /// The store failed for the observer, or while a replica started.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A key with the prefix exists already.
+    /// A key with the prefix, or an entry of the roster, exists already.
     #[error("key {key} exists already; a run needs a prefix of its own")]
     InUse {
         /// The name of the key.
@@ -173,9 +183,12 @@ impl Default for Scenario {
             skew: Duration::from_millis(20),
             edits: 0.0,
             kill_leader_at: None,
+            rolling_restart: false,
             faults: Vec::new(),
             network: Network::default(),
             networks: Vec::new(),
+            shards: 1,
+            roster: false,
             term: Duration::from_secs(60),
             concurrency: 16,
             prefix: "lab/".into(),
@@ -237,7 +250,22 @@ impl Scenario {
                 return Err(ConfigError::new("replicas", 1, "at least 2, if the leader is killed"));
             }
         }
+        if self.rolling_restart {
+            if self.replicas == 1 {
+                return Err(ConfigError::new("replicas", 1, "at least 2 for a rolling restart"));
+            }
+            let last = RollingRestart::last_round(self.replicas);
+            if self.rounds < last {
+                let rule = format!("at least {last} for a rolling restart of {} replicas", self.replicas);
+                return Err(ConfigError::new("rounds", self.rounds, rule));
+            }
+        }
         Ok(())
+    }
+
+    /// Returns the prefix of the roster's entries.
+    pub(super) fn roster_prefix(&self) -> String {
+        format!("roster/{}/", self.prefix.trim_end_matches('/'))
     }
 
     /// Returns the time after which the run gives up a round.

@@ -7,8 +7,8 @@ use futures_util::Stream;
 
 use crate::store::{Entry, Event, Expected, Fence, Store, StoreError, Version};
 
-/// An event in the life of a replica's write. A write is sent first, then succeeds, is refused, or
-/// fails without an event.
+/// An event in the life of a replica's write. A write of a key is sent first, then succeeds, is
+/// refused, or fails without an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteEvent {
     /// The replica is about to send a write of this key.
@@ -17,6 +17,8 @@ pub enum WriteEvent {
     Succeeded(usize),
     /// The store refused a write of this key because of a conflict.
     Refused(usize),
+    /// The replica is about to write or delete an entry of the roster.
+    SentToRoster,
 }
 
 /// The write events of all replicas, added up.
@@ -38,6 +40,8 @@ pub struct WriteLog {
     pub refused: u64,
     /// Number of writes acknowledged, by key. Keys beyond the end have none.
     pub succeeded: Vec<u64>,
+    /// Number of writes and deletions of the roster's entries sent.
+    pub sent_to_roster: u64,
 }
 
 /// A store that records its writes.
@@ -57,6 +61,7 @@ impl WriteLog {
         match event {
             WriteEvent::Sent(_) => self.attempted += 1,
             WriteEvent::Refused(_) => self.refused += 1,
+            WriteEvent::SentToRoster => self.sent_to_roster += 1,
             WriteEvent::Succeeded(key) => {
                 if self.succeeded.len() <= key {
                     self.succeeded.resize(key + 1, 0);
@@ -99,6 +104,7 @@ impl<S: Store> Store for RecordingStore<S> {
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
         let Some(number) = number(&self.prefix, key) else {
+            (self.record)(WriteEvent::SentToRoster);
             return self.store.put(key, value, expected, fence).await;
         };
         (self.record)(WriteEvent::Sent(number));
@@ -113,6 +119,8 @@ impl<S: Store> Store for RecordingStore<S> {
     }
 
     async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
+        // A replica deletes nothing else.
+        (self.record)(WriteEvent::SentToRoster);
         self.store.delete(key, expected, fence).await
     }
 

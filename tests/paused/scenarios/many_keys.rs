@@ -14,7 +14,7 @@ use super::{median, ms, run, worst};
 const GATED: bool = true;
 
 /// Returns 3 seeds, or one without optimization, unless the environment sets `SCENARIO_SEEDS`.
-fn seeds() -> Range<u64> {
+pub(super) fn seeds() -> Range<u64> {
     let unless_set = if cfg!(debug_assertions) { 1 } else { 3 };
     let set = std::env::var("SCENARIO_SEEDS").ok();
     1..1 + set.map_or(unless_set, |seeds| seeds.parse().expect("SCENARIO_SEEDS is a number"))
@@ -59,7 +59,7 @@ struct Figures {
     misses: Vec<String>,
 }
 
-fn median_of(rounds: &[Duration]) -> Duration {
+pub(super) fn median_of(rounds: &[Duration]) -> Duration {
     let mut sorted = rounds.to_vec();
     sorted.sort_unstable();
     median(&sorted)

@@ -3,6 +3,7 @@
 //! `cargo test --release --test paused -- scenarios:: --nocapture`.
 
 mod many_keys;
+mod shards;
 
 use std::time::Duration;
 

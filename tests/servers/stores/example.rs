@@ -34,30 +34,58 @@ fn complaint(arguments: &[&str]) -> String {
 #[test]
 fn json_has_each_figure_of_each_strategy() {
     let figures = json(&run(&["--json", "--replicas", "3", "--keys", "20", "--rounds", "4"]));
-    for strategy in ["lease", "retry"] {
+    for (strategy, shards) in [("shards", Value::from(48)), ("lease", Value::from(1)), ("retry", Value::Null)]
+    {
         let figures = &figures[strategy];
+        assert_eq!(figures["shards"], shards, "{figures}");
         for (name, value) in
             [("replicas", 3), ("keys", 20), ("rounds", 4), ("writes_needed", 80), ("updates_lost", 0)]
         {
             assert_eq!(figures[name], value, "{strategy} {name}");
         }
-        for name in ["writes_attempted", "writes_refused", "leader_changes", "leaders_at_end"] {
+        for name in ["writes_attempted", "writes_refused", "moved", "leader_changes", "leaders_at_end"] {
             assert!(figures[name].is_u64(), "{strategy} {name}: {figures}");
         }
         assert!(figures["round_p50_ms"].as_f64() <= figures["round_p99_ms"].as_f64(), "{figures}");
+        assert_eq!(figures["rounds_ms"].as_array().map(Vec::len), Some(4), "{figures}");
         assert!(figures["failover_ms"].is_null(), "{figures}");
+        let written = written(figures);
+        assert_eq!((written.len(), written.iter().sum::<u64>()), (3, 80), "{figures}");
+        let busiest = *written.iter().max().expect("there are three") as f64 / (80.0 / 3.0);
+        let shown = figures["busiest_over_mean"].as_f64().expect("it is a number");
+        assert!((shown - busiest).abs() < 0.001, "{figures}");
     }
-    assert_eq!(figures.as_object().map(|strategies| strategies.len()), Some(2));
+    assert_eq!(figures.as_object().map(|strategies| strategies.len()), Some(3));
+}
+
+/// Returns the number of keys that each replica wrote.
+fn written(figures: &Value) -> Vec<u64> {
+    let written = figures["written"].as_array().expect("it is a list");
+    written.iter().map(|written| written.as_u64().expect("it is a number")).collect()
 }
 
 #[test]
 fn json_has_one_strategy_and_the_failover() {
-    let output =
-        run(&["--json", "--strategy", "lease", "--keys", "20", "--rounds", "4", "--kill-leader-at", "3"]);
-    let figures = json(&output);
-    assert_eq!(figures.as_object().map(|strategies| strategies.len()), Some(1));
-    assert!(figures["lease"]["failover_ms"].as_f64() > Some(0.0), "{figures}");
-    assert!(figures["lease"]["leader_changes"].as_u64() >= Some(1), "{figures}");
+    for strategy in ["shards", "lease"] {
+        let options =
+            ["--json", "--strategy", strategy, "--keys", "20", "--rounds", "4", "--kill-leader-at", "3"];
+        let figures = json(&run(&options));
+        assert_eq!(figures.as_object().map(|strategies| strategies.len()), Some(1));
+        assert!(figures[strategy]["failover_ms"].as_f64() > Some(0.0), "{figures}");
+        assert!(figures[strategy]["leader_changes"].as_u64() >= Some(1), "{figures}");
+    }
+}
+
+#[test]
+fn replicas_share_the_shards_also_after_a_rolling_restart() {
+    for restart in [&[][..], &["--rolling-restart"]] {
+        let options = ["--json", "--strategy", "shards", "--keys", "60", "--rounds", "12", "--shards", "30"];
+        let figures = &json(&run(&[&options, restart].concat()))["shards"];
+        println!("{figures}");
+        assert_eq!((&figures["shards"], &figures["updates_lost"]), (&Value::from(30), &Value::from(0)));
+        assert!(written(figures).iter().all(|written| *written > 0), "{figures}");
+        assert!(restart.is_empty() || figures["moved"].as_u64() > Some(0), "{figures}");
+    }
 }
 
 #[test]
@@ -65,8 +93,24 @@ fn table_goes_to_stdout_and_progress_to_stderr() {
     let output = run(&["--replicas", "2", "--keys", "5", "--rounds", "10"]);
     assert!(output.status.success(), "{output:?}");
     let table = String::from_utf8(output.stdout).expect("it is text");
-    assert!(table.lines().any(|line| line.split_whitespace().eq(["updates", "lost", "0", "0"])), "{table}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("lease: 10 of 10 rounds\n"));
+    for row in ["shards lease retry", "shards 32 1 -", "updates lost 0 0 0"] {
+        assert!(table.lines().any(|line| line.split_whitespace().eq(row.split(' '))), "{row}: {table}");
+    }
+    for row in ["keys written by 0", "keys written by 1", "busiest / mean", "keys that moved"] {
+        assert!(table.lines().any(|line| line.starts_with(row)), "{row}: {table}");
+    }
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert!(progress.contains("shards: 10 of 10 rounds\n"), "{progress}");
+}
+
+#[test]
+fn help_explains_the_figures() {
+    let output = run(&["--help"]);
+    assert!(output.status.success(), "{output:?}");
+    let help = String::from_utf8(output.stdout).expect("it is text");
+    for figure in ["`written`", "`busiest_over_mean`", "`moved`", "`leader_changes`", "16 for each replica"] {
+        assert!(help.contains(figure), "{figure}: {help}");
+    }
 }
 
 #[test]
@@ -78,6 +122,10 @@ fn invalid_options_are_one_line_and_code_2() {
         (&["--term", "5"], "ms"),
         (&["--kill-leader-at", "99"], "kill_leader_at is 99"),
         (&["--kill-leader-at", "1", "--replicas", "1"], "replicas is 1"),
+        (&["--rolling-restart", "--rounds", "9"], "rounds is 9, but must be at least 11"),
+        (&["--shards", "0"], "shards is 0"),
+        (&["--shards", "70000"], "70000"),
+        (&["--strategy", "all"], "all"),
         (&["--backend", "foo://localhost:1"], "`zookeeper://` and `host:port`"),
         (&["--backend", "etcd://"], "`zookeeper://` and `host:port`"),
         (&["--processes"], "share no memory"),
@@ -108,23 +156,37 @@ mod server {
     }
 
     pub fn killed_leader_loses_no_update(backend: &str) {
-        let scenario =
-            "--json --strategy lease --processes --replicas 3 --keys 200 --rounds 20 --kill-leader-at 10";
+        let scenario = "--json --strategy shards,lease --processes --replicas 3 --keys 200 --rounds 20 --kill-leader-at 10";
         let arguments: Vec<_> = scenario.split(' ').chain(["--backend", backend]).collect();
-        let figures = &json(&run(&arguments))["lease"];
+        let figures = json(&run(&arguments));
         // Including the attempts in vain, whose number depends on the machine.
         println!("{figures}");
-        assert_eq!(figures["updates_lost"], 0);
-        assert_eq!(figures["writes_needed"], 4000);
-        assert!(
-            figures["failover_ms"].is_f64() && figures["leader_changes"].as_u64() >= Some(1),
-            "{figures}"
-        );
+        for figures in [&figures["shards"], &figures["lease"]] {
+            assert_eq!(figures["updates_lost"], 0);
+            assert_eq!(figures["writes_needed"], 4000);
+            assert!(
+                figures["failover_ms"].is_f64() && figures["leader_changes"].as_u64() >= Some(1),
+                "{figures}"
+            );
+        }
+    }
+
+    pub fn rolling_restart_loses_no_update(backend: &str) {
+        let scenario = "--json --strategy shards,lease --processes --replicas 3 --keys 100 --rounds 14 --rolling-restart";
+        let arguments: Vec<_> = scenario.split(' ').chain(["--backend", backend]).collect();
+        let figures = json(&run(&arguments));
+        println!("{figures}");
+        for strategy in ["shards", "lease"] {
+            let figures = &figures[strategy];
+            assert_eq!((&figures["updates_lost"], &figures["writes_needed"]), (&0.into(), &1400.into()));
+            assert!(figures["moved"].as_u64() > Some(0), "{figures}");
+        }
+        assert!(written(&figures["shards"]).iter().all(|written| *written > 0), "{figures}");
     }
 
     pub fn replicas_in_one_process_lose_no_update(backend: &str) {
         let figures = json(&run(&["--json", "--backend", backend, "--keys", "50", "--rounds", "5"]));
-        for strategy in ["lease", "retry"] {
+        for strategy in ["shards", "lease", "retry"] {
             assert_eq!(figures[strategy]["updates_lost"], 0, "{figures}");
         }
     }
@@ -224,6 +286,12 @@ mod etcd {
     }
 
     #[tokio::test]
+    async fn rolling_restart_loses_no_update() {
+        let server = EtcdServer::start().await;
+        server::rolling_restart_loses_no_update(&backend(&server));
+    }
+
+    #[tokio::test]
     async fn stopped_leader_loses_no_update_and_its_role() {
         let server = EtcdServer::start().await;
         let sleep = std::time::Duration::from_secs(4);
@@ -268,6 +336,12 @@ mod redis {
     }
 
     #[tokio::test]
+    async fn rolling_restart_loses_no_update() {
+        let server = RedisServer::start().await;
+        server::rolling_restart_loses_no_update(&backend(&server));
+    }
+
+    #[tokio::test]
     async fn stopped_leader_loses_no_update_and_its_role() {
         let server = RedisServer::start().await;
         let sleep = std::time::Duration::from_secs(4);
@@ -309,6 +383,12 @@ mod zookeeper {
     async fn killed_leader_loses_no_update() {
         let server = ZookeeperServer::start().await;
         server::killed_leader_loses_no_update(&backend(&server));
+    }
+
+    #[tokio::test]
+    async fn rolling_restart_loses_no_update() {
+        let server = ZookeeperServer::start().await;
+        server::rolling_restart_loses_no_update(&backend(&server));
     }
 
     #[tokio::test]

@@ -8,5 +8,6 @@ mod fault_tools;
 mod faults;
 mod hostile;
 mod redis;
+mod roster;
 mod soak;
 mod zookeeper;

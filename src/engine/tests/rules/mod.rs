@@ -1,4 +1,4 @@
-//! The ten rules behind the table: a file for each, with every number that the rule names.
+//! The eleven rules behind the table: a file for each, with every number that the rule names.
 
 mod r01_probe;
 mod r02_setbacks;
@@ -11,5 +11,6 @@ mod r07_timer;
 mod r08_keys;
 mod r09_lease;
 mod r10_backoff;
+mod r11_shards;
 
 use super::*;
