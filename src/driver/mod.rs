@@ -63,12 +63,14 @@ where
     shared
 }
 
+type Ready<K> = (Start<K, BoxedJob<K>>, Arc<CancellationToken>);
+
 struct Driver<K: Hash + Eq + Clone + Send + Sync + 'static> {
     shared: Arc<Shared<K>>,
     tasks: JoinSet<Finished<K>>,
     /// Attempts to start, each with the token of the role in which it does, and the fence that they
     /// carry.
-    ready: Vec<(Start<K, BoxedJob<K>>, Arc<CancellationToken>)>,
+    ready: Vec<Ready<K>>,
     fence: Option<Arc<Fence>>,
     /// Where the next attempt is polled first.
     run: Run,

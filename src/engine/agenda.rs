@@ -14,8 +14,8 @@ use super::{
 pub(super) struct Agenda {
     /// The attempts that may start, all other shards left aside, by class and by shard.
     runs: [Tournament<Run>; 2],
-    /// When to look at a shard without an event; [`Timestamp::MAX`] for never.
-    waits: Tournament<Timestamp>,
+    /// When to look at a shard without an event.
+    waits: Tournament<Wait>,
     is_led: Box<[bool]>,
     /// How many shards we lead.
     led: u16,
@@ -30,7 +30,14 @@ pub(super) enum Run {
     None,
 }
 
-/// What a look at a shard found.
+/// A time to look at a shard, or none, which is greater than all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wait {
+    Until(Timestamp),
+    None,
+}
+
+/// The result of a look at a shard.
 pub(super) struct Look {
     /// By class.
     pub(super) runs: [Run; 2],
@@ -42,14 +49,14 @@ pub(super) struct Look {
 impl Agenda {
     #[cfg(test)]
     pub(super) const SIZE_PER_SHARD: usize =
-        2 * (size_of::<Run>() + 2) + size_of::<Timestamp>() + 2 + 2 * size_of::<bool>();
+        2 * (size_of::<Run>() + 2) + size_of::<Wait>() + 2 + 2 * size_of::<bool>();
 
     pub(super) fn new(shards: u16) -> Self {
         let none = || Tournament::new(shards, Run::None);
         let no = || vec![false; shards.into()].into();
         Self {
             runs: [none(), none()],
-            waits: Tournament::new(shards, Timestamp::MAX),
+            waits: Tournament::new(shards, Wait::None),
             is_led: no(),
             led: 0,
             touched: Vec::new(),
@@ -76,9 +83,11 @@ impl Agenda {
             self.is_touched[usize::from(shard)] = false;
             return Some(shard);
         }
-        let (shard, at) = self.waits.first();
-        // The end of time never comes.
-        (at <= now && at < Timestamp::MAX).then_some(shard)
+        match self.waits.first() {
+            // The end of time never comes.
+            (shard, Wait::Until(at)) if at <= now && at < Timestamp::MAX => Some(shard),
+            _ => None,
+        }
     }
 
     /// Takes in the result of a look at a shard.
@@ -86,7 +95,7 @@ impl Agenda {
         for (runs, run) in self.runs.iter_mut().zip(look.runs) {
             runs.set(shard, run);
         }
-        self.waits.set(shard, look.until.unwrap_or(Timestamp::MAX));
+        self.waits.set(shard, look.until.map_or(Wait::None, Wait::Until));
         let was_led = std::mem::replace(&mut self.is_led[usize::from(shard)], look.is_led);
         self.led = self.led + u16::from(look.is_led) - u16::from(was_led);
     }
@@ -105,7 +114,10 @@ impl Agenda {
 
     /// Returns when to look at a shard without an event.
     pub(super) fn next_time(&self) -> Option<Timestamp> {
-        Some(self.waits.first().1).filter(|at| *at < Timestamp::MAX)
+        match self.waits.first() {
+            (_, Wait::Until(at)) => Some(at),
+            (_, Wait::None) => None,
+        }
     }
 
     /// Returns how many shards we lead, as of the last looks.

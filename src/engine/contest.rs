@@ -35,6 +35,8 @@ pub(super) struct Contest {
     signs_since: Timestamp,
     /// The youngest request that another replica is known to have served.
     reached: Timestamp,
+    /// When one write last showed to all replicas that keys are skipped, or that another writes them.
+    skips_seen: Timestamp,
     /// When our last successful write ended.
     last_write: Timestamp,
     /// The revision of the write that made us leader.
@@ -90,8 +92,17 @@ impl Contest {
         self.reached
     }
 
-    /// Records that another replica served a request that was pending since `since`.
-    pub(super) fn reaches(&mut self, since: Timestamp) {
+    pub(super) fn skips_seen(&self) -> Timestamp {
+        self.skips_seen
+    }
+
+    /// Records that another replica served a request that was pending since `since`. All replicas learn
+    /// from the same write that older keys are skipped, unless requests follow each other within
+    /// `burst`: then their patience keeps them apart. `late` says that the key itself was skipped before.
+    pub(super) fn reaches(&mut self, now: Timestamp, since: Timestamp, burst: Duration, late: bool) {
+        if late || self.reached + burst < since {
+            self.skips_seen = now;
+        }
         self.reached = self.reached.max(since);
     }
 

@@ -159,15 +159,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 // The leader served a request that is younger than this key's by a whole patience: it
                 // skips this key, and so we need a leader of our own. Service of older requests proves
                 // nothing, because a slow leader may be working through a long queue.
-                let is_skipped =
-                    self.left_at(number, key, shard.patience.current()) <= shard.contest.reached();
-                self.probe(
-                    shard,
-                    class,
-                    key,
-                    if is_skipped { now } else { self.may_probe(shard, key) },
-                    Obstacle::Leader,
-                )
+                let patience = shard.patience.current();
+                let is_skipped = self.left_at(number, key, patience) <= shard.contest.reached();
+                let from = if is_skipped { self.may_rescue(shard, key) } else { self.may_probe(shard, key) };
+                self.probe(shard, class, key, from, Obstacle::Leader)
             }
             (Incumbent::Other, _) => {
                 let silent_at = if leads { Timestamp::MAX } else { Self::silent_at(shard, key) };
@@ -239,6 +234,16 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let echoes = self.echoes(self.config.tuning.head_start_echoes).as_secs_f64();
         let head_start = seconds(echoes * (1.0 + self.config.jitter * shard.patience.place()));
         shard.contest.lease_end().max(key.since + head_start).min(Self::silent_at(shard, key))
+    }
+
+    /// Returns when a follower may compete for the lease with a key that is skipped. One write shows
+    /// that to all, so each leaves the others a time of its own to be first (rule 5), and again after
+    /// each skipped key that one of them writes; but not for ever.
+    fn may_rescue(&self, shard: &Shard, key: Ready) -> Timestamp {
+        let delay = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
+        let latest =
+            key.since + shard.patience.current().saturating_mul(2 * self.config.tuning.busy_patiences);
+        (shard.contest.skips_seen() + seconds(delay * shard.patience.place())).min(latest)
     }
 
     fn when_an_attempt_ends(&self, until_then: Obstacle) -> Step {

@@ -30,7 +30,7 @@ pub struct ShardView {
     pub role_since: Timestamp,
     /// Times that our role changed.
     pub role_generation: u64,
-    /// The one whose turn it is, according to the roster.
+    /// The roster's say about who leads it.
     pub turn: Turn,
     /// How long a pending key of it waits before we stop trusting its leader to write it.
     pub patience: Duration,

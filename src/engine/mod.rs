@@ -111,7 +111,9 @@
 //!
 //!    Nobody's key is skipped if the leader served a request that is younger by a whole patience.
 //!    Age alone says nothing, because a slow leader may be working through a long queue. Then we
-//!    probe: replicas of which each wants other keys have a leader each, and that is right.
+//!    probe: replicas of which each wants other keys have a leader each, and that is right. One write
+//!    shows a skip to all, so each leaves the others up to 16 echoes to be first (rule 5), and again
+//!    with each such key that another then writes, for two patiences more at most.
 //!
 //!    Evidence on another's key deposes no leader, because it says nothing new. Nor does evidence on a
 //!    key that a leader who is at work left pending for so long that another may have lost patience.
@@ -142,6 +144,7 @@ mod agenda;
 mod attempt;
 mod authority;
 mod backoff;
+mod books;
 pub(crate) mod config;
 mod contest;
 mod counters;
@@ -183,7 +186,7 @@ use self::{
     echo::Echo,
     in_flight::{Flight, InFlight, Kind},
     outage::Outage,
-    queue::{Class, Cleared, Queue},
+    queue::{Class, Queue},
     roster::Roster,
     shard::Shard,
 };
@@ -348,9 +351,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in how long our own write took to come back through the watch, from its start.
     pub fn handle_echo(&mut self, now: Timestamp, echo: Duration) {
         self.advance(now);
+        let before = self.echo.current();
         self.echo.measure(echo);
-        // Shards that wait for some echoes go on doing so; to look at all of them takes too long.
-        self.agenda.touch(0);
+        if self.echo.current() < before {
+            // With several shards, what waits for some of the longer echoes goes on doing so: to look at
+            // all shards takes too long.
+            self.agenda.touch(0);
+        }
     }
 
     /// Takes in how long a round trip to the store took; ignored after the first echo.
@@ -419,75 +426,6 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn drain(&mut self) -> Vec<(K, J)> {
         self.agenda.touch_all();
         self.queue.drain(self.clock)
-    }
-
-    fn advance(&mut self, now: Timestamp) -> Timestamp {
-        self.clock = self.clock.max(now);
-        let (shards, agenda) = (&mut self.shards, &mut self.agenda);
-        self.in_flight.expire(self.clock, |flight| {
-            *shards[usize::from(flight.shard)].counted.of(flight) -= 1;
-            agenda.touch(flight.shard);
-        });
-        self.clock
-    }
-
-    /// Takes the attempt that ended out of flight.
-    fn land(&mut self, id: AttemptId) -> Option<Flight> {
-        let flight = self.in_flight.remove(id.0)?;
-        let shard = &mut self.shards[usize::from(flight.shard)];
-        shard.out -= 1;
-        if !flight.late {
-            *shard.counted.of(&flight) -= 1;
-        }
-        self.agenda.touch(flight.shard);
-        Some(flight)
-    }
-
-    /// Returns the shard of a key, which must be looked at again because of an event.
-    fn touch(&mut self, key: &K) -> u16 {
-        let shard = self.shard_of(key);
-        self.agenda.touch(shard);
-        shard
-    }
-
-    /// All shards must be looked at again.
-    fn all_changed(&mut self) {
-        self.agenda.touch_all();
-        self.lead_ended();
-    }
-
-    /// Finds out when the last of our leases ends, after one of them ended early.
-    fn lead_ended(&mut self) {
-        let led = self.shards.iter().filter(|shard| shard.contest.role() == Role::Leader);
-        self.led_until = led.map(|shard| shard.contest.lease_end()).max().unwrap_or_default();
-    }
-
-    /// The floor of every backoff: news of a write must be able to arrive and stop the next one.
-    fn slowest_news(&self) -> Duration {
-        self.echoes(self.config.tuning.backoff_echoes)
-    }
-
-    fn echoes(&self, count: u32) -> Duration {
-        self.echo.current().saturating_mul(count)
-    }
-
-    fn forget_idle(&mut self, now: Timestamp) {
-        self.queue.forget_idle(now, self.config.term.saturating_mul(self.config.tuning.memory_terms));
-    }
-
-    fn clear(&mut self, key: &K) -> Cleared<J> {
-        let cleared = self.queue.clear(self.clock, key);
-        self.was_cleared(&cleared);
-        cleared
-    }
-
-    /// The attempt of a cleared key in flight cannot be called back, but it must not be repeated.
-    fn was_cleared(&mut self, cleared: &Cleared<J>) {
-        if let Some(slot) = cleared.running
-            && let Some(flight) = self.in_flight.of_slot(slot)
-        {
-            flight.cleared = true;
-        }
     }
 }
 

@@ -41,9 +41,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             return job;
         }
         self.forget_idle(now);
+        let burst = self.echoes(self.config.tuning.election_echoes);
         let shard = &mut self.shards[usize::from(number)];
         // A request of unknown age may be as young as this moment.
-        shard.contest.reaches(since.map_or(now, |since| since.min(now)));
+        let asked = since.map_or(now, |since| since.min(now));
+        let is_late = before == Incumbent::Nobody && shard.patience.is_late(now - asked);
+        shard.contest.reaches(now, asked, burst, is_late);
         if self.authority.is_by_work() {
             let is_nothing_new = before == Incumbent::Other
                 // The roster says who leads, and the other one may only have wanted this key.
@@ -71,12 +74,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_observe(&mut self, now: Timestamp, key: &K, revision: Option<u64>) {
         let now = self.advance(now);
         let number = self.touch(key);
+        let burst = self.echoes(self.config.tuning.election_echoes);
         let shard = &mut self.shards[usize::from(number)];
         if !self.authority.is_by_work() || shard.contest.is_old_news(revision) || now < shard.hand_over_until
         {
             return;
         }
-        shard.contest.reaches(now);
+        shard.contest.reaches(now, now, burst, false);
         if shard.turn == Turn::Us && shard.contest.role() == Role::Leader {
             shard.contest.sign_of_life(now, shard.patience.unspread());
         } else {

@@ -1275,7 +1275,7 @@ async fn overlapping_prefixes_on_one_lease_are_refused() {
     }
     assert_eq!(
         new("a/b/c/").unwrap_err().to_string(),
-        r#"the prefix "a/b/c/" overlaps with "a/b/" of a guard or a roster on the same lease"#
+        r#"the prefix "a/b/c/" overlaps with "a/b/" of another guard on the same lease"#
     );
     drop(first);
     new("a/b/").expect("a dropped guard frees its prefix");

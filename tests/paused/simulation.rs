@@ -14,8 +14,8 @@ use std::{
 use writerlease::lab::simulation::{FaultKind, Plan, PlannedFault, PlannedRoster, RoundStats, RunStats};
 
 /// Returns 2000 seeds, or 50 without optimization. The environment variables `SEEDS` and `FIRST`
-/// set their number and the first one. With `COUNT`, all seeds run, and the
-/// broken promises are counted.
+/// set their number and the first one. With `COUNT`, all seeds run, and the broken promises are
+/// counted before the test fails.
 fn seeds() -> Range<u64> {
     let number = |name, unless_set: u64| {
         let set = std::env::var(name).ok();
@@ -63,10 +63,12 @@ fn all_promises_hold_for_drawn_plans() {
         seeds.end - seeds.start,
         total.time.as_secs_f64() / 3600.0
     );
-    for (promise, violations) in broken.into_inner().expect("no thread panicked") {
+    let broken = broken.into_inner().expect("no thread panicked");
+    for (promise, violations) in &broken {
         let seeds: Vec<_> = violations.iter().map(|(seed, _)| seed).take(20).collect();
         println!("{} seeds break: {promise}: {seeds:?}; {}", violations.len(), violations[0].1);
     }
+    assert!(broken.is_empty(), "all promises hold");
     assert!(total.written > total.rounds, "something was written");
 }
 

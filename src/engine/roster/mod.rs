@@ -147,7 +147,7 @@ struct View {
     members: Vec<Seen>,
     /// The member of each shard, as an index; empty if there are no members.
     turns: Vec<u16>,
-    /// Who goes first if that member falls silent.
+    /// The members that go first if those fall silent.
     heirs: Vec<Option<u16>>,
     /// When to ask for the next strike-off. It is kept because every event needs it.
     next_strike: Option<Timestamp>,

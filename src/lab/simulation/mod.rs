@@ -35,7 +35,8 @@
 //!
 //! - After a term and 30 s no key is pending for longer than that, whoever else is alive; a few
 //!   seconds are usual. The limit is 150 s if groups want different values of the key more often
-//!   than once in eight round trips, because then luck decides who writes it.
+//!   than once in eight round trips, because then luck decides who writes it. Luck also decides
+//!   whether a replica that cannot write such a key sees that another of its group did.
 //! - At the end nothing is pending, and every key is as it should be that some replica can write.
 //!
 //! However the roster lies, keys are pending for no longer than that. A shard has a patience of its own.
@@ -54,6 +55,10 @@
 //! - If nobody else changes the keys, and requests come no faster than one replica serves them before
 //!   others lose patience, a run has at most 20 refused writes for its start and for each fault, and
 //!   one for each late message.
+//! - If all want the same keys, turns settle on the living: 33 s after the last fault (the longest pause
+//!   before a replica joins again) all replicas agree that each shard with keys is the turn of one of
+//!   them. If members may be dead, a term later, and a patience for each. If nobody could read the
+//!   roster, 62 s later.
 //!
 //! ```
 //! use writerlease::lab::simulation::Plan;

@@ -38,8 +38,10 @@ impl Recovery {
         };
         let silent = (0..plan.members.len()).filter_map(deceived).fold(plan.storm, Duration::max);
         let settled = silent.saturating_add((ROUNDS * plan.cadence).max(SETTLES));
+        // A round that wants nothing is right from the start, and says nothing about any other.
         let median = |rounds: &mut dyn Iterator<Item = &RoundStats>| {
-            let mut times: Vec<_> = rounds.map(|round| round.right.unwrap_or(Duration::MAX)).collect();
+            let times = rounds.map(|round| round.right.unwrap_or(Duration::MAX));
+            let mut times: Vec<_> = times.filter(|time| !time.is_zero()).collect();
             times.sort_unstable();
             (times.len() >= ENOUGH).then(|| Some(times[times.len() / 2]).filter(|time| *time < Duration::MAX))
         };

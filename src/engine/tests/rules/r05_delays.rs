@@ -194,3 +194,17 @@ fn long_echo_counts_for_a_quarter_of_a_second() {
     world.engine.handle_echo_hint(world.now, secs(2));
     assert_eq!(world.engine.echo(), ms(250));
 }
+
+#[test]
+fn shorter_echo_shortens_a_head_start_that_lasts() {
+    for seed in SEEDS {
+        let mut world = World::following_with(settings(seed).echo_hint(ms(80)));
+        world.wants("new");
+        assert!(world.polls().is_empty());
+        let before = world.timeout();
+        world.engine.handle_echo(world.now, ms(1));
+        assert!(world.timeout() < before, "{before:?}");
+        world.pass(world.lease());
+        assert_eq!(world.one().key, "new");
+    }
+}

@@ -121,6 +121,56 @@ fn service_of_older_requests_shows_no_skipping() {
     }
 }
 
+/// A follower, with a patience of 3 s, that has just seen others skip its keys, named "0", "1" and so on.
+fn seeing_keys_skipped(seed: u64, count: usize) -> World {
+    let mut world = World::long_following_with(settings(seed).term(secs(3)).fixed_patience());
+    world.wants_many(count);
+    for _ in 0..4 {
+        world.evidence("other");
+        world.pass(ms(700));
+    }
+    world.pass(ms(300));
+    world.wants("younger");
+    world.evidence("younger");
+    world
+}
+
+/// When a replica that sees a skip leaves no more time to others.
+fn own_time(world: &World) -> Timestamp {
+    world.now + (16 * ECHO).mul_f64(world.engine.shards[0].patience.place())
+}
+
+#[test]
+fn those_who_see_a_skip_probe_one_by_one() {
+    let mut early = 0;
+    for seed in SEEDS {
+        let mut world = seeing_keys_skipped(seed, 1);
+        let (seen, due) = (world.now, own_time(&world));
+        let attempt = world.sleeps_for_one();
+        assert_eq!((attempt.key.as_str(), world.now), ("0", due));
+        early += usize::from(world.now < seen + 8 * ECHO);
+    }
+    assert!(early < 10, "{early} of 200 in the first half: the first one silences the rest");
+}
+
+#[test]
+fn first_to_write_skipped_keys_gets_time_for_the_rest() {
+    for seed in SEEDS {
+        let mut world = seeing_keys_skipped(seed, 500);
+        let seen = world.now;
+        let mut rest = 0..500;
+        while world.polls().is_empty() {
+            world.evidence(&rest.next().expect("there are more keys").to_string());
+            world.pass(ms(40));
+        }
+        let waited = world.now - seen;
+        assert!(waited < secs(10), "nobody waits for ever: {waited:?}");
+        if world.engine.shards[0].patience.place() > 0.5 {
+            assert!(waited > secs(7), "{waited:?}");
+        }
+    }
+}
+
 /// A replica that has more to do than it can leaves what is another's to those that have not.
 #[test]
 fn busy_replica_takes_over_later() {
