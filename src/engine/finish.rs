@@ -162,6 +162,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             // A key of ours, or one that we took over: the lease is another's.
             return;
         }
+        // A member that was heard of when we won, or that had nothing to do, gets a term to show itself.
+        let has_led = shard.contest.role() == Role::Leader && now - shard.contest.role_since() > term;
+        if let Some(roster) = self.roster.as_mut().filter(|_| has_led && shard.turn == Turn::Other) {
+            roster.led_for(now, flight.shard, term);
+        }
         // Slow start begins anew after an idle term.
         if !shard.contest.leads(now) {
             shard.window.close();

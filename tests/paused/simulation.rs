@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use writerlease::lab::simulation::{FaultKind, Plan, PlannedFault, RoundStats, RunStats};
+use writerlease::lab::simulation::{FaultKind, Plan, PlannedFault, PlannedRoster, RoundStats, RunStats};
 
 /// Returns 2000 seeds, or 50 without optimization. The environment variables `SEEDS` and `FIRST`
 /// set their number and the first one. With `COUNT`, all seeds run, and the broken promises are
@@ -143,4 +143,42 @@ fn dead_leader_is_replaced_in_three_seconds() {
             assert!(median(refused) <= 2, "{replicas} replicas, {latency:?}");
         }
     }
+}
+
+/// Returns a plan of replicas that share 20 shards each by a roster.
+fn shared_out(seed: u64, replicas: usize, ghosts: usize) -> Plan {
+    let mut plan = Plan::steady(seed, replicas, 200, 40);
+    plan.shards = 20 * replicas as u16;
+    let mut roster = PlannedRoster::default();
+    roster.ghosts = ghosts;
+    plan.roster = Some(roster);
+    plan
+}
+
+#[test]
+fn roster_full_of_the_dead_settles_on_the_living() {
+    for ghosts in [1, 5] {
+        let runs = (0..11).map(|seed| shared_out(seed, 3, ghosts).run().unwrap());
+        let (balanced, writes): (Vec<_>, Vec<_>) =
+            runs.map(|stats| (stats.balanced, stats.roster_writes)).unzip();
+        println!("{ghosts} dead: settled after {balanced:?}");
+        assert!(median(balanced) < Duration::from_secs(10), "{ghosts} dead");
+        assert!(median(writes) <= 3 + ghosts as u64, "{ghosts} dead");
+    }
+}
+
+#[test]
+fn peaceful_departure_costs_no_round() {
+    let runs = (0..11).map(|seed| {
+        let mut plan = shared_out(seed, 3, 0);
+        let leaves = plan.cadence * 12 + plan.latency / 4;
+        plan.faults.push(PlannedFault::new(FaultKind::Leave(0), leaves, leaves + Duration::from_secs(5)));
+        let (stats, rounds) = plan.rounds().unwrap();
+        assert!(rounds[11..].iter().all(|round| round.right.is_some()), "seed {seed}: {rounds:?}");
+        assert_eq!(stats.roster_writes, 5, "three joined, one left and joined again");
+        (rounds[11..].iter().filter_map(|round| round.right).max().unwrap_or_default(), stats.refused)
+    });
+    let (worst, refused): (Vec<_>, Vec<_>) = runs.unzip();
+    println!("worst round {worst:?}, {refused:?} refused");
+    assert!(median(worst) < Duration::from_millis(500) && median(refused) < 5);
 }

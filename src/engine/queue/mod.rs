@@ -2,9 +2,8 @@
 //! next, and who wrote them last.
 //!
 //! At most one job per key is pending, and at most one attempt of a key is in flight. Every
-//! operation on the hot path (push, first, start, finish, clear) takes O(1), however much is
-//! pending. The rarer ones (a key that waits for its retry, a key whose incumbent changes while it
-//! is ready) take O(log n).
+//! operation on the hot path (push, first, start, finish, clear) takes O(1), however much is pending. The
+//! rarer ones (a key that waits for its retry, or whose incumbent changes while ready) take O(log n).
 //!
 //! A key is in exactly one place:
 //!

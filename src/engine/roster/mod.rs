@@ -8,8 +8,8 @@
 //!
 //! The roster is kept by work. A replica joins with its first job and stays without a heartbeat.
 //! Another replica strikes it off after taking over one of its shards, if it heard nothing from the
-//! member for a patience. A replica that was struck off although it lives joins again with its next
-//! job, after a pause that doubles each time.
+//! member for a patience; or while it leads one, if it heard nothing for a term. A replica that was
+//! struck off although it lives joins again with its next job, after a pause that doubles each time.
 //!
 //! All replicas that see the same roster agree on whose turn each shard is: [`assign`] depends on
 //! nothing else. The roster is advice. A stale one, or one that differs between replicas, costs time
@@ -288,6 +288,15 @@ impl Roster {
         }
     }
 
+    /// Takes in that we have led a shard for `term`. Its member is to be struck off if it gave no sign
+    /// of life for as long.
+    pub(super) fn led_for(&mut self, now: Timestamp, shard: u16, term: Duration) {
+        let index = self.view.turns.get(usize::from(shard));
+        if index.is_some_and(|index| now - self.view.members[usize::from(*index)].last_sign > term) {
+            self.taken_over(now, shard, term);
+        }
+    }
+
     /// Returns the next write that is due, if any.
     pub(super) fn poll(&mut self, now: Timestamp) -> Option<RosterRequest> {
         if self.join_due().is_some_and(|due| due <= now) {
@@ -303,9 +312,9 @@ impl Roster {
         let strike = seen.strike.as_mut()?;
         strike.asked += 1;
         strike.at = now + pause(strike.asked);
-        // After the last try the member can be struck off again.
+        // After the last try the member can be struck off again, once it was silent for as long again.
         if strike.asked == STRIKE_TRIES {
-            seen.strike = None;
+            (seen.strike, seen.last_sign) = (None, now);
         }
         let name = seen.member.name.clone();
         self.view.find_next_strike();

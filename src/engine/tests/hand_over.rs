@@ -1,7 +1,7 @@
 //! The hand-over of shards, after a change of the roster.
 
 use super::*;
-use crate::engine::roster::Member;
+use crate::engine::roster::{Member, RosterRequest};
 
 /// Tells the engine that these are on the roster.
 fn members(world: &mut World, names: &[&str]) {
@@ -56,4 +56,23 @@ fn predecessor_that_skipped_a_key_is_forgotten() {
     world.wants("young");
     world.engine.poll_roster(world.now);
     assert!(world.polls().is_empty(), "the new one gets our patience");
+}
+
+#[test]
+fn leader_strikes_off_who_is_silent_for_a_term() {
+    let mut world = World::following(1);
+    members(&mut world, &["them"]);
+    // Nobody had anything to do until the lease ran out.
+    world.pass(TERM + ms(1));
+    for struck in [false, false, true] {
+        world.wants("key");
+        let mut requests: Vec<_> = std::iter::from_fn(|| world.engine.poll_roster(world.now)).collect();
+        let attempt = world.sleeps_for_one();
+        world.pass(ms(1));
+        world.ends(attempt, Outcome::Written);
+        requests.extend(std::iter::from_fn(|| world.engine.poll_roster(world.now)));
+        let strike = |request: &RosterRequest| matches!(request, RosterRequest::StrikeOff(_));
+        assert_eq!(requests.iter().any(strike), struck);
+        world.pass(TERM * 2 / 3);
+    }
 }

@@ -55,6 +55,10 @@
 //! - If nobody else changes the keys, and requests come no faster than one replica serves them before
 //!   others lose patience, a run has at most 20 refused writes for its start and for each fault, and
 //!   one for each late message.
+//! - If all want the same keys, turns settle on the living: 33 s after the last fault (the longest pause
+//!   before a replica joins again) all replicas agree that each shard with keys is the turn of one of
+//!   them. If members may be dead, a term later, and a patience for each. If nobody could read the
+//!   roster, 62 s later.
 //!
 //! ```
 //! use writerlease::lab::simulation::Plan;

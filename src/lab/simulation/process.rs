@@ -346,11 +346,13 @@ impl Process {
         }
     }
 
-    /// Receives news, perhaps of a key that it does not want.
+    /// Receives news, perhaps of a key that it does not want. Others wrote that one.
     pub fn receive(&mut self, now: Duration, news: News) {
+        let local = self.local(now);
         if self.member.range().contains(&news.key) {
-            let change = news.change(self.local(now));
-            self.take_in(now, news.key, change);
+            self.take_in(now, news.key, news.change(local));
+        } else if let Some(engine) = self.contender.engine_mut().filter(|_| !news.listing) {
+            engine.handle_foreign_write(local, &news.key);
         }
     }
 

@@ -89,7 +89,9 @@ fn longest_settling(world: &World) -> Duration {
     let engines = world.hosts.iter().filter_map(|host| host.process.as_ref()?.contender.engine());
     let patience = engines.map(|engine| engine.patience()).max().unwrap_or_default();
     let step = patience + world.plan.cadence + 10 * world.plan.attempt();
-    LONGEST_PAUSE + step * (2 + most_dead(world.plan))
+    // A member whose shard was won while others were heard of there has a term to show itself.
+    let term = if most_dead(world.plan) > 0 { world.plan.term } else { Duration::ZERO };
+    LONGEST_PAUSE + term + step * (2 + most_dead(world.plan))
 }
 
 /// Returns how many writes to the roster may succeed until now: one for each entry of a replica that
