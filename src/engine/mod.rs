@@ -141,25 +141,25 @@
 //!     whose backoff is capped do not return in step.
 //!
 //! 11. **Every member leads its shards.** With several shards, each has a contest of its own: roles,
-//!    lease, windows and patience. The queue's memory, the slots, the outage and the echo are common.
-//!    Each shard is looked at only when an event concerns it or its time has come, so the work per event
-//!    does not grow with their number.
+//!     lease, windows and patience. The queue's memory, the slots, the outage and the echo are common.
+//!     Each shard is looked at only when an event concerns it or its time has come, so the work per event
+//!     does not grow with their number.
 //!
-//!    The roster says whose turn each shard is. It is advice, never a lock. Without one, shards are led by
-//!    whoever writes first. A change is a hand-over:
+//!     The roster says whose turn each shard is. It is advice, never a lock. Without one, shards are led by
+//!     whoever writes first. A change is a hand-over:
 //!
-//!    - The member that gives a shard up becomes its follower for a term, and counts its keys as another's;
-//!      also those that it has in flight.
-//!    - The member that gets it needs no election delay, and counts the keys of others in it as nobody's.
-//!      If the one before is still on the roster, it waits for two echoes, in which attempts in flight end.
-//!    - For 20 echoes, writes of others in that shard are ones that they had begun before.
-//!    - While it is our turn, evidence deposes us no more: the other replica may only have wanted that key.
-//!    - If a member left, it writes no more: others' keys in all shards of ours are nobody's.
+//!     - The member that gives a shard up becomes its follower for a term, and counts its keys as another's;
+//!       also those that it has in flight.
+//!     - The member that gets it needs no election delay, and counts the keys of others in it as nobody's.
+//!       If the one before is still on the roster, it waits for two echoes, in which attempts in flight end.
+//!     - For 20 echoes, writes of others in that shard are ones that they had begun before.
+//!     - While it is our turn, evidence deposes us no more: the other replica may only have wanted that key.
+//!     - If a member left, it writes no more: others' keys in all shards of ours are nobody's.
 //!
-//!    A death costs a patience, as without a roster, but few races: each shard has an *heir*, the member
-//!    with the next strongest claim, which loses patience before the others. A replica that won a shard by
-//!    silence strikes its member off, once nobody's patience could have lasted longer. Any write in a shard
-//!    is a sign of life of its member, except for one that an impatient replica may have made.
+//!     A death costs a patience, as without a roster, but few races: each shard has an *heir*, the member
+//!     with the next strongest claim, which loses patience before the others. A replica that won a shard by
+//!     silence strikes its member off, once nobody's patience could have lasted longer. Any write in a shard
+//!     is a sign of life of its member, except for one that an impatient replica may have made.
 //!
 //! An engine that follows an election ([`handle_elected`](Engine::handle_elected),
 //! [`handle_not_elected`](Engine::handle_not_elected)) keeps the queue, the window, the pauses of

@@ -19,7 +19,7 @@ const SHARDS: u16 = 64;
 /// that follow.
 fn usual() -> Network {
     let (read, write, watch) = (ms(2), ms(20), ms(5));
-    Network { read, write, watch, late: 0.001, late_by: ms(500), in_order: true, ..Network::default() }
+    Network { read, write, watch, late: 0.001, late_by: ms(500), in_order: true }
 }
 
 /// A round each second, with 64 shards and a roster.
@@ -94,8 +94,7 @@ fn throughput_grows_with_the_replicas() {
         let figures = measure(&format!("{replicas} x 2000"), &crowd(replicas, 2000, 12), 11);
         let share = figures.before.as_secs_f64() / alone.before.as_secs_f64();
         println!("    {share:.3} of the round of one, at most {most} is promised");
-        println!("    {}", share <= most);
-        assert!(true || share <= most, "{replicas}: {share}");
+        assert!(share <= most, "{replicas}: {share}");
     }
 }
 
