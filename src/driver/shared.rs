@@ -272,15 +272,20 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         if role_generation == before.role_generation {
             return Vec::new();
         }
-        tracing::info!(
-            lease = %self.name,
-            role = ?status.role,
-            epoch = status.epoch,
-            shards_led,
-            losses = state.engine.losses(),
-            lease_ms = (state.engine.lease_end() - now).as_millis() as u64,
-            "the role changed",
-        );
+        // With many shards, the role in single ones changes often.
+        if status.role == before.role && shards_led > 1 {
+            tracing::debug!(lease = %self.name, epoch = status.epoch, shards_led, "the role in a shard changed");
+        } else {
+            tracing::info!(
+                lease = %self.name,
+                role = ?status.role,
+                epoch = status.epoch,
+                shards_led,
+                losses = state.engine.losses(),
+                lease_ms = (state.engine.lease_end() - now).as_millis() as u64,
+                "the role changed",
+            );
+        }
         state.roles.take_lost(&state.engine)
     }
 

@@ -156,7 +156,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 // By then everybody would have lost patience. The first to strike silences the rest.
                 let spread = self.echo.current().saturating_mul(self.config.tuning.rival_echoes);
                 let drawn = seconds(spread.as_secs_f64() * self.rng.truncated_exponential());
-                roster.taken_over(now, flight.shard, shard.patience.longest(&self.config) + drawn);
+                let patience = shard.patience.longest(&self.config) + drawn;
+                let since = self.queue.pending_since(flight.slot, false).unwrap_or(flight.started);
+                roster.taken_over(now, flight.shard, since, patience);
             }
         } else if shard.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
             // A key of ours, or one that we took over: the lease is another's.

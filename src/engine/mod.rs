@@ -158,7 +158,8 @@
 //!
 //!     A death costs a patience, as without a roster, but few races: each shard has an *heir*, the member
 //!     with the next strongest claim, which loses patience before the others. A replica that won a shard by
-//!     silence strikes its member off, once nobody's patience could have lasted longer. Any write in a shard
+//!     silence strikes its member off, once nobody's patience could have lasted longer, unless the member wrote
+//!     anything since that key was requested: it may want other keys. Any write in a shard
 //!     is a sign of life of its member, except for one that an impatient replica may have made.
 //!
 //! An engine that follows an election ([`handle_elected`](Engine::handle_elected),

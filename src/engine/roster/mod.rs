@@ -277,12 +277,14 @@ impl Roster {
         }
     }
 
-    /// Takes in that we won a shard because nobody was heard of. Its member is to be struck off, once
-    /// it gave no sign of life in any of its shards for `patience`.
-    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, patience: Duration) {
+    /// Takes in that we won a shard because nobody was heard of, with a key that was requested at
+    /// `since`. Its member is to be struck off, once it gave no sign of life in any of its shards for
+    /// `patience`. A member that gave one since the request lives: it may not want that key.
+    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, since: Timestamp, patience: Duration) {
         let Some(index) = self.view.turns.get(usize::from(shard)) else { return };
         let seen = &mut self.view.members[usize::from(*index)];
-        if seen.member.name != self.own.name && seen.strike.is_none() {
+        let is_other = seen.member.name != self.own.name;
+        if is_other && seen.last_sign <= since && seen.strike.is_none() {
             seen.strike = Some(Strike { at: now.max(seen.last_sign + patience), asked: 0 });
             self.view.find_next_strike();
         }
@@ -293,7 +295,7 @@ impl Roster {
     pub(super) fn led_for(&mut self, now: Timestamp, shard: u16, term: Duration) {
         let index = self.view.turns.get(usize::from(shard));
         if index.is_some_and(|index| now - self.view.members[usize::from(*index)].last_sign > term) {
-            self.taken_over(now, shard, term);
+            self.taken_over(now, shard, now, term);
         }
     }
 

@@ -130,11 +130,11 @@ fn other_order_of_members_gives_same_turns() {
 fn silent_member_is_struck_off() {
     let mut roster = with(&["a", "us"]);
     let shard = shard_of_member(&roster, "a");
-    roster.taken_over(at(400), shard, PATIENCE);
+    roster.taken_over(at(400), shard, at(400), PATIENCE);
     assert_eq!(roster.poll(at(400)), None, "its entry appeared less than a patience ago");
     assert_eq!(roster.timeout(), Some(at(1_000)));
     assert_eq!(roster.poll(at(1_000)), struck("a"));
-    roster.taken_over(at(1_002), shard, PATIENCE);
+    roster.taken_over(at(1_002), shard, at(1002), PATIENCE);
     assert_eq!(roster.poll(at(1_002)), None, "once is enough");
     roster.members(at(1_020), members(&["us"]));
     assert_eq!(roster.timeout(), None);
@@ -145,23 +145,34 @@ fn write_in_any_of_its_shards_spares_a_member() {
     let mut roster = with(&["a", "us"]);
     let of_a: Vec<u16> = (0..64).filter(|shard| roster.turn(*shard) == Turn::Other).collect();
     roster.sign_of_life(at(3_000), of_a[1]);
-    roster.taken_over(at(3_500), of_a[0], PATIENCE);
+    roster.taken_over(at(3_500), of_a[0], at(3500), PATIENCE);
     assert_eq!((roster.poll(at(3_500)), roster.timeout()), (None, Some(at(4_000))));
     roster.sign_of_life(at(3_700), of_a[1]);
     assert_eq!(roster.timeout(), None);
     let ours = shard_of_member(&roster, "us");
     roster.sign_of_life(at(9_000), ours);
-    roster.taken_over(at(9_500), of_a[0], PATIENCE);
+    roster.taken_over(at(9_500), of_a[0], at(9500), PATIENCE);
     assert_eq!(roster.poll(at(9_500)), struck("a"), "a write in our shard is no sign of the other");
+}
+
+#[test]
+fn member_that_does_its_other_keys_is_not_struck_off() {
+    let mut roster = with(&["a", "us"]);
+    let of_a: Vec<u16> = (0..64).filter(|shard| roster.turn(*shard) == Turn::Other).collect();
+    roster.sign_of_life(at(5_000), of_a[1]);
+    roster.taken_over(at(9_000), of_a[0], at(4_000), PATIENCE);
+    assert_eq!(roster.timeout(), None, "it wrote while that key was pending, so it may not want it");
+    roster.taken_over(at(9_000), of_a[0], at(5_500), PATIENCE);
+    assert_eq!(roster.poll(at(9_000)), struck("a"));
 }
 
 #[test]
 fn nobody_strikes_itself_off() {
     let mut roster = with(&["us"]);
-    roster.taken_over(at(10_000), 0, PATIENCE);
+    roster.taken_over(at(10_000), 0, at(10000), PATIENCE);
     assert_eq!(roster.poll(at(10_000)), None);
     let mut open = with(&[]);
-    open.taken_over(at(10_000), 0, PATIENCE);
+    open.taken_over(at(10_000), 0, at(10000), PATIENCE);
     assert_eq!(open.poll(at(10_000)), Some(RosterRequest::Join));
     assert_eq!(open.poll(at(10_000)), None);
 }
@@ -169,7 +180,7 @@ fn nobody_strikes_itself_off() {
 #[test]
 fn strike_is_repeated_a_few_times() {
     let mut roster = with(&["a", "us"]);
-    roster.taken_over(at(2_000), shard_of_member(&roster, "a"), PATIENCE);
+    roster.taken_over(at(2_000), shard_of_member(&roster, "a"), at(2000), PATIENCE);
     let mut asked = 0;
     while let Some(due) = roster.timeout() {
         assert_eq!(roster.poll(due), struck("a"));
@@ -181,12 +192,12 @@ fn strike_is_repeated_a_few_times() {
 #[test]
 fn member_that_returns_is_a_new_one() {
     let mut roster = with(&["a", "us"]);
-    roster.taken_over(at(2_000), shard_of_member(&roster, "a"), PATIENCE);
+    roster.taken_over(at(2_000), shard_of_member(&roster, "a"), at(2000), PATIENCE);
     roster.poll(at(2_000));
     roster.members(at(2_010), members(&["us"]));
     roster.members(at(3_000), members(&["a", "us"]));
     assert_eq!(roster.timeout(), None);
-    roster.taken_over(at(3_900), shard_of_member(&roster, "a"), PATIENCE);
+    roster.taken_over(at(3_900), shard_of_member(&roster, "a"), at(3900), PATIENCE);
     assert_eq!((roster.poll(at(3_900)), roster.timeout()), (None, Some(at(4_000))));
 }
 
