@@ -21,9 +21,10 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let until = now + self.echoes(self.config.tuning.hand_over_echoes);
         let in_flight = self.echoes(self.config.tuning.backoff_echoes);
         let is_by_work = self.authority.is_by_work();
-        let mut changed: Vec<bool> = vec![false; self.shards.len()];
+        let (mut gained, mut given_up) = (vec![false; self.shards.len()], vec![false; self.shards.len()]);
         for change in changes {
-            changed[usize::from(change.shard)] = true;
+            gained[usize::from(change.shard)] = change.now == Turn::Us;
+            given_up[usize::from(change.shard)] = change.before == Turn::Us && change.now == Turn::Other;
             let shard = &mut self.shards[usize::from(change.shard)];
             shard.turn = change.now;
             let before = shard.contest.role();
@@ -64,10 +65,12 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             let shards = &self.shards;
             self.queue.change_incumbents(now, |number, incumbent| {
                 let number = usize::from(number);
-                match (shards[number].turn, incumbent, changed[number]) {
-                    (Turn::Us, Incumbent::Other, changed) if changed || somebody_left => Incumbent::Nobody,
-                    (Turn::Other, Incumbent::Us, true) => Incumbent::Other,
-                    (_, incumbent, _) => incumbent,
+                let is_ours = shards[number].turn == Turn::Us;
+                match incumbent {
+                    Incumbent::Other if gained[number] || is_ours && somebody_left => Incumbent::Nobody,
+                    // What we wrote in others' shards nobody else may want.
+                    Incumbent::Us if given_up[number] => Incumbent::Other,
+                    incumbent => incumbent,
                 }
             });
         }

@@ -132,8 +132,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let led = shard.contest.role() == Role::Leader;
         // Evidence that deposes a leader means that two replicas led. Both see it and both step
         // down, so an even draw keeps them apart (rule 5).
-        let rival_delay =
-            if evidence && led { seconds(rival_echoes * self.rng.uniform()) } else { Duration::ZERO };
+        let is_rival = evidence && led && shard.turn != Turn::Other;
+        let rival_delay = if is_rival { seconds(rival_echoes * self.rng.uniform()) } else { Duration::ZERO };
         let silence = shard.patience.unspread();
         // Whose turn it is has the shard for a term after each write: nobody needs to learn who leads.
         let term = (shard.turn == Turn::Other).then_some(self.config.term);

@@ -8,7 +8,7 @@ use super::{
     report::Violation,
     world::World,
 };
-use crate::engine::Turn;
+use crate::engine::{Tuning, Turn};
 
 /// Some time after the last fault, and a patience for each dead member, all replicas that serve agree
 /// that each shard with keys is the turn of one of them. Returns how long after the last fault they do
@@ -88,7 +88,10 @@ fn turns_settle(plan: &Plan) -> bool {
 fn longest_settling(world: &World) -> Duration {
     let engines = world.hosts.iter().filter_map(|host| host.process.as_ref()?.contender.engine());
     let patience = engines.map(|engine| engine.patience()).max().unwrap_or_default();
-    let step = patience + world.plan.cadence + 10 * world.plan.attempt();
+    // A strike-off waits for a request that is younger than the member's last write, and then for the
+    // patience of the last replica in the spread, and for one to be first.
+    let strike = world.plan.cadence + Tuning::default().patience_spread;
+    let step = patience + strike + world.plan.cadence + 10 * world.plan.attempt();
     // A member whose shard was won while others were heard of there has a term to show itself.
     let term = if most_dead(world.plan) > 0 { world.plan.term } else { Duration::ZERO };
     LONGEST_PAUSE + term + step * (2 + most_dead(world.plan))
