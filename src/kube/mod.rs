@@ -114,6 +114,10 @@
 //! [`StatusGuard::join`] lists the replicas as `Lease` objects, so that they need not compete to find
 //! out whose turn it is. Nothing renews these objects.
 //!
+//! With [`shards`](crate::LeaseBuilder::shards) each replica then writes its part of the statuses.
+//! [`leads`](crate::WriterLease::leads) is a hint, and no lock, that says which objects these are: in
+//! `examples/kube_status` the expensive part of a reconcile is left to the replica that leads the object.
+//!
 //! # Refusals
 //!
 //! A refusal for good, such as 403 or 422, is the error of the object's next reconcile.

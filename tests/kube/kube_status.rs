@@ -22,8 +22,8 @@ async fn run(kubeconfig: &Path, arguments: &[&str]) -> Output {
 async fn processes_write_each_status_despite_a_killed_leader() {
     let server = KubeServer::start().await;
     let kubeconfig = server.kubeconfig(ADMINISTRATOR, server.api.address());
-    let arguments = ["--json", "--processes", "--objects", "50", "--rounds", "4", "--kill-leader-at", "3"];
-    let output = run(&kubeconfig, &arguments).await;
+    let arguments = "--json --processes --shards 1 --objects 50 --rounds 4 --kill-leader-at 3";
+    let output = run(&kubeconfig, &arguments.split(' ').collect::<Vec<_>>()).await;
     assert!(output.status.success(), "{output:?}");
     let figures: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON only");
     println!("{figures}");
@@ -52,6 +52,31 @@ async fn processes_write_each_status_despite_a_killed_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn processes_with_shards_write_each_status_in_a_rolling_restart() {
+    let server = KubeServer::start().await;
+    let kubeconfig = server.kubeconfig(ADMINISTRATOR, server.api.address());
+    let arguments =
+        "--json --processes --replicas 2 --objects 50 --rounds 8 --rolling-restart --strategy lease";
+    let output = run(&kubeconfig, &arguments.split(' ').collect::<Vec<_>>()).await;
+    assert!(output.status.success(), "{output:?}");
+    let figures: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON only");
+    println!("{figures}");
+    let figures = &figures["lease"];
+    let number = |name: &str| figures[name].as_u64().unwrap_or_else(|| panic!("no {name} in {figures}"));
+    assert_eq!(
+        ["shards", "writes_needed", "writes_succeeded", "wrong_at_end"].map(number),
+        [32, 400, 400, 0],
+        "no write is cut off: {figures}"
+    );
+    let written = figures["written"].as_array().expect("one for each replica");
+    let written: Vec<u64> = written.iter().filter_map(Value::as_u64).collect();
+    assert_eq!((written.len(), written.iter().sum()), (2, 400), "{figures}");
+    assert!(number("departure_ms") > 0 && figures["failover_ms"].is_null());
+    // Each replica alone would do it as often.
+    assert!((1..=800).contains(&number("inspections")), "{figures}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn table_on_success_one_line_on_usage_errors() {
     let server = KubeServer::start().await;
     let kubeconfig = server.kubeconfig(ADMINISTRATOR, server.api.address());
@@ -68,6 +93,8 @@ async fn table_on_success_one_line_on_usage_errors() {
         (&*kubeconfig, &["--replicas", "0"][..], "--replicas"),
         (&kubeconfig, &["--kill-leader-at", "11"], "--kill-leader-at is 11"),
         (&kubeconfig, &["--kill-leader-at", "1", "--replicas", "1"], "another one has to take over"),
+        (&kubeconfig, &["--rolling-restart"], "needs at least 11 --rounds"),
+        (&kubeconfig, &["--shards", "0"], "--shards"),
         (nowhere, &[], "kubeconfig"),
     ] {
         let output = run(kubeconfig, arguments).await;

@@ -1,9 +1,6 @@
 //! A client that reports the result of each status update when its answer arrives.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{Method, Request, Response, StatusCode};
@@ -13,27 +10,17 @@ use kube::{
 };
 use tower::{Service, layer::layer_fn};
 
-/// The result of a status update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UpdateResult {
-    Succeeded,
-    /// Another client has changed the object since.
-    Refused,
-    Failed,
-}
+use crate::counts::{Event, OnEvent};
 
-/// A callback for the result of each update.
-pub type OnUpdate = Arc<dyn Fn(UpdateResult) + Send + Sync>;
-
-/// Creates a client that calls `on_update` for each status update.
-pub fn client(config: Config, on_update: OnUpdate) -> kube::Result<Client> {
-    let layer = layer_fn(move |inner| Counted { inner, on_update: on_update.clone() });
+/// Creates a client that calls `on_event` for each status update.
+pub fn client(config: Config, on_event: OnEvent) -> kube::Result<Client> {
+    let layer = layer_fn(move |inner| Counted { inner, on_event: on_event.clone() });
     Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
 }
 
 struct Counted<S> {
     inner: S,
-    on_update: OnUpdate,
+    on_event: OnEvent,
 }
 
 impl<S, B> Service<Request<Body>> for Counted<S>
@@ -57,13 +44,13 @@ where
         if !is_update {
             return answer.boxed();
         }
-        let on_update = self.on_update.clone();
+        let on_event = self.on_event.clone();
         async move {
             let answer = answer.await;
-            on_update(match answer.as_ref().map(Response::status) {
-                Ok(StatusCode::OK) => UpdateResult::Succeeded,
-                Ok(StatusCode::CONFLICT) => UpdateResult::Refused,
-                _ => UpdateResult::Failed,
+            on_event(match answer.as_ref().map(Response::status) {
+                Ok(StatusCode::OK) => Event::Succeeded,
+                Ok(StatusCode::CONFLICT) => Event::Refused,
+                _ => Event::Failed,
             });
             answer
         }

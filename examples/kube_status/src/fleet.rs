@@ -1,6 +1,6 @@
 //! The replicas: tasks of this process, or processes of their own.
 //!
-//! A process prints "succeeded", "refused", "failed" and "leads 0|1" on stdout. It flushes each
+//! A process prints its events ("succeeded" and so on) and "leads 0|1" on stdout. It flushes each
 //! line immediately, so that the parent knows the results of a killed process. It exits when stdin
 //! closes.
 
@@ -10,7 +10,7 @@ use std::{
     process::{Stdio, exit},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
@@ -24,21 +24,20 @@ use tokio::{
 use writerlease_kube_status::replica::{Replica, Settings};
 
 use crate::{
-    counted::{self, UpdateResult},
+    counted,
+    counts::{Counts, Event, OnEvent},
     options::Options,
 };
 
 pub struct Fleet {
-    members: Vec<Member>,
-    pub counts: Arc<UpdateCounts>,
-}
-
-/// The number of updates by result. Updates in flight in a killed process are not counted.
-#[derive(Debug, Default)]
-pub struct UpdateCounts {
-    pub succeeded: AtomicU64,
-    pub refused: AtomicU64,
-    pub failed: AtomicU64,
+    options: Options,
+    settings: Settings,
+    /// The replicas by number; `None` for one that was killed or is away.
+    members: Vec<Option<Member>>,
+    /// The shutdown of the last replica that left.
+    leaving: Option<JoinHandle<Result<(), Failure>>>,
+    /// What each replica did, by number.
+    pub counts: Vec<Arc<Counts>>,
 }
 
 struct Member {
@@ -53,29 +52,54 @@ enum Body {
     Process(Child),
 }
 
-type Failure = Box<dyn Error>;
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 impl Fleet {
-    pub async fn start(options: &Options, settings: &Settings) -> Result<Self, Failure> {
-        let mut fleet = Self { members: Vec::new(), counts: Arc::default() };
-        for number in 0..options.replicas.into() {
-            let member = match options.processes {
-                false => Member::tasks(number, settings, fleet.counts.clone()).await?,
-                true => Member::process(options, number, settings, fleet.counts.clone())?,
-            };
-            fleet.members.push(member);
+    pub async fn start(options: &Options, settings: Settings) -> Result<Self, Failure> {
+        let replicas = usize::from(options.replicas);
+        let mut fleet = Self {
+            options: options.clone(),
+            settings,
+            members: (0..replicas).map(|_| None).collect(),
+            leaving: None,
+            counts: (0..replicas).map(|_| Arc::default()).collect(),
+        };
+        for number in 0..replicas {
+            fleet.start_one(number).await?;
         }
         Ok(fleet)
     }
 
-    pub fn leaders(&self) -> usize {
-        self.members.iter().filter(|member| member.leads.load(Relaxed)).count()
+    /// Starts this replica, after the one that left before is gone.
+    pub async fn start_one(&mut self, number: usize) -> Result<(), Failure> {
+        // An old replica would delete the entry of the new one from the roster.
+        if let Some(leaving) = self.leaving.take() {
+            leaving.await??;
+        }
+        let counts = self.counts[number].clone();
+        let member = match self.options.processes {
+            false => Member::tasks(number, &self.settings, counts).await?,
+            true => Member::process(&self.options, number, &self.settings, counts)?,
+        };
+        self.members[number] = Some(member);
+        Ok(())
     }
 
-    /// Kills the leader, or the first replica if there is no leader.
+    /// Shuts this replica down, and does not wait until it is gone.
+    pub fn shut_down(&mut self, number: usize) {
+        self.leaving = self.members[number].take().map(|member| tokio::spawn(member.leave()));
+    }
+
+    pub fn leaders(&self) -> usize {
+        self.members.iter().flatten().filter(|member| member.leads.load(Relaxed)).count()
+    }
+
+    /// Kills a replica that leads, or the first if none does.
     pub async fn kill_leader(&mut self) -> Result<(), Failure> {
-        let leader = self.members.iter().position(|member| member.leads.load(Relaxed)).unwrap_or(0);
-        let member = self.members.swap_remove(leader);
+        let leads =
+            |member: &Option<Member>| member.as_ref().is_some_and(|member| member.leads.load(Relaxed));
+        let leader = self.members.iter().position(leads).unwrap_or(0);
+        let Some(member) = self.members[leader].take() else { return Ok(()) };
         match member.body {
             Body::Tasks(replica) => replica.kill().await,
             Body::Process(mut process) => {
@@ -89,35 +113,19 @@ impl Fleet {
 
     /// Shuts all replicas down.
     pub async fn stop(self) -> Result<(), Failure> {
-        for member in self.members {
-            match member.body {
-                Body::Tasks(replica) => drop(replica.leave().await),
-                Body::Process(mut process) => {
-                    drop(process.stdin.take());
-                    process.wait().await?;
-                    member.listener.await?;
-                }
-            }
+        if let Some(leaving) = self.leaving {
+            leaving.await??;
+        }
+        for member in self.members.into_iter().flatten() {
+            member.leave().await?;
         }
         Ok(())
     }
 }
 
-impl UpdateCounts {
-    fn count(&self, result: UpdateResult) {
-        let count = match result {
-            UpdateResult::Succeeded => &self.succeeded,
-            UpdateResult::Refused => &self.refused,
-            UpdateResult::Failed => &self.failed,
-        };
-        count.fetch_add(1, Relaxed);
-    }
-}
-
 impl Member {
-    async fn tasks(number: usize, settings: &Settings, counts: Arc<UpdateCounts>) -> Result<Self, Failure> {
-        let client = counted::client(Config::infer().await?, Arc::new(move |result| counts.count(result)))?;
-        let replica = Replica::start(client, number, settings.clone())?;
+    async fn tasks(number: usize, settings: &Settings, counts: Arc<Counts>) -> Result<Self, Failure> {
+        let replica = start(number, settings.clone(), Arc::new(move |event| counts.add(event))).await?;
         let leads = Arc::<AtomicBool>::default();
         let observed = leads.clone();
         let listener = listen(&replica, move |is_leader| observed.store(is_leader, Relaxed));
@@ -128,7 +136,7 @@ impl Member {
         options: &Options,
         number: usize,
         settings: &Settings,
-        counts: Arc<UpdateCounts>,
+        counts: Arc<Counts>,
     ) -> Result<Self, Failure> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(options.of_child(number, settings));
@@ -139,16 +147,36 @@ impl Member {
         let observed = leads.clone();
         let listener = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                match line.as_str() {
-                    "succeeded" => counts.count(UpdateResult::Succeeded),
-                    "refused" => counts.count(UpdateResult::Refused),
-                    "failed" => counts.count(UpdateResult::Failed),
-                    line => observed.store(line == "leads 1", Relaxed),
+                match Event::ALL.into_iter().find(|event| event.name() == line) {
+                    Some(event) => counts.add(event),
+                    None => observed.store(line == "leads 1", Relaxed),
                 }
             }
         });
         Ok(Self { leads, listener, body: Body::Process(process) })
     }
+
+    /// Shuts the replica down and waits until it is gone.
+    async fn leave(self) -> Result<(), Failure> {
+        match self.body {
+            Body::Tasks(replica) => drop(replica.leave().await),
+            Body::Process(mut process) => {
+                drop(process.stdin.take());
+                process.wait().await?;
+                self.listener.await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Starts a replica of this process.
+async fn start(number: usize, settings: Settings, on_event: OnEvent) -> Result<Replica, Failure> {
+    let mut config = Config::infer().await?;
+    // The roster is in the client's default namespace: that of the run, which deletes it.
+    config.default_namespace.clone_from(&settings.namespace);
+    let client = counted::client(config, on_event.clone())?;
+    Ok(Replica::start(client, number, settings, move || on_event(Event::Inspected))?)
 }
 
 /// Passes each change of leadership to `report` and prints the guard's notices on stderr.
@@ -172,15 +200,7 @@ fn listen(replica: &Replica, report: impl Fn(bool) + Send + 'static) -> JoinHand
 
 /// The child's side: runs one replica until stdin closes.
 pub async fn child(number: usize, settings: Settings) -> Result<(), Failure> {
-    let on_update = |result| {
-        say(match result {
-            UpdateResult::Succeeded => "succeeded",
-            UpdateResult::Refused => "refused",
-            UpdateResult::Failed => "failed",
-        });
-    };
-    let client = counted::client(Config::infer().await?, Arc::new(on_update))?;
-    let replica = Replica::start(client, number, settings)?;
+    let replica = start(number, settings, Arc::new(|event: Event| say(event.name()))).await?;
     listen(&replica, |is_leader| say(if is_leader { "leads 1" } else { "leads 0" }));
     stdin().read_to_end(&mut Vec::new()).await?;
     replica.leave().await;

@@ -1,9 +1,10 @@
-//! Replicas of a Kubernetes controller write the same statuses, with a lease held by work and
-//! without.
+//! Replicas of a Kubernetes controller write the same statuses, with leases held by work and without.
 //!
 //! ```sh
 //! cargo run --release -p writerlease-kube-status
 //! cargo run --release -p writerlease-kube-status -- --processes --kill-leader-at 5
+//! cargo run --release -p writerlease-kube-status -- --replicas 10 --shards 1 --strategy lease
+//! cargo run --release -p writerlease-kube-status -- --rolling-restart --rounds 12
 //! ```
 //!
 //! The example uses the cluster of `KUBECONFIG`. It needs the right to create a custom resource
@@ -16,11 +17,12 @@
 #![allow(clippy::disallowed_methods, reason = "a cluster answers in real time")]
 
 mod counted;
+mod counts;
 mod fleet;
 mod options;
 mod report;
 
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{
@@ -33,11 +35,9 @@ use writerlease::lab::Strategy;
 use writerlease_example_support::{complain, fail, read, run_number};
 use writerlease_kube_status::widget::{self, Observer, Widget};
 
-use fleet::Fleet;
+use fleet::{Failure, Fleet};
 use options::Options;
 use report::{Report, print};
-
-type Failure = Box<dyn Error>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -131,8 +131,9 @@ async fn run_one(
     let widgets = Api::<Widget>::namespaced(client.clone(), namespace);
     let names: Vec<String> = (0..options.objects).map(|number| format!("widget-{number:05}")).collect();
     let observer = Observer::start(widgets.clone());
-    let mut fleet = Fleet::start(options, &options.settings(strategy, namespace)).await?;
-    let mut report = Report::new(strategy, u64::from(options.objects) * u64::from(options.rounds));
+    let settings = options.settings(strategy, namespace);
+    let mut report = Report::new(&settings, u64::from(options.objects) * u64::from(options.rounds));
+    let mut fleet = Fleet::start(options, settings).await?;
     for round in 1..=u64::from(options.rounds) {
         eprintln!("{strategy}: round {round} of {}", options.rounds);
         let change = |name: String| {
@@ -148,9 +149,16 @@ async fn run_one(
         let (one_half, other_half) = names.split_at(names.len() / 2);
         widget::for_each(one_half, change).await?;
         let kills = options.kill_leader_at.is_some_and(|at| u64::from(at) == round);
-        let killed = Instant::now();
+        let leaves = options.leaves_in(round);
+        let disturbed = Instant::now();
         if kills {
             fleet.kill_leader().await?;
+        }
+        if let Some(number) = leaves {
+            fleet.shut_down(number);
+        }
+        if let Some(number) = options.returns_in(round) {
+            fleet.start_one(number).await?;
         }
         widget::for_each(other_half, change).await?;
         let is_right = |widget: &Widget| widget.spec.round == round && widget.is_right("ready");
@@ -165,13 +173,15 @@ async fn run_one(
         }
         report.rounds.push(started.elapsed());
         if kills {
-            report.failover = Some(killed.elapsed());
+            report.failover = Some(disturbed.elapsed());
+        }
+        if leaves.is_some() {
+            report.departure = report.departure.max(Some(disturbed.elapsed()));
         }
     }
     report.leaders = fleet.leaders();
-    let counts = fleet.counts.clone();
+    report.counts = fleet.counts.clone();
     fleet.stop().await?;
-    report.set_counts(&counts);
     Ok(report)
 }
 

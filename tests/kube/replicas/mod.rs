@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use kube::{
     ResourceExt,
@@ -54,6 +54,46 @@ async fn three_replicas_write_a_status_once() {
 async fn ten_replicas_write_a_status_once() {
     let lease = ten_rounds(10, Strategy::Lease).await;
     written_once(lease);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_share_widgets_out_by_shards() {
+    let mut world = World::without_replicas(KubeServer::start().await, WIDGETS).await;
+    world.shards = 48;
+    world.start(0..3, Strategy::Lease, |_| "ready");
+    world.all_right().await;
+    println!("3 replicas lead {:?} of {WIDGETS}", world.shared_out().await);
+    let (before, inspected) = (Writes::of(&world.server).await, world.inspected.load(Relaxed));
+    for _ in 0..10 {
+        world.next_round().await;
+        world.all_right().await;
+    }
+    sleep(SECOND).await;
+    let writes = Writes::of(&world.server).await.since(before);
+    let inspected = world.inspected.load(Relaxed) - inspected;
+    println!("3 replicas, {} shards: {writes:?}, {inspected} inspections", world.shards);
+    written_once(writes);
+    // All three together would do it 6000 times.
+    assert!(
+        (1..4000).contains(&inspected),
+        "each replica leaves the others' inspections to them: {inspected}"
+    );
+
+    let leaves = world.replicas.swap_remove(0);
+    let left = tokio::spawn(leaves.leave());
+    world.next_round().await;
+    println!("one left in peace: all right {:?} after the last edit", world.all_right().await);
+    println!("it left {} to the others", left.await.expect("no panic").len());
+    println!("2 replicas lead {:?} of {WIDGETS}", world.shared_out().await);
+
+    world.replicas.swap_remove(0).kill().await;
+    let edited = Instant::now();
+    world.next_round().await;
+    world.all_right().await;
+    println!("one was killed: all right {:?} after the first edit", edited.elapsed());
+    // The term is 60 s.
+    assert!(edited.elapsed() < LONG / 2);
+    assert_eq!(world.shared_out().await, [WIDGETS], "the last one leads all");
 }
 
 /// Checks that each status was written once per round. The number of refused writes depends on the machine: on a busy one a
@@ -238,10 +278,11 @@ async fn denied_replica_reports_refusals_and_writes_once_allowed() {
         let settings = replica::Settings {
             strategy: Strategy::Lease,
             namespace: NAMESPACE.into(),
+            shards: 1,
             term: LONG,
             phase: |_| "ready",
         };
-        Replica::start(world.server.user("reader"), 9, settings).expect("a runtime")
+        Replica::start(world.server.user("reader"), 9, settings, || {}).expect("a runtime")
     };
     let denied = reader(&world);
     let mut notices = denied.guard.guard().notices();

@@ -1,7 +1,14 @@
 //! The test environment: widgets on a real API server, and replicas of the controller of the
 //! example `kube_status`.
 
-use std::{ops::Range, time::Duration};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::Request;
 use kube::Api;
@@ -26,6 +33,10 @@ pub struct World {
     /// The round in the spec of all widgets.
     pub round: u64,
     pub observer: Observer,
+    /// The number of shards of the replicas that start.
+    pub shards: u16,
+    /// How many times the replicas did the expensive part of a reconcile.
+    pub inspected: Arc<AtomicU64>,
     pub replicas: Vec<Replica>,
 }
 
@@ -38,7 +49,16 @@ impl World {
         let api = Api::namespaced(client, NAMESPACE);
         let names: Vec<_> = (0..widgets).map(|number| format!("widget-{number:03}")).collect();
         let observer = Observer::start(api.clone());
-        let world = Self { server, widgets: api, names, round: 1, observer, replicas: Vec::new() };
+        let world = Self {
+            server,
+            widgets: api,
+            names,
+            round: 1,
+            observer,
+            shards: 1,
+            inspected: Arc::default(),
+            replicas: Vec::new(),
+        };
         widget::for_each(&world.names, async |name| widget::create(&world.widgets, &name).await)
             .await
             .expect("the widgets are created");
@@ -55,10 +75,15 @@ impl World {
     }
 
     pub fn start(&mut self, numbers: Range<usize>, strategy: Strategy, phase: fn(&Widget) -> &'static str) {
-        let settings = Settings { strategy, namespace: NAMESPACE.into(), term: LONG, phase };
+        let settings =
+            Settings { strategy, namespace: NAMESPACE.into(), shards: self.shards, term: LONG, phase };
         for number in numbers {
             let client = self.server.administrator();
-            self.replicas.push(Replica::start(client, number, settings.clone()).expect("a runtime"));
+            let inspected = self.inspected.clone();
+            let replica = Replica::start(client, number, settings.clone(), move || {
+                inspected.fetch_add(1, Relaxed);
+            });
+            self.replicas.push(replica.expect("a runtime"));
         }
     }
 
@@ -130,6 +155,25 @@ impl World {
                 return;
             }
             assert!(started.elapsed() < LONG, "replicas still meet: {writes:?}");
+        }
+    }
+
+    /// Goes on until each widget has one replica that leads it, and each replica leads some. Returns
+    /// how many each leads.
+    pub async fn shared_out(&mut self) -> Vec<usize> {
+        let started = Instant::now();
+        loop {
+            self.next_round().await;
+            self.all_right().await;
+            let keys: Vec<Arc<str>> =
+                self.names.iter().map(|name| format!("{NAMESPACE}/{name}").into()).collect();
+            let led = |replica: &Replica| keys.iter().filter(|key| replica.lease.leads(key)).count();
+            let leads = |key: &Arc<str>| self.replicas.iter().filter(|one| one.lease.leads(key)).count();
+            let led: Vec<_> = self.replicas.iter().map(led).collect();
+            if keys.iter().all(|key| leads(key) == 1) && led.iter().all(|led| *led > 0) {
+                return led;
+            }
+            assert!(started.elapsed() < LONG, "the replicas lead {led:?} of {}", keys.len());
         }
     }
 
