@@ -115,8 +115,9 @@
 //! out whose turn it is. Nothing renews these objects.
 //!
 //! With [`shards`](crate::LeaseBuilder::shards) each replica then writes its part of the statuses.
-//! [`leads`](crate::WriterLease::leads) is a hint, and no lock, that says which objects these are: in
-//! `examples/kube_status` the expensive part of a reconcile is left to the replica that leads the object.
+//! [`leads`](crate::WriterLease::leads) says which objects these are. It is a hint, and no lock. In
+//! `examples/kube_status` the expensive part of a reconcile is left to the replica that leads the
+//! object.
 //!
 //! # Refusals
 //!
