@@ -202,8 +202,6 @@ mod window;
 use std::{hash::Hash, time::Duration};
 
 #[cfg(feature = "tokio")]
-pub(crate) use self::roster::{Member, RosterRequest};
-#[cfg(feature = "tokio")]
 pub(crate) use self::time::nanos;
 use self::{
     agenda::Agenda,
@@ -224,7 +222,7 @@ pub use self::{
     explain::{Explanation, Setback},
     getters::ShardView,
     incumbent::Incumbent,
-    roster::{MemberView, RosterChange, Turn},
+    roster::{Member, MemberView, RosterChange, RosterRequest, Turn},
     step::Obstacle,
     time::Timestamp,
     tuning::Tuning,

@@ -9,7 +9,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in that there is a roster, and the entry that we want on it. Until the first call of
     /// [`handle_members`](Self::handle_members) or
     /// [`handle_roster_unreadable`](Self::handle_roster_unreadable) the roster is being read.
-    pub(crate) fn handle_join(&mut self, now: Timestamp, own: Member) {
+    pub fn handle_join(&mut self, now: Timestamp, own: Member) {
         let now = self.advance(now);
         let mut roster = Roster::new(own, self.config.shards);
         if !self.is_empty() || self.in_flight() > 0 {
@@ -19,17 +19,17 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     }
 
     /// Takes in the complete roster, after each change of it. Returns what that moved.
-    pub(crate) fn handle_members(&mut self, now: Timestamp, members: Vec<Member>) -> RosterChange {
+    pub fn handle_members(&mut self, now: Timestamp, members: Vec<Member>) -> RosterChange {
         self.change_turns(now, |roster, now| roster.members(now, members))
     }
 
     /// Takes in that the roster cannot be read. The shards go on without.
-    pub(crate) fn handle_roster_unreadable(&mut self, now: Timestamp) -> RosterChange {
+    pub fn handle_roster_unreadable(&mut self, now: Timestamp) -> RosterChange {
         self.change_turns(now, Roster::cannot_read)
     }
 
     /// Takes in that the store denies our entry on the roster.
-    pub(crate) fn handle_join_denied(&mut self, now: Timestamp) {
+    pub fn handle_join_denied(&mut self, now: Timestamp) {
         let now = self.advance(now);
         if let Some(roster) = &mut self.roster {
             roster.cannot_join(now);
@@ -38,7 +38,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Returns the next write to the roster that is due. Call it until it returns `None`;
     /// [`poll_timeout`](Self::poll_timeout) says when there may be another one.
-    pub(crate) fn poll_roster(&mut self, now: Timestamp) -> Option<RosterRequest> {
+    pub fn poll_roster(&mut self, now: Timestamp) -> Option<RosterRequest> {
         let is_due = self.roster.as_ref()?.timeout().is_some_and(|due| due <= now);
         let now = self.advance(now);
         self.roster.as_mut().filter(|_| is_due)?.poll(now)

@@ -35,14 +35,16 @@ use super::time::Timestamp;
 
 /// A replica on the roster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Member {
-    pub(crate) name: Arc<str>,
+pub struct Member {
+    /// Its name, which no other replica has.
+    pub name: Arc<str>,
     /// Its share of the shards, against the other weights: from 1 to [`MAX_WEIGHT`](Self::MAX_WEIGHT).
-    pub(crate) weight: u16,
+    pub weight: u16,
 }
 
 impl Member {
-    pub(crate) const MAX_WEIGHT: u16 = 100;
+    /// The greatest weight.
+    pub const MAX_WEIGHT: u16 = 100;
 }
 
 /// The replica whose turn a shard is, by the roster.
@@ -104,7 +106,7 @@ pub struct MemberView {
 
 /// A write to the roster that is due. It is asked for again, ever later, until the roster shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RosterRequest {
+pub enum RosterRequest {
     /// Write our own entry.
     Join,
     /// Delete the entry of this member.
