@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
+    finding::{standing, violation},
     plan::{Ailment, Plan, SLOTS},
     process::Process,
-    promises::{standing, violation},
     report::Violation,
     turns::most_dead,
     world::{TIMEOUT, World},

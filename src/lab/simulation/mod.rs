@@ -78,6 +78,7 @@ mod contender;
 mod draw;
 mod election;
 mod event_queue;
+mod finding;
 mod host;
 mod keeper;
 mod message;

@@ -214,6 +214,20 @@ impl Sickness {
 }
 
 impl Plan {
+    /// Returns whether who writes and who leads may move about for ever: some keys cannot be written,
+    /// nobody is ever content with some, or one replica learns late what others do.
+    pub fn is_uneasy(&self) -> bool {
+        self.restless > 0
+            || self.chronic().next().is_some()
+            || self.members.iter().any(|member| !member.lag.is_zero())
+    }
+
+    /// Returns whether all replicas want the same values of the same keys.
+    pub fn wants_same(&self) -> bool {
+        let first = &self.members[0];
+        self.members.iter().all(|member| (member.range(), member.group) == (first.range(), first.group))
+    }
+
     /// Returns a plan without faults: replicas that want the same keys, one round a second, five
     /// milliseconds from the store. Change the fields that are to differ.
     pub fn steady(seed: u64, replicas: usize, keys: usize, rounds: u32) -> Self {

@@ -2,13 +2,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
     time::Duration,
 };
 
 use super::{
     ages::{check_ages, is_deceived, is_excused, is_shared, old},
-    host::Host,
+    finding::{standing, violation},
     message::{Content, Stored},
     observation::Observation,
     plan::{Algorithm, Plan},
@@ -128,9 +127,9 @@ impl Promises {
         if world.now < roster_heard(world) + SETTLED
             || !is_steady(world)
             || !plan.has_room()
-            || is_uneasy(plan)
+            || plan.is_uneasy()
             || may_idle(plan)
-            || !wants_same(plan)
+            || !plan.wants_same()
             || plan.election.is_some()
         {
             return Ok(());
@@ -327,20 +326,6 @@ fn may_idle(plan: &Plan) -> bool {
     plan.churn > 0 && plan.term < rounds * plan.cadence
 }
 
-/// Returns whether who writes and who leads may move about for ever: some keys cannot be written,
-/// nobody is ever content with some, or one replica learns late what others do.
-pub(super) fn is_uneasy(plan: &Plan) -> bool {
-    plan.restless > 0
-        || plan.chronic().next().is_some()
-        || plan.members.iter().any(|member| !member.lag.is_zero())
-}
-
-/// Returns whether all replicas want the same values of the same keys.
-pub(super) fn wants_same(plan: &Plan) -> bool {
-    let first = &plan.members[0];
-    plan.members.iter().all(|member| (member.range(), member.group) == (first.range(), first.group))
-}
-
 /// Returns how many replicas lead, by group.
 fn leaders(world: &World) -> HashMap<u8, usize> {
     let mut leaders = HashMap::new();
@@ -348,35 +333,6 @@ fn leaders(world: &World) -> HashMap<u8, usize> {
         *leaders.entry(member.group).or_default() += usize::from(host.leads(world.now));
     }
     leaders
-}
-
-/// Describes all engines, so that the cause of a violation can be found.
-pub(super) fn standing(world: &World) -> String {
-    let stands = |host: &Host| {
-        let Some(process) = &host.process else { return "dead".to_owned() };
-        let Some(engine) = process.contender.engine() else { return "alive".to_owned() };
-        format!(
-            "{:?}, losses {}, lease {:?}, patience {:?}, echo {:?}, {} pending, {} in flight, {:?}",
-            engine.role(),
-            engine.losses(),
-            engine.lease_end() - process.local(world.now),
-            engine.patience(),
-            engine.echo(),
-            engine.len(),
-            engine.in_flight(),
-            engine.counters()
-        )
-    };
-    world.hosts.iter().map(stands).collect::<Vec<_>>().join("\n")
-}
-
-pub(super) fn violation(
-    world: &World,
-    promise: &'static str,
-    replica: usize,
-    detail: impl fmt::Display,
-) -> Violation {
-    Violation { promise, at: world.now, detail: format!("replica {replica}: {detail}") }
 }
 
 /// How long an attempt holds its slot, by any clock.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
+    finding::{standing, violation},
     plan::{Algorithm, FaultKind, Plan},
-    promises::{is_uneasy, standing, violation, wants_same},
     report::Violation,
     world::World,
 };
@@ -78,8 +78,8 @@ fn turns_settle(plan: &Plan) -> bool {
     plan.roster.is_some()
         && plan.election.is_none()
         && plan.algorithm == Algorithm::Lease
-        && wants_same(plan)
-        && !is_uneasy(plan)
+        && plan.wants_same()
+        && !plan.is_uneasy()
         && plan.has_room()
         && !(most_dead(plan) > 0 && has(plan, FaultKind::RosterReadOnly))
 }
@@ -105,7 +105,7 @@ fn most_written(plan: &Plan, now: Duration, late_messages: u64) -> u64 {
     let Some(roster) = plan.roster else { return 0 };
     let usual = roster.ghosts as u64 + late_messages;
     let mut each = 2 * (1 + plan.faults.len() as u64);
-    if !wants_same(plan) || is_uneasy(plan) || !plan.has_room() {
+    if !plan.wants_same() || plan.is_uneasy() || !plan.has_room() {
         each += 2 * (QUICK_JOINS + now.as_secs() / LONGEST_PAUSE.as_secs());
     }
     usual + each * plan.members.len() as u64
