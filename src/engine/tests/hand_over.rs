@@ -1,29 +1,20 @@
 //! The hand-over of shards, after a change of the roster.
 
 use super::*;
-use crate::engine::roster::{Member, RosterRequest};
-
-/// Tells the engine that these are on the roster.
-fn members(world: &mut World, names: &[&str]) {
-    let member = |name: &&str| Member { name: (*name).into(), weight: 1 };
-    if !world.engine.has_roster() {
-        world.engine.handle_join(world.now, member(&"us"));
-    }
-    world.engine.handle_members(world.now, names.iter().map(member).collect());
-}
+use crate::engine::roster::RosterRequest;
 
 #[test]
 fn key_in_flight_is_given_up_with_its_shard() {
     let mut world = World::leading(1);
-    members(&mut world, &["us"]);
+    world.sees(&["us"]);
     world.wants_all(["given", "kept"]);
     let given = world.one();
     world.pass(ms(1));
-    members(&mut world, &["them"]);
+    world.sees(&["them"]);
     world.pass(ms(1));
     world.ends(given, Outcome::Written);
     assert_eq!(world.engine.incumbent(&"given".into()), Incumbent::Other);
-    members(&mut world, &["us"]);
+    world.sees(&["us"]);
     let kept = world.sleeps_for_one();
     world.pass(ms(1));
     world.ends(kept, Outcome::Written);
@@ -33,7 +24,7 @@ fn key_in_flight_is_given_up_with_its_shard() {
 #[test]
 fn last_writes_of_a_predecessor_shorten_no_lease() {
     let mut world = World::following(1);
-    members(&mut world, &["them"]);
+    world.sees(&["them"]);
     world.pass(19 * ECHO);
     world.evidence("last");
     assert_eq!(world.lease(), TERM - 19 * ECHO);
@@ -46,13 +37,13 @@ fn last_writes_of_a_predecessor_shorten_no_lease() {
 #[test]
 fn predecessor_that_skipped_a_key_is_forgotten() {
     let mut world = World::following(1);
-    members(&mut world, &["them"]);
+    world.sees(&["them"]);
     world.wants("left");
     for _ in 0..100 {
         world.pass(ms(100));
         world.evidence("theirs");
     }
-    members(&mut world, &["others"]);
+    world.sees(&["others"]);
     world.wants("young");
     world.engine.poll_roster(world.now);
     assert!(world.polls().is_empty(), "the new one gets our patience");
@@ -61,7 +52,7 @@ fn predecessor_that_skipped_a_key_is_forgotten() {
 #[test]
 fn leader_strikes_off_who_is_silent_for_a_term() {
     let mut world = World::following(1);
-    members(&mut world, &["them"]);
+    world.sees(&["them"]);
     // Nobody had anything to do until the lease ran out.
     world.pass(TERM + ms(1));
     for struck in [false, false, true] {

@@ -35,6 +35,10 @@ pub(super) fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
+pub(super) fn member(name: &str) -> Member {
+    Member { name: name.into(), weight: 1 }
+}
+
 /// The keys of attempts, in order.
 pub(super) fn keys(running: &[Running]) -> Vec<&str> {
     running.iter().map(|attempt| attempt.key.as_str()).collect()
@@ -109,6 +113,14 @@ impl World {
         let mut world = Self::following_with(settings);
         world.falls_far_behind(Duration::ZERO);
         world
+    }
+
+    /// Reads a roster with these on it. The first call joins it as "us".
+    pub(super) fn sees(&mut self, names: &[&str]) {
+        if !self.engine.has_roster() {
+            self.engine.handle_join(self.now, member("us"));
+        }
+        self.engine.handle_members(self.now, names.iter().map(|name| member(name)).collect());
     }
 
     /// Delivers evidence at intervals until the backoff is past its steps.

@@ -1,7 +1,7 @@
 //! Rule 11: each shard has a lease of its own, and the roster says whose turn it is.
 
 use super::*;
-use crate::engine::{Turn, roster::Member};
+use crate::engine::Turn;
 
 const SHARDS: u16 = 8;
 
@@ -9,23 +9,14 @@ fn sharded(seed: u64) -> World {
     World::with(settings(seed).shards(SHARDS))
 }
 
-fn member(name: &str) -> Member {
-    Member { name: name.into(), weight: 1 }
-}
-
 /// A replica that has read a roster with these on it.
 fn on_roster(seed: u64, names: &[&str]) -> World {
     let mut world = sharded(seed);
-    world.engine.handle_join(world.now, member("us"));
     world.sees(names);
     world
 }
 
 impl World {
-    fn sees(&mut self, names: &[&str]) {
-        self.engine.handle_members(self.now, names.iter().map(|name| member(name)).collect());
-    }
-
     /// Keys of one shard.
     fn keys_of(&self, shard: u16) -> impl Iterator<Item = String> {
         (0..).map(|i| format!("key-{i}")).filter(move |key| self.engine.shard_of(key) == shard)
