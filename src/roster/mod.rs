@@ -14,8 +14,13 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-#[cfg(any(test, fuzzing))]
-#[allow(unused_imports, reason = "the fuzz target needs all features")]
+#[cfg(all(
+    any(test, fuzzing),
+    feature = "etcd",
+    feature = "lab",
+    feature = "redis",
+    feature = "zookeeper"
+))]
 pub(crate) use self::entry::{text as entry_text, weight as entry_weight};
 
 use self::keeper::Keeper;
