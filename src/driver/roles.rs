@@ -25,10 +25,10 @@ impl Roles {
         engine: &Engine<K, J>,
     ) -> Vec<Arc<CancellationToken>> {
         let mut lost = Vec::new();
-        for ((generation, token), shard) in self.0.iter_mut().zip(engine.shards()) {
-            if *generation != shard.role_generation {
-                *generation = shard.role_generation;
-                if shard.role == Role::Follower {
+        for ((known, token), (role, generation)) in self.0.iter_mut().zip(engine.roles()) {
+            if *known != generation {
+                *known = generation;
+                if role == Role::Follower {
                     lost.push(std::mem::take(token));
                 }
             }

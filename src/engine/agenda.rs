@@ -4,7 +4,6 @@
 //! stands in trees over all shards, so the work per event does not grow with their number.
 
 use super::{
-    in_flight::Kind,
     queue::{Class, Ready},
     time::Timestamp,
     tournament::Tournament,
@@ -12,7 +11,7 @@ use super::{
 
 #[derive(Debug)]
 pub(super) struct Agenda {
-    /// The attempts that may start, all other shards left aside, by class and by shard.
+    /// The keys that may be attempted, all other shards left aside, by class and by shard.
     runs: [Tournament<Run>; 2],
     /// When to look at a shard without an event.
     waits: Tournament<Wait>,
@@ -23,10 +22,10 @@ pub(super) struct Agenda {
     is_touched: Box<[bool]>,
 }
 
-/// An attempt that may start, or none, which is greater than all.
+/// A key that may be attempted, or none, which is greater than all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Run {
-    Some(Ready, Kind),
+    Some(Ready),
     None,
 }
 

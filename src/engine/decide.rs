@@ -68,7 +68,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             until: earliest([steps[0].time(), steps[1].time(), led_until]),
             is_led: led_until.is_some(),
             runs: steps.map(|step| match step {
-                Step::Run(ready, kind) => Run::Some(ready, kind),
+                Step::Run(ready, _) => Run::Some(ready),
                 Step::Wait(..) | Step::Idle => Run::None,
             }),
         };

@@ -124,6 +124,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         self.counters.won
     }
 
+    /// Returns our role in each shard, by number, and how many times it changed.
+    pub fn roles(&self) -> impl Iterator<Item = (Role, u64)> {
+        self.shards.iter().map(|shard| (shard.contest.role(), shard.contest.role_generation()))
+    }
+
     /// Returns how many times the role in any shard changed.
     pub fn role_generation(&self) -> u64 {
         self.role_generation

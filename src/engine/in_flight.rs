@@ -86,7 +86,7 @@ pub(super) struct Flight {
 }
 
 /// The reason for which an attempt was allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// We hold the lease.
     Lead,

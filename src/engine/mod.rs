@@ -316,16 +316,13 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     pub fn handle_try(&mut self, now: Timestamp, key: K, job: J) -> Option<J> {
         let now = self.advance(now);
         let number = self.touch(&key);
-        let (delay, echo) = (self.echoes(self.config.tuning.election_echoes), self.echo.current());
-        let mut starts = now;
         if let Some(roster) = &mut self.roster {
             roster.wants_to_join(now);
-            starts = roster.blocked_until(now, echo).unwrap_or(now);
         }
         // Replicas that are idle and get a job at the same moment must not all probe immediately. A
         // delay that still lasts is kept: jobs that come and go would otherwise postpone the probe
         // forever. A replica whose turn it is needs none.
-        let shard = &mut self.shards[usize::from(number)];
+        let shard = &self.shards[usize::from(number)];
         let idle = self.queue.pending_in(number) == 0 && shard.out == 0;
         if shard.contest.role() == Role::Election
             && idle
@@ -333,7 +330,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             && shard.election <= now
             && shard.turn == Turn::Open
         {
-            shard.election = starts + seconds(delay.as_secs_f64() * self.rng.truncated_exponential());
+            let blocked_until = |roster: &Roster| roster.blocked_until(now, self.echo.current());
+            let starts = self.roster.as_ref().and_then(blocked_until).unwrap_or(now);
+            let spread = self.echoes(self.config.tuning.election_echoes).as_secs_f64();
+            let drawn = seconds(spread * self.rng.truncated_exponential());
+            self.shards[usize::from(number)].election = starts + drawn;
         }
         self.forget_idle(now);
         self.queue.push(now, number, key, job)

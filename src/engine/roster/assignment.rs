@@ -22,7 +22,7 @@ use super::{Member, hash};
 /// | `replica-0` to `replica-4` | `4 0 3 4 2 0 2 3` |
 pub(in crate::engine) fn assign(shards: u16, members: &[Member]) -> Vec<u16> {
     let total = members.iter().map(|member| u64::from(member.weight)).sum();
-    let names: Vec<u64> = members.iter().map(|member| hash::stable_hash(&*member.name)).collect();
+    let names = name_hashes(members);
     // To sort all claims takes five times as long with fifty members. Each shard asks its strongest
     // claimant instead, which keeps the strongest that it has room for; a shard that it gives up asks
     // the next one (Gale and Shapley 1962). The result is the same, because both sides go by the same
@@ -32,13 +32,10 @@ pub(in crate::engine) fn assign(shards: u16, members: &[Member]) -> Vec<u16> {
     for first in 0..shards {
         let mut asking = Some((first, None));
         while let Some((shard, refused)) = asking.take() {
-            let claims = (0_u16..)
-                .zip(members)
-                .zip(&names)
-                .map(|((index, member), name)| (claim(*name, member.weight, shard), Reverse(index)));
-            let not_refused = |claim: &(u64, Reverse<u16>)| refused.is_none_or(|refused| *claim < refused);
+            let not_refused = |claim: &Claim| refused.is_none_or(|refused| *claim < refused);
+            let strongest = claims(members, &names, shard).filter(not_refused).max();
             // The capacities add up to more than the shards, so nobody is refused by all.
-            let Some((strength, Reverse(index))) = claims.filter(not_refused).max() else { break };
+            let Some((strength, Reverse(index))) = strongest else { break };
             let kept = &mut kept[usize::from(index)];
             kept.push(Reverse((strength, Reverse(shard))));
             turns[usize::from(shard)] = index;
@@ -55,14 +52,24 @@ pub(in crate::engine) fn assign(shards: u16, members: &[Member]) -> Vec<u16> {
 /// Returns for each shard the member with the strongest claim but the one whose turn it is. If that
 /// one falls silent, this one goes first. `None` if there is no other.
 pub(super) fn heirs(members: &[Member], turns: &[u16]) -> Vec<Option<u16>> {
-    let names: Vec<u64> = members.iter().map(|member| hash::stable_hash(&*member.name)).collect();
+    let names = name_hashes(members);
     let heir = |(shard, turn): (u16, &u16)| {
-        let claims = (0_u16..).zip(members).zip(&names).filter(|((index, _), _)| index != turn);
-        let claims =
-            claims.map(|((index, member), name)| (claim(*name, member.weight, shard), Reverse(index)));
-        claims.max().map(|(_, Reverse(index))| index)
+        let others = claims(members, &names, shard).filter(|(_, Reverse(index))| index != turn);
+        others.max().map(|(_, Reverse(index))| index)
     };
     (0..).zip(turns).map(heir).collect()
+}
+
+/// The strength of a member's claim to a shard, and its index.
+type Claim = (u64, Reverse<u16>);
+
+fn name_hashes(members: &[Member]) -> Vec<u64> {
+    members.iter().map(|member| hash::stable_hash(&*member.name)).collect()
+}
+
+fn claims(members: &[Member], names: &[u64], shard: u16) -> impl Iterator<Item = Claim> {
+    let claimants = (0_u16..).zip(members).zip(names);
+    claimants.map(move |((index, member), name)| (claim(*name, member.weight, shard), Reverse(index)))
 }
 
 /// Returns the most shards that a member may get: a tenth more than its share, rounded up, but at

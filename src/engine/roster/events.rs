@@ -39,9 +39,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Returns the next write to the roster that is due. Call it until it returns `None`;
     /// [`poll_timeout`](Self::poll_timeout) says when there may be another one.
     pub fn poll_roster(&mut self, now: Timestamp) -> Option<RosterRequest> {
-        let is_due = self.roster.as_ref()?.timeout().is_some_and(|due| due <= now);
-        let now = self.advance(now);
-        self.roster.as_mut().filter(|_| is_due)?.poll(now)
+        // No attempt ends by this, so the clock need not advance.
+        self.roster.as_mut()?.poll(now.max(self.clock))
     }
 
     fn change_turns(
@@ -51,10 +50,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     ) -> RosterChange {
         let now = self.advance(now);
         let Some(roster) = &mut self.roster else { return RosterChange::default() };
-        let names = |roster: &Roster| roster.views().map(|member| member.name).collect::<Vec<_>>();
-        let before = names(roster);
+        let before = roster.names();
         let changes = change(roster, now);
-        let after = names(roster);
+        let after = roster.names();
         let of = |is_it: fn(&TurnChange) -> bool| {
             changes.iter().filter(|change| is_it(change)).map(|change| change.shard).collect()
         };

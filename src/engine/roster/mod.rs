@@ -17,10 +17,9 @@
 //!
 //! # Two living replicas of one name
 //!
-//! Both believe that the shards of that name are theirs. They compete for these as two replicas do
-//! without a roster: writes are compared, each keeps the keys that it wrote last, and the one that
-//! sees the other's evidence steps back. If one leaves, it takes the entry of both away, and the
-//! other joins again with its next job.
+//! Both believe that the shards of that name are theirs, and neither steps back. Writes are compared,
+//! and each keeps the keys that it wrote last, so a new key costs one of them a refused write. If one
+//! leaves, it takes the entry of both away, and the other joins again with its next job.
 
 mod assignment;
 mod events;
@@ -340,6 +339,10 @@ impl Roster {
             is_us: seen.member.name == self.own.name,
             last_sign: seen.last_sign,
         })
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        self.view.members.iter().map(|seen| seen.member.name.clone()).collect()
     }
 
     /// Returns how many members there are.
