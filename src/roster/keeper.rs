@@ -79,6 +79,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
     pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<RosterRequest>) {
         let mut status = self.shared.subscribe();
         tokio::select! {
+            biased;
             _ = status.wait_for(|status| status.closed.is_some()) => {}
             () = self.keep(&mut requests) => {}
         }
@@ -91,7 +92,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
         let mut ended = false;
         let mut again = pin!(sleep(UNREADABLE));
         loop {
+            // In a fixed order, so that runs on paused time repeat.
             tokio::select! {
+                biased;
+                Some(request) = requests.recv() => self.carry_out(request),
+                Some((request, result)) = self.writes.next(), if !self.writes.is_empty() => {
+                    self.handle_answer(&request, result);
+                }
                 change = changes.next(), if !ended => {
                     let mut next = Some(change);
                     // Many replicas that start together are one change.
@@ -110,10 +117,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
                 () = &mut again, if ended => {
                     ended = false;
                     changes.set(store.watch(&prefix).fuse());
-                }
-                Some(request) = requests.recv() => self.carry_out(request),
-                Some((request, result)) = self.writes.next(), if !self.writes.is_empty() => {
-                    self.handle_answer(&request, result);
                 }
             }
         }

@@ -152,3 +152,12 @@ fn newcomer_gets_its_share_in_seconds() {
     let figures = measure("3 x 1200, one joins 3 s before the last round", &scenario, 11);
     assert!(figures.busiest <= 1.3);
 }
+
+#[test]
+fn equal_seeds_give_equal_reports() {
+    let scenario = Scenario { kill_leader_at: Some(6), seed: 7, ..crowd(10, 200, 12) };
+    let first = run(scenario.clone());
+    for _ in 0..5 {
+        assert_eq!(run(scenario.clone()), first);
+    }
+}
