@@ -125,7 +125,10 @@ impl KeyTable {
     pub fn finish_listing(&mut self) -> Vec<Arc<str>> {
         self.lists = false;
         let pending = self.objects.iter().filter(|(_, object)| !object.requests().is_empty());
-        pending.map(|(key, _)| key.clone()).collect()
+        let mut keys: Vec<_> = pending.map(|(key, _)| key.clone()).collect();
+        // In a fixed order, so that runs on paused time repeat.
+        keys.sort_unstable();
+        keys
     }
 }
 
@@ -185,7 +188,6 @@ impl<S: Store> Inner<S> {
             Effect::Clear => self.lease.remove(key),
             Effect::Satisfied => self.lease.satisfied(key),
             Effect::Evidence { revision } => self.lease.extend_at(key, revision),
-            Effect::ForeignWrite => self.lease.foreign_write(key),
             Effect::Deleted => self.lease.deleted(key),
             Effect::Deny(waiters, denied) => {
                 self.report_refusal(key, &denied);
