@@ -7,6 +7,7 @@ use super::{
     ages::is_deceived,
     plan::{FaultKind, Plan},
     report::RoundStats,
+    turns::roster_heard,
     world::{SLOWNESS, World},
 };
 
@@ -36,7 +37,8 @@ impl Recovery {
             let (_, until) = silences.take_while(|(since, _)| *since < plan.storm + SETTLES).last()?;
             Some(until.unwrap_or(if is_deceived(world, replica) { Duration::MAX } else { plan.storm }))
         };
-        let silent = (0..plan.members.len()).filter_map(deceived).fold(plan.storm, Duration::max);
+        let heard = roster_heard(world).saturating_sub(world.storm_heard()) + plan.storm;
+        let silent = (0..plan.members.len()).filter_map(deceived).fold(heard, Duration::max);
         let settled = silent.saturating_add((ROUNDS * plan.cadence).max(SETTLES));
         // A round that wants nothing is right from the start, and says nothing about any other.
         let median = |rounds: &mut dyn Iterator<Item = &RoundStats>| {
@@ -61,8 +63,8 @@ impl Recovery {
     }
 }
 
-/// Returns how many writes may be refused in a run: some for the start and for each fault, and one
-/// for each message that takes long. `None` if others change the keys, too, if requests come
+/// Returns how many writes may be refused in a run: some for the start and for each fault, one for each
+/// replica and each further race at the start, and one for each message that takes long. `None` if others change the keys, too, if requests come
 /// faster than they are served, slow messages included, or than one replica serves them before others
 /// lose patience, or if some replica learns late or is never content.
 pub(super) fn most_refused(plan: &Plan, late_messages: u64) -> Option<u64> {
@@ -74,7 +76,11 @@ pub(super) fn most_refused(plan: &Plan, late_messages: u64) -> Option<u64> {
         && plan.has_room()
         && plan.members.iter().all(|member| member.group == plan.members[0].group && member.lag.is_zero())
         && !plan.faults.iter().any(|fault| interferes(fault.kind) || slows(fault.kind) && may_pile_up);
-    are_alone.then(|| REFUSED * (1 + plan.faults.len() as u64) + late_messages)
+    // Without a roster, each shard has a race of its own at the start.
+    let races = if plan.roster.is_some() { 1 } else { plan.keys.min(usize::from(plan.shards)) };
+    are_alone.then(|| {
+        REFUSED * (1 + plan.faults.len() as u64) + (plan.members.len() * (races - 1)) as u64 + late_messages
+    })
 }
 
 /// How many writes may be refused for each fault.
