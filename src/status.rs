@@ -114,9 +114,8 @@ pub struct MemberSnapshot {
     pub shards: u16,
     /// Whether it is this replica.
     pub is_us: bool,
-    /// The time since this replica last saw a write in one of its shards, or since it appeared on the
-    /// roster.
-    pub silent_for: Duration,
+    /// Another replica took its work over and asks whether it lives. Without an answer, it is struck off.
+    pub is_suspected: bool,
 }
 
 impl ShardSnapshot {
@@ -133,9 +132,9 @@ impl ShardSnapshot {
 }
 
 impl MemberSnapshot {
-    pub(crate) fn new(member: MemberView, now: Timestamp) -> Self {
-        let MemberView { name, weight, shards, is_us, last_sign } = member;
-        Self { name, weight, shards, is_us, silent_for: now - last_sign }
+    pub(crate) fn new(member: MemberView) -> Self {
+        let MemberView { name, weight, shards, is_us, is_suspected } = member;
+        Self { name, weight, shards, is_us, is_suspected }
     }
 }
 

@@ -150,16 +150,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         Ok(())
     }
 
-    /// Takes in a write of another process to a key that nobody here wants. It changes nothing that
-    /// others wait for.
-    pub(crate) fn foreign_write(&self, key: &K) {
-        let mut state = self.lock();
-        if state.engine.has_roster() {
-            let now = self.now();
-            state.engine.handle_foreign_write(now, key);
-        }
-    }
-
     /// Applies an event to the engine and does what follows: publishes the status, cancels the
     /// attempts of a lost role, and wakes the driver if it would sleep too long.
     ///

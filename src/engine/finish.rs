@@ -141,33 +141,32 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             return;
         }
         let term = self.config.term;
+        let is_silent = matches!(flight.kind, Kind::Probe { silent: true, .. });
         // An attempt that took longer than the term extends nothing: its lease is over already
         // (rule 9).
         if !current || flight.started + term <= now {
             return;
         }
-        if let Kind::Probe { silent: true, .. } = flight.kind {
+        if is_silent {
             // What the silent ones wrote is nobody's by now.
             self.queue.change_incumbents(now, |number, incumbent| match incumbent {
                 Incumbent::Other if number == flight.shard => Incumbent::Nobody,
                 incumbent => incumbent,
             });
-            if let Some(roster) = &mut self.roster {
-                // By then everybody would have lost patience. The first to strike silences the rest.
-                let spread = self.echo.current().saturating_mul(self.config.tuning.rival_echoes);
-                let drawn = seconds(spread.as_secs_f64() * self.rng.truncated_exponential());
-                let patience = shard.patience.longest(&self.config) + drawn;
-                let since = self.queue.pending_since(flight.slot, false).unwrap_or(flight.started);
-                roster.taken_over(now, flight.shard, since, patience);
-            }
         } else if shard.contest.role() != Role::Leader && !matches!(flight.kind, Kind::Probe { .. }) {
             // A key of ours, or one that we took over: the lease is another's.
             return;
         }
         // A member that was heard of when we won, or that had nothing to do, gets a term to show itself.
         let has_led = shard.contest.role() == Role::Leader && now - shard.contest.role_since() > term;
-        if let Some(roster) = self.roster.as_mut().filter(|_| has_led && shard.turn == Turn::Other) {
-            roster.led_for(now, flight.shard, term);
+        if let Some(roster) = self.roster.as_mut().filter(|_| is_silent || has_led) {
+            // Several may have taken its shards over. The first to ask silences the rest.
+            let spread = self.echo.current().saturating_mul(self.config.tuning.rival_echoes);
+            let drawn = seconds(spread.as_secs_f64() * self.rng.truncated_exponential());
+            let since = self.queue.pending_since(flight.slot, false).unwrap_or(flight.started);
+            if has_led || roster.last_sign(flight.shard) <= since {
+                roster.doubt(flight.shard, now + drawn);
+            }
         }
         // Slow start begins anew after an idle term.
         if !shard.contest.leads(now) {

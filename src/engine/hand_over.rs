@@ -24,7 +24,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let (mut gained, mut given_up) = (vec![false; self.shards.len()], vec![false; self.shards.len()]);
         for change in changes {
             gained[usize::from(change.shard)] = change.now == Turn::Us;
-            given_up[usize::from(change.shard)] = change.before == Turn::Us && change.now == Turn::Other;
+            // What we took over from one that left stays ours until its new member claims it.
+            given_up[usize::from(change.shard)] =
+                change.now == Turn::Other && (change.before != Turn::Other || change.is_claimed);
             let shard = &mut self.shards[usize::from(change.shard)];
             shard.turn = change.now;
             let before = shard.contest.role();

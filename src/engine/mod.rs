@@ -158,9 +158,11 @@
 //!
 //!     A death costs a patience, as without a roster, but few races: each shard has an *heir*, the member
 //!     with the next strongest claim, which loses patience before the others. A replica that won a shard by
-//!     silence strikes its member off, once nobody's patience could have lasted longer, unless the member wrote
-//!     anything since that key was requested: it may want other keys. Any write in a shard
-//!     is a sign of life of its member, except for one that an impatient replica may have made.
+//!     silence asks its member whether it lives, unless the member seems to have written anything since that
+//!     key was requested: it may want other keys. So does one that has led another's shard for a term, because
+//!     what was written in the member's other shards may be the work of others that took them over. A member
+//!     that does not answer is struck off. One that does is not asked again for a while, ever longer; if others
+//!     did work that it wanted to do, its answer claims it back, which is a hand-over, too.
 //!
 //! An engine that follows an election ([`handle_elected`](Engine::handle_elected),
 //! [`handle_not_elected`](Engine::handle_not_elected)) keeps the queue, the window, the pauses of

@@ -63,11 +63,6 @@ impl Patience {
         self.now.saturating_sub(seconds(self.spread * self.place))
     }
 
-    /// Returns the patience of the last replica to suspect.
-    pub(super) fn longest(&self, config: &LeaseConfig) -> Duration {
-        self.unspread().saturating_add(config.tuning.patience_spread).min(config.term)
-    }
-
     /// Returns the place of this replica in its group, in [0, 1): few are low, most are high.
     pub(super) fn place(&self) -> f64 {
         self.place

@@ -30,9 +30,18 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let cleared = self.queue.clear_written(now, number, key, by);
         self.was_cleared(&cleared);
         let Cleared { job, since, attempted, before, .. } = cleared;
+        let is_wanted_in_turn =
+            since.is_some() && !is_handed_over && self.shards[usize::from(number)].turn == Turn::Us;
         self.counters.evidence += 1;
         self.decided = true;
-        self.sign_of_life(now, number, since);
+        if let Some(roster) = &mut self.roster {
+            let patience = &self.shards[usize::from(number)].patience;
+            if is_wanted_in_turn {
+                roster.is_displaced();
+            } else if !since.is_some_and(|since| patience.is_late(now - since)) {
+                roster.sign_of_life(now, number);
+            }
+        }
         if is_handed_over {
             let shard = &mut self.shards[usize::from(number)];
             if !is_ours {
@@ -85,27 +94,6 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             shard.contest.sign_of_life(now, shard.patience.unspread());
         } else {
             self.lose(now, number, true);
-        }
-    }
-
-    /// Takes in a write of another process to a key, whatever it wrote. It moves no lease, but is a
-    /// sign of life of the shard's member on the roster.
-    pub fn handle_foreign_write(&mut self, now: Timestamp, key: &K) {
-        let now = self.advance(now);
-        if self.roster.is_some() {
-            let number = self.shard_of(key);
-            self.sign_of_life(now, number, None);
-        }
-    }
-
-    /// A write in a shard is a sign of life of its member, unless others may have lost patience with
-    /// the key, and so taken it over.
-    fn sign_of_life(&mut self, now: Timestamp, number: u16, since: Option<Timestamp>) {
-        let patience = &self.shards[usize::from(number)].patience;
-        if let Some(roster) = &mut self.roster
-            && !since.is_some_and(|since| patience.is_late(now - since))
-        {
-            roster.sign_of_life(now, number);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
         connection::master,
         watch::{deleted, escaped, text},
     },
-    roster::{entry_text, entry_weight},
+    roster::{entry_member, entry_text},
     zookeeper::{ZookeeperAccess, ZookeeperStore, candidates as zookeeper_candidates, name},
 };
 
@@ -70,9 +70,9 @@ fn redis_answers(data: &[u8]) {
 }
 
 fn roster_entries(data: &[u8]) {
-    if let Some(weight) = entry_weight(data) {
-        assert!((1..=100).contains(&weight));
-        assert_eq!(entry_weight(entry_text(weight).as_bytes()), Some(weight));
+    if let Some(member) = entry_member("one", data) {
+        assert!((1..=100).contains(&member.weight));
+        assert_eq!(entry_member("one", entry_text(&member).as_bytes()), Some(member));
     }
 }
 

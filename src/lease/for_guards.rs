@@ -19,11 +19,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.send(|engine, now| engine.handle_satisfied(now, key));
     }
 
-    /// Reports a write of another process to a key that nobody here wants.
-    pub(crate) fn foreign_write(&self, key: &K) {
-        self.handle.shared.foreign_write(key);
-    }
-
     /// Reports that another process deleted the object.
     pub(crate) fn deleted(&self, key: &K) {
         self.send(|engine, now| engine.handle_deleted(now, key));

@@ -128,8 +128,6 @@ impl<T: Types> Object<T> {
                 effects.extend([Effect::Evidence { revision }, Effect::Queue]);
             }
             Some(false) => self.unsatisfied = true,
-            // Nobody here wants it, so it says no more than that somebody is alive.
-            None if !may_be_ours && !is_acknowledged => effects.push(Effect::ForeignWrite),
             None => {}
         }
         effects.extend(was_deleted.then_some(Effect::Deleted));

@@ -49,8 +49,6 @@ pub enum Effect<T: Types> {
         /// The position of the rival's write in the store's order of writes.
         revision: Option<u64>,
     },
-    /// Another process wrote the object, which nobody here wants.
-    ForeignWrite,
     /// Another process deleted the object: its last writer has no more claim to it than others.
     Deleted,
     /// The request ended. Its wish belongs to a user: drop it after the lock is released.

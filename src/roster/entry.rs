@@ -5,19 +5,28 @@ use crate::engine::Member;
 /// The longest name, in bytes: that of a Kubernetes object.
 pub(super) const LONGEST_NAME: usize = 253;
 
+/// The mark of a member that is suspected.
+const SUSPECTED: &str = "suspected";
+
 /// Returns the value of an entry. Later versions may add words.
-pub(crate) fn text(weight: u16) -> String {
-    format!("v1 weight={weight}")
+pub(crate) fn text(member: &Member) -> String {
+    let claims = if member.claims > 0 { format!(" claims={}", member.claims) } else { String::new() };
+    let mark = if member.is_suspected { format!(" {SUSPECTED}") } else { String::new() };
+    format!("v1 weight={}{claims}{mark}", member.weight)
 }
 
-/// Returns the weight in an entry's value, which anybody may have written; `None` if there is none
-/// that could be meant.
-pub(crate) fn weight(value: &[u8]) -> Option<u16> {
+/// Returns the member of this name by its entry's value, which anybody may have written; `None` if
+/// that could not be meant.
+pub(crate) fn member(name: &str, value: &[u8]) -> Option<Member> {
     let mut words = std::str::from_utf8(value).ok()?.split_ascii_whitespace();
     let version = words.next()?.strip_prefix('v')?;
     version.parse::<u32>().ok()?;
-    let weight = words.find_map(|word| word.strip_prefix("weight="))?.parse().ok()?;
-    (1..=Member::MAX_WEIGHT).contains(&weight).then_some(weight)
+    let value = |of| words.clone().find_map(|word| word.strip_prefix(of));
+    let weight = value("weight=")?.parse().ok()?;
+    let claims = value("claims=").and_then(|claims| claims.parse().ok()).unwrap_or(0);
+    let is_suspected = words.any(|word| word == SUSPECTED);
+    let is_one = is_name(name) && (1..=Member::MAX_WEIGHT).contains(&weight);
+    is_one.then(|| Member { name: name.into(), weight, is_suspected, claims })
 }
 
 /// Returns whether a replica may be called this.
@@ -31,9 +40,14 @@ mod tests {
 
     #[test]
     fn entries_of_this_and_later_versions_are_read() {
-        assert_eq!(weight(text(7).as_bytes()), Some(7));
-        assert_eq!(weight(b"v1 weight=100\n"), Some(100));
-        assert_eq!(weight(b"v2 zone=a weight=3 since=5"), Some(3));
+        for (is_suspected, claims) in [(false, 0), (false, 9), (true, 0), (true, u32::MAX)] {
+            let one = Member { is_suspected, claims, ..Member::new("one", 7) };
+            assert_eq!(member("one", text(&one).as_bytes()), Some(one));
+        }
+        let read = |value| member("one", value).map(|member| (member.weight, member.is_suspected));
+        assert_eq!(read(b"v1 weight=100\n"), Some((100, false)));
+        assert_eq!(read(b"v2 zone=a weight=3 since=5"), Some((3, false)));
+        assert_eq!(read(b"v2 suspected zone=a weight=3 since=5"), Some((3, true)));
     }
 
     #[test]
@@ -54,7 +68,7 @@ mod tests {
             b"vx weight=1",
             b"{}",
         ] {
-            assert_eq!(weight(value), None, "{value:?}");
+            assert_eq!(member("one", value), None, "{value:?}");
         }
     }
 

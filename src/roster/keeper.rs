@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, hash::Hash, pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::sleep};
 
@@ -23,7 +22,6 @@ pub(super) struct Keeper<K: Hash + Eq + Clone + Send + Sync + 'static, S> {
     /// The beginning of the entries' keys, with its slash.
     prefix: Arc<str>,
     own: Member,
-    value: Bytes,
     entries: Entries,
     /// The listing that is being received.
     listing: Option<Entries>,
@@ -45,7 +43,7 @@ type Entries = BTreeMap<Arc<str>, Known>;
 struct Known {
     version: Version,
     /// `None` if this is no entry of a roster.
-    weight: Option<u16>,
+    member: Option<Member>,
 }
 
 /// How long to wait before a roster that could not be read is tried again: rights are given without an
@@ -62,7 +60,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
             shared,
             store,
             prefix: prefix.into(),
-            value: entry::text(own.weight).into(),
             own,
             entries: Entries::new(),
             listing: None,
@@ -165,11 +162,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
     /// Reads an entry. Logs one that is none, unless it was none before.
     fn read(&mut self, entry: &Entry) -> Option<(Arc<str>, Known)> {
         let name = entry.key.strip_prefix(&*self.prefix)?;
-        let weight = entry::weight(&entry.value).filter(|_| entry::is_name(name));
-        if weight.is_none() && self.entries.get(name).is_none_or(|known| known.weight.is_some()) {
+        let member = entry::member(name, &entry.value);
+        if member.is_none() && self.entries.get(name).is_none_or(|known| known.member.is_some()) {
             tracing::warn!(key = ?entry.key, "not an entry of the roster, so it is skipped");
         }
-        Some((name.into(), Known { version: entry.version.clone(), weight }))
+        Some((name.into(), Known { version: entry.version.clone(), member }))
     }
 
     fn report_members(&mut self) {
@@ -177,9 +174,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
             return;
         }
         self.is_entered |= self.entries.contains_key(&self.own.name);
-        let member =
-            |(name, known): (&Arc<str>, &Known)| Some(Member { name: name.clone(), weight: known.weight? });
-        let members: Vec<Member> = self.entries.iter().filter_map(member).collect();
+        let members: Vec<Member> = self.entries.values().filter_map(|known| known.member.clone()).collect();
         if self.told.as_ref() != Some(&members) {
             self.shared.change_roster(|engine, now| engine.handle_members(now, members.clone()));
             self.told = Some(members);
@@ -194,14 +189,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
     fn carry_out(&mut self, request: RosterRequest) {
         let store = self.store.clone();
         match &request {
-            RosterRequest::Join => {
+            RosterRequest::Join(own) => {
                 let expected = match self.entries.get(&self.own.name) {
-                    Some(known) if known.weight == Some(self.own.weight) => return,
+                    Some(known) if known.member.as_ref() == Some(own) => return,
                     Some(known) => Expected::Version(known.version.clone()),
                     None => Expected::Absent,
                 };
                 self.is_entered = true;
-                let (key, value) = (self.key(&self.own.name), self.value.clone());
+                let (key, value) = (self.key(&self.own.name), entry::text(own).into());
                 let (shared, sent) = (self.shared.clone(), clock::now());
                 self.writes.push(Box::pin(async move {
                     let joined = store.put(&key, value, expected, None).await.map(drop);
@@ -213,16 +208,30 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
                     (request, joined)
                 }));
             }
+            // Without news everybody seems to be silent.
+            RosterRequest::Suspect(_) | RosterRequest::StrikeOff(_) if !self.is_live => {}
+            RosterRequest::Suspect(name) => {
+                let Some((key, version, member)) = self.entry(name) else { return };
+                let value = entry::text(&Member { is_suspected: true, ..member }).into();
+                self.writes.push(Box::pin(async move {
+                    let marked = store.put(&key, value, Expected::Version(version), None).await;
+                    (request, marked.map(drop))
+                }));
+            }
             RosterRequest::StrikeOff(name) => {
-                // Without news everybody seems to be silent.
-                let Some(known) = self.entries.get(name).filter(|_| self.is_live) else { return };
-                let (key, version) = (self.key(name), known.version.clone());
+                let Some((key, version, _)) = self.entry(name) else { return };
                 self.writes.push(Box::pin(async move {
                     let deleted = store.delete(&key, &version, None).await;
                     (request, deleted)
                 }));
             }
         }
+    }
+
+    /// Returns the key, the version and the member of an entry.
+    fn entry(&self, name: &str) -> Option<(String, Version, Member)> {
+        let known = self.entries.get(name)?;
+        Some((self.key(name), known.version.clone(), known.member.clone()?))
     }
 
     fn handle_answer(&mut self, request: &RosterRequest, result: Result<(), StoreError>) {
@@ -238,7 +247,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
                 if !std::mem::replace(&mut self.was_denied, true) {
                     tracing::warn!(%prefix, ?request, %error, "the roster cannot be written; going on without");
                 }
-                if *request == RosterRequest::Join {
+                if matches!(request, RosterRequest::Join(_)) {
                     let _ = self.shared.handle(|engine, now| engine.handle_join_denied(now));
                 }
             }
@@ -256,7 +265,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
         for pause in LEAVING {
             sleep(pause).await;
             let left = match self.store.get(&key).await {
-                Ok(Some(entry)) if entry::weight(&entry.value) == Some(self.own.weight) => {
+                Ok(Some(entry)) if self.is_ours(&entry) => {
                     self.store.delete(&key, &entry.version, None).await
                 }
                 Ok(_) => return,
@@ -275,6 +284,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, S: Store> Keeper<K, S> {
             }
         }
         tracing::warn!(prefix = %self.prefix, name = %self.own.name, "the roster could not be left; others strike us off");
+    }
+
+    fn is_ours(&self, entry: &Entry) -> bool {
+        let member = entry::member(&self.own.name, &entry.value);
+        member.is_some_and(|member| member.weight == self.own.weight)
     }
 
     fn key(&self, name: &str) -> String {

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
     feature = "redis",
     feature = "zookeeper"
 ))]
-pub(crate) use self::entry::{text as entry_text, weight as entry_weight};
+pub(crate) use self::entry::{member as entry_member, text as entry_text};
 
 use self::keeper::Keeper;
 use crate::{
@@ -40,8 +40,8 @@ use crate::{
 ///
 /// The roster is kept by work. A replica writes its entry when it has its first job and deletes it
 /// when it shuts down. There is no heartbeat and no expiry, so an idle group sends nothing. A replica
-/// that was killed is struck off by another one that took over its work and heard nothing from it for
-/// a patience.
+/// that was killed is struck off by another one that took over its work: it marks the entry, and deletes it
+/// if the replica does not answer by writing the entry anew.
 ///
 /// The roster is advice, never a lock. If it is stale, cannot be read or is deleted, that costs time
 /// or a refused write. Writes are compared as always.
@@ -128,7 +128,7 @@ impl Roster {
         let weights = 1..=Member::MAX_WEIGHT;
         let rule = format!("from {} to {}", weights.start(), weights.end());
         ConfigError::require(weights.contains(&self.weight), "weight", self.weight, rule)?;
-        Ok((prefix, Member { name: name.into(), weight: self.weight }))
+        Ok((prefix, Member::new(name, self.weight)))
     }
 }
 

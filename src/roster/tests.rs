@@ -230,7 +230,23 @@ async fn restart_takes_its_entry_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_member_is_struck_off() {
+async fn dead_member_is_struck_off() {
+    let store = Faulty::default();
+    store.write("roster/dead", "v1 weight=100").await;
+    let lease = joined(&store, "one");
+    work(&lease);
+    sleep(ms(400)).await;
+    assert_eq!(
+        (store.names().await.len(), lease.is_empty()),
+        (2, false),
+        "there is one shard, and the dead has it"
+    );
+    sleep(ms(5_000)).await;
+    assert_eq!((store.names().await, lease.is_empty()), (vec!["one".to_owned()], true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_member_that_lives_answers() {
     let store = Faulty::default();
     // There is one shard, and one of the two has the turn. The other one sees nothing of its writes.
     let leases = ["one", "other"].map(|name| joined(&store, name));
@@ -238,9 +254,12 @@ async fn silent_member_is_struck_off() {
     sleep(ms(400)).await;
     assert_eq!(store.names().await, ["one", "other"]);
     assert_eq!(leases.iter().filter(|lease| lease.is_leader()).count(), 1);
+    let before = store.calls();
     sleep(ms(5_000)).await;
-    assert_eq!(store.names().await.len(), 1);
+    assert_eq!((store.names().await.len(), store.calls() - before), (2, 2), "a question and an answer");
     assert!(leases.iter().all(|lease| lease.is_empty()));
+    let is_suspected = |lease: &Lease| lease.snapshot().members.iter().any(|member| member.is_suspected);
+    assert!(!leases.iter().any(is_suspected));
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn member(name: &str, weight: u16) -> Member {
-        Member { name: name.into(), weight }
+        Member::new(name, weight)
     }
 
     /// Returns the name of each shard's member.

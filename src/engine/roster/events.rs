@@ -1,9 +1,15 @@
 //! Events of the roster, and the requests that come out.
 
-use std::{hash::Hash, sync::Arc};
+use std::{hash::Hash, sync::Arc, time::Duration};
 
 use super::{Member, Roster, RosterChange, RosterRequest, Turn, TurnChange};
-use crate::engine::{Engine, Timestamp};
+use crate::engine::{Engine, Timestamp, backoff::seconds};
+
+/// How long a member that is suspected has to answer: its watch, its write and our watch take an echo
+/// or two.
+const ANSWER_ECHOES: u32 = 32;
+/// The least such time, because a machine may be busy.
+const LEAST_ANSWER: Duration = Duration::from_millis(500);
 
 impl<K: Hash + Eq + Clone, J> Engine<K, J> {
     /// Takes in that there is a roster, and the entry that we want on it. Until the first call of
@@ -20,7 +26,11 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Takes in the complete roster, after each change of it. Returns what that moved.
     pub fn handle_members(&mut self, now: Timestamp, members: Vec<Member>) -> RosterChange {
-        self.change_turns(now, |roster, now| roster.members(now, members))
+        // All see the mark of a member that is suspected. The first to strike it off silences the rest.
+        let spread = self.echoes(self.config.tuning.rival_echoes).as_secs_f64();
+        let drawn = seconds(spread * self.rng.truncated_exponential());
+        let time = self.echoes(ANSWER_ECHOES).max(LEAST_ANSWER) + drawn;
+        self.change_turns(now, |roster, now| roster.members(now, members, time))
     }
 
     /// Takes in that the roster cannot be read. The shards go on without.
@@ -53,9 +63,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let before = roster.names();
         let changes = change(roster, now);
         let after = roster.names();
-        let of = |is_it: fn(&TurnChange) -> bool| {
-            changes.iter().filter(|change| is_it(change)).map(|change| change.shard).collect()
-        };
+        let moved = || changes.iter().filter(|change| !change.is_claimed);
+        let of = |is_it: fn(&&TurnChange) -> bool| moved().filter(is_it).map(|change| change.shard).collect();
         let missing = |from: &[Arc<str>], of: &[Arc<str>]| -> Vec<Arc<str>> {
             of.iter().filter(|name| from.binary_search(name).is_err()).cloned().collect()
         };
@@ -66,7 +75,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
             left,
             gained: of(|change| change.now == Turn::Us),
             given_up: of(|change| change.before == Turn::Us),
-            moved: changes.len(),
+            moved: moved().count(),
         }
     }
 }

@@ -2,14 +2,21 @@
 //!
 //! ```text
 //!  members, cannot_read       ──> Roster ──┬──> the turns that changed
-//!  wants_to_join, cannot_join       │       └──> poll: join, strike off
-//!  sign_of_life, taken_over   ──────┘
+//!  wants_to_join, cannot_join       │       └──> poll: join, suspect, strike off
+//!  doubt                      ──────┘
 //! ```
 //!
 //! The roster is kept by work. A replica joins with its first job and stays without a heartbeat.
-//! Another replica strikes it off after taking over one of its shards, if it heard nothing from the
-//! member for a patience; or while it leads one, if it heard nothing for a term. A replica that was
-//! struck off although it lives joins again with its next job, after a pause that doubles each time.
+//! Another replica that won one of its shards by silence, while nothing was written in its other shards
+//! either, suspects it: it marks the member's entry. So does one that has led a shard of it for a term:
+//! writes name no writer, and those in its other shards may be of replicas that took these over. A
+//! member that lives answers: it writes its entry anew, without the mark. One that does not is struck off by
+//! those that see the mark (Das, Gupta and Motivala, "SWIM", 2002, where members refute suspicions as well).
+//!
+//! A member that answered is trusted for a while, ever longer: perhaps it wants other keys than those that
+//! were taken over. If it wants these, it claims them back with its answer: its shards are handed over as
+//! if it were new. A replica that was struck off although it lives joins again with its
+//! next job, after a pause that doubles each time.
 //!
 //! All replicas that see the same roster agree on whose turn each shard is: [`assign`] depends on
 //! nothing else. The roster is advice. A stale one, or one that differs between replicas, costs time
@@ -22,13 +29,15 @@
 //! leaves, it takes the entry of both away, and the other joins again with its next job.
 
 mod assignment;
+mod doubt;
 mod events;
 mod hash;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use self::doubt::{Doubt, Due};
 pub(super) use self::{assignment::assign, hash::shard_of};
 use super::time::Timestamp;
 
@@ -39,11 +48,20 @@ pub struct Member {
     pub name: Arc<str>,
     /// Its share of the shards, against the other weights: from 1 to [`MAX_WEIGHT`](Self::MAX_WEIGHT).
     pub weight: u16,
+    /// Another replica took its work over, and asks whether it lives.
+    pub is_suspected: bool,
+    /// How many times it has claimed its work back.
+    pub claims: u32,
 }
 
 impl Member {
     /// The greatest weight.
     pub const MAX_WEIGHT: u16 = 100;
+
+    /// Returns a replica of which nobody doubts anything.
+    pub fn new(name: impl Into<Arc<str>>, weight: u16) -> Self {
+        Self { name: name.into(), weight, is_suspected: false, claims: 0 }
+    }
 }
 
 /// The replica whose turn a shard is, by the roster.
@@ -58,7 +76,8 @@ pub enum Turn {
     Other,
 }
 
-/// A shard of which the roster gave the turn to another member, or to nobody.
+/// A shard of which the roster gave the turn to another member or to nobody, or that its member claims
+/// back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TurnChange {
     pub(crate) shard: u16,
@@ -67,6 +86,8 @@ pub(crate) struct TurnChange {
     pub(crate) now: Turn,
     /// The member that had the turn before is still on the roster.
     pub(crate) from_member: bool,
+    /// The same member has the turn as before, and claims its work back.
+    pub(crate) is_claimed: bool,
 }
 
 /// A change of the roster, and what it moved. [`WriterLease::subscribe_roster`] sends it.
@@ -99,16 +120,18 @@ pub struct MemberView {
     pub shards: u16,
     /// Whether it is this replica.
     pub is_us: bool,
-    /// When it last gave a sign of life, or appeared on the roster.
-    pub last_sign: Timestamp,
+    /// Another replica took its work over, and asks whether it lives.
+    pub is_suspected: bool,
 }
 
 /// A write to the roster that is due. It is asked for again, ever later, until the roster shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RosterRequest {
     /// Write our own entry.
-    Join,
-    /// Delete the entry of this member.
+    Join(Member),
+    /// Mark the entry of this member, unless it is marked.
+    Suspect(Arc<str>),
+    /// Delete the entry of this member, if it is marked.
     StrikeOff(Arc<str>),
 }
 
@@ -127,6 +150,12 @@ pub(super) struct Roster {
     join_at: Timestamp,
     /// How many joins were asked for since we last stayed on the roster for a while.
     joins: u32,
+    /// Our entry is marked, and we shall write it anew.
+    answer: Option<Due>,
+    /// Others do work of ours that we want to do.
+    is_displaced: bool,
+    /// Our doubts of members that were struck off: they may live, and join again.
+    gone: BTreeMap<Arc<str>, Doubt>,
     /// Since when we have been on the roster without a break.
     on_since: Option<Timestamp>,
     forming: Forming,
@@ -150,24 +179,16 @@ struct View {
     turns: Vec<u16>,
     /// The members that go first if those fall silent.
     heirs: Vec<Option<u16>>,
-    /// When to ask for the next strike-off. It is kept because every event needs it.
-    next_strike: Option<Timestamp>,
+    /// When to ask for the next write to another's entry. It is kept because every event needs it.
+    next_due: Option<Timestamp>,
 }
 
-/// A member, and the last that was heard of it.
+/// A member, and what we think of it.
 #[derive(Debug)]
 struct Seen {
     member: Member,
+    doubt: Doubt,
     last_sign: Timestamp,
-    strike: Option<Strike>,
-}
-
-/// The deletion of a member's entry.
-#[derive(Clone, Copy, Debug)]
-struct Strike {
-    /// When to ask for it the next time.
-    at: Timestamp,
-    asked: u32,
 }
 
 /// The first moments of a group whose replicas start at the same time.
@@ -195,8 +216,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_DOUBLINGS: u32 = 6;
 /// After this time on the roster, a member that is struck off starts again from the first pause.
 const STAY: Duration = Duration::from_secs(60);
-/// After so many tries, a strike-off is left to the next replica that takes a shard over.
-const STRIKE_TRIES: u32 = 5;
 /// The most members that count, the first by name: each costs time in every assignment.
 const MAX_MEMBERS: usize = 1024;
 
@@ -211,6 +230,9 @@ impl Roster {
             wanted_since: None,
             join_at: Timestamp::ZERO,
             joins: 0,
+            answer: None,
+            is_displaced: false,
+            gone: BTreeMap::new(),
             on_since: None,
             forming: Forming::default(),
         }
@@ -224,8 +246,14 @@ impl Roster {
     }
 
     /// Takes in the complete roster, after each change of it. Anybody may have written it, so
-    /// duplicates and impossible weights are put right. Returns the shards whose turn changed.
-    pub(super) fn members(&mut self, now: Timestamp, mut members: Vec<Member>) -> Vec<TurnChange> {
+    /// duplicates and impossible weights are put right. A member that is suspected has `time` to answer.
+    /// Returns the shards whose turn changed.
+    pub(super) fn members(
+        &mut self,
+        now: Timestamp,
+        mut members: Vec<Member>,
+        time: Duration,
+    ) -> Vec<TurnChange> {
         members.sort_unstable();
         members.dedup_by(|second, first| second.name == first.name);
         members.truncate(MAX_MEMBERS);
@@ -239,15 +267,36 @@ impl Roster {
         let mut seen = Vec::with_capacity(members.len());
         for mut member in members {
             member.weight = member.weight.clamp(1, Member::MAX_WEIGHT);
-            let known = before.find(&member.name).map(|known| (known.last_sign, known.strike));
+            let known = before.find(&member.name);
             if known.is_none() {
                 self.forming.is_new_group |= !is_first && member.name != self.own.name;
                 self.forming.last_appeared = now;
             }
-            let (last_sign, strike) = known.unwrap_or((now, None));
-            seen.push(Seen { member, last_sign, strike });
+            // Whoever joins again after it was struck off has answered late.
+            let gone = self.gone.remove(&member.name);
+            let was_suspected = gone.is_some() || known.is_some_and(|known| known.member.is_suspected);
+            let mut doubt = known.map(|known| known.doubt).or(gone).unwrap_or_default();
+            match (was_suspected, member.is_suspected) {
+                (false, true) => doubt.due = Some(Due { at: now + time, asked: 0 }),
+                (true, false) => doubt.is_answered(now),
+                _ => {}
+            }
+            // Those of the first reading may be dead.
+            let appeared = if is_first { Timestamp::ZERO } else { now };
+            let last_sign = known.map_or(appeared, |known| known.last_sign);
+            seen.push(Seen { member, doubt, last_sign });
         }
+        self.remember_gone(now, &before, &seen);
         self.view = View::new(self.shards, seen);
+        if let Ok(us) = self.view.place(&self.own.name) {
+            let us = &mut self.view.members[us];
+            us.doubt = Doubt::default();
+            let asked_now = Due { at: now, asked: 0 };
+            self.answer = us.member.is_suspected.then(|| self.answer.unwrap_or(asked_now));
+            let known = before.find(&self.own.name);
+            self.is_displaced &= known.is_some_and(|known| known.member.claims == us.member.claims);
+        }
+        self.view.find_next_due();
         self.note_presence(now, is_first);
         self.changes_since(&before)
     }
@@ -256,77 +305,36 @@ impl Roster {
     pub(super) fn cannot_read(&mut self, now: Timestamp) -> Vec<TurnChange> {
         self.reading = Reading::Failed;
         let before = std::mem::take(&mut self.view);
+        self.answer = None;
         self.note_presence(now, false);
         self.changes_since(&before)
     }
 
     /// Takes in that the store denies our entry. A later job tries again, at the slowest pace.
     pub(super) fn cannot_join(&mut self, now: Timestamp) {
-        self.wants = false;
+        (self.wants, self.answer) = (false, None);
         self.joins = self.joins.max(MAX_DOUBLINGS + 1);
         self.join_at = now + pause(self.joins);
     }
 
-    /// Takes in a write of another replica in a shard: its member lives, whatever it wrote.
-    pub(super) fn sign_of_life(&mut self, now: Timestamp, shard: u16) {
-        if let Some(index) = self.view.turns.get(usize::from(shard)) {
-            let seen = &mut self.view.members[usize::from(*index)];
-            seen.last_sign = now;
-            if seen.strike.take().is_some() {
-                self.view.find_next_strike();
-            }
-        }
-    }
-
-    /// Takes in that we won a shard because nobody was heard of, with a key that was requested at
-    /// `since`. Its member is to be struck off, once it gave no sign of life in any of its shards for
-    /// `patience`. A member that gave one since the request lives: it may not want that key.
-    pub(super) fn taken_over(&mut self, now: Timestamp, shard: u16, since: Timestamp, patience: Duration) {
-        let Some(index) = self.view.turns.get(usize::from(shard)) else { return };
-        let seen = &mut self.view.members[usize::from(*index)];
-        let is_other = seen.member.name != self.own.name;
-        if is_other && seen.last_sign <= since && seen.strike.is_none() {
-            seen.strike = Some(Strike { at: now.max(seen.last_sign + patience), asked: 0 });
-            self.view.find_next_strike();
-        }
-    }
-
-    /// Takes in that we have led a shard for `term`. Its member is to be struck off if it gave no sign
-    /// of life for as long.
-    pub(super) fn led_for(&mut self, now: Timestamp, shard: u16, term: Duration) {
-        let index = self.view.turns.get(usize::from(shard));
-        if index.is_some_and(|index| now - self.view.members[usize::from(*index)].last_sign > term) {
-            self.taken_over(now, shard, now, term);
-        }
-    }
-
     /// Returns the next write that is due, if any.
     pub(super) fn poll(&mut self, now: Timestamp) -> Option<RosterRequest> {
+        if let Some(answer) = self.answer.as_mut().filter(|answer| answer.at <= now) {
+            answer.again(now);
+            return Some(RosterRequest::Join(self.entry()));
+        }
         if self.join_due().is_some_and(|due| due <= now) {
             self.joins = self.joins.saturating_add(1);
             self.join_at = now + pause(self.joins);
-            return Some(RosterRequest::Join);
+            return Some(RosterRequest::Join(self.entry()));
         }
-        if self.view.next_strike.is_none_or(|next| next > now) {
-            return None;
-        }
-        let due = |seen: &&mut Seen| seen.strike.is_some_and(|strike| strike.at <= now);
-        let seen = self.view.members.iter_mut().find(due)?;
-        let strike = seen.strike.as_mut()?;
-        strike.asked += 1;
-        strike.at = now + pause(strike.asked);
-        // After the last try the member can be struck off again, once it was silent for as long again.
-        if strike.asked == STRIKE_TRIES {
-            (seen.strike, seen.last_sign) = (None, now);
-        }
-        let name = seen.member.name.clone();
-        self.view.find_next_strike();
-        Some(RosterRequest::StrikeOff(name))
+        self.next_question(now)
     }
 
     /// Returns when [`poll`](Self::poll) has a request, without an event before.
     pub(super) fn timeout(&self) -> Option<Timestamp> {
-        self.join_due().into_iter().chain(self.view.next_strike).min()
+        let answer = self.answer.map(|answer| answer.at);
+        [answer, self.join_due(), self.view.next_due].into_iter().flatten().min()
     }
 
     /// Returns the members, by name.
@@ -337,7 +345,7 @@ impl Roster {
             weight: seen.member.weight,
             shards: shards_of(index) as u16,
             is_us: seen.member.name == self.own.name,
-            last_sign: seen.last_sign,
+            is_suspected: seen.member.is_suspected,
         })
     }
 
@@ -423,15 +431,19 @@ impl Roster {
         }
     }
 
+    /// Returns the shards that have another member than before, and those whose member claims its work
+    /// back.
     fn changes_since(&self, before: &View) -> Vec<TurnChange> {
-        let name = |view: &View, shard| view.member_of(shard).map(|member| member.name.clone());
         let change = |shard| {
-            let had = name(before, shard);
-            (had != name(&self.view, shard)).then(|| TurnChange {
+            let (had, has) = (before.member_of(shard), self.view.member_of(shard));
+            let is_same = had.map(|had| &had.name) == has.map(|has| &has.name);
+            let is_claimed = is_same && had.map(|had| had.claims) != has.map(|has| has.claims);
+            (is_claimed || !is_same).then(|| TurnChange {
                 shard,
                 before: self.turn_in(before, shard),
                 now: self.turn(shard),
-                from_member: had.is_some_and(|had| self.view.find(&had).is_some()),
+                from_member: had.is_some_and(|had| self.view.find(&had.name).is_some()),
+                is_claimed,
             })
         };
         (0..self.shards).filter_map(change).collect()
@@ -446,18 +458,19 @@ impl View {
         let sorted: Vec<Member> = members.iter().map(|seen| seen.member.clone()).collect();
         let turns = assign(shards, &sorted);
         let heirs = assignment::heirs(&sorted, &turns);
-        let mut view = Self { turns, heirs, members, next_strike: None };
-        view.find_next_strike();
-        view
+        Self { turns, heirs, members, next_due: None }
     }
 
-    fn find_next_strike(&mut self) {
-        self.next_strike = self.members.iter().filter_map(|seen| seen.strike).map(|strike| strike.at).min();
+    fn find_next_due(&mut self) {
+        self.next_due = self.members.iter().filter_map(|seen| seen.doubt.due).map(|due| due.at).min();
+    }
+
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.members.binary_search_by(|seen| (*seen.member.name).cmp(name))
     }
 
     fn find(&self, name: &str) -> Option<&Seen> {
-        let place = self.members.binary_search_by(|seen| (*seen.member.name).cmp(name)).ok()?;
-        Some(&self.members[place])
+        self.place(name).ok().map(|place| &self.members[place])
     }
 
     fn member_of(&self, shard: u16) -> Option<&Member> {

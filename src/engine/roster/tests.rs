@@ -1,14 +1,22 @@
-use super::*;
+use super::{
+    doubt::{MAX_TRUST, TRIES, TRUST},
+    *,
+};
 
 const ECHO: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a member that is suspected has to answer.
+const TIME: Duration = Duration::from_secs(1);
 
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_nanos(ms * 1_000_000)
 }
 
 fn member(name: &str) -> Member {
-    Member { name: name.into(), weight: 1 }
+    Member::new(name, 1)
+}
+
+fn suspected(name: &str) -> Member {
+    Member { is_suspected: true, ..member(name) }
 }
 
 fn members(names: &[&str]) -> Vec<Member> {
@@ -21,14 +29,33 @@ fn roster() -> Roster {
 
 /// A roster with a job, on which these are, since time 0.
 fn with(names: &[&str]) -> Roster {
+    roster_of(members(names))
+}
+
+fn roster_of(members: Vec<Member>) -> Roster {
     let mut roster = roster();
     roster.wants_to_join(at(0));
-    roster.members(at(0), members(names));
+    roster.members(at(0), members, TIME);
     roster
 }
 
-fn struck(name: &str) -> Option<RosterRequest> {
+fn joins() -> Option<RosterRequest> {
+    Some(RosterRequest::Join(member("us")))
+}
+
+fn asks(name: &str) -> Option<RosterRequest> {
+    Some(RosterRequest::Suspect(name.into()))
+}
+
+fn strikes(name: &str) -> Option<RosterRequest> {
     Some(RosterRequest::StrikeOff(name.into()))
+}
+
+/// Doubts a member, and sees the mark of its entry.
+fn is_suspected(roster: &mut Roster, now: Timestamp, name: &str) {
+    roster.doubt(shard_of_member(roster, name), now);
+    assert_eq!(roster.poll(now), asks(name));
+    roster.members(now, vec![suspected(name), member("us")], TIME);
 }
 
 /// Returns a shard whose turn is that of a member.
@@ -40,13 +67,13 @@ fn shard_of_member(roster: &Roster, name: &str) -> u16 {
 fn first_job_joins_once_roster_is_read() {
     let mut roster = roster();
     assert_eq!((roster.timeout(), roster.poll(at(0))), (None, None));
-    roster.members(at(1), vec![]);
+    roster.members(at(1), vec![], TIME);
     assert_eq!(roster.poll(at(1)), None, "without a job nobody joins");
     roster.wants_to_join(at(2));
     roster.wants_to_join(at(3));
-    assert_eq!(roster.poll(at(3)), Some(RosterRequest::Join));
+    assert_eq!(roster.poll(at(3)), joins());
     assert_eq!(roster.poll(at(3)), None);
-    roster.members(at(5), members(&["us"]));
+    roster.members(at(5), members(&["us"]), TIME);
     roster.wants_to_join(at(6));
     assert_eq!((roster.timeout(), roster.poll(at(100_000))), (None, None));
 }
@@ -56,7 +83,7 @@ fn join_is_repeated_until_it_shows() {
     let mut roster = with(&[]);
     let mut now = at(0);
     for pause in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 32_000] {
-        assert_eq!(roster.poll(now), Some(RosterRequest::Join));
+        assert_eq!(roster.poll(now), joins());
         assert_eq!(roster.poll(now), None);
         assert_eq!(roster.timeout(), Some(now + Duration::from_millis(pause)));
         now = roster.timeout().unwrap();
@@ -66,7 +93,7 @@ fn join_is_repeated_until_it_shows() {
 #[test]
 fn denied_join_waits_for_a_job_and_a_long_pause() {
     let mut roster = with(&[]);
-    assert_eq!(roster.poll(at(0)), Some(RosterRequest::Join));
+    assert_eq!(roster.poll(at(0)), joins());
     roster.cannot_join(at(10));
     assert_eq!((roster.timeout(), roster.poll(at(100_000))), (None, None));
     roster.cannot_join(at(100_000));
@@ -78,14 +105,20 @@ fn denied_join_waits_for_a_job_and_a_long_pause() {
 fn turns_are_open_without_a_roster() {
     let mut roster = roster();
     assert!((0..64).all(|shard| roster.turn(shard) == Turn::Open));
-    assert_eq!(roster.members(at(0), vec![]), []);
-    let changes = roster.members(at(1), members(&["us"]));
+    assert_eq!(roster.members(at(0), vec![], TIME), []);
+    let changes = roster.members(at(1), members(&["us"]), TIME);
     assert_eq!(changes.len(), 64);
-    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Open, now: Turn::Us, from_member: false });
+    assert_eq!(
+        changes[63],
+        TurnChange { shard: 63, before: Turn::Open, now: Turn::Us, from_member: false, is_claimed: false }
+    );
     let changes = roster.cannot_read(at(2));
-    assert_eq!(changes[63], TurnChange { shard: 63, before: Turn::Us, now: Turn::Open, from_member: false });
+    assert_eq!(
+        changes[63],
+        TurnChange { shard: 63, before: Turn::Us, now: Turn::Open, from_member: false, is_claimed: false }
+    );
     assert!((0..64).all(|shard| roster.turn(shard) == Turn::Open));
-    assert_eq!(roster.members(at(3), members(&["us"])).len(), 64, "it can be read again");
+    assert_eq!(roster.members(at(3), members(&["us"]), TIME).len(), 64, "it can be read again");
 }
 
 #[test]
@@ -93,8 +126,8 @@ fn changes_name_each_shard_whose_member_changed() {
     let mut roster = with(&["a", "b", "us"]);
     let before: Vec<Turn> = (0..64).map(|shard| roster.turn(shard)).collect();
     assert!(before.contains(&Turn::Us) && before.contains(&Turn::Other));
-    assert_eq!(roster.members(at(1), members(&["us", "b", "a"])), []);
-    let changes = roster.members(at(2), members(&["b", "c", "us"]));
+    assert_eq!(roster.members(at(1), members(&["us", "b", "a"]), TIME), []);
+    let changes = roster.members(at(2), members(&["b", "c", "us"]), TIME);
     assert!(changes.iter().any(|change| (change.before, change.now) == (Turn::Other, Turn::Other)));
     for change in &changes {
         assert_eq!(change.before, before[usize::from(change.shard)]);
@@ -108,13 +141,17 @@ fn changes_name_each_shard_whose_member_changed() {
 #[test]
 fn hostile_rosters_are_put_right() {
     let mut roster = roster();
-    let wild = |name: &str, weight| Member { name: name.into(), weight };
-    roster.members(at(0), vec![wild("b", u16::MAX), wild("us", 0), wild("b", 1), wild("", 7), wild("us", 9)]);
+    let wild = |name: &str, weight| Member { weight, ..member(name) };
+    roster.members(
+        at(0),
+        vec![wild("b", u16::MAX), wild("us", 0), wild("b", 1), wild("", 7), wild("us", 9)],
+        TIME,
+    );
     let seen: Vec<_> =
         roster.view.members.iter().map(|seen| (&*seen.member.name, seen.member.weight)).collect();
     assert_eq!(seen, [("", 7), ("b", 1), ("us", 1)]);
     let crowd: Vec<Member> = (0..5_000).map(|i| member(&format!("m{i:04}"))).collect();
-    Roster::new(member("us"), 1).members(at(1), crowd);
+    Roster::new(member("us"), 1).members(at(1), crowd, TIME);
 }
 
 #[test]
@@ -127,78 +164,138 @@ fn other_order_of_members_gives_same_turns() {
 }
 
 #[test]
-fn silent_member_is_struck_off() {
+fn member_whose_work_was_taken_over_is_asked_and_then_struck_off() {
     let mut roster = with(&["a", "us"]);
     let shard = shard_of_member(&roster, "a");
-    roster.taken_over(at(400), shard, at(400), PATIENCE);
-    assert_eq!(roster.poll(at(400)), None, "its entry appeared less than a patience ago");
-    assert_eq!(roster.timeout(), Some(at(1_000)));
-    assert_eq!(roster.poll(at(1_000)), struck("a"));
-    roster.taken_over(at(1_002), shard, at(1002), PATIENCE);
-    assert_eq!(roster.poll(at(1_002)), None, "once is enough");
-    roster.members(at(1_020), members(&["us"]));
+    roster.doubt(shard, at(420));
+    roster.doubt(shard, at(401));
+    assert_eq!((roster.poll(at(419)), roster.timeout()), (None, Some(at(420))));
+    assert_eq!(roster.poll(at(420)), asks("a"));
+    assert_eq!(roster.poll(at(420)), None, "once is enough");
+    assert_eq!(roster.members(at(430), vec![suspected("a"), member("us")], TIME), []);
+    roster.doubt(shard, at(440));
+    assert_eq!((roster.poll(at(1_429)), roster.timeout()), (None, Some(at(1_430))));
+    assert_eq!(roster.poll(at(1_430)), strikes("a"));
+    roster.members(at(1_450), members(&["us"]), TIME);
     assert_eq!(roster.timeout(), None);
 }
 
 #[test]
-fn write_in_any_of_its_shards_spares_a_member() {
+fn all_that_see_a_mark_strike_its_member_off() {
     let mut roster = with(&["a", "us"]);
-    let of_a: Vec<u16> = (0..64).filter(|shard| roster.turn(*shard) == Turn::Other).collect();
-    roster.sign_of_life(at(3_000), of_a[1]);
-    roster.taken_over(at(3_500), of_a[0], at(3500), PATIENCE);
-    assert_eq!((roster.poll(at(3_500)), roster.timeout()), (None, Some(at(4_000))));
-    roster.sign_of_life(at(3_700), of_a[1]);
+    roster.members(at(430), vec![suspected("a"), member("us")], TIME);
+    assert_eq!(roster.poll(roster.timeout().unwrap()), strikes("a"));
+    let mut newcomer = roster_of(vec![suspected("a"), member("us")]);
+    assert_eq!(newcomer.timeout(), Some(at(1_000)));
+    assert_eq!(newcomer.poll(at(1_000)), strikes("a"));
+}
+
+#[test]
+fn member_that_is_asked_answers_until_it_shows() {
+    let mut roster = with(&["a", "us"]);
+    let asked = vec![member("a"), suspected("us")];
+    assert_eq!(roster.members(at(10), asked.clone(), TIME), []);
+    assert_eq!(roster.poll(at(10)), joins());
+    assert_eq!((roster.poll(at(10)), roster.timeout()), (None, Some(at(510))));
+    roster.members(at(20), asked, TIME);
+    assert_eq!(roster.timeout(), Some(at(510)), "the same question");
+    assert_eq!(roster.poll(at(510)), joins());
+    roster.members(at(520), members(&["a", "us"]), TIME);
     assert_eq!(roster.timeout(), None);
-    let ours = shard_of_member(&roster, "us");
-    roster.sign_of_life(at(9_000), ours);
-    roster.taken_over(at(9_500), of_a[0], at(9500), PATIENCE);
-    assert_eq!(roster.poll(at(9_500)), struck("a"), "a write in our shard is no sign of the other");
+    roster.members(at(530), vec![member("a"), suspected("us")], TIME);
+    assert_eq!(roster.poll(at(530)), joins(), "a new question");
+    roster.cannot_join(at(540));
+    assert_eq!(roster.timeout(), None, "the store denies the answer");
 }
 
 #[test]
-fn member_that_does_its_other_keys_is_not_struck_off() {
+fn restart_of_a_dead_member_that_was_asked_answers() {
+    let mut roster = roster_of(vec![member("a"), suspected("us")]);
+    assert_eq!(roster.poll(at(0)), joins());
+    assert_eq!(roster.blocked_until(at(0), ECHO), None);
+}
+
+#[test]
+fn member_that_answered_is_trusted_ever_longer() {
     let mut roster = with(&["a", "us"]);
-    let of_a: Vec<u16> = (0..64).filter(|shard| roster.turn(*shard) == Turn::Other).collect();
-    roster.sign_of_life(at(5_000), of_a[1]);
-    roster.taken_over(at(9_000), of_a[0], at(4_000), PATIENCE);
-    assert_eq!(roster.timeout(), None, "it wrote while that key was pending, so it may not want it");
-    roster.taken_over(at(9_000), of_a[0], at(5_500), PATIENCE);
-    assert_eq!(roster.poll(at(9_000)), struck("a"));
+    let (shard, mut now) = (shard_of_member(&roster, "a"), at(0));
+    let answers = |roster: &mut Roster, now| {
+        assert_eq!(roster.poll(now), asks("a"));
+        roster.members(now, vec![suspected("a"), member("us")], TIME);
+        assert_eq!(roster.members(now, members(&["a", "us"]), TIME), [], "it claims nothing back");
+        assert_eq!(roster.timeout(), None);
+    };
+    roster.doubt(shard, now);
+    for doublings in [0, 1, 2, 3, 4, 5, 6, 7, 8, 8] {
+        answers(&mut roster, now);
+        roster.doubt(shard, now);
+        now = now + TRUST * (1 << doublings);
+        assert_eq!(roster.timeout(), Some(now));
+    }
+    answers(&mut roster, now);
+    // It does its work for as long again.
+    now = now + 3 * TRUST * (1 << MAX_TRUST);
+    roster.doubt(shard, now);
+    answers(&mut roster, now);
+    roster.doubt(shard, now);
+    assert_eq!(roster.timeout(), Some(now + TRUST));
 }
 
 #[test]
-fn nobody_strikes_itself_off() {
+fn nobody_asks_itself() {
     let mut roster = with(&["us"]);
-    roster.taken_over(at(10_000), 0, at(10000), PATIENCE);
+    roster.doubt(0, at(10_000));
     assert_eq!(roster.poll(at(10_000)), None);
     let mut open = with(&[]);
-    open.taken_over(at(10_000), 0, at(10000), PATIENCE);
-    assert_eq!(open.poll(at(10_000)), Some(RosterRequest::Join));
+    open.doubt(0, at(10_000));
+    assert_eq!(open.poll(at(10_000)), joins());
     assert_eq!(open.poll(at(10_000)), None);
 }
 
 #[test]
-fn strike_is_repeated_a_few_times() {
+fn write_to_an_entry_is_repeated_a_few_times() {
     let mut roster = with(&["a", "us"]);
-    roster.taken_over(at(2_000), shard_of_member(&roster, "a"), at(2000), PATIENCE);
-    let mut asked = 0;
-    while let Some(due) = roster.timeout() {
-        assert_eq!(roster.poll(due), struck("a"));
-        asked += 1;
-    }
-    assert_eq!(asked, STRIKE_TRIES);
+    let shard = shard_of_member(&roster, "a");
+    let tries =
+        |roster: &mut Roster| std::iter::from_fn(|| roster.poll(roster.timeout()?)).collect::<Vec<_>>();
+    roster.doubt(shard, at(2_000));
+    assert_eq!(tries(&mut roster), vec![asks("a").unwrap(); TRIES as usize]);
+    roster.members(at(90_000), vec![suspected("a"), member("us")], TIME);
+    assert_eq!(tries(&mut roster), vec![strikes("a").unwrap(); TRIES as usize]);
+    roster.doubt(shard, at(200_000));
+    assert_eq!(roster.poll(at(200_000)), strikes("a"), "the next one that takes a shard over");
 }
 
 #[test]
-fn member_that_returns_is_a_new_one() {
+fn member_that_was_struck_off_and_returns_has_answered_late() {
+    for (returns, due) in [(3_000, at(3_000) + TRUST), (700_000, at(700_000))] {
+        let mut roster = with(&["a", "us"]);
+        is_suspected(&mut roster, at(2_000), "a");
+        roster.members(at(2_010), members(&["us"]), TIME);
+        roster.members(at(returns), members(&["us"]), TIME);
+        roster.members(at(returns), members(&["a", "us"]), TIME);
+        assert_eq!(roster.timeout(), None);
+        roster.doubt(shard_of_member(&roster, "a"), at(returns));
+        assert_eq!(roster.timeout(), Some(due), "it is forgotten after ten minutes");
+    }
+}
+
+#[test]
+fn displaced_member_claims_its_work_back_with_its_answer() {
     let mut roster = with(&["a", "us"]);
-    roster.taken_over(at(2_000), shard_of_member(&roster, "a"), at(2000), PATIENCE);
-    roster.poll(at(2_000));
-    roster.members(at(2_010), members(&["us"]));
-    roster.members(at(3_000), members(&["a", "us"]));
-    assert_eq!(roster.timeout(), None);
-    roster.taken_over(at(3_900), shard_of_member(&roster, "a"), at(3900), PATIENCE);
-    assert_eq!((roster.poll(at(3_900)), roster.timeout()), (None, Some(at(4_000))));
+    roster.is_displaced();
+    assert_eq!(roster.timeout(), None, "not before it is asked");
+    roster.members(at(10), vec![member("a"), suspected("us")], TIME);
+    let claims = |claims| Member { claims, ..member("us") };
+    assert_eq!(roster.poll(at(10)), Some(RosterRequest::Join(claims(1))));
+    assert_eq!(roster.poll(at(510)), Some(RosterRequest::Join(claims(1))), "until it shows");
+    let changes = roster.members(at(520), vec![member("a"), claims(1)], TIME);
+    let ours: Vec<u16> = (0..64).filter(|shard| roster.turn(*shard) == Turn::Us).collect();
+    assert_eq!(changes.iter().map(|change| change.shard).collect::<Vec<_>>(), ours);
+    let is_claimed = |change: &TurnChange| (change.is_claimed, change.from_member) == (true, true);
+    assert!(changes.iter().all(is_claimed));
+    roster.members(at(530), vec![member("a"), Member { is_suspected: true, ..claims(1) }], TIME);
+    assert_eq!(roster.poll(at(530)), Some(RosterRequest::Join(claims(1))), "nothing was taken since");
 }
 
 #[test]
@@ -206,17 +303,17 @@ fn struck_off_alive_joins_again_ever_later() {
     let mut roster = with(&["a", "us"]);
     let mut now = at(1_000);
     for pause in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 32_000] {
-        roster.members(now, members(&["a"]));
+        roster.members(now, members(&["a"]), TIME);
         assert_eq!(roster.timeout(), None, "without a job it stays away");
         roster.wants_to_join(now);
         let due = now + Duration::from_millis(pause);
         assert_eq!(roster.timeout(), Some(due));
-        assert_eq!(roster.poll(due), Some(RosterRequest::Join));
-        roster.members(due + ECHO, members(&["a", "us"]));
+        assert_eq!(roster.poll(due), joins());
+        roster.members(due + ECHO, members(&["a", "us"]), TIME);
         now = due + Duration::from_millis(1_000);
     }
     let stayed = now + STAY;
-    roster.members(stayed, members(&["a"]));
+    roster.members(stayed, members(&["a"]), TIME);
     roster.wants_to_join(stayed);
     assert_eq!(roster.timeout(), Some(stayed + FIRST_PAUSE), "a long stay is forgiven");
 }
@@ -230,11 +327,11 @@ fn restart_of_the_same_name_needs_no_write_and_no_wait() {
 
 #[test]
 fn restart_with_another_weight_writes_its_entry() {
-    let mut roster = Roster::new(Member { name: "us".into(), weight: 3 }, 64);
-    roster.members(at(0), members(&["a", "us"]));
+    let mut roster = Roster::new(Member { weight: 3, ..member("us") }, 64);
+    roster.members(at(0), members(&["a", "us"]), TIME);
     roster.wants_to_join(at(1));
-    assert_eq!(roster.poll(at(1)), Some(RosterRequest::Join));
-    roster.members(at(5), vec![member("a"), Member { name: "us".into(), weight: 3 }]);
+    assert_eq!(roster.poll(at(1)), Some(RosterRequest::Join(Member { weight: 3, ..member("us") })));
+    roster.members(at(5), vec![member("a"), Member { weight: 3, ..member("us") }], TIME);
     assert_eq!(roster.timeout(), None);
 }
 
@@ -263,14 +360,14 @@ fn new_group_settles() {
     let mut roster = with(&[]);
     assert_eq!(roster.blocked_until(at(0), ECHO), Some(at(250)), "our entry is on its way");
     assert_eq!(roster.blocked_until(at(250), ECHO), None);
-    roster.members(at(20), members(&["us"]));
+    roster.members(at(20), members(&["us"]), TIME);
     assert_eq!(roster.blocked_until(at(20), ECHO), Some(at(60)));
-    roster.members(at(50), members(&["a", "us"]));
+    roster.members(at(50), members(&["a", "us"]), TIME);
     assert_eq!(roster.blocked_until(at(50), ECHO), Some(at(90)), "another one appeared");
     for i in 0..20 {
         let mut all = members(&["a", "us"]);
         all.extend((0..=i).map(|j| member(&format!("b{j}"))));
-        roster.members(at(80 + 5 * i), all);
+        roster.members(at(80 + 5 * i), all, TIME);
     }
     assert_eq!(roster.blocked_until(at(175), ECHO), Some(at(180)), "but not for ever");
     assert_eq!(roster.blocked_until(at(180), ECHO), None);
@@ -279,32 +376,32 @@ fn new_group_settles() {
 #[test]
 fn join_to_a_group_that_exists_needs_no_settling() {
     let mut roster = with(&["a", "b"]);
-    roster.members(at(20), members(&["a", "b", "us"]));
+    roster.members(at(20), members(&["a", "b", "us"]), TIME);
     assert_eq!(roster.blocked_until(at(20), ECHO), None);
     // A second one that joins at the same time is a reason to wait.
     let mut crowd = with(&["a", "b"]);
-    crowd.members(at(15), members(&["a", "b", "c"]));
-    crowd.members(at(20), members(&["a", "b", "c", "us"]));
+    crowd.members(at(15), members(&["a", "b", "c"]), TIME);
+    crowd.members(at(20), members(&["a", "b", "c", "us"]), TIME);
     assert_eq!(crowd.blocked_until(at(20), ECHO), Some(at(60)));
 }
 
 #[test]
 fn only_the_first_entry_settles() {
     let mut roster = with(&[]);
-    roster.members(at(20), members(&["us"]));
-    roster.members(at(5_000), vec![]);
+    roster.members(at(20), members(&["us"]), TIME);
+    roster.members(at(5_000), vec![], TIME);
     roster.wants_to_join(at(5_000));
-    assert_eq!(roster.poll(at(5_500)), Some(RosterRequest::Join));
-    roster.members(at(5_510), members(&["us"]));
+    assert_eq!(roster.poll(at(5_500)), joins());
+    roster.members(at(5_510), members(&["us"]), TIME);
     assert_eq!(roster.blocked_until(at(5_510), ECHO), None);
 }
 
 #[test]
 fn deleted_roster_is_joined_again() {
     let mut roster = with(&["a", "us"]);
-    let changes = roster.members(at(5_000), vec![]);
+    let changes = roster.members(at(5_000), vec![], TIME);
     assert_eq!(changes.len(), 64);
     assert!(changes.iter().all(|change| change.now == Turn::Open));
     roster.wants_to_join(at(6_000));
-    assert_eq!(roster.poll(at(6_000)), Some(RosterRequest::Join));
+    assert_eq!(roster.poll(at(6_000)), joins());
 }

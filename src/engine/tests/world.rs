@@ -36,7 +36,7 @@ pub(super) fn secs(secs: u64) -> Duration {
 }
 
 pub(super) fn member(name: &str) -> Member {
-    Member { name: name.into(), weight: 1 }
+    Member::new(name, 1)
 }
 
 /// The keys of attempts, in order.

@@ -9,16 +9,30 @@ use crate::engine::{Engine, Member, RosterRequest, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name(u32);
 
+/// An entry in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub version: u64,
+    pub value: Value,
+}
+
+/// The content of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Value {
+    pub is_suspected: bool,
+    pub claims: u32,
+}
+
 /// A change of the roster on its way to one process.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RosterChange {
     /// A listing begins.
     Init,
     /// An entry of the listing.
-    Listed(Name, u64),
+    Listed(Name, Entry),
     /// The listing is complete.
     Done,
-    Put(Name, u64),
+    Put(Name, Entry),
     Delete(Name),
     /// The roster cannot be read.
     Unreadable,
@@ -27,8 +41,8 @@ pub(super) enum RosterChange {
 /// A write to the roster on its way to the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum RosterWrite {
-    /// Writes an entry that must not exist.
-    Join(Name),
+    /// Writes an entry of this version, or one that must not exist.
+    Put(Name, Option<u64>, Value),
     /// Deletes an entry of this version.
     StrikeOff(Name, u64),
     /// Deletes an entry of whatever version, because its replica leaves.
@@ -44,13 +58,12 @@ pub(super) enum RosterAnswer {
 
 pub(super) struct Keeper {
     own: Name,
-    /// The names, and the versions of their entries.
-    entries: BTreeMap<Name, u64>,
+    entries: BTreeMap<Name, Entry>,
     /// The listing that is being received.
-    listing: Option<BTreeMap<Name, u64>>,
+    listing: Option<BTreeMap<Name, Entry>>,
     is_listed: bool,
     /// The members that the engine knows; `None` if it knows of none, or that they cannot be read.
-    told: Option<Vec<Name>>,
+    told: Option<Vec<Member>>,
     /// There may be an entry of ours: one was seen, or one was asked for.
     is_entered: bool,
 }
@@ -66,8 +79,9 @@ impl Name {
         Self((MOST as usize / 2 + ghost) as u32)
     }
 
-    pub fn member(self) -> Member {
-        Member { name: format!("member-{}", self.0).into(), weight: 1 }
+    pub fn member(self, value: Value) -> Member {
+        let Value { is_suspected, claims } = value;
+        Member { is_suspected, claims, ..Member::new(format!("member-{}", self.0), 1) }
     }
 
     fn read(name: &Arc<str>) -> Self {
@@ -79,7 +93,7 @@ impl Name {
 impl Keeper {
     /// Joins the group that keeps the roster.
     pub fn new(engine: &mut Engine<usize, u64>, now: Timestamp, own: Name) -> Self {
-        engine.handle_join(now, own.member());
+        engine.handle_join(now, own.member(Value::default()));
         Self { own, entries: BTreeMap::new(), listing: None, is_listed: false, told: None, is_entered: false }
     }
 
@@ -87,15 +101,15 @@ impl Keeper {
     pub fn take_in(&mut self, engine: &mut Engine<usize, u64>, now: Timestamp, change: RosterChange) {
         match change {
             RosterChange::Init => self.listing = Some(BTreeMap::new()),
-            RosterChange::Listed(name, version) => {
-                self.listing.as_mut().and_then(|listing| listing.insert(name, version));
+            RosterChange::Listed(name, entry) => {
+                self.listing.as_mut().and_then(|listing| listing.insert(name, entry));
             }
             RosterChange::Done => {
                 self.entries = self.listing.take().unwrap_or_default();
                 self.is_listed = true;
             }
-            RosterChange::Put(name, version) => {
-                self.entries.insert(name, version);
+            RosterChange::Put(name, entry) => {
+                self.entries.insert(name, entry);
             }
             RosterChange::Delete(name) => {
                 self.entries.remove(&name);
@@ -109,10 +123,10 @@ impl Keeper {
             return;
         }
         self.is_entered |= self.entries.contains_key(&self.own);
-        let names: Vec<Name> = self.entries.keys().copied().collect();
-        if self.told.as_ref() != Some(&names) {
-            engine.handle_members(now, names.iter().map(|name| name.member()).collect());
-            self.told = Some(names);
+        let members: Vec<_> = self.entries.iter().map(|(name, entry)| name.member(entry.value)).collect();
+        if self.told.as_ref() != Some(&members) {
+            engine.handle_members(now, members.clone());
+            self.told = Some(members);
         }
     }
 
@@ -125,14 +139,23 @@ impl Keeper {
     /// Returns the write that carries a request out, if one does.
     fn carry_out(&mut self, request: &RosterRequest) -> Option<RosterWrite> {
         match request {
-            RosterRequest::Join if self.entries.contains_key(&self.own) => None,
-            RosterRequest::Join => {
+            RosterRequest::Join(own) => {
                 self.is_entered = true;
-                Some(RosterWrite::Join(self.own))
+                let value = Value { is_suspected: false, claims: own.claims };
+                let known = self.entries.get(&self.own);
+                known
+                    .is_none_or(|known| known.value != value)
+                    .then(|| RosterWrite::Put(self.own, known.map(|known| known.version), value))
+            }
+            RosterRequest::Suspect(name) => {
+                let name = Name::read(name);
+                let known = self.entries.get(&name)?;
+                let value = Value { is_suspected: true, ..known.value };
+                Some(RosterWrite::Put(name, Some(known.version), value))
             }
             RosterRequest::StrikeOff(name) => {
                 let name = Name::read(name);
-                Some(RosterWrite::StrikeOff(name, *self.entries.get(&name)?))
+                Some(RosterWrite::StrikeOff(name, self.entries.get(&name)?.version))
             }
         }
     }

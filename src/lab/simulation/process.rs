@@ -346,13 +346,11 @@ impl Process {
         }
     }
 
-    /// Receives news, perhaps of a key that it does not want. Others wrote that one.
+    /// Receives news, perhaps of a key that it does not want.
     pub fn receive(&mut self, now: Duration, news: News) {
         let local = self.local(now);
         if self.member.range().contains(&news.key) {
             self.take_in(now, news.key, news.change(local));
-        } else if let Some(engine) = self.contender.engine_mut().filter(|_| !news.listing) {
-            engine.handle_foreign_write(local, &news.key);
         }
     }
 
@@ -410,11 +408,6 @@ impl Process {
                     self.key_was_cleared(number);
                 }
                 Effect::Evidence { revision } => self.extend(now, number, revision),
-                Effect::ForeignWrite => {
-                    if let Some(engine) = self.contender.engine_mut() {
-                        engine.handle_foreign_write(local, &number);
-                    }
-                }
                 Effect::Deleted => {
                     if let Some(engine) = self.contender.engine_mut() {
                         engine.handle_deleted(local, &number);

@@ -25,6 +25,8 @@ pub(super) struct Promises {
     started: Vec<VecDeque<Duration>>,
     /// The counters once a leader had settled.
     settled: Option<Settled>,
+    /// How many writes to the roster there have been, and since when.
+    roster_writes: (u64, Duration),
     /// How long after the last fault the turns of the shards were not settled.
     balanced: Duration,
     oldest: Duration,
@@ -36,7 +38,6 @@ struct Settled {
     won: u64,
     suspicions: u64,
     refused: u64,
-    roster_writes: u64,
 }
 
 impl Promises {
@@ -45,6 +46,7 @@ impl Promises {
             in_time,
             started: vec![VecDeque::new(); plan.members.len()],
             settled: None,
+            roster_writes: (0, Duration::ZERO),
             balanced: Duration::ZERO,
             oldest: Duration::ZERO,
         }
@@ -124,7 +126,13 @@ impl Promises {
     /// moves any more.
     fn check_stability(&mut self, world: &World) -> Result<(), Violation> {
         let plan = world.plan;
-        if world.now < roster_heard(world) + SETTLED
+        let RunStats { refused, roster_writes, .. } = world.stats;
+        // A member is asked whether it lives when it does not its work, however long after that began, and
+        // may claim its work back.
+        if roster_writes != self.roster_writes.0 {
+            (self.roster_writes, self.settled) = ((roster_writes, world.now), None);
+        }
+        if world.now < roster_heard(world).max(self.roster_writes.1) + SETTLED
             || !is_steady(world)
             || !plan.has_room()
             || plan.is_uneasy()
@@ -136,9 +144,8 @@ impl Promises {
         }
         let engines = || world.hosts.iter().filter_map(|host| host.process.as_ref()?.contender.engine());
         let sum = |of: fn(&Counters) -> u64| engines().map(|engine| of(&engine.counters())).sum::<u64>();
-        let RunStats { refused, roster_writes, .. } = world.stats;
         let (won, suspicions) = (sum(|c| c.won), sum(|c| c.suspicions));
-        let now = Settled { won, suspicions, refused, roster_writes };
+        let now = Settled { won, suspicions, refused };
         let is_led = |key: &usize| world.hosts.iter().any(|host| host.leads_key(world.now, *key));
         if !plan.members[0].range().all(|key| is_led(&key)) {
             return Ok(());
@@ -341,5 +348,6 @@ const SLOT: Duration = Duration::from_secs(4);
 const CHECK: Duration = Duration::from_millis(250);
 /// The time over which attempts are counted.
 const SPAN: Duration = Duration::from_secs(10);
-/// Once the last message of the storm has arrived, and this time has passed, nothing moves any more.
+/// Once the last message of the storm has arrived, the roster was last written, and this time has passed,
+/// nothing moves any more.
 const SETTLED: Duration = Duration::from_secs(60);

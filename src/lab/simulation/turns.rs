@@ -97,14 +97,16 @@ fn longest_settling(world: &World) -> Duration {
     LONGEST_PAUSE + term + step * (2 + most_dead(world.plan))
 }
 
-/// Returns how many writes to the roster may succeed until now: one for each entry of a replica that
+/// Returns how many writes to the roster may succeed until now: two for each entry of a replica that
 /// never lived, two for each replica for its start and for each fault, and one for each message that
 /// takes long. A replica that does not write in its shards, because it wants other keys, learns late or
 /// cannot, is struck off and joins again, after pauses that grow.
 fn most_written(plan: &Plan, now: Duration, late_messages: u64) -> u64 {
     let Some(roster) = plan.roster else { return 0 };
-    let usual = roster.ghosts as u64 + late_messages;
-    let mut each = 2 * (1 + plan.faults.len() as u64);
+    let usual = 2 * roster.ghosts as u64 + late_messages;
+    // A member that lives and is doubted for long is asked in times that double.
+    let questions = (1 + now.as_secs() / TRUST.as_secs()).ilog2() + 1;
+    let mut each = 2 * (1 + plan.faults.len() as u64 + u64::from(questions));
     if !plan.wants_same() || plan.is_uneasy() || !plan.has_room() {
         each += 2 * (QUICK_JOINS + now.as_secs() / LONGEST_PAUSE.as_secs());
     }
@@ -122,3 +124,5 @@ const UNREADABLE: Duration = Duration::from_secs(62);
 const LONGEST_PAUSE: Duration = Duration::from_secs(33);
 /// How many times a replica joins again before that pause is reached.
 const QUICK_JOINS: u64 = 8;
+/// How long a member is not asked again after its first answer, by a clock that may be fast.
+const TRUST: Duration = Duration::from_secs(59);

@@ -212,33 +212,13 @@ fn brief(effects: Vec<Effect<Text>>) -> Vec<String> {
         Effect::Assess => "assess".into(),
         Effect::Discard(_) => "discard".into(),
         Effect::Deleted => "deleted".into(),
-        Effect::ForeignWrite => unreachable!(),
         Effect::Evidence { revision } => format!("evidence {revision:?}"),
         Effect::Echo(echo) => format!("echo {echo:?}"),
         Effect::Deny(waiters, reason) => format!("deny {} {reason}", waiters.len()),
         Effect::Lost(value) => format!("lost {value}"),
         Effect::Complete(request, completion) => format!("{} {completion:?}", request.id.0),
     };
-    // Most changes here set a scene before anybody wants the object; one test looks at these.
-    effects.into_iter().filter(|effect| *effect != Effect::ForeignWrite).map(brief).collect()
-}
-
-#[test]
-fn write_of_another_that_nobody_wants_is_a_sign_of_life() {
-    for (is_wanted, listing, effects) in
-        [(false, false, vec![Effect::ForeignWrite]), (false, true, vec![]), (true, false, vec![])]
-    {
-        let mut object: Object<Text> = Object::new(true);
-        if is_wanted {
-            let (id, part) = (RequestId(1), "".into());
-            object.handle_request(Request { id, part, wish: Exactly("b"), seen: None, waiter: Some(()) });
-        }
-        let mut change = Change::new(Some("a".to_owned()), Ordered(1), Timestamp::ZERO);
-        change.listing = listing;
-        let question = object.question(&change);
-        let judgement = question.judge(|wishes| Some(wishes.evaluate(change.value.as_ref())), |_| true);
-        assert_eq!(object.handle_change(change, &question, judgement), Ok(effects));
-    }
+    effects.into_iter().map(brief).collect()
 }
 
 // --- requests ---

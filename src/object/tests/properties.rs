@@ -297,8 +297,6 @@ impl World {
                         attempted.is_cleared = true;
                     }
                 }
-                // A write of ours may be taken for another's if its answer was lost. Then a strike-off comes later.
-                Effect::ForeignWrite => {}
                 Effect::Complete(request, completion) => {
                     assert!(!self.completed.contains(&request.id.0), "{request:?} ended twice");
                     self.completed.push(request.id.0);

@@ -182,7 +182,7 @@ fn who_left_writes_no_more_in_our_shards() {
 }
 
 #[test]
-fn member_whose_shard_was_taken_over_is_struck_off() {
+fn member_whose_shard_was_won_by_silence_is_asked_whether_it_lives() {
     let mut world = on_roster(1, &["dead", "us"]);
     let key = world.key_in_turn(Turn::Other);
     world.wants(&key);
@@ -190,19 +190,8 @@ fn member_whose_shard_was_taken_over_is_struck_off() {
     assert_eq!(world.engine.poll_roster(world.now), None, "its write decides");
     world.ends(attempt, Outcome::Written);
     let at = world.engine.poll_timeout().unwrap();
-    let strike = world.engine.poll_roster(world.now.max(at));
-    assert_eq!(strike, Some(crate::engine::RosterRequest::StrikeOff("dead".into())));
-}
-
-#[test]
-fn write_of_a_member_spares_it_whatever_it_wrote() {
-    let mut world = on_roster(1, &["alive", "us"]);
-    let key = world.key_in_turn(Turn::Other);
-    world.wants(&key);
-    let attempt = world.sleeps_for_one();
-    world.engine.handle_foreign_write(world.now, &key);
-    world.ends(attempt, Outcome::Written);
-    assert_eq!(world.engine.poll_roster(world.now), None);
+    let request = world.engine.poll_roster(world.now.max(at));
+    assert_eq!(request, Some(crate::engine::RosterRequest::Suspect("dead".into())));
 }
 
 #[test]

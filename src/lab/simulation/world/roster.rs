@@ -5,25 +5,32 @@ use std::{collections::BTreeMap, time::Duration};
 use super::World;
 use crate::lab::simulation::{
     event_queue::Event,
-    keeper::{Name, RosterAnswer, RosterChange, RosterWrite},
+    keeper::{Entry, Name, RosterAnswer, RosterChange, RosterWrite, Value},
     message::ProcessId,
     plan::FaultKind,
 };
 
-/// The entries, and the versions at which they were written.
 #[derive(Clone, Default)]
 pub(super) struct StoredRoster {
-    entries: BTreeMap<Name, u64>,
+    entries: BTreeMap<Name, Entry>,
     /// The version of the last write.
     version: u64,
+}
+
+impl StoredRoster {
+    fn put(&mut self, name: Name, value: Value) -> Entry {
+        self.version += 1;
+        let entry = Entry { version: self.version, value };
+        self.entries.insert(name, entry);
+        entry
+    }
 }
 
 impl World<'_> {
     /// The roster before anybody joins: replicas that never lived may be on it.
     pub(super) fn found_roster(&mut self) {
         for ghost in 0..self.plan.roster.map_or(0, |roster| roster.ghosts) {
-            self.roster.version += 1;
-            self.roster.entries.insert(Name::of_ghost(ghost), self.roster.version);
+            self.roster.put(Name::of_ghost(ghost), Value::default());
         }
     }
 
@@ -49,8 +56,8 @@ impl World<'_> {
             return self.roster_changed(replica, arrives, RosterChange::Unreadable);
         }
         self.roster_changed(replica, arrives, RosterChange::Init);
-        for (name, version) in self.roster.entries.clone() {
-            self.roster_changed(replica, arrives, RosterChange::Listed(name, version));
+        for (name, entry) in self.roster.entries.clone() {
+            self.roster_changed(replica, arrives, RosterChange::Listed(name, entry));
         }
         self.roster_changed(replica, arrives, RosterChange::Done);
     }
@@ -105,30 +112,26 @@ impl World<'_> {
         }
         match write {
             RosterWrite::Leave(_) => self.hosts[replica].crash(),
-            RosterWrite::Join(_) if answer == RosterAnswer::Denied => {
+            RosterWrite::Put(_, _, Value { is_suspected: false, .. }) if answer == RosterAnswer::Denied => {
                 if let Some((_, engine, now)) = self.process(replica).keeper(now) {
                     engine.handle_join_denied(now);
                 }
                 self.poll(replica);
             }
             // The watch shows how things are now.
-            RosterWrite::Join(_) | RosterWrite::StrikeOff(..) => {}
+            RosterWrite::Put(..) | RosterWrite::StrikeOff(..) => {}
         }
     }
 
     /// Carries a write out. Returns whether the roster was as the write expects.
     fn write_roster(&mut self, write: RosterWrite) -> bool {
-        let entries = &mut self.roster.entries;
+        let version = |name| self.roster.entries.get(name).map(|entry| entry.version);
         let change = match write {
-            RosterWrite::Join(name) if entries.contains_key(&name) => return false,
-            RosterWrite::Join(name) => {
-                self.roster.version += 1;
-                entries.insert(name, self.roster.version);
-                RosterChange::Put(name, self.roster.version)
-            }
-            RosterWrite::StrikeOff(name, version) if entries.get(&name) != Some(&version) => return false,
+            RosterWrite::Put(name, expected, _) if version(&name) != expected => return false,
+            RosterWrite::Put(name, _, value) => RosterChange::Put(name, self.roster.put(name, value)),
+            RosterWrite::StrikeOff(name, expected) if version(&name) != Some(expected) => return false,
             RosterWrite::StrikeOff(name, _) | RosterWrite::Leave(name) => {
-                if entries.remove(&name).is_none() {
+                if self.roster.entries.remove(&name).is_none() {
                     return false;
                 }
                 RosterChange::Delete(name)
