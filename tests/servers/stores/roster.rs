@@ -7,7 +7,7 @@ use writerlease::{
     EnsureOutcome, Guard, Roster, WriterLease,
     etcd::EtcdStore,
     redis::RedisStore,
-    store::Store,
+    store::{Expected, Store},
     zookeeper::{ZookeeperAccess, ZookeeperStore},
 };
 use writerlease_test_support::server::{EtcdServer, Kind, RedisServer, Server, ZookeeperServer};
@@ -88,6 +88,19 @@ async fn roster_is_kept<K: Kind, S: Store>(mut server: Server<K>, store: impl As
     assert!(start.elapsed() < LONG / 2);
     server.resume();
     until_members_are(&observer, &["three"]).await;
+
+    // A member that died is asked, does not answer, and is struck off by whoever does its work.
+    observer.put("roster/dead", "v1 weight=100".into(), Expected::Absent, None).await.expect("nobody has it");
+    let start = Instant::now();
+    for round in 0.. {
+        work(&three, &format!("dead-{round}")).await;
+        if observer.get("roster/dead").await.expect("the server runs").is_none() {
+            break;
+        }
+        assert!(start.elapsed() < LONG, "the dead stays");
+        sleep(SECOND / 10).await;
+    }
+    println!("the dead was struck off after {:?}", start.elapsed());
     three.lease().shutdown(LONG).await;
     until_members_are(&observer, &[]).await;
 }
