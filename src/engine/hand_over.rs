@@ -24,9 +24,7 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
         let (mut gained, mut given_up) = (vec![false; self.shards.len()], vec![false; self.shards.len()]);
         for change in changes {
             gained[usize::from(change.shard)] = change.now == Turn::Us;
-            // What we took over from one that left stays ours until its new member claims it.
-            given_up[usize::from(change.shard)] =
-                change.now == Turn::Other && (change.before != Turn::Other || change.is_claimed);
+            given_up[usize::from(change.shard)] = change.now == Turn::Other;
             let shard = &mut self.shards[usize::from(change.shard)];
             shard.turn = change.now;
             let before = shard.contest.role();
@@ -70,7 +68,8 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
                 let is_ours = shards[number].turn == Turn::Us;
                 match incumbent {
                     Incumbent::Other if gained[number] || is_ours && somebody_left => Incumbent::Nobody,
-                    // What we wrote in others' shards nobody else may want.
+                    // Also what we took over from the one before. In a shard that stays another's, what we
+                    // write nobody else may want.
                     Incumbent::Us if given_up[number] => Incumbent::Other,
                     incumbent => incumbent,
                 }

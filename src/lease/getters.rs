@@ -146,7 +146,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
             echo: state.engine.echo(),
             counters: state.engine.counters(),
             shards: state.engine.shards().map(|shard| ShardSnapshot::new(shard, now)).collect(),
-            members: state.engine.members().map(|member| MemberSnapshot::new(member)).collect(),
+            members: state.engine.members().map(MemberSnapshot::new).collect(),
         }
     }
 }

@@ -47,8 +47,8 @@ pub struct Report {
     /// Number of times that a key changed hands: another replica wrote it than the one that wrote it
     /// before.
     pub moved: u64,
-    /// Number of those since the leader was killed, except for the keys that the dead replica wrote
-    /// last; 0 if none was killed.
+    /// Number of those since the leader was killed, except for the keys that the dead replica had
+    /// written; 0 if none was killed.
     pub moved_after_kill: u64,
     /// Number of writes and deletions of the roster's entries that the replicas sent before the end
     /// of the last round.

@@ -15,7 +15,7 @@ pub(super) struct RoundTracker {
     completed: usize,
     replicas: usize,
     moved: u64,
-    killed: Option<usize>,
+    is_killed: bool,
     moved_after_kill: u64,
 }
 
@@ -28,6 +28,8 @@ struct Key {
     /// The number of writes that the observer knows of, and the replica that made the last one.
     writes: u64,
     by: usize,
+    /// The replica that was killed had written it.
+    is_of_killed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +50,7 @@ impl RoundTracker {
             completed: 0,
             replicas,
             moved: 0,
-            killed: None,
+            is_killed: false,
             moved_after_kill: 0,
         }
     }
@@ -72,7 +74,7 @@ impl RoundTracker {
         if value.writes > key.writes {
             let moved = key.writes > 0 && key.by != value.by;
             self.moved += u64::from(moved);
-            self.moved_after_kill += u64::from(moved && self.killed.is_some_and(|killed| killed != key.by));
+            self.moved_after_kill += u64::from(moved && self.is_killed && !key.is_of_killed);
             (key.writes, key.by) = (value.writes, value.by);
             let round = (value.round as usize).checked_sub(1).and_then(|round| self.rounds.get_mut(round));
             if let Some(written) = round.and_then(|round| round.written.get_mut(value.by)) {
@@ -96,7 +98,8 @@ impl RoundTracker {
 
     /// Records that a replica was killed.
     pub fn kill(&mut self, replica: usize) {
-        self.killed = Some(replica);
+        self.is_killed = true;
+        self.keys.iter_mut().for_each(|key| key.is_of_killed = key.writes > 0 && key.by == replica);
     }
 
     /// Returns whether at least half of the keys of this round are up to date.
