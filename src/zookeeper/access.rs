@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use zookeeper_client::{Acl, Acls, Client, Connector, CreateMode, CreateOptions, Error};
+use zookeeper_client::{Acl, Acls, Client, CreateMode, CreateOptions, Error};
 
 use crate::store::StoreError;
 
@@ -40,14 +40,20 @@ impl ZookeeperAccess {
         Self { acl: Some(acl), ..self }
     }
 
-    pub(crate) fn connector(&self, session_timeout: Duration) -> Connector {
+    /// Begins a session.
+    pub(crate) async fn connect(
+        &self,
+        servers: &str,
+        session_timeout: Duration,
+    ) -> Result<Client, StoreError> {
         // The client would replace zero by its own default, and a long timeout would overflow.
         let session_timeout = session_timeout.clamp(*SESSION_TIMEOUTS.start(), *SESSION_TIMEOUTS.end());
         let connector = Client::connector().with_session_timeout(session_timeout).with_fail_eagerly();
-        match &self.auth {
+        let connector = match &self.auth {
             Some((scheme, credential)) => connector.with_auth(scheme, credential),
             None => connector,
-        }
+        };
+        connector.connect(servers).await.map_err(store_error)
     }
 
     pub(crate) fn options(&self, mode: CreateMode) -> CreateOptions<'_> {

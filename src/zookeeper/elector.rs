@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use zookeeper_client::Client;
 
 use super::{
-    access::{SESSION_TIMEOUTS, ZookeeperAccess, are_servers, is_base, store_error},
-    campaign::Campaign,
-    candidates::Candidates,
+    access::{SESSION_TIMEOUTS, ZookeeperAccess, are_servers, is_base},
+    campaign::{Campaign, OwnSessions, Seat},
+    candidates::Election,
 };
 use crate::{
     election::{
@@ -18,7 +18,7 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    store::{StoreError, resume},
+    store::{StoreError, resume, unavailable},
 };
 
 /// A candidate in an election on ZooKeeper.
@@ -32,6 +32,17 @@ use crate::{
 ///
 /// The elector fails for good when its session has expired or its credential is refused; start a
 /// new one then. It survives any shorter loss of its connection.
+///
+/// # Permissions
+///
+/// A candidate needs CREATE and READ on the base path. It creates the base, unless it exists, and
+/// needs CREATE on the parent for that. [`close`](Elector::close) ends the candidate's own session,
+/// and the node with it, so it needs no more. [`resign`](Elector::resign) deletes the node; without
+/// DELETE on the base it ends the session as well and goes on in a new one.
+///
+/// A session of the user's own client goes on after `close`, so there a candidate needs DELETE as
+/// well. Without it `resign` fails with [`StoreError::Denied`] and the candidate leads on, and the
+/// node of a closed candidate remains, and leads, until you drop the client.
 ///
 /// Users of dcos/dcos-go's `elector`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -63,8 +74,7 @@ use crate::{
 pub struct ZookeeperElector {
     candidate: CandidateHandle<Resign>,
     base: String,
-    /// `None` once it is closed, so that its connection is closed, too.
-    candidates: Mutex<Option<Candidates>>,
+    seat: Seat,
 }
 
 /// The settings of a [`ZookeeperElector`].
@@ -106,7 +116,8 @@ impl ZookeeperElector {
     }
 
     /// Settings for a candidate on an existing client, which stays open when the candidate is
-    /// closed.
+    /// closed. The user of the client needs DELETE on the base; see
+    /// [Permissions](Self#permissions).
     pub fn on_client(client: Client, base: impl Into<String>) -> ZookeeperElectorBuilder {
         ZookeeperElectorBuilder { connection: Connection::Client(client), ..Self::builder("", base) }
     }
@@ -119,7 +130,11 @@ impl ZookeeperElector {
     /// ZooKeeper refuses or does not answer, [`ElectionError::Closed`] after
     /// [`close`](Elector::close).
     pub async fn leader_ident(&self) -> Result<String, ElectionError> {
-        let candidates = self.candidates.lock().clone().ok_or(ElectionError::Closed)?;
+        let seat = self.seat.lock().clone();
+        let candidates = seat.ok_or_else(|| match *self.leadership().borrow() {
+            Leadership::Failed(_) => ElectionError::Closed,
+            _ => unavailable("a new session has not begun yet").into(),
+        })?;
         let leader = candidates.bounded(candidates.leader()).await?;
         leader.ok_or_else(|| ElectionError::NoLeader { election: self.base.clone() })
     }
@@ -183,40 +198,39 @@ impl ZookeeperElectorBuilder {
         for pattern in &self.patterns {
             ConfigError::not_empty("extra_lock_pattern", pattern)?;
         }
-        let client = match self.connection {
-            Connection::Client(client) => client,
+        let (client, own) = match self.connection {
+            Connection::Client(client) => (client, None),
             Connection::Servers(servers) => {
                 let invalid = || ConfigError::new("servers", &servers, "host:port, separated by commas");
                 if !are_servers(&servers) {
                     return Err(invalid().into());
                 }
-                let connect = self.access.connector(self.ttl).connect(&servers);
-                match resume::bounded(self.connect_timeout, connect, store_error).await {
+                let connect = self.access.connect(&servers, self.ttl);
+                match resume::bounded(self.connect_timeout, connect, |error| error).await {
                     Err(StoreError::Invalid { .. }) => return Err(invalid().into()),
-                    connected => connected?,
+                    connected => (connected?, Some(OwnSessions { servers, ttl: self.ttl })),
                 }
             }
         };
         let publisher =
             LeadershipPublisher::new(format!("{} in zookeeper election {}", self.identity, self.base));
-        let session_timeout = client.session_timeout();
-        let candidates = Candidates {
-            root: client.path().trim_end_matches('/').to_owned(),
-            client,
-            base: self.base.clone(),
-            patterns: self.patterns.into(),
-            limit: self.request_timeout,
-        };
+        let (states, session_timeout) = (client.state_watcher(), client.session_timeout());
+        let election =
+            Election { base: self.base.clone(), patterns: self.patterns.into(), limit: self.request_timeout };
+        let seat = Seat::new(Mutex::new(Some(election.on(client))));
         let campaign = Campaign {
-            candidates: candidates.clone(),
+            seat: seat.clone(),
+            own,
+            states,
             publisher: publisher.clone(),
             identity: self.identity.clone(),
             access: self.access,
+            election,
             session_timeout,
             candidacy: None,
         };
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);
-        Ok(ZookeeperElector { candidate, base: self.base, candidates: Mutex::new(Some(candidates)) })
+        Ok(ZookeeperElector { candidate, base: self.base, seat })
     }
 }
 
@@ -240,7 +254,7 @@ impl Elector for ZookeeperElector {
     /// Also closes the connection, unless it is one of an existing client.
     async fn close(&self) {
         self.candidate.close().await;
-        drop(self.candidates.lock().take());
+        drop(self.seat.lock().take());
     }
 }
 

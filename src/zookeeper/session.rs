@@ -5,10 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 use zookeeper_client::Client;
 
-use super::{
-    access::{ZookeeperAccess, store_error},
-    name,
-};
+use super::{access::ZookeeperAccess, name};
 use crate::store::{StoreError, resume};
 
 /// A session that begins with the first call, and anew with the first call after it expired. Clones
@@ -59,8 +56,7 @@ impl Session {
         {
             return Ok(client.clone());
         }
-        let connector = self.shared.access.connector(self.session_timeout);
-        let client = connector.connect(&self.shared.servers).await.map_err(store_error)?;
+        let client = self.shared.access.connect(&self.shared.servers, self.session_timeout).await?;
         *current = Some(client.clone());
         Ok(client)
     }

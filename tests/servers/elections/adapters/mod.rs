@@ -5,3 +5,4 @@ mod etcd_evict;
 mod etcd_voter;
 mod redis;
 mod zookeeper;
+mod zookeeper_sessions;
