@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::RangeInclusive, time::Duration};
 
+use rand::RngExt;
 use zookeeper_client::{Acl, Acls, Client, CreateMode, CreateOptions, Error};
 
 use crate::store::StoreError;
@@ -96,6 +97,15 @@ pub(crate) fn store_error(error: Error) -> StoreError {
         (_, true) => StoreError::Invalid { reason, source },
         _ => StoreError::Unavailable { reason, source },
     }
+}
+
+/// Returns a random text of 32 letters for the name of a new node.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it must differ between processes, which a seed would not make it"
+)]
+pub(crate) fn random_name() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
 }
 
 /// The backend's name in the fences of ZooKeeper's elector.

@@ -3,12 +3,11 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use rand::RngExt;
 use tokio::time::{sleep, timeout};
 use zookeeper_client::{Error, EventType, OneshotWatcher, SessionState, StateWatcher};
 
 use super::{
-    access::{ENGINE, ZookeeperAccess, store_error},
+    access::{ENGINE, ZookeeperAccess, random_name, store_error},
     candidates::{Candidates, Election, Node},
 };
 use crate::{
@@ -132,7 +131,7 @@ impl Candidate for Campaign {
 
 impl Candidacy {
     fn new() -> Self {
-        Self { prefix: format!("_c_{}-lock-", guid()), node: None }
+        Self { prefix: format!("_c_{}-lock-", random_name()), node: None }
     }
 
     /// Deletes the node, even if its name is not known yet.
@@ -321,15 +320,6 @@ async fn terminated(states: &mut StateWatcher) -> SessionState {
         state = states.changed().await;
     }
     state
-}
-
-/// Returns a random text for the name of a new node.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it must differ between processes, which a seed would not make it"
-)]
-fn guid() -> String {
-    format!("{:032x}", rand::rng().random::<u128>())
 }
 
 /// The renewals of a leader per session timeout.

@@ -2,8 +2,9 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::sync::Mutex;
-use zookeeper_client::Client;
+use zookeeper_client::{Client, StateWatcher};
 
 use super::{access::ZookeeperAccess, name};
 use crate::store::{StoreError, resume};
@@ -21,16 +22,22 @@ struct Shared {
     servers: String,
     base: String,
     access: ZookeeperAccess,
-    /// `None` before the first call. A caller that connects holds the lock, so that the others wait
-    /// for its session.
-    client: Mutex<Option<Client>>,
+    /// A caller that connects holds the lock, so that the others wait for its session.
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    /// `None` before the first call.
+    client: Option<(Client, StateWatcher)>,
+    interruptions: u64,
 }
 
 impl Session {
     pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Self {
         let (servers, base) = (servers.to_owned(), base.to_owned());
         Self {
-            shared: Arc::new(Shared { servers, base, access, client: Mutex::default() }),
+            shared: Arc::new(Shared { servers, base, access, current: Mutex::default() }),
             session_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(5),
         }
@@ -50,15 +57,27 @@ impl Session {
 
     /// Returns the client of the current session, or of a new one if there is none.
     pub async fn client(&self) -> Result<Client, StoreError> {
-        let mut current = self.shared.client.lock().await;
-        if let Some(client) = &*current
+        self.client_and_interruptions().await.map(|(client, _)| client)
+    }
+
+    /// Also returns how often the connection was interrupted before. The data may have been replaced
+    /// during each interruption.
+    pub async fn client_and_interruptions(&self) -> Result<(Client, u64), StoreError> {
+        let mut current = self.shared.current.lock().await;
+        let Current { client, interruptions } = &mut *current;
+        if let Some((_, states)) = client
+            && states.changed().now_or_never().is_some()
+        {
+            *interruptions += 1;
+        }
+        if let Some((client, _)) = client
             && !client.state().is_terminated()
         {
-            return Ok(client.clone());
+            return Ok((client.clone(), *interruptions));
         }
-        let client = self.shared.access.connect(&self.shared.servers, self.session_timeout).await?;
-        *current = Some(client.clone());
-        Ok(client)
+        let new = self.shared.access.connect(&self.shared.servers, self.session_timeout).await?;
+        *client = Some((new.clone(), new.state_watcher()));
+        Ok((new, *interruptions))
     }
 
     /// Returns the path of a key's node.

@@ -4,12 +4,12 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use parking_lot::Mutex;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter, Stat};
 
 use super::{
     access::{ENGINE, ZookeeperAccess, are_servers, is_base, store_error},
     codec::{entry, parts, version},
+    deletions::{Deletions, Known, NAME_LENGTH, is_original},
     session::Session,
     watch::Watch,
 };
@@ -31,11 +31,15 @@ use crate::store::{
 /// precedes each read, so that it returns every write acknowledged before.
 ///
 /// ZooKeeper compares a node's *data version*, which restarts at 0 when the node is deleted and
-/// created. Therefore each delete also writes a node `%deletions`, and each update also compares
-/// the data version of that node. If no key was deleted since the expected write, the node's data
-/// version identifies the write as well as the zxid. Otherwise the store reads the zxid again
-/// before it writes, which costs that update one more round trip. **Delete keys only through this
-/// store:** a deletion by another program does not write `%deletions`.
+/// created. Therefore each delete also writes a node `%deletions-<random>`, and each update also
+/// compares the data version of that node. If no key was deleted since the expected write, the
+/// node's data version identifies the write as well as the zxid. Otherwise the store reads the zxid
+/// again before it writes, which costs that update one more round trip. After an interruption it
+/// does so for each write from before.
+///
+/// So a stale writer loses, even if an administrator wiped the base path, deleted the node
+/// `%deletions-<random>`, or restored a backup. **Delete single keys only through this store:** a
+/// deletion by another program does not write that node.
 ///
 /// A value together with its key has at most about 1 MB (`jute.maxbuffer`). The store returns
 /// [`StoreError::TooLarge`] for a larger value and does not send it, because the server would close
@@ -80,15 +84,7 @@ use crate::store::{
 #[derive(Clone)]
 pub struct ZookeeperStore {
     session: Session,
-    /// The newest known state of the node that counts deletions.
-    deletions: Arc<Mutex<Option<Deletions>>>,
-}
-
-/// A state of the node that counts deletions. Later states compare as greater.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Deletions {
-    zxid: i64,
-    version: i32,
+    deletions: Arc<Known>,
 }
 
 impl ZookeeperStore {
@@ -131,20 +127,6 @@ impl ZookeeperStore {
         self
     }
 
-    fn deletions_path(&self) -> String {
-        format!("{}/{DELETIONS}", self.session.base())
-    }
-
-    /// Creates the base path and the node that counts deletions.
-    async fn prepare(&self, client: &Client) -> Result<(), StoreError> {
-        let options = self.session.access().options(CreateMode::Persistent);
-        client.mkdir(self.session.base(), &options).await.map_err(store_error)?;
-        match client.create(&self.deletions_path(), b"", &options).await {
-            Ok(_) | Err(Error::NodeExists) => Ok(()),
-            Err(error) => Err(store_error(error)),
-        }
-    }
-
     /// Creates the node of a key, if the fence holds.
     async fn create(&self, path: &str, value: &[u8], fence: Option<&Fence>) -> Result<Version, StoreError> {
         let client = self.session.client().await?;
@@ -174,7 +156,9 @@ impl ZookeeperStore {
             match created {
                 Ok(stat) => return Ok(version(&stat)),
                 Err(Error::NodeExists) => return Err(StoreError::Conflict { current: Current::Unknown }),
-                Err(Error::NoNode) => self.prepare(&client).await?,
+                Err(Error::NoNode) => {
+                    client.mkdir(self.session.base(), &options).await.map_err(store_error)?;
+                }
                 Err(error) => return Err(store_error(error)),
             }
         }
@@ -190,10 +174,10 @@ impl ZookeeperStore {
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
         let (zxid, data_version) = parts(expected)?;
-        let client = self.session.client().await?;
+        let (client, interruptions) = self.session.client_and_interruptions().await?;
         // A further round is needed only if a key was deleted since the round before.
         loop {
-            let deletions = self.deletions_before(&client, path, zxid).await?;
+            let deletions = self.deletions_before(&client, interruptions, path, zxid).await?;
             let mut writer = client.new_multi_writer();
             // A transaction reports its first failing operation. The fence comes first, because a
             // fence that fails outranks a conflict.
@@ -203,42 +187,38 @@ impl ZookeeperStore {
             };
             let added = match value {
                 Some(value) => writer
-                    .add_check_version(&self.deletions_path(), deletions.version)
+                    .add_check_version(&deletions.path, deletions.version)
                     .and_then(|()| writer.add_set_data(path, value, Some(data_version))),
                 None => writer
-                    .add_set_data(&self.deletions_path(), b"", Some(deletions.version))
+                    .add_set_data(&deletions.path, b"", Some(deletions.version))
                     .and_then(|()| writer.add_delete(path, Some(data_version))),
             };
             added.map_err(store_error)?;
-            match (writer.commit().await, fence) {
-                (Ok(results), _) => {
+            let failed = match writer.commit().await {
+                Ok(results) => {
                     let stat = written(results)?;
-                    if value.is_none() {
-                        self.saw(&stat);
-                    }
+                    let seen = match value {
+                        Some(_) => Deletions { since: deletions.since.min(stat.mzxid), ..deletions },
+                        None => Deletions { version: stat.version, since: stat.mzxid, ..deletions },
+                    };
+                    self.deletions.saw(interruptions, seen);
                     return Ok(version(&stat));
                 }
-                (Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }), Some(fence)) => {
-                    return Err(fence.refused());
-                }
-                (
-                    Err(MultiWriteError::OperationFailed {
-                        index,
-                        source: Error::BadVersion | Error::NoNode,
-                    }),
-                    _,
-                ) if index == deletions_index => {
+                Err(MultiWriteError::OperationFailed { index, source }) => (index, source),
+                Err(error) => return Err(store_error(error.into())),
+            };
+            match (failed, fence) {
+                ((0, Error::NoNode), Some(fence)) => return Err(fence.refused()),
+                ((index, Error::BadVersion | Error::NoNode), _) if index == deletions_index => {
                     // A key was deleted, perhaps this one. Forget the state and look at the zxid
                     // again.
-                    *self.deletions.lock() = None;
+                    self.deletions.forget();
                 }
-                (Err(MultiWriteError::OperationFailed { source: Error::BadVersion, .. }), _) => {
+                ((_, Error::BadVersion), _) => {
                     return Err(StoreError::Conflict { current: Current::Unknown });
                 }
-                (Err(MultiWriteError::OperationFailed { source: Error::NoNode, .. }), _) => {
-                    return Err(StoreError::Conflict { current: Current::Absent });
-                }
-                (Err(error), _) => return Err(store_error(error.into())),
+                ((_, Error::NoNode), _) => return Err(StoreError::Conflict { current: Current::Absent }),
+                ((_, error), _) => return Err(store_error(error)),
             }
         }
     }
@@ -249,37 +229,37 @@ impl ZookeeperStore {
     async fn deletions_before(
         &self,
         client: &Client,
+        interruptions: u64,
         path: &str,
         zxid: i64,
     ) -> Result<Deletions, StoreError> {
-        let known = *self.deletions.lock();
         // A state from before the write: if it still holds, the node was not deleted since the
         // write.
-        if let Some(known) = known.filter(|known| known.zxid < zxid) {
+        let known = self.deletions.state(interruptions);
+        if let Some(known) = known.filter(|known| known.since < zxid) {
             return Ok(known);
         }
         loop {
+            let counter = self.deletions.path(&self.session, client).await?;
             // Both are sent before the first answer. The server answers a session's requests in
             // order, so the state of the node is at least as new as the count.
-            let (deletions, node) = (client.check_stat(&self.deletions_path()), client.check_stat(path));
+            let (deletions, node) = (client.check_stat(&counter), client.check_stat(path));
             let (deletions, node) = (deletions.await.map_err(store_error)?, node.await.map_err(store_error)?);
-            match (deletions, node) {
+            match (deletions.filter(is_original), node) {
                 (_, None) => return Err(StoreError::Conflict { current: Current::Absent }),
                 (_, Some(node)) if node.mzxid != zxid => {
                     return Err(StoreError::Conflict { current: Current::Version(version(&node)) });
                 }
-                (Some(deletions), _) => return Ok(self.saw(&deletions)),
-                (None, _) => self.prepare(client).await?,
+                (Some(Stat { mzxid, version, .. }), _) => {
+                    // After an interruption, the data may be older ones that somebody restored, so
+                    // that a write from before it was never made. The next write shows the zxid
+                    // of now.
+                    let since = if interruptions == 0 { mzxid } else { i64::MAX };
+                    return Ok(Deletions { path: counter, version, since });
+                }
+                (None, _) => self.deletions.lost(&counter).await,
             }
         }
-    }
-
-    /// Remembers a state of the node that counts deletions, unless a newer one is known.
-    fn saw(&self, stat: &Stat) -> Deletions {
-        let seen = Deletions { zxid: stat.mzxid, version: stat.version };
-        let mut known = self.deletions.lock();
-        *known = (*known).max(Some(seen));
-        seen
     }
 }
 
@@ -320,7 +300,8 @@ impl Store for ZookeeperStore {
     ) -> Result<Version, StoreError> {
         let path = self.session.path(non_empty(key)?);
         let fence_size = fence.map_or(0, |fence| fence.proof().len());
-        let size = value.len() + 2 * path.len() + self.deletions_path().len() + fence_size + OVERHEAD;
+        let counter = self.session.base().len() + 1 + NAME_LENGTH;
+        let size = value.len() + 2 * path.len() + counter + fence_size + OVERHEAD;
         if size > LARGEST {
             let reason =
                 format!("the request has {size} bytes, but must have at most {LARGEST} (jute.maxbuffer)");
@@ -364,8 +345,6 @@ fn written(results: Vec<MultiWriteResult>) -> Result<Stat, StoreError> {
 
 /// ZooKeeper's value for any data version.
 const ANY_VERSION: i32 = -1;
-/// The name of the node whose data version counts deletions. No key is encoded to this name.
-const DELETIONS: &str = "%deletions";
 /// The largest request in bytes: the servers' default of `jute.maxbuffer`.
 const LARGEST: usize = 0xfffff;
 /// An upper bound, in bytes, of the parts of a request besides paths, value and fence.

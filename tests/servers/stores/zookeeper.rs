@@ -16,28 +16,28 @@ const LONG: Duration = Duration::from_secs(20);
 /// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or
 /// is repeated.
 const SHORT: Duration = Duration::from_secs(1);
-const BASE: &str = "/tests/store";
+pub const BASE: &str = "/tests/store";
 
-fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperStore {
+pub fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperStore {
     let store = ZookeeperStore::new(&server.endpoint(), BASE, access).expect("a valid address");
     // A session that outlasts every pause of a busy machine, and the restart of a server.
     store.session_timeout(LONG).request_timeout(LONG)
 }
 
-fn connect(server: &ZookeeperServer) -> ZookeeperStore {
+pub fn connect(server: &ZookeeperServer) -> ZookeeperStore {
     with_access(server, ZookeeperAccess::open())
 }
 
-async fn create(store: &ZookeeperStore, key: &str) -> Version {
+pub async fn create(store: &ZookeeperStore, key: &str) -> Version {
     store.put(key, "value".into(), Expected::Absent, None).await.expect("the key is new")
 }
 
-async fn update(store: &ZookeeperStore, key: &str, version: &Version) -> Result<Version, StoreError> {
+pub async fn update(store: &ZookeeperStore, key: &str, version: &Version) -> Result<Version, StoreError> {
     store.put(key, "newer".into(), Expected::Version(version.clone()), None).await
 }
 
 #[track_caller]
-fn assert_conflict<T: std::fmt::Debug>(refused: Result<T, StoreError>) {
+pub fn assert_conflict<T: std::fmt::Debug>(refused: Result<T, StoreError>) {
     assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
 }
 

@@ -22,6 +22,27 @@ impl ZookeeperServer {
         self.address().to_string()
     }
 
+    /// Kills the server and copies its data away. Starts it again.
+    pub async fn back_up(&mut self) {
+        self.kill();
+        copy(&self.data(), &self.data().with_extension("backup"));
+        self.restart().await;
+    }
+
+    /// Kills the server and puts the data of the backup in place of its own. Starts it again.
+    pub async fn restore(&mut self) {
+        self.forget();
+        copy(&self.data().with_extension("backup"), &self.data());
+        self.restart().await;
+    }
+
+    /// Returns the number of requests that it received.
+    pub async fn requests(&self) -> u64 {
+        let figures = self.ask("mntr").await;
+        let figure = figures.lines().find_map(|line| line.strip_prefix("zk_packets_received\t"));
+        figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no requests in\n{figures}"))
+    }
+
     /// Executes one of the "four letter words": `ruok`, `srvr`, `stat`, `cons`, `mntr`, `wchs` or
     /// `dump`.
     pub async fn ask(&self, word: &str) -> String {
@@ -92,6 +113,11 @@ impl Kind for Zookeeper {
         let answer = ask(address, "mntr").await;
         answer.is_ok_and(|answer| answer.contains("zk_server_state\tstandalone"))
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-r", "--"]).args([from, to]).status();
+    assert!(copied.expect("cp can be run").success());
 }
 
 const JAR: &str = "/usr/share/java/zookeeper.jar";
