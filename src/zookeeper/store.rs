@@ -50,6 +50,11 @@ use crate::store::{
 /// The store creates nodes with the ACL of its [`ZookeeperAccess`]. A watch omits nodes that the
 /// user may not read.
 ///
+/// An administrator may create the base path, below nodes that the user may not change. The user
+/// needs READ on it to watch and to update, CREATE to create keys, and DELETE to delete keys. On the
+/// nodes of the keys it needs READ and WRITE. On the node `%deletions-<random>`, which the first
+/// update or deletion creates, it needs READ to update, and WRITE to delete.
+///
 /// # Timeouts and sessions
 ///
 /// A call without an answer within the [request timeout](Self::request_timeout), 5 s by default,

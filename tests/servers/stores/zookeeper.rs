@@ -9,7 +9,7 @@ use writerlease::{
     zookeeper::{ZookeeperAccess, ZookeeperStore},
 };
 use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer, watch::Watch};
-use zookeeper_client::{Acls, Client, CreateMode};
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 /// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
@@ -280,4 +280,59 @@ async fn inexpressible_session_timeouts_become_the_nearest() {
             }
         }
     }
+}
+
+/// Creates a base below a node in which nobody may create. The user `app` has these rights on it.
+async fn locked_base(server: &ZookeeperServer, rights: Permission) -> Client {
+    let administrator = Client::connect(&server.endpoint()).await.expect("it serves");
+    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    administrator.mkdir(BASE, &open).await.expect("it serves");
+    let parent = BASE.rsplit_once('/').expect("a path").0;
+    let locked = [Acl::new(Permission::READ, AuthId::anyone())];
+    administrator.set_acl(parent, &locked, None).await.expect("it serves");
+    grant(&administrator, rights).await;
+    administrator
+}
+
+async fn grant(administrator: &Client, rights: Permission) {
+    // The SHA-1 digest of `app:secret`.
+    let app = AuthId::new("digest", "app:F6Y+U5gIoCbNNoLQExmvxRFeatA=");
+    let acl = [Acl::new(rights, app), Acl::new(Permission::ADMIN, AuthId::anyone())];
+    administrator.set_acl(BASE, &acl, None).await.expect("it serves");
+}
+
+fn app(server: &ZookeeperServer) -> ZookeeperStore {
+    with_access(server, ZookeeperAccess::digest("app", "secret"))
+}
+
+#[track_caller]
+fn assert_denied<T: std::fmt::Debug>(denied: Result<T, StoreError>) {
+    assert!(matches!(denied, Err(StoreError::Denied { .. })), "{denied:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_rights_on_the_base_are_enough() {
+    let server = ZookeeperServer::start().await;
+    locked_base(&server, Permission::READ | Permission::CREATE | Permission::DELETE).await;
+    let store = app(&server);
+    let mut watch = Watch::of(&store, "");
+    assert_eq!(watch.listing().await, []);
+    let version = create(&store, "key").await;
+    assert!(matches!(watch.event().await, Event::Put(_)));
+    let version = update(&app(&server), "key", &version).await.expect("the first update of all");
+    app(&server).delete("key", &version, None).await.expect("the first deletion of all");
+    assert!(store.get("key").await.expect("it serves").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_right_on_the_base_allows_its_part() {
+    let server = ZookeeperServer::start().await;
+    let administrator = locked_base(&server, Permission::READ | Permission::CREATE).await;
+    let version = update(&app(&server), "key", &create(&app(&server), "key").await).await;
+    let version = version.expect("without DELETE");
+    assert_denied(app(&server).delete("key", &version, None).await);
+    grant(&administrator, Permission::READ).await;
+    assert_denied(create_refused(&app(&server), "other").await);
+    update(&app(&server), "key", &version).await.expect("without CREATE");
+    assert_eq!(Watch::of(&app(&server), "").listing().await.len(), 1);
 }
