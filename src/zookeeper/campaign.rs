@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
-use zookeeper_client::{Error, EventType, OneshotWatcher, SessionState, StateWatcher};
+use zookeeper_client::{Client, Error, EventType, OneshotWatcher, SessionState, StateWatcher};
 
 use super::{
     access::{ENGINE, ZookeeperAccess, random_name, store_error},
@@ -18,7 +18,7 @@ use crate::{
         publisher::{LeadershipPublisher, believed_until},
         retries::Retries,
     },
-    store::{Fence, StoreError, resume},
+    store::{Fence, StoreError, resume, unavailable},
 };
 
 pub(super) struct Campaign {
@@ -31,8 +31,10 @@ pub(super) struct Campaign {
     pub identity: String,
     pub access: ZookeeperAccess,
     pub election: Election,
-    /// The session timeout that the servers granted.
+    /// The shortest session timeout that the servers granted.
     pub session_timeout: Duration,
+    /// Since they granted it, the connection was not interrupted.
+    pub is_timeout_known: bool,
     pub candidacy: Option<Candidacy>,
 }
 
@@ -79,16 +81,26 @@ impl Candidate for Campaign {
         let mut retries = self.retries();
         let candidates = self.session(&mut retries).await?;
         let mut states = self.states.clone();
-        tokio::select! {
-            biased;
-            state = terminated(&mut states) => Err(match state {
-                SessionState::AuthFailed => store_error(Error::AuthFailed).into(),
-                _ => ElectionError::SessionExpired,
-            }),
-            () = self.queue(&candidates, &mut retries) => {
-                self.candidacy = None;
-                Ok(())
+        let mut state = states.peek_state();
+        loop {
+            match state {
+                SessionState::AuthFailed => return Err(store_error(Error::AuthFailed).into()),
+                state if state.is_terminated() => return Err(ElectionError::SessionExpired),
+                _ => {}
             }
+            tokio::select! {
+                biased;
+                changed = states.changed() => state = changed,
+                () = self.queue(&candidates, &mut retries), if state == SessionState::SyncConnected => {
+                    self.candidacy = None;
+                    return Ok(());
+                }
+            }
+            // From now on the servers may count a shorter time than before.
+            self.states = states.clone();
+            self.is_timeout_known = false;
+            retries.failed(unavailable("the connection was interrupted"));
+            self.publisher.set(Leadership::Unknown);
         }
     }
 
@@ -157,17 +169,32 @@ impl Campaign {
         if let Some(candidates) = &*self.seat.lock() {
             return Ok(candidates.clone());
         }
-        let Some(OwnSessions { servers, ttl }) = &self.own else {
-            return Err(ElectionError::SessionExpired);
-        };
-        let limit = self.election.limit;
-        let connect = || resume::bounded(limit, self.access.connect(servers, *ttl), |error| error);
-        let client = retries.insist(connect).await;
+        let Some(client) = self.connect(retries).await else { return Err(ElectionError::SessionExpired) };
         self.states = client.state_watcher();
         self.session_timeout = client.session_timeout();
+        self.is_timeout_known = true;
         let candidates = self.election.on(client);
         *self.seat.lock() = Some(candidates.clone());
         Ok(candidates)
+    }
+
+    /// Begins an own session.
+    async fn connect(&self, retries: &mut Retries) -> Option<Client> {
+        let OwnSessions { servers, ttl } = self.own.as_ref()?;
+        let limit = self.election.limit;
+        let connect = || resume::bounded(limit, self.access.connect(servers, *ttl), |error| error);
+        Some(retries.insist(connect).await)
+    }
+
+    /// Learns what session timeout the servers grant now. They grant one at each connection, also
+    /// for a session that goes on, but the client reports only the first.
+    async fn learn_timeout(&mut self, retries: &mut Retries) {
+        if !self.is_timeout_known
+            && let Some(other) = self.connect(retries).await
+        {
+            self.session_timeout = self.session_timeout.min(other.session_timeout());
+        }
+        self.is_timeout_known = true;
     }
 
     /// Ends the session, and returns when the servers have removed its node.
@@ -255,7 +282,8 @@ impl Campaign {
     }
 
     /// Leads until the node is gone.
-    async fn lead(&self, candidates: &Candidates, node: &Node, retries: &mut Retries) {
+    async fn lead(&mut self, candidates: &Candidates, node: &Node, retries: &mut Retries) {
+        self.learn_timeout(retries).await;
         let path = candidates.path(&node.name);
         let limit = self.election.limit.min(self.session_timeout / RENEWALS);
         let election = format!("{}{}", candidates.root, candidates.base());

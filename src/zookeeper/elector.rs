@@ -55,6 +55,15 @@ use crate::{
 /// dies before, the last sign of life is lost. A tick is at most half of a session timeout, unless
 /// `minSessionTimeout` was set lower.
 ///
+/// A leader that loses its connection leads no more until it is connected and confirmed again, by
+/// the same token if nobody took over. The servers may grant the session less time than before when
+/// the client connects again, for example after a restart with a lower `maxSessionTimeout`. The
+/// client does not report that time, so the candidate asks for it by another session, which ends
+/// immediately. All servers must grant the same.
+///
+/// A candidate on the user's own client cannot ask. There a leader trusts an answer for two thirds of
+/// [`ttl`](ZookeeperElectorBuilder::ttl) at most.
+///
 /// ```no_run
 /// # async fn example() -> Result<(), writerlease::election::ElectionError> {
 /// use std::time::Duration;
@@ -148,8 +157,9 @@ impl ZookeeperElectorBuilder {
     }
 
     /// How long others wait for a silent leader: the session timeout, from 100 ms to 24 days. The
-    /// servers may grant more or less (2 to 20 of their ticks). On an existing client its own
-    /// session timeout counts. Default: 10 s.
+    /// servers may grant more or less (2 to 20 of their ticks). On an existing client the shorter one
+    /// of this and its own session timeout counts: set it to the least that the servers grant the
+    /// client. Default: 10 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -214,7 +224,11 @@ impl ZookeeperElectorBuilder {
         };
         let publisher =
             LeadershipPublisher::new(format!("{} in zookeeper election {}", self.identity, self.base));
-        let (states, session_timeout) = (client.state_watcher(), client.session_timeout());
+        let states = client.state_watcher();
+        let session_timeout = match own {
+            Some(_) => client.session_timeout(),
+            None => client.session_timeout().min(self.ttl),
+        };
         let election =
             Election { base: self.base.clone(), patterns: self.patterns.into(), limit: self.request_timeout };
         let seat = Seat::new(Mutex::new(Some(election.on(client))));
@@ -227,6 +241,7 @@ impl ZookeeperElectorBuilder {
             access: self.access,
             election,
             session_timeout,
+            is_timeout_known: true,
             candidacy: None,
         };
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);

@@ -182,10 +182,16 @@ impl ZookeeperStore {
         let (client, interruptions) = self.session.client_and_interruptions().await?;
         // A further round is needed only if a key was deleted since the round before.
         loop {
-            let deletions = self.deletions_before(&client, interruptions, path, zxid).await?;
+            let deletions = match (self.deletions_before(&client, interruptions, path, zxid).await, fence) {
+                // A fence that fails outranks a conflict.
+                (Err(conflict @ StoreError::Conflict { .. }), Some(fence)) => {
+                    let leader = client.check_stat(fenced_node(fence)?).await.map_err(store_error)?;
+                    return Err(if leader.is_some() { conflict } else { fence.refused() });
+                }
+                (deletions, _) => deletions?,
+            };
             let mut writer = client.new_multi_writer();
-            // A transaction reports its first failing operation. The fence comes first, because a
-            // fence that fails outranks a conflict.
+            // A transaction reports its first failing operation, so the fence comes first.
             let deletions_index = match fence {
                 Some(fence) => add_fence(&mut writer, fence).map(|()| 1)?,
                 None => 0,
@@ -334,9 +340,13 @@ impl Store for ZookeeperStore {
 
 /// Adds a check to the transaction: the leader's node exists.
 fn add_fence(writer: &mut MultiWriter<'_>, fence: &Fence) -> Result<(), StoreError> {
+    writer.add_check_version(fenced_node(fence)?, ANY_VERSION).map_err(store_error)
+}
+
+/// Returns the path of the leader's node.
+fn fenced_node(fence: &Fence) -> Result<&str, StoreError> {
     // Paths are UTF-8, so any other proof belongs to no leader.
-    let node = std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())?;
-    writer.add_check_version(node, ANY_VERSION).map_err(store_error)
+    std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())
 }
 
 /// Returns the node's state after the transaction's only change of data.

@@ -1,8 +1,12 @@
 //! The ZooKeeper elector's sessions: how they end, and how they go on.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use writerlease::{
+    Moment,
     election::{ElectionError, Elector, Leadership},
     store::StoreError,
     zookeeper::{ZookeeperElector, ZookeeperElectorBuilder},
@@ -14,7 +18,7 @@ use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer};
 use super::zookeeper::{BASE, LONG_TIMEOUT, REQUEST, builder, candidate, nodes};
 use crate::{
     engines::zookeeper_client,
-    states::{follows, leads, reaches, soon, token, until},
+    states::{follows, interrupted, leads, reaches, soon, token, until},
 };
 
 /// Creates a base whose nodes nobody may delete.
@@ -129,4 +133,69 @@ async fn unanswered_resignations_remove_the_node_later() {
         soon(second.close()).await;
         assert_eq!(nodes(&client).await, [""; 0]);
     }
+}
+
+/// Polls two electors until the second leads and the first does not; returns how long both led.
+async fn overlap(first: &ZookeeperElector, second: &ZookeeperElector) -> Duration {
+    let mut overlap = Duration::ZERO;
+    let mut looked = Instant::now();
+    until("another takes over", async || {
+        let (both, now) = (first.is_leader() && second.is_leader(), Instant::now());
+        overlap += if both { now - looked } else { Duration::ZERO };
+        looked = now;
+        second.is_leader() && !first.is_leader()
+    })
+    .await;
+    overlap
+}
+
+#[tokio::test]
+async fn leaders_notice_that_servers_grant_less_time() {
+    for own in [true, false] {
+        let mut server = ZookeeperServer::start().await;
+        let proxy = Proxy::start(server.address()).await;
+        let (long, short) = (Duration::from_secs(10), Duration::from_secs(2));
+        let first = match own {
+            true => builder(proxy.address(), "first").ttl(long),
+            false => {
+                let connector = Client::connector().with_session_timeout(long);
+                let users = connector.connect(&proxy.address().to_string()).await.expect("it serves");
+                // The least that the servers ever grant.
+                ZookeeperElector::on_client(users, BASE).identity("first").ttl(short)
+            }
+        };
+        let first = first.start().await.expect("a session");
+        leads(&first).await;
+        let old_token = token(&first);
+        server.restart_with(format!("maxSessionTimeout={}", short.as_millis())).await;
+        until("the connection is lost", async || !first.is_leader()).await;
+        leads(&first).await;
+        assert_eq!(token(&first), old_token, "its session goes on");
+        let Leadership::Leader { until, .. } = *first.leadership().borrow() else { panic!("it leads") };
+        assert!(until - Moment::now() <= short * 2 / 3, "it leads for as long as is sure");
+        let second = builder(server.address(), "second").ttl(short).start().await.expect("a session");
+        follows(&second, "first").await;
+        proxy.stall();
+        let overlap = overlap(&first, &second).await;
+        assert_eq!(overlap, Duration::ZERO, "own client: {own}");
+    }
+}
+
+#[tokio::test]
+async fn leaders_without_a_connection_lead_no_more() {
+    let server = ZookeeperServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let first = candidate(proxy.address(), "first").await;
+    leads(&first).await;
+    let (old_token, mut events) = (token(&first), first.events());
+    proxy.refuse(true);
+    proxy.cut();
+    // The servers may grant the session less time in an answer that is lost.
+    reaches(&first, "its connection is lost", |state| matches!(state, Leadership::Unknown)).await;
+    let unavailable =
+        |error: &ElectionError| matches!(error, ElectionError::Store(StoreError::Unavailable { .. }));
+    interrupted(&mut events, unavailable).await;
+    proxy.heal();
+    leads(&first).await;
+    assert_eq!(token(&first), old_token);
 }

@@ -8,13 +8,28 @@ use super::{Kind, Server, ask, missing};
 /// tick (100 ms) late. They survive a restart, and their time begins anew.
 pub type ZookeeperServer = Server<Zookeeper>;
 
-#[derive(Debug)]
-pub struct Zookeeper;
+#[derive(Debug, Default)]
+pub struct Zookeeper {
+    settings: String,
+    options: Vec<String>,
+}
 
 impl ZookeeperServer {
     /// Starts a server with an empty data directory. Returns when it serves.
     pub async fn start() -> Self {
-        Self::launch(Zookeeper).await
+        Self::launch(Zookeeper::default()).await
+    }
+
+    /// Starts a server with further lines of its settings file, which outrank those before, and
+    /// further options of its virtual machine.
+    pub async fn start_with(settings: impl Into<String>, options: &[String]) -> Self {
+        Self::launch(Zookeeper { settings: settings.into(), options: options.to_vec() }).await
+    }
+
+    /// Kills the server and starts it again with further lines of its settings file.
+    pub async fn restart_with(&mut self, settings: impl Into<String>) {
+        self.kind.settings = settings.into();
+        self.restart().await;
     }
 
     /// Returns the address for clients, as text.
@@ -90,11 +105,13 @@ impl Kind for Zookeeper {
              maxSessionTimeout=600000\n\
              maxClientCnxns=0\n\
              admin.enableServer=false\n\
-             4lw.commands.whitelist=ruok,srvr,stat,cons,mntr,wchs,dump\n",
+             4lw.commands.whitelist=ruok,srvr,stat,cons,mntr,wchs,dump\n{}\n",
             data.display(),
-            ports[0]
+            ports[0],
+            self.settings
         );
         fs::write(&settings, text).expect("the settings can be written");
+        command.args(&self.options);
         command.args(["-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         // A killed server would leave this file behind in /tmp.
         command.arg("-XX:-UsePerfData");
