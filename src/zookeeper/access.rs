@@ -41,6 +41,13 @@ impl ZookeeperAccess {
         Self { acl: Some(acl), ..self }
     }
 
+    /// Returns the bytes that the credential or the ACL adds to a request.
+    pub(crate) fn size(&self) -> usize {
+        let auth = self.auth.iter().map(|(scheme, credential)| scheme.len() + credential.len());
+        let acl = self.acl.iter().flatten().map(|acl| acl.scheme().len() + acl.id().len() + ACL_OVERHEAD);
+        auth.chain(acl).sum()
+    }
+
     /// Begins a session.
     pub(crate) async fn connect(
         &self,
@@ -74,8 +81,24 @@ pub(crate) fn are_servers(servers: &str) -> bool {
 
 /// Returns whether the text is a path that can be the parent of the store's or elector's nodes.
 pub(crate) fn is_base(path: &str) -> bool {
-    let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(char::is_control);
-    path.strip_prefix('/').is_some_and(|names| names.split('/').all(is_name)) && path != "/zookeeper"
+    // As in ZooKeeper's `PathUtils`, which also refuses all that takes two units of UTF-16.
+    let is_refused = |char: char| char.is_control() || !matches!(char, ..'\u{e000}' | '\u{f900}'..'\u{fff0}');
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(is_refused);
+    let Some(names) = path.strip_prefix('/') else { return false };
+    path.len() <= LONGEST_BASE
+        && names.split('/').all(is_name)
+        && names.split('/').next() != Some("zookeeper")
+}
+
+/// Checks that the servers accept a request of this many bytes. They would close the connection
+/// of a client that sends a larger one. Returns the reason if it is too large.
+pub(crate) fn fits(size: usize) -> Result<(), String> {
+    match size.saturating_add(OVERHEAD) {
+        size if size > LARGEST => {
+            Err(format!("the request has {size} bytes, but must have at most {LARGEST} (jute.maxbuffer)"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Omits the credential, which may be a password.
@@ -114,3 +137,11 @@ pub(crate) const ENGINE: &str = "zookeeper";
 /// connected. ZooKeeper counts the milliseconds in 32 bits, which sets the upper limit.
 pub(crate) const SESSION_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_millis(i32::MAX as u64);
+/// The largest request in bytes: the servers' default of `jute.maxbuffer`.
+const LARGEST: usize = 0xfffff;
+/// An upper bound, in bytes, of the parts of a request besides paths, values and ACL.
+const OVERHEAD: usize = 512;
+/// The bytes of an entry of an ACL besides its texts.
+const ACL_OVERHEAD: usize = 12;
+/// The longest base path in bytes, so that most of a request is left for keys and values.
+const LONGEST_BASE: usize = 0xffff;

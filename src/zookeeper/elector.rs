@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use zookeeper_client::Client;
 
 use super::{
-    access::{SESSION_TIMEOUTS, ZookeeperAccess, are_servers, is_base},
+    access::{SESSION_TIMEOUTS, ZookeeperAccess, are_servers, fits, is_base},
     campaign::{Campaign, OwnSessions, Seat},
     candidates::Election,
 };
@@ -150,7 +150,8 @@ impl ZookeeperElector {
 }
 
 impl ZookeeperElectorBuilder {
-    /// The name of this candidate, unlike those of all others. It must be set.
+    /// The name of this candidate, unlike those of all others, of at most about 1 MB. It must be
+    /// set.
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
         self.identity = identity.into();
         self
@@ -202,6 +203,12 @@ impl ZookeeperElectorBuilder {
         ConfigError::not_blank("identity", &self.identity)?;
         let path = "a path such as \"/controllers/election\"";
         ConfigError::require(is_base(&self.base), "base", &self.base, path)?;
+        let fits = |field, size: usize| {
+            let rule = "small enough for a request, of about 1 MB (jute.maxbuffer)";
+            ConfigError::require(fits(size).is_ok(), field, format_args!("{size} bytes"), rule)
+        };
+        fits("access", self.access.size())?;
+        fits("identity", self.identity.len() + self.base.len() + self.access.size())?;
         ConfigError::within("ttl", self.ttl, SESSION_TIMEOUTS)?;
         ConfigError::positive("connect_timeout", self.connect_timeout)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;

@@ -6,7 +6,10 @@ use futures_util::FutureExt;
 use tokio::sync::Mutex;
 use zookeeper_client::{Client, StateWatcher};
 
-use super::{access::ZookeeperAccess, name};
+use super::{
+    access::{self, ZookeeperAccess},
+    name,
+};
 use crate::store::{StoreError, resume};
 
 /// A session that begins with the first call, and anew with the first call after it expired. Clones
@@ -83,6 +86,12 @@ impl Session {
     /// Returns the path of a key's node.
     pub fn path(&self, key: &str) -> String {
         format!("{}/{}", self.shared.base, name::encode(key))
+    }
+
+    /// Checks that a request with paths and values of this size is not too large. The servers'
+    /// addresses may end with a path, which the client puts before each other one.
+    pub fn fits(&self, size: usize) -> Result<(), String> {
+        access::fits(size + 3 * self.shared.servers.len() + self.shared.access.size())
     }
 
     /// Awaits a call, connecting included, and gives up on it after the request timeout.

@@ -7,7 +7,7 @@ use futures_util::Stream;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter, Stat};
 
 use super::{
-    access::{ENGINE, ZookeeperAccess, are_servers, is_base, store_error},
+    access::{self, ENGINE, ZookeeperAccess, are_servers, is_base, store_error},
     codec::{entry, parts, version},
     deletions::{Deletions, Known, NAME_LENGTH, is_original},
     session::Session,
@@ -42,8 +42,8 @@ use crate::store::{
 /// deletion by another program does not write that node.
 ///
 /// A value together with its key has at most about 1 MB (`jute.maxbuffer`). The store returns
-/// [`StoreError::TooLarge`] for a larger value and does not send it, because the server would close
-/// the connection.
+/// [`StoreError::TooLarge`] for a larger value, and [`StoreError::Invalid`] for a key that is too
+/// long by itself. It does not send them, because the server would close the connection.
 ///
 /// # Permissions
 ///
@@ -99,7 +99,8 @@ impl ZookeeperStore {
     /// # Errors
     ///
     /// [`StoreError::Invalid`] if `servers` is empty or contains a path, or if `base` is not an
-    /// absolute path, is `/` or `/zookeeper`, or has an invalid name in it.
+    /// absolute path, is `/`, is or begins with `/zookeeper`, has an invalid name in it, or has more
+    /// than 65,535 bytes, or if the access does not fit into a request.
     pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Result<Self, StoreError> {
         let invalid = |reason: String| StoreError::Invalid { reason, source: None };
         if !are_servers(servers) {
@@ -112,6 +113,7 @@ impl ZookeeperStore {
                 "base is {base:?}, but must be a path such as \"/controllers/status\""
             )));
         }
+        access::fits(access.size()).map_err(|reason| invalid(format!("access is too large: {reason}")))?;
         Ok(Self { session: Session::new(servers, base, access), deletions: Arc::default() })
     }
 
@@ -130,6 +132,23 @@ impl ZookeeperStore {
     pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.session.request_timeout = request_timeout;
         self
+    }
+
+    /// Returns the path of a key's node, and the size of a request that has it `times` times, if
+    /// that is not too large even without a value.
+    fn path_within(
+        &self,
+        key: &str,
+        fence: Option<&Fence>,
+        times: usize,
+    ) -> Result<(String, usize), StoreError> {
+        let path = self.session.path(non_empty(key)?);
+        let counter = self.session.base().len() + 1 + NAME_LENGTH;
+        let size = times * path.len() + counter + fence.map_or(0, |fence| fence.proof().len());
+        let invalid =
+            |reason| StoreError::Invalid { reason: format!("the key is too long: {reason}"), source: None };
+        self.session.fits(size).map_err(invalid)?;
+        Ok((path, size))
     }
 
     /// Creates the node of a key, if the fence holds.
@@ -286,7 +305,7 @@ impl fmt::Debug for ZookeeperStore {
 
 impl Store for ZookeeperStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let path = self.session.path(non_empty(key)?);
+        let (path, _) = self.path_within(key, None, 1)?;
         let read = async {
             let client = self.session.client().await?;
             // Both are sent before the first answer. The server answers a session's requests in
@@ -309,15 +328,10 @@ impl Store for ZookeeperStore {
         expected: Expected,
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
-        let path = self.session.path(non_empty(key)?);
-        let fence_size = fence.map_or(0, |fence| fence.proof().len());
-        let counter = self.session.base().len() + 1 + NAME_LENGTH;
-        let size = value.len() + 2 * path.len() + counter + fence_size + OVERHEAD;
-        if size > LARGEST {
-            let reason =
-                format!("the request has {size} bytes, but must have at most {LARGEST} (jute.maxbuffer)");
-            return Err(StoreError::TooLarge { reason, source: None });
-        }
+        // The path may be in the transaction twice.
+        let (path, size) = self.path_within(key, fence, 2)?;
+        let too_large = |reason| StoreError::TooLarge { reason, source: None };
+        self.session.fits(size + value.len()).map_err(too_large)?;
         match expected {
             Expected::Absent => self.session.bounded(self.create(&path, &value, fence)).await,
             Expected::Version(expected) => {
@@ -327,10 +341,8 @@ impl Store for ZookeeperStore {
     }
 
     async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
-        self.session
-            .bounded(self.update(&self.session.path(non_empty(key)?), None, expected, fence))
-            .await
-            .map(drop)
+        let (path, _) = self.path_within(key, fence, 1)?;
+        self.session.bounded(self.update(&path, None, expected, fence)).await.map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
@@ -360,11 +372,6 @@ fn written(results: Vec<MultiWriteResult>) -> Result<Stat, StoreError> {
 
 /// ZooKeeper's value for any data version.
 const ANY_VERSION: i32 = -1;
-/// The largest request in bytes: the servers' default of `jute.maxbuffer`.
-const LARGEST: usize = 0xfffff;
-/// An upper bound, in bytes, of the parts of a request besides paths, value and fence.
-const OVERHEAD: usize = 512;
-
 #[cfg(test)]
 mod tests {
     use super::*;

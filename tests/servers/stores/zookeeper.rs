@@ -336,3 +336,51 @@ async fn each_right_on_the_base_allows_its_part() {
     update(&app(&server), "key", &version).await.expect("without CREATE");
     assert_eq!(Watch::of(&app(&server), "").listing().await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_too_long_for_zookeeper_harm_nobody() {
+    let server = ZookeeperServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let store = ZookeeperStore::new(&proxy.address().to_string(), BASE, ZookeeperAccess::open()).unwrap();
+    let store = store.session_timeout(LONG).request_timeout(LONG);
+    let version = create(&store, "key").await;
+    let mut watch = Watch::of(&store, "");
+    assert_eq!(watch.listing().await.len(), 1);
+    // The first two fit into the buffer of a server only without what surrounds them.
+    for length in [1_048_500, 1_048_575, 2_000_000, 20_000_000] {
+        let key = "x".repeat(length);
+        for refused in [
+            store.get(&key).await.map(drop),
+            create_refused(&store, &key).await.map(drop),
+            update(&store, &key, &version).await.map(drop),
+            store.delete(&key, &version, None).await,
+        ] {
+            let Err(StoreError::Invalid { reason, .. }) = &refused else {
+                panic!("{length}: {refused:.200?}")
+            };
+            assert!(reason.contains("key is too long"), "{reason}");
+        }
+    }
+    // Percent-encoding triples these.
+    let key = "/".repeat(400_000);
+    assert!(matches!(store.get(&key).await, Err(StoreError::Invalid { .. })));
+    // A key of half the size can be read, deleted and updated, if somebody else created it, but
+    // stands in a creation's transaction twice.
+    let key = "x".repeat(600_000);
+    assert!(store.get(&key).await.expect("it fits").is_none());
+    assert!(store.get(&"x".repeat(1_047_900)).await.expect("it fits").is_none());
+    assert_conflict(store.delete(&key, &version, None).await);
+    assert!(matches!(create_refused(&store, &key).await, Err(StoreError::Invalid { .. })));
+    let version = update(&store, "key", &version).await.expect("no other client writes");
+    let entry = Entry { key: "key".into(), value: "newer".into(), version };
+    assert_eq!(watch.event().await, Event::Put(entry), "the watch was never interrupted");
+    assert_eq!(proxy.accepted(), 1);
+}
+
+#[test]
+fn credentials_too_large_for_zookeeper_are_named() {
+    let access = ZookeeperAccess::digest("user", &"x".repeat(2_000_000));
+    let store = ZookeeperStore::new("localhost:1", BASE, access);
+    let Err(StoreError::Invalid { reason, .. }) = &store else { panic!("{store:?}") };
+    assert!(reason.contains("access"), "{reason}");
+}

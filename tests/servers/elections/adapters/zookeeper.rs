@@ -73,6 +73,15 @@ async fn invalid_settings_are_named_with_their_rule() {
         let bad = ZookeeperElector::builder("localhost:1", base).identity("one").start().await;
         assert_config(bad, "base", &format!("{base:?}"), "path");
     }
+    for base in ["/zookeeper/config", "/a/\u{e000}", "/a/\u{fff5}", "/a/😀", "/a\u{7f}"] {
+        let refused = ZookeeperElector::builder("localhost:1", base).identity("one").start().await;
+        assert_config(refused, "base", &format!("{base:?}"), "path");
+    }
+    let long = "x".repeat(2_000_000);
+    let huge = builder(nowhere(), &long).start().await;
+    assert_config(huge, "identity", "2000015 bytes", "small enough");
+    let huge = builder(nowhere(), "one").access(ZookeeperAccess::digest("one", &long)).start().await;
+    assert_config(huge, "access", "2000010 bytes", "small enough");
     for servers in ["", "localhost:1/path", "localhost:nonsense", "localhost:0", ":2181", "a:1,,b:2"] {
         let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
         assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
