@@ -1,15 +1,16 @@
 //! Access to ZooKeeper: addresses, credentials, permissions, and the translation of errors.
 
-use std::{fmt, ops::RangeInclusive, time::Duration};
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use rand::RngExt;
-use zookeeper_client::{Acl, Acls, Client, CreateMode, CreateOptions, Error};
+use zookeeper_client::{Acl, Acls, Client, Connector, CreateMode, CreateOptions, Error};
 
-use crate::store::StoreError;
+use crate::store::{StoreError, unavailable};
 
-/// The credentials of a client, and the ACL of the nodes that it creates.
+/// The way in: the credentials of a client or its connector, and the ACL of the nodes that it creates.
 #[derive(Clone)]
 pub struct ZookeeperAccess {
+    connector: Option<Arc<dyn Fn() -> Connector + Send + Sync>>,
     auth: Option<(String, Vec<u8>)>,
     acl: Option<Vec<Acl>>,
 }
@@ -17,12 +18,12 @@ pub struct ZookeeperAccess {
 impl ZookeeperAccess {
     /// Connects without credentials. Every client may read and write the nodes.
     pub fn open() -> Self {
-        Self { auth: None, acl: None }
+        Self { connector: None, auth: None, acl: None }
     }
 
     /// Authenticates as a user with a password. Only this user may read and write the nodes.
     ///
-    /// The password travels in plain text. ZooKeeper accepts the connection of a client with a
+    /// The password travels in plain text, unless the connection has TLS. ZooKeeper accepts the connection of a client with a
     /// wrong password and then denies its requests.
     pub fn digest(user: &str, password: &str) -> Self {
         Self::auth("digest", format!("{user}:{password}"))
@@ -31,7 +32,7 @@ impl ZookeeperAccess {
     /// Authenticates by a scheme of the servers. Only clients with the same identity may read and
     /// write the nodes.
     pub fn auth(scheme: &str, credential: impl Into<Vec<u8>>) -> Self {
-        Self { auth: Some((scheme.to_owned(), credential.into())), acl: None }
+        Self { auth: Some((scheme.to_owned(), credential.into())), ..Self::open() }
     }
 
     /// Sets the ACL of the nodes that the client creates, in place of the default of the
@@ -39,6 +40,49 @@ impl ZookeeperAccess {
     #[must_use]
     pub fn with_acl(self, acl: Vec<Acl>) -> Self {
         Self { acl: Some(acl), ..self }
+    }
+
+    /// Begins each session by a connector of the user's own, with TLS or SASL for example. The store
+    /// or elector adds the session timeout and the credential of the constructor.
+    ///
+    /// `connector` is called for each new session, so it may return another password each time. It
+    /// must neither block nor wait for the store or elector. TLS and SASL are features of
+    /// `zookeeper-client` 0.11: name the ones that you need in your own `Cargo.toml`. The addresses
+    /// of servers with TLS are `tcp+tls://host:port`.
+    ///
+    /// The nodes are open to all, unless the constructor or [`with_acl`](Self::with_acl) says
+    /// otherwise; `AuthId::authed()` stands for whoever created the node.
+    ///
+    /// ```
+    /// use writerlease::zookeeper::ZookeeperAccess;
+    /// use zookeeper_client::{Acl, AuthId, Client, Permission};
+    ///
+    /// let access = ZookeeperAccess::open()
+    ///     .with_connector(|| Client::connector()) // `.with_tls(options)`, `.with_sasl(options)`
+    ///     .with_acl(vec![Acl::new(Permission::ALL, AuthId::authed())]);
+    /// ```
+    #[must_use]
+    pub fn with_connector(self, connector: impl Fn() -> Connector + Send + Sync + 'static) -> Self {
+        Self { connector: Some(Arc::new(connector)), ..self }
+    }
+
+    /// Returns the rule that a list of servers breaks. The client checks the addresses themselves.
+    pub(crate) fn broken_rule(&self, servers: &str) -> Option<&'static str> {
+        let addresses = servers.split(',').map(|server| match server.strip_prefix("tcp+tls://") {
+            Some(address) => (true, address),
+            None => (false, server.strip_prefix("tcp://").unwrap_or(server)),
+        });
+        let last = servers.split(',').count() - 1;
+        for (index, (tls, address)) in addresses.enumerate() {
+            let (host, root) = address.find('/').map_or((address, ""), |slash| address.split_at(slash));
+            if host.is_empty() || (index < last && !root.is_empty()) || !(root.len() < 2 || is_base(root)) {
+                return Some("host:port, separated by commas, perhaps with a root path at the end");
+            }
+            if tls && self.connector.is_none() {
+                return Some("without tcp+tls://, unless the access has a connector with TLS");
+            }
+        }
+        None
     }
 
     /// Returns the bytes that the credential or the ACL adds to a request.
@@ -56,7 +100,8 @@ impl ZookeeperAccess {
     ) -> Result<Client, StoreError> {
         // The client would replace zero by its own default, and a long timeout would overflow.
         let session_timeout = session_timeout.clamp(*SESSION_TIMEOUTS.start(), *SESSION_TIMEOUTS.end());
-        let connector = Client::connector().with_session_timeout(session_timeout).with_fail_eagerly();
+        let connector = self.connector.as_ref().map_or_else(Client::connector, |connector| connector());
+        let connector = connector.with_session_timeout(session_timeout).with_fail_eagerly();
         let connector = match &self.auth {
             Some((scheme, credential)) => connector.with_auth(scheme, credential),
             None => connector,
@@ -73,10 +118,16 @@ impl ZookeeperAccess {
     }
 }
 
-/// Returns whether the text can be a list of servers. The client checks the addresses themselves;
-/// it would take a slash for the start of a root path, which belongs in the base path here.
-pub(crate) fn are_servers(servers: &str) -> bool {
-    !servers.is_empty() && !servers.contains('/')
+/// Creates the base path.
+pub(crate) async fn create_base(
+    client: &Client,
+    base: &str,
+    options: &CreateOptions<'_>,
+) -> Result<(), StoreError> {
+    match client.mkdir(base, options).await {
+        Err(Error::NoNode) => Err(unavailable(format!("the root path {:?} does not exist", client.path()))),
+        created => created.map_err(store_error),
+    }
 }
 
 /// Returns whether the text is a path that can be the parent of the store's or elector's nodes.

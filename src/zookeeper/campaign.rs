@@ -84,6 +84,14 @@ impl Candidate for Campaign {
         let mut state = states.peek_state();
         loop {
             match state {
+                SessionState::AuthFailed if self.own.is_some() => {
+                    // The connector may have another credential by now.
+                    self.seat.lock().take();
+                    self.candidacy = None;
+                    self.publisher.set(Leadership::Unknown);
+                    sleep(retries.failed(store_error(Error::AuthFailed))).await;
+                    return Ok(());
+                }
                 SessionState::AuthFailed => return Err(store_error(Error::AuthFailed).into()),
                 state if state.is_terminated() => return Err(ElectionError::SessionExpired),
                 _ => {}

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use zookeeper_client::{Client, CreateMode, Error};
 
-use super::access::{ZookeeperAccess, store_error};
+use super::access::{ZookeeperAccess, create_base, store_error};
 use crate::store::{StoreError, resume};
 
 /// An election, whatever the session.
@@ -112,7 +112,7 @@ impl Candidates {
                 }
                 Err(Error::NoNode) => {
                     let options = access.options(CreateMode::Persistent);
-                    self.client.mkdir(self.base(), &options).await.map_err(store_error)?;
+                    create_base(&self.client, self.base(), &options).await?;
                 }
                 Err(error) => return Err(store_error(error)),
             }

@@ -10,7 +10,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, Stat};
 
 use super::{
-    access::{random_name, store_error},
+    access::{create_base, random_name, store_error},
     session::Session,
 };
 use crate::store::StoreError;
@@ -121,7 +121,7 @@ async fn create(session: &Session, client: &Client) -> Result<(), StoreError> {
     match writer.commit().await {
         Ok(_) => Ok(()),
         Err(MultiWriteError::OperationFailed { source: Error::NoNode, .. }) => {
-            client.mkdir(session.base(), &options).await.map_err(store_error)
+            create_base(client, session.base(), &options).await
         }
         Err(error) => Err(store_error(error.into())),
     }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use zookeeper_client::Client;
 
 use super::{
-    access::{SESSION_TIMEOUTS, ZookeeperAccess, are_servers, fits, is_base},
+    access::{SESSION_TIMEOUTS, ZookeeperAccess, fits, is_base},
     campaign::{Campaign, OwnSessions, Seat},
     candidates::Election,
 };
@@ -30,8 +30,8 @@ use crate::{
 /// can take part. The random `guid` guards against a lost answer: the candidate finds its node by
 /// it.
 ///
-/// The elector fails for good when its session has expired or its credential is refused; start a
-/// new one then. It survives any shorter loss of its connection.
+/// The elector fails for good when its session has expired, or the user's client is refused; start
+/// a new one then. It survives any shorter loss of its connection.
 ///
 /// # Permissions
 ///
@@ -109,7 +109,7 @@ enum Connection {
 
 impl ZookeeperElector {
     /// Settings for a candidate with a connection of its own. `servers` are `host:port`, separated
-    /// by commas. The candidates are nodes under the path `base`, which is created if it is
+    /// by commas; behind the last one may stand a root path, which must exist. The candidates are nodes under the path `base`, which is created if it is
     /// missing.
     pub fn builder(servers: impl Into<String>, base: impl Into<String>) -> ZookeeperElectorBuilder {
         ZookeeperElectorBuilder {
@@ -218,13 +218,16 @@ impl ZookeeperElectorBuilder {
         let (client, own) = match self.connection {
             Connection::Client(client) => (client, None),
             Connection::Servers(servers) => {
-                let invalid = || ConfigError::new("servers", &servers, "host:port, separated by commas");
-                if !are_servers(&servers) {
-                    return Err(invalid().into());
+                if let Some(rule) = self.access.broken_rule(&servers) {
+                    return Err(ConfigError::new("servers", &servers, rule).into());
                 }
                 let connect = self.access.connect(&servers, self.ttl);
                 match resume::bounded(self.connect_timeout, connect, |error| error).await {
-                    Err(StoreError::Invalid { .. }) => return Err(invalid().into()),
+                    Err(StoreError::Invalid { .. }) => {
+                        return Err(
+                            ConfigError::new("servers", &servers, "host:port, separated by commas").into()
+                        );
+                    }
                     connected => (connected?, Some(OwnSessions { servers, ttl: self.ttl })),
                 }
             }

@@ -7,7 +7,7 @@ use futures_util::Stream;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter, Stat};
 
 use super::{
-    access::{self, ENGINE, ZookeeperAccess, are_servers, is_base, store_error},
+    access::{self, ENGINE, ZookeeperAccess, create_base, is_base, store_error},
     codec::{entry, parts, version},
     deletions::{Deletions, Known, NAME_LENGTH, is_original},
     session::Session,
@@ -94,19 +94,18 @@ pub struct ZookeeperStore {
 
 impl ZookeeperStore {
     /// Creates a store whose keys are nodes under the path `base`. `servers` is a list of
-    /// `host:port`, separated by commas. Connects with the first call.
+    /// `host:port`, separated by commas; behind the last one may stand a root path, which must
+    /// exist: `zk-0:2181,zk-1:2181/app`. Connects with the first call.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Invalid`] if `servers` is empty or contains a path, or if `base` is not an
+    /// [`StoreError::Invalid`] if `servers` is no such list, or if `base` is not an
     /// absolute path, is `/`, is or begins with `/zookeeper`, has an invalid name in it, or has more
     /// than 65,535 bytes, or if the access does not fit into a request.
     pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Result<Self, StoreError> {
         let invalid = |reason: String| StoreError::Invalid { reason, source: None };
-        if !are_servers(servers) {
-            return Err(invalid(format!(
-                "servers are {servers:?}, but must be host:port, separated by commas"
-            )));
+        if let Some(rule) = access.broken_rule(servers) {
+            return Err(invalid(format!("servers are {servers:?}, but must be {rule}")));
         }
         if !is_base(base) {
             return Err(invalid(format!(
@@ -160,7 +159,7 @@ impl ZookeeperStore {
                 None => client.create(path, value, &options).await.map(|(stat, _)| stat),
                 Some(fence) => {
                     let mut writer = client.new_multi_writer();
-                    add_fence(&mut writer, fence)?;
+                    add_fence(&mut writer, &client, fence)?;
                     // Servers up to 3.8 return no stat for a creation within a transaction
                     // (ZOOKEEPER-4667), but they do for a change of data. So create an empty node
                     // and set its value in the same transaction.
@@ -181,7 +180,7 @@ impl ZookeeperStore {
                 Ok(stat) => return Ok(version(&stat)),
                 Err(Error::NodeExists) => return Err(StoreError::Conflict { current: Current::Unknown }),
                 Err(Error::NoNode) => {
-                    client.mkdir(self.session.base(), &options).await.map_err(store_error)?;
+                    create_base(&client, self.session.base(), &options).await?;
                 }
                 Err(error) => return Err(store_error(error)),
             }
@@ -204,7 +203,8 @@ impl ZookeeperStore {
             let deletions = match (self.deletions_before(&client, interruptions, path, zxid).await, fence) {
                 // A fence that fails outranks a conflict.
                 (Err(conflict @ StoreError::Conflict { .. }), Some(fence)) => {
-                    let leader = client.check_stat(fenced_node(fence)?).await.map_err(store_error)?;
+                    let leader =
+                        client.check_stat(leader_node(&client, fence)?).await.map_err(store_error)?;
                     return Err(if leader.is_some() { conflict } else { fence.refused() });
                 }
                 (deletions, _) => deletions?,
@@ -212,7 +212,7 @@ impl ZookeeperStore {
             let mut writer = client.new_multi_writer();
             // A transaction reports its first failing operation, so the fence comes first.
             let deletions_index = match fence {
-                Some(fence) => add_fence(&mut writer, fence).map(|()| 1)?,
+                Some(fence) => add_fence(&mut writer, &client, fence).map(|()| 1)?,
                 None => 0,
             };
             let added = match value {
@@ -351,14 +351,19 @@ impl Store for ZookeeperStore {
 }
 
 /// Adds a check to the transaction: the leader's node exists.
-fn add_fence(writer: &mut MultiWriter<'_>, fence: &Fence) -> Result<(), StoreError> {
-    writer.add_check_version(fenced_node(fence)?, ANY_VERSION).map_err(store_error)
+fn add_fence(writer: &mut MultiWriter<'_>, client: &Client, fence: &Fence) -> Result<(), StoreError> {
+    writer.add_check_version(leader_node(client, fence)?, ANY_VERSION).map_err(store_error)
 }
 
-/// Returns the path of the leader's node.
-fn fenced_node(fence: &Fence) -> Result<&str, StoreError> {
+/// Returns the path at which the client sees the leader's node.
+fn leader_node<'a>(client: &Client, fence: &'a Fence) -> Result<&'a str, StoreError> {
     // Paths are UTF-8, so any other proof belongs to no leader.
-    std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())
+    let path = std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())?;
+    let seen = path.strip_prefix(client.path().trim_end_matches('/'));
+    seen.filter(|path| path.starts_with('/')).ok_or_else(|| {
+        let reason = format!("the leader's node {path:?} is not below the root path {:?}", client.path());
+        StoreError::Invalid { reason, source: None }
+    })
 }
 
 /// Returns the node's state after the transaction's only change of data.

@@ -5,4 +5,5 @@ mod etcd_evict;
 mod etcd_voter;
 mod redis;
 mod zookeeper;
+mod zookeeper_access;
 mod zookeeper_sessions;

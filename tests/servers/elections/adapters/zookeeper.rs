@@ -82,7 +82,15 @@ async fn invalid_settings_are_named_with_their_rule() {
     assert_config(huge, "identity", "2000015 bytes", "small enough");
     let huge = builder(nowhere(), "one").access(ZookeeperAccess::digest("one", &long)).start().await;
     assert_config(huge, "access", "2000010 bytes", "small enough");
-    for servers in ["", "localhost:1/path", "localhost:nonsense", "localhost:0", ":2181", "a:1,,b:2"] {
+    for servers in [
+        "",
+        "localhost:1/path,localhost:2",
+        "localhost:1/a//b",
+        "localhost:nonsense",
+        "localhost:0",
+        ":2181",
+        "a:1,,b:2",
+    ] {
         let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
         assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
     }

@@ -26,6 +26,26 @@ impl ZookeeperServer {
         Self::launch(Zookeeper { settings: settings.into(), options: options.to_vec() }).await
     }
 
+    /// Starts a server that also serves TLS, at another address, by a certificate of its own.
+    pub async fn start_with_tls() -> Self {
+        let settings = "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+                        secureClientPort={second port}\n\
+                        ssl.keyStore.location={folder}/keys.p12\n\
+                        ssl.keyStore.password=secret\n\
+                        ssl.clientAuth=none";
+        Self::launch(Zookeeper { settings: settings.into(), options: Vec::new() }).await
+    }
+
+    /// Returns the address for clients with TLS, as text.
+    pub fn tls_endpoint(&self) -> String {
+        format!("tcp+tls://localhost:{}", self.ports[1].number)
+    }
+
+    /// Returns the certificate of the server with TLS, in PEM.
+    pub fn certificate(&self) -> String {
+        fs::read_to_string(self.directory.path().join("certificate.pem")).expect("it serves TLS")
+    }
+
     /// Kills the server and starts it again with further lines of its settings file.
     pub async fn restart_with(&mut self, settings: impl Into<String>) {
         self.kind.settings = settings.into();
@@ -87,7 +107,7 @@ impl ZookeeperServer {
 
 impl Kind for Zookeeper {
     const PROGRAM: &'static str = "java";
-    const PORTS: usize = 1;
+    const PORTS: usize = 2;
 
     fn missing(&self) -> String {
         missing(Self::PROGRAM, "default-jre-headless")
@@ -110,7 +130,13 @@ impl Kind for Zookeeper {
             ports[0],
             self.settings
         );
-        fs::write(&settings, text).expect("the settings can be written");
+        let folder = data.parent().expect("the data has a folder of its own");
+        let text = text.replace("{second port}", &ports[1].to_string());
+        let text = text.replace("{folder}", &folder.display().to_string());
+        fs::write(&settings, &text).expect("the settings can be written");
+        if text.contains("keys.p12") && !folder.join("keys.p12").exists() {
+            create_certificate(folder);
+        }
         command.args(&self.options);
         command.args(["-Xmx256m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         // A killed server would leave this file behind in /tmp.
@@ -120,7 +146,7 @@ impl Kind for Zookeeper {
         command.arg("-Dzookeeper.forceSync=no");
         // The manifest of the first jar names all that it needs; the second jar writes the log to
         // stderr.
-        command.args(["-cp", &format!("{JAR}:/usr/share/java/slf4j-simple.jar")]);
+        command.args(["-cp", &format!("{JAR}:/usr/share/java/slf4j-simple.jar:{NETTY}")]);
         command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(settings);
     }
 
@@ -132,9 +158,26 @@ impl Kind for Zookeeper {
     }
 }
 
+/// Creates a key with a certificate for `localhost`, and writes the certificate to another file.
+fn create_certificate(folder: &Path) {
+    let names = ["-dname", "CN=localhost", "-ext", "san=dns:localhost", "-keyalg", "EC", "-validity", "1000"];
+    for command in [&["-genkeypair"][..], &["-exportcert", "-rfc", "-file", "certificate.pem"]] {
+        let mut keytool = Command::new("keytool");
+        keytool.current_dir(folder).args(command).args(["-keystore", "keys.p12", "-storetype", "PKCS12"]);
+        keytool.args(["-alias", "server", "-storepass", "secret"]);
+        if command.len() == 1 {
+            keytool.args(names);
+        }
+        let output = keytool.output().expect("the Java runtime has keytool");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").args(["-r", "--"]).args([from, to]).status();
     assert!(copied.expect("cp can be run").success());
 }
 
 const JAR: &str = "/usr/share/java/zookeeper.jar";
+/// The first jar forgets to name this one, which only a server with TLS needs.
+const NETTY: &str = "/usr/share/java/netty-codec.jar";
