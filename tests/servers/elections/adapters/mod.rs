@@ -6,4 +6,5 @@ mod etcd_voter;
 mod redis;
 mod zookeeper;
 mod zookeeper_access;
+mod zookeeper_haste;
 mod zookeeper_sessions;
