@@ -31,6 +31,8 @@ pub(super) struct Campaign {
     pub publisher: LeadershipPublisher,
     pub identity: String,
     pub access: ZookeeperAccess,
+    /// The text before the number in the name of the candidate's node.
+    pub lock_pattern: String,
     pub election: Election,
     /// The shortest session timeout that the servers granted.
     pub session_timeout: Duration,
@@ -162,8 +164,8 @@ impl Candidate for Campaign {
 }
 
 impl Candidacy {
-    fn new() -> Self {
-        Self { prefix: format!("_c_{}-lock-", random_name()), node: None }
+    fn new(lock_pattern: &str) -> Self {
+        Self { prefix: format!("_c_{}{lock_pattern}", random_name()), node: None }
     }
 
     /// Deletes the node, even if its name is not known yet.
@@ -287,7 +289,7 @@ impl Campaign {
     async fn join(&mut self, candidates: &Candidates, retries: &mut Retries) -> Node {
         // A call that was dropped may have sent the request.
         let mut sent = self.candidacy.is_some();
-        let candidacy = self.candidacy.get_or_insert_with(Candidacy::new);
+        let candidacy = self.candidacy.get_or_insert_with(|| Candidacy::new(&self.lock_pattern));
         if let Some(node) = &candidacy.node {
             return node.clone();
         }

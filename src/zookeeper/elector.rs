@@ -28,7 +28,8 @@ use crate::{
 /// hold their identity. The lowest number leads. Each candidate watches only its predecessor, so
 /// that one exit wakes one candidate. Once per session timeout, each also checks who leads. This is
 /// the recipe of ZooKeeper's documentation; Curator, dcos-go and kazoo (with `extra_lock_patterns`)
-/// can take part. The random `guid` guards against a lost answer: the candidate finds its node by
+/// can take part, Curator's `LeaderLatch` with another
+/// [`lock_pattern`](ZookeeperElectorBuilder::lock_pattern). The random `guid` guards against a lost answer: the candidate finds its node by
 /// it.
 ///
 /// The elector fails for good when its session has expired, or the user's client is refused; start
@@ -98,7 +99,8 @@ pub struct ZookeeperElectorBuilder {
     connect_timeout: Duration,
     ttl: Duration,
     request_timeout: Duration,
-    patterns: Vec<String>,
+    lock_pattern: String,
+    extra_lock_patterns: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -121,7 +123,8 @@ impl ZookeeperElector {
             connect_timeout: Duration::from_secs(5),
             ttl: Duration::from_secs(10),
             request_timeout: Duration::from_secs(5),
-            patterns: vec!["-lock-".to_owned()],
+            lock_pattern: "-lock-".to_owned(),
+            extra_lock_patterns: Vec::new(),
         }
     }
 
@@ -187,10 +190,18 @@ impl ZookeeperElectorBuilder {
         self
     }
 
+    /// Sets the text before the number in the name of this candidate's node. Candidates of one
+    /// election must agree on it. `-latch-` is that of Curator's `LeaderLatch`. Default: `-lock-`,
+    /// as in dcos-go, and in Curator's `InterProcessMutex` and `LeaderSelector`.
+    pub fn lock_pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.lock_pattern = pattern.into();
+        self
+    }
+
     /// Adds a text that marks candidates' nodes: it stands in the name before the number.
-    /// `__lock__` is kazoo's. Default: only `-lock-`.
+    /// `__lock__` is kazoo's. Default: only the [`lock_pattern`](Self::lock_pattern).
     pub fn extra_lock_pattern(mut self, pattern: impl Into<String>) -> Self {
-        self.patterns.push(pattern.into());
+        self.extra_lock_patterns.push(pattern.into());
         self
     }
 
@@ -213,7 +224,9 @@ impl ZookeeperElectorBuilder {
         ConfigError::within("ttl", self.ttl, SESSION_TIMEOUTS)?;
         ConfigError::positive("connect_timeout", self.connect_timeout)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;
-        for pattern in &self.patterns {
+        let is_name = !self.lock_pattern.contains('/') && is_base(&format!("/{}", self.lock_pattern));
+        ConfigError::require(is_name, "lock_pattern", &self.lock_pattern, "a part of a node's name")?;
+        for pattern in &self.extra_lock_patterns {
             ConfigError::not_empty("extra_lock_pattern", pattern)?;
         }
         let (client, own) = match self.connection {
@@ -240,8 +253,8 @@ impl ZookeeperElectorBuilder {
             Some(_) => client.session_timeout(),
             None => client.session_timeout().min(self.ttl),
         };
-        let election =
-            Election { base: self.base.clone(), patterns: self.patterns.into(), limit: self.request_timeout };
+        let patterns = [vec![self.lock_pattern.clone()], self.extra_lock_patterns].concat().into();
+        let election = Election { base: self.base.clone(), patterns, limit: self.request_timeout };
         let seat = Seat::new(Mutex::new(Some(election.on(client))));
         let campaign = Campaign {
             seat: seat.clone(),
@@ -250,6 +263,7 @@ impl ZookeeperElectorBuilder {
             publisher: publisher.clone(),
             identity: self.identity.clone(),
             access: self.access,
+            lock_pattern: self.lock_pattern,
             election,
             session_timeout,
             is_timeout_known: true,

@@ -105,6 +105,10 @@ async fn invalid_settings_are_named_with_their_rule() {
     assert_config(never, "connect_timeout", "0ns", "longer than zero");
     let never = builder(nowhere(), "one").request_timeout(Duration::ZERO).start().await;
     assert_config(never, "request_timeout", "0ns", "longer than zero");
+    for pattern in ["", "a/b", "\n"] {
+        let bad = builder(nowhere(), "one").lock_pattern(pattern).start().await;
+        assert_config(bad, "lock_pattern", &format!("{pattern:?}"), "part of a node's name");
+    }
     let blank = builder(nowhere(), "one").extra_lock_pattern("").start().await;
     assert_config(blank, "extra_lock_pattern", "\"\"", "not empty");
 }
