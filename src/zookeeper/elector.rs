@@ -3,7 +3,10 @@
 use std::{fmt, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use zookeeper_client::Client;
 
 use super::{
@@ -19,7 +22,8 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    store::{StoreError, resume, unavailable},
+    reconnect::Pauses,
+    store::{StoreError, unavailable},
 };
 
 /// A candidate in an election on ZooKeeper.
@@ -229,18 +233,16 @@ impl ZookeeperElectorBuilder {
         for pattern in &self.extra_lock_patterns {
             ConfigError::not_empty("extra_lock_pattern", pattern)?;
         }
-        let (client, own) = match self.connection {
+        let (client, own) = match self.connection.clone() {
             Connection::Client(client) => (client, None),
             Connection::Servers(servers) => {
                 if let Some(rule) = self.access.broken_rule(&servers) {
                     return Err(ConfigError::new("servers", &servers, rule).into());
                 }
-                let connect = self.access.connect(&servers, self.ttl);
-                match resume::bounded(self.connect_timeout, connect, |error| error).await {
+                match self.connect(&servers).await {
                     Err(StoreError::Invalid { .. }) => {
-                        return Err(
-                            ConfigError::new("servers", &servers, "host:port, separated by commas").into()
-                        );
+                        let rule = "host:port, separated by commas";
+                        return Err(ConfigError::new("servers", &servers, rule).into());
                     }
                     connected => (connected?, Some(OwnSessions { servers, ttl: self.ttl })),
                 }
@@ -272,6 +274,22 @@ impl ZookeeperElectorBuilder {
         };
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);
         Ok(ZookeeperElector { candidate, base: self.base, seat })
+    }
+
+    /// Begins a session. A server that is slow or starts just now gets all of the time.
+    async fn connect(&self, servers: &str) -> Result<Client, StoreError> {
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut last = unavailable(format!("no answer within {:?}", self.connect_timeout));
+        let connect = async {
+            loop {
+                match self.access.connect(servers, self.ttl).await {
+                    Err(error @ StoreError::Unavailable { .. }) => last = error,
+                    connected => return connected,
+                }
+                sleep(pauses.next()).await;
+            }
+        };
+        timeout(self.connect_timeout, connect).await.unwrap_or(Err(last))
     }
 }
 
@@ -317,3 +335,8 @@ impl fmt::Debug for ZookeeperElectorBuilder {
             .finish_non_exhaustive()
     }
 }
+
+/// The first pause between two tries to begin the first session.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between them.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -19,7 +19,8 @@ use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer};
 use crate::{
     engines::zookeeper_client,
     states::{
-        assert_config, at_best, ensure, follows, interrupted, leads, nowhere, reaches, soon, token, until,
+        LONG, assert_config, at_best, ensure, follows, interrupted, leads, nowhere, reaches, soon, token,
+        until,
     },
 };
 
@@ -128,6 +129,16 @@ async fn start_fails_within_the_connect_timeout() {
     server.resume();
     server.kill();
     fails(server.address()).await;
+}
+
+#[tokio::test]
+async fn start_waits_for_a_server_that_starts() {
+    let mut server = ZookeeperServer::start().await;
+    server.kill();
+    let address = server.address();
+    let start = builder(address, "one").connect_timeout(LONG).start();
+    let (_, started) = tokio::join!(server.restart(), start);
+    leads(&started.expect("a session")).await;
 }
 
 #[tokio::test]
