@@ -209,14 +209,16 @@ impl Campaign {
     }
 
     /// Learns what session timeout the servers grant now. They grant one at each connection, also
-    /// for a session that goes on, but the client reports only the first.
-    async fn learn_timeout(&mut self, retries: &mut Retries) {
-        if !self.is_timeout_known
-            && let Some(other) = self.connect(retries).await
-        {
+    /// for a session that goes on, but the client reports only the first. Returns whether it is
+    /// known: the servers may refuse another session.
+    async fn learn_timeout(&mut self, retries: &mut Retries) -> bool {
+        if !self.is_timeout_known && self.own.is_some() {
+            let other = timeout(self.session_timeout, self.connect(retries)).await;
+            let Ok(Some(other)) = other else { return false };
             self.session_timeout = self.session_timeout.min(other.session_timeout());
         }
         self.is_timeout_known = true;
+        true
     }
 
     /// Gives up the session, and the node with it. The next one begins after the pause.
@@ -313,7 +315,11 @@ impl Campaign {
 
     /// Leads until the node is gone.
     async fn lead(&mut self, candidates: &Candidates, node: &Node, retries: &mut Retries) {
-        self.learn_timeout(retries).await;
+        if !self.learn_timeout(retries).await {
+            // The next session begins with a timeout that is known.
+            self.seat.lock().take();
+            return;
+        }
         let path = candidates.path(&node.name);
         let limit = self.election.limit.min(self.session_timeout / RENEWALS);
         let election = format!("{}{}", candidates.root, candidates.base());

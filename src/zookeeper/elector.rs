@@ -37,7 +37,9 @@ use crate::{
 /// it.
 ///
 /// The elector fails for good when its session has expired, or the user's client is refused; start
-/// a new one then. It survives any shorter loss of its connection.
+/// a new one then. It survives any shorter loss of its connection. If its connection breaks again and
+/// again, each time soon after it was made, the candidate ends its own session, pauses for 1 s to
+/// 6 s, and goes on behind the others.
 ///
 /// # Permissions
 ///
