@@ -226,7 +226,12 @@ impl ZookeeperElectorBuilder {
             ConfigError::require(fits(size).is_ok(), field, format_args!("{size} bytes"), rule)
         };
         fits("access", self.access.size())?;
-        fits("identity", self.identity.len() + self.base.len() + self.access.size())?;
+        let root = match &self.connection {
+            Connection::Servers(servers) => servers.len(),
+            Connection::Client(client) => client.path().len(),
+        };
+        let path = root + self.base.len() + self.lock_pattern.len();
+        fits("identity", self.identity.len() + path + self.access.size())?;
         ConfigError::within("ttl", self.ttl, SESSION_TIMEOUTS)?;
         ConfigError::positive("connect_timeout", self.connect_timeout)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;

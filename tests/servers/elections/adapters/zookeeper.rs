@@ -80,7 +80,7 @@ async fn invalid_settings_are_named_with_their_rule() {
     }
     let long = "x".repeat(2_000_000);
     let huge = builder(nowhere(), &long).start().await;
-    assert_config(huge, "identity", "2000015 bytes", "small enough");
+    assert_config(huge, "identity", "2000032 bytes", "small enough");
     let huge = builder(nowhere(), "one").access(ZookeeperAccess::digest("one", &long)).start().await;
     assert_config(huge, "access", "2000010 bytes", "small enough");
     for servers in [

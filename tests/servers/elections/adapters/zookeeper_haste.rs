@@ -1,7 +1,11 @@
-//! How often the ZooKeeper elector and store connect while something is wrong.
+//! How often the ZooKeeper elector and store connect and log while something is wrong.
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -37,6 +41,31 @@ fn watching(address: SocketAddr) -> ZookeeperStore {
     store
 }
 
+/// Counts the lines that this crate writes into the log of this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("writerlease") && *metadata.level() <= tracing::Level::INFO
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        if self.enabled(event.metadata()) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 async fn connections(proxy: &Proxy, what: &str) -> u64 {
     let before = proxy.accepted();
     sleep(Duration::from_secs(10)).await;
@@ -45,7 +74,7 @@ async fn connections(proxy: &Proxy, what: &str) -> u64 {
     connections
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn former_leaders_and_watches_back_off() {
     let server = ZookeeperServer::start().await;
     let proxies = [
@@ -66,10 +95,15 @@ async fn former_leaders_and_watches_back_off() {
     let what = ["leader", "follower", "watch"];
     for wait in [0, 15] {
         sleep(Duration::from_secs(wait)).await;
+        let log = Log::default();
+        let _logged = tracing::subscriber::set_default(log.clone());
         let counts = proxies.iter().zip(what).map(|(proxy, what)| connections(proxy, what));
         for count in join_all(counts).await {
             assert!(count <= 20, "{count} connections in 10 s");
         }
+        let lines = log.0.load(Relaxed);
+        println!("{lines} lines in 10 s");
+        assert!(lines <= 20, "{lines} lines in 10 s");
     }
 }
 
@@ -85,7 +119,7 @@ async fn cut_each(proxy: &Proxy, duration: Duration) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn connections_cut_after_each_success_back_off() {
     let server = ZookeeperServer::start().await;
     let proxies = [Proxy::start(server.address()).await, Proxy::start(server.address()).await];
@@ -93,9 +127,14 @@ async fn connections_cut_after_each_success_back_off() {
     leads(&elector).await;
     let store = watching(proxies[1].address());
     until("it watches", async || proxies[1].open() == 1).await;
+    let log = Log::default();
+    let _logged = tracing::subscriber::set_default(log.clone());
     let cut = proxies.iter().map(|proxy| cut_each(proxy, Duration::from_secs(10)));
     let counts = proxies.iter().zip(["elector", "watch"]).map(|(proxy, what)| connections(proxy, what));
     let (_, counts) = tokio::join!(join_all(cut), join_all(counts));
+    let lines = log.0.load(Relaxed);
+    println!("{lines} lines in 10 s");
+    assert!(lines <= 40, "{lines} lines of two in 10 s");
     assert!(counts.iter().all(|count| *count <= 20), "{counts:?} connections in 10 s");
     leads(&elector).await;
     until("the store works", async || store.get("key").await.is_ok()).await;
