@@ -7,7 +7,7 @@ use std::{
 
 use writerlease::{
     Moment,
-    election::{ElectionError, Elector, Leadership},
+    election::{ElectionError, Elector, Event, Leadership},
     store::StoreError,
     zookeeper::{ZookeeperElector, ZookeeperElectorBuilder},
 };
@@ -18,7 +18,7 @@ use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer};
 use super::zookeeper::{BASE, LONG_TIMEOUT, REQUEST, builder, candidate, nodes};
 use crate::{
     engines::zookeeper_client,
-    states::{follows, interrupted, leads, reaches, soon, token, until},
+    states::{event, follows, interrupted, leads, reaches, soon, token, until},
 };
 
 /// Creates a base whose nodes nobody may delete.
@@ -166,9 +166,9 @@ async fn leaders_notice_that_servers_grant_less_time() {
         };
         let first = first.start().await.expect("a session");
         leads(&first).await;
-        let old_token = token(&first);
+        let (old_token, mut events) = (token(&first), first.events());
         server.restart_with(format!("maxSessionTimeout={}", short.as_millis())).await;
-        until("the connection is lost", async || !first.is_leader()).await;
+        event(&mut events, |event| matches!(event, Event::Retired { .. }).then_some(())).await;
         leads(&first).await;
         assert_eq!(token(&first), old_token, "its session goes on");
         let Leadership::Leader { until, .. } = *first.leadership().borrow() else { panic!("it leads") };
