@@ -42,7 +42,11 @@ pub(crate) struct State<K> {
     /// users.
     pub(super) waker: Option<Waker>,
     pub(super) stall: Stall,
-    published: Status,
+    /// The status of now. Only the driver writes it into the channel: a caller that looks at the
+    /// channel would wait for itself.
+    current: Status,
+    /// The channel has another status.
+    unpublished: bool,
     watches: WatchStates,
     prefixes: Prefixes,
     /// The fence that attempts carry.
@@ -92,7 +96,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 wake_at: Timestamp::ZERO,
                 waker: None,
                 stall: Stall::none(),
-                published: status,
+                current: status,
+                unpublished: false,
                 watches: WatchStates::default(),
                 prefixes: Prefixes::default(),
                 fence: None,
@@ -107,7 +112,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     pub(crate) fn status(&self) -> Status {
-        *self.status.borrow()
+        self.lock().current
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
@@ -160,8 +165,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         }
     }
 
-    /// Applies an event to the engine and does what follows: publishes the status, cancels the
-    /// attempts of a lost role, and wakes the driver if it would sleep too long.
+    /// Applies an event to the engine and does what follows: takes in the status, cancels the attempts
+    /// of a lost role, and wakes the driver if it would sleep too long or has to publish the status.
     ///
     /// The caller drops the event's result outside of the lock, because it may be a user's closure.
     pub(crate) fn handle<R>(
@@ -180,7 +185,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         // The clock is read under the lock, so that the engine sees times in order.
         let now = self.now();
         let result = event(&mut state, now);
-        let lost = self.publish(&mut state, now);
+        let lost = self.take_status(&mut state, now);
         state.wake_if_needed(now);
         drop(state);
         // A cancellation wakes tasks of users, so it comes after the lock is released.
@@ -235,9 +240,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.wake();
     }
 
-    /// Publishes the status if it changed. Returns the tokens to cancel of the roles that were lost.
-    pub(super) fn publish(&self, state: &mut State<K>, now: Timestamp) -> Vec<Arc<CancellationToken>> {
-        let before = state.published;
+    /// Takes in the status if it changed. Returns the tokens to cancel of the roles that were lost.
+    pub(super) fn take_status(&self, state: &mut State<K>, now: Timestamp) -> Vec<Arc<CancellationToken>> {
+        let before = state.current;
         let role_generation = state.engine.role_generation();
         let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
         let is_stuck = state.stall.lasts(&state.engine);
@@ -267,8 +272,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             role_generation,
             ..before
         };
-        state.published = status;
-        self.status.send_replace(status);
+        state.current = status;
+        state.unpublished = true;
         if role_generation == before.role_generation {
             return Vec::new();
         }
@@ -345,7 +350,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(crate) fn add_watch(&self) -> u64 {
         let mut state = self.lock();
         let id = state.watches.add();
-        self.publish_watch(&mut state);
+        state.take_watch();
         id
     }
 
@@ -353,7 +358,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(crate) fn set_watch(&self, id: u64, watch: Option<WatchState>) {
         let mut state = self.lock();
         state.watches.set(id, watch);
-        self.publish_watch(&mut state);
+        state.take_watch();
     }
 
     /// Reserves a prefix for one guard.
@@ -365,11 +370,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.lock().prefixes.remove(prefix);
     }
 
-    fn publish_watch(&self, state: &mut State<K>) {
-        let watch = state.watches.worst();
-        if watch != state.published.watch && !matches!(state.phase, Phase::Closed(_)) {
-            state.published.watch = watch;
-            self.status.send_replace(state.published);
+    /// Publishes a status that the driver took.
+    pub(super) fn publish(&self, status: Option<Status>) {
+        if let Some(status) = status {
+            self.status.send_replace(status);
         }
     }
 
@@ -377,12 +381,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(super) fn close(&self, closed: LeaseClosed) {
         let mut state = self.lock();
         state.phase = Phase::Closed(closed);
-        state.published = Status { is_leader: false, shards_led: 0, closed: Some(closed), ..state.published };
+        state.current = Status { is_leader: false, shards_led: 0, closed: Some(closed), ..state.current };
+        let last = state.current;
         let roles = state.roles.take_all();
         let follower = state.follower.take();
         let when_closed = std::mem::take(&mut state.when_closed);
-        self.status.send_replace(state.published);
         drop(state);
+        self.publish(Some(last));
         roles.iter().for_each(|token| token.cancel());
         if let Some(follower) = follower {
             follower.abort();
@@ -412,9 +417,26 @@ impl<K: Hash + Eq + Clone> State<K> {
     fn wake_if_needed(&mut self, now: Timestamp) {
         let wake_at = self.wake_at;
         let too_late = |timeout| timeout < wake_at || wake_at <= now;
-        if wake_at != Timestamp::ZERO && self.timeout(now).is_some_and(too_late) {
+        if wake_at != Timestamp::ZERO && (self.unpublished || self.timeout(now).is_some_and(too_late)) {
             self.wake();
         }
+    }
+
+    /// Takes in the state of the watches, unless the last status is out.
+    fn take_watch(&mut self) {
+        let watch = self.watches.worst();
+        if watch != self.current.watch && !matches!(self.phase, Phase::Closed(_)) {
+            self.current.watch = watch;
+            self.unpublished = true;
+            if self.wake_at != Timestamp::ZERO {
+                self.wake();
+            }
+        }
+    }
+
+    /// Takes the status if the channel has another one.
+    pub(super) fn poll_status(&mut self) -> Option<Status> {
+        std::mem::take(&mut self.unpublished).then_some(self.current)
     }
 
     /// Returns when the driver must look at the engine again without an event.

@@ -123,6 +123,10 @@ impl<C: From<Resign> + Send + 'static> Elector for CandidateHandle<C> {
         self.publisher.leadership()
     }
 
+    fn state(&self) -> Leadership {
+        self.publisher.state()
+    }
+
     fn events(&self) -> Events {
         self.publisher.events()
     }

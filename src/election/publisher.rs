@@ -25,21 +25,31 @@ pub(crate) struct LeadershipPublisher(Arc<Inner>);
 struct Inner {
     /// The candidate's name in the log.
     name: String,
-    state: watch::Sender<Leadership>,
-    /// Locked while the state changes, so that events and states have the same order.
-    readers: Mutex<Readers>,
+    /// Never locked while the channel is waited for: a reader that looks at the channel may ask the
+    /// elector meanwhile.
+    known: Mutex<Known>,
+    /// Locked while the channel and the events take in what is known, so that all have the same
+    /// order.
+    publishing: Mutex<()>,
+    channel: watch::Sender<Leadership>,
 }
 
-#[derive(Debug, Default)]
-struct Readers {
-    senders: Vec<UnboundedSender<Event>>,
+#[derive(Debug)]
+struct Known {
+    state: Leadership,
+    /// The channel has another state.
+    unpublished: bool,
+    readers: Vec<UnboundedSender<Event>>,
+    /// Events that the channel has to precede.
+    unsent: Vec<(UnboundedSender<Event>, Event)>,
     /// The readers know of the interruption, and nothing good has happened since.
     interrupted: bool,
 }
 
-impl Readers {
-    fn send(&mut self, events: &[Event]) {
-        self.senders.retain(|reader| events.iter().all(|event| reader.send(event.clone()).is_ok()));
+impl Known {
+    fn send(&mut self, event: &Event) {
+        self.readers.retain(|reader| !reader.is_closed());
+        self.unsent.extend(self.readers.iter().map(|reader| (reader.clone(), event.clone())));
     }
 }
 
@@ -49,10 +59,17 @@ impl LeadershipPublisher {
     pub fn new(name: impl Into<String>) -> Self {
         let inner = Arc::new(Inner {
             name: name.into(),
-            state: watch::Sender::new(Leadership::Unknown),
-            readers: Mutex::default(),
+            known: Mutex::new(Known {
+                state: Leadership::Unknown,
+                unpublished: false,
+                readers: Vec::new(),
+                unsent: Vec::new(),
+                interrupted: false,
+            }),
+            publishing: Mutex::default(),
+            channel: watch::Sender::new(Leadership::Unknown),
         });
-        tokio::spawn(expire(Arc::downgrade(&inner), inner.state.subscribe()));
+        tokio::spawn(expire(Arc::downgrade(&inner), inner.channel.subscribe()));
         Self(inner)
     }
 
@@ -61,19 +78,22 @@ impl LeadershipPublisher {
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.0.state.subscribe()
+        self.0.channel.subscribe()
+    }
+
+    pub fn state(&self) -> Leadership {
+        self.0.known.lock().state.clone()
     }
 
     pub fn events(&self) -> Events {
         let (sender, events) = mpsc::unbounded_channel();
-        let mut readers = self.0.readers.lock();
-        let state = self.0.state.borrow().clone();
-        for event in changes(&Leadership::Unknown, &state) {
+        let mut known = self.0.known.lock();
+        for event in changes(&Leadership::Unknown, &known.state) {
             // The receiver is still here.
             let _ = sender.send(event);
         }
-        if !matches!(state, Leadership::Failed(_)) {
-            readers.senders.push(sender);
+        if !matches!(known.state, Leadership::Failed(_)) {
+            known.readers.push(sender);
         }
         events.into()
     }
@@ -95,23 +115,26 @@ impl LeadershipPublisher {
     /// leader leads until its time is up.
     pub fn interrupted(&self, error: impl Into<ElectionError>) {
         self.0.update(|state| matches!(state, Leadership::Follower { .. }).then_some(Leadership::Unknown));
-        let mut readers = self.0.readers.lock();
-        if !std::mem::replace(&mut readers.interrupted, true) {
-            readers.send(&[Event::Interrupted(Arc::new(error.into()))]);
+        let mut known = self.0.known.lock();
+        if !std::mem::replace(&mut known.interrupted, true) {
+            known.send(&Event::Interrupted(Arc::new(error.into())));
         }
+        drop(known);
+        self.0.publish();
     }
 
     /// Publishes an error that leaves the election as it is.
     #[cfg(feature = "etcd")]
     pub fn report(&self, error: ElectionError) {
-        self.0.readers.lock().send(&[Event::Interrupted(Arc::new(error))]);
+        self.0.known.lock().send(&Event::Interrupted(Arc::new(error)));
+        self.0.publish();
     }
 
     /// Waits for the elector to end, and returns the reason.
     pub async fn end(&self) -> ElectionError {
         self.ended().await;
-        match &*self.0.state.borrow() {
-            Leadership::Failed(error) if matches!(**error, ElectionError::Died) => ElectionError::Died,
+        match self.state() {
+            Leadership::Failed(error) if matches!(*error, ElectionError::Died) => ElectionError::Died,
             _ => ElectionError::Closed,
         }
     }
@@ -126,22 +149,41 @@ impl LeadershipPublisher {
 
 impl Inner {
     fn update(&self, next: impl FnOnce(&Leadership) -> Option<Leadership>) {
-        let mut readers = self.readers.lock();
-        let before = self.state.borrow().clone();
-        if matches!(before, Leadership::Failed(_)) {
+        let mut known = self.known.lock();
+        if matches!(known.state, Leadership::Failed(_)) {
             return;
         }
-        let Some(next) = next(&before) else { return };
-        let events = changes(&before, &next);
+        let Some(next) = next(&known.state) else { return };
+        let events = changes(&known.state, &next);
+        events.iter().for_each(|event| known.send(event));
+        if matches!(next, Leadership::Failed(_)) {
+            known.readers.clear();
+        }
+        known.interrupted &= matches!(next, Leadership::Unknown);
+        known.unpublished = true;
+        let before = std::mem::replace(&mut known.state, next);
+        drop(known);
+        drop(before);
         for event in &events {
             tracing::info!(candidate = self.name, ?event, "the leadership changed");
         }
-        let failed = matches!(next, Leadership::Failed(_));
-        readers.interrupted &= matches!(next, Leadership::Unknown);
-        self.state.send_replace(next);
-        readers.send(&events);
-        if failed {
-            readers.senders.clear();
+        self.publish();
+    }
+
+    /// Passes on what is known: to the channel, then to the readers of events.
+    fn publish(&self) {
+        let _order = self.publishing.lock();
+        let (state, unsent) = {
+            let mut known = self.known.lock();
+            let state = std::mem::take(&mut known.unpublished).then(|| known.state.clone());
+            (state, std::mem::take(&mut known.unsent))
+        };
+        if let Some(state) = state {
+            self.channel.send_replace(state);
+        }
+        for (reader, event) in unsent {
+            // The reader may have gone.
+            let _ = reader.send(event);
         }
     }
 }
@@ -149,9 +191,12 @@ impl Inner {
 /// Ends each leadership when its time is up.
 async fn expire(publisher: Weak<Inner>, mut state: watch::Receiver<Leadership>) {
     loop {
-        let until = match &*state.borrow_and_update() {
-            Leadership::Leader { until, .. } => Some(*until),
-            _ => None,
+        // Before the look, so that no change is missed.
+        state.mark_unchanged();
+        let until = match publisher.upgrade().map(|publisher| publisher.known.lock().state.clone()) {
+            Some(Leadership::Leader { until, .. }) => Some(until),
+            Some(_) => None,
+            None => return,
         };
         let time_is_up = async {
             match until {
@@ -269,6 +314,27 @@ mod tests {
         clock::tests::suspend(Duration::from_secs(100));
         assert!(state.wait_for(|state| matches!(state, Leadership::Unknown)).await.is_ok());
         assert!(clock::now() - awake <= Duration::from_secs(1));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_of_the_channel_may_ask_the_elector() {
+        let publisher = LeadershipPublisher::new("test");
+        let looked = publisher.leadership();
+        let until = Moment::now() + Duration::from_secs(3600);
+        publisher.lead(fence(1), until);
+        let writer = publisher.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let state = looked.borrow();
+            let writing = std::thread::spawn(move || writer.lead(fence(2), until));
+            // The writer now waits for the borrow to end, or is about to.
+            std::thread::sleep(Duration::from_millis(50));
+            drop((publisher.state(), publisher.events(), publisher.leadership()));
+            assert!(state.is_leader());
+            drop(state);
+            writing.join().expect("it publishes");
+        });
+        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        asked.expect("nobody waits for another").expect("the state is right");
     }
 
     #[tokio::test(start_paused = true)]
