@@ -15,7 +15,10 @@ use super::{
     error::ElectionError,
     leadership::{Event, Events, Leadership},
 };
-use crate::{clock::Moment, store::Fence};
+use crate::{
+    clock::Moment,
+    store::{Fence, StoreError, causes::Causes},
+};
 
 /// Publishes the state of one candidate. Clones share it.
 #[derive(Clone, Debug)]
@@ -42,8 +45,8 @@ struct Known {
     readers: Vec<UnboundedSender<Event>>,
     /// Events that the channel has to precede.
     unsent: Vec<(UnboundedSender<Event>, Event)>,
-    /// The readers know of the interruption, and nothing good has happened since.
-    interrupted: bool,
+    /// The causes of the interruption that the readers know; none once something good happened.
+    causes: Causes,
 }
 
 impl Known {
@@ -64,7 +67,7 @@ impl LeadershipPublisher {
                 unpublished: false,
                 readers: Vec::new(),
                 unsent: Vec::new(),
-                interrupted: false,
+                causes: Causes::default(),
             }),
             publishing: Mutex::default(),
             channel: watch::Sender::new(Leadership::Unknown),
@@ -111,12 +114,12 @@ impl LeadershipPublisher {
         self.0.update(|_| Some(next));
     }
 
-    /// Publishes an interruption, once until it is over. A follower loses sight of the leader; a
-    /// leader leads until its time is up.
-    pub fn interrupted(&self, error: impl Into<ElectionError>) {
+    /// Publishes an interruption, unless the readers know of its cause. A follower loses sight of the
+    /// leader; a leader leads until its time is up.
+    pub fn interrupted(&self, error: StoreError) {
         self.0.update(|state| matches!(state, Leadership::Follower { .. }).then_some(Leadership::Unknown));
         let mut known = self.0.known.lock();
-        if !std::mem::replace(&mut known.interrupted, true) {
+        if known.causes.is_news(&error) {
             known.send(&Event::Interrupted(Arc::new(error.into())));
         }
         drop(known);
@@ -159,7 +162,9 @@ impl Inner {
         if matches!(next, Leadership::Failed(_)) {
             known.readers.clear();
         }
-        known.interrupted &= matches!(next, Leadership::Unknown);
+        if !matches!(next, Leadership::Unknown) {
+            known.causes.end();
+        }
         known.unpublished = true;
         let before = std::mem::replace(&mut known.state, next);
         drop(known);
@@ -290,6 +295,22 @@ mod tests {
         // A confirmation that comes too late does not count.
         publisher.lead(fence(1), Moment::now());
         assert!(matches!(*publisher.leadership().borrow(), Leadership::Unknown));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_cause_of_an_interruption_is_told() {
+        let publisher = LeadershipPublisher::new("test");
+        let events = publisher.events();
+        let unavailable = || StoreError::Unavailable { reason: "gone".into(), source: None };
+        let denied = || StoreError::Denied { reason: "wrong password".into(), source: None };
+        for error in [unavailable(), unavailable(), denied(), unavailable(), denied()] {
+            publisher.interrupted(error);
+        }
+        publisher.set(Leadership::Follower { leader: None });
+        publisher.interrupted(denied());
+        drop(publisher);
+        let told: Vec<_> = events.map(|event| format!("{event:?}").contains("Denied")).collect().await;
+        assert_eq!(told, [false, true, true]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use super::publisher::LeadershipPublisher;
-use crate::{reconnect::Reconnect, store::StoreError};
+use crate::store::{StoreError, reconnect::Reconnect};
 
 /// The retries of one connection. There is no last one.
 pub(crate) struct Retries {
@@ -21,7 +21,7 @@ impl Retries {
 
     /// Publishes an interruption, and returns the pause before the next try. Pauses grow.
     pub fn failed(&mut self, error: StoreError) -> Duration {
-        let pause = self.reconnect.next_delay(&error);
+        let pause = self.reconnect.interrupted(&error).pause;
         self.publisher.interrupted(error);
         pause
     }

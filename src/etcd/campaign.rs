@@ -17,7 +17,7 @@ use crate::{
         publisher::LeadershipPublisher,
         retries::Retries,
     },
-    store::{Event, Store, unavailable},
+    store::{Event, Store, StoreError, unavailable},
 };
 
 pub(super) struct Campaign {
@@ -152,6 +152,10 @@ impl Campaign {
                 Some(Ok(Event::InitEntry(_))) => continue,
                 Some(Ok(event)) if self.contest == Contest::Queue || concerns(&event, &watched) => {}
                 Some(Ok(_)) => continue,
+                Some(Err(error @ StoreError::Denied { .. })) => {
+                    self.publisher.interrupted(error);
+                    continue;
+                }
                 Some(Err(error)) => {
                     refused = error;
                     continue;
@@ -183,7 +187,7 @@ impl Campaign {
                 }
             }
         }
-        // The watch was denied. The permission that it had at the start may come back.
+        // The watch has ended: the request is invalid.
         sleep(retries.failed(refused)).await;
         Lost::Key
     }

@@ -19,8 +19,7 @@ use super::{
 use crate::{
     election::{ElectionError, Elector, Event, Events, publisher::LeadershipPublisher},
     engine::config::ConfigError,
-    reconnect::Pauses,
-    store::{Event as Change, Store},
+    store::{Event as Change, Store, reconnect::Pauses},
 };
 
 /// A change of the leadership; see [`EtcdElector::leader_notices`].
