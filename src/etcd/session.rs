@@ -221,7 +221,8 @@ impl Session {
                     Ok(Some(lost)) => return lost,
                     Err(error) => {
                         channel = None;
-                        sleep(retries.failed(error).min(self.ttl / 6)).await;
+                        let alive = self.state.lock().alive;
+                        sleep(retries.renewal_failed(error, alive, self.ttl / 6)).await;
                     }
                 }
             }
