@@ -11,6 +11,7 @@
 //! therefore not block the thread, as everywhere in tokio.
 
 mod attempt;
+mod following;
 mod panic;
 mod roles;
 mod shared;

@@ -3,13 +3,10 @@
 use std::{hash::Hash, sync::Arc, task::Waker};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
-use super::{attempt::Attempt, roles::Roles, stall::Stall};
+use super::{attempt::Attempt, following::Following, roles::Roles, stall::Stall};
 use crate::{
     clock::Moment,
     engine::{Engine, Member, RosterChange, RosterRequest, Timestamp, config::LeaseConfig, outcome::Verdict},
@@ -53,8 +50,8 @@ pub(crate) struct State<K> {
     pub(super) fence: Option<Arc<Fence>>,
     /// The task that keeps the roster, if there is one.
     roster: Option<RosterLink>,
-    /// The task that follows an election.
-    follower: Option<AbortHandle>,
+    /// The election that is followed.
+    pub(super) following: Following,
     /// Called once when the lease is closed, outside of the lock.
     when_closed: Vec<OnClose>,
     pub(super) phase: Phase,
@@ -102,7 +99,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 prefixes: Prefixes::default(),
                 fence: None,
                 roster: None,
-                follower: None,
+                following: Following::default(),
                 when_closed: Vec::new(),
                 phase: Phase::Running,
             }),
@@ -131,7 +128,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.timestamp(Moment::now())
     }
 
-    fn timestamp(&self, at: Moment) -> Timestamp {
+    pub(super) fn timestamp(&self, at: Moment) -> Timestamp {
         Timestamp::ZERO + (at - self.origin)
     }
 
@@ -177,7 +174,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     /// Like [`handle`](Self::handle), for an event that also changes the state around the engine.
-    fn update<R>(&self, event: impl FnOnce(&mut State<K>, Timestamp) -> R) -> Result<R, LeaseClosed> {
+    pub(super) fn update<R>(
+        &self,
+        event: impl FnOnce(&mut State<K>, Timestamp) -> R,
+    ) -> Result<R, LeaseClosed> {
         let mut state = self.lock();
         if let Some(closed) = state.closed() {
             return Err(closed);
@@ -294,34 +294,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.roles.take_lost(&state.engine)
     }
 
-    /// Applies the result of an election: until when it made this replica leader, and the fence of
-    /// its attempts; `None` if it did not.
-    pub(crate) fn handle_election(&self, led: Option<(Moment, Option<Fence>)>) -> Result<(), LeaseClosed> {
-        let Some((until, fence)) = led else {
-            return self.handle(|engine, now| engine.handle_not_elected(now));
-        };
-        let (until, fence) = (self.timestamp(until), fence.map(Arc::new));
-        // Under one lock, so that no attempt of this leadership starts without the fence, and none of
-        // an earlier one with it.
-        self.update(|state, now| {
-            state.fence = fence;
-            state.engine.handle_elected(now, until)
-        })
-    }
-
-    /// Keeps the task that follows an election; it replaces and aborts the one before.
-    pub(crate) fn set_follower(&self, follower: AbortHandle) {
-        let mut state = self.lock();
-        let before = match state.phase {
-            Phase::Closed(_) => Some(follower),
-            _ => state.follower.replace(follower),
-        };
-        drop(state);
-        if let Some(before) = before {
-            before.abort();
-        }
-    }
-
     /// Starts a roster, which lasts as long as the lease.
     ///
     /// # Errors
@@ -384,7 +356,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.current = Status { is_leader: false, shards_led: 0, closed: Some(closed), ..state.current };
         let last = state.current;
         let roles = state.roles.take_all();
-        let follower = state.follower.take();
+        let follower = state.following.task.take();
         let when_closed = std::mem::take(&mut state.when_closed);
         drop(state);
         self.publish(Some(last));
