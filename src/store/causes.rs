@@ -13,29 +13,31 @@ use crate::clock;
 /// The causes of one interruption, as far as they were told.
 #[derive(Debug, Default)]
 pub(crate) struct Causes {
-    /// Each kind once; the last one is the cause that readers know.
-    told: Vec<Discriminant<StoreError>>,
-    last_told: Option<Instant>,
+    /// Each kind once, and when it was told; the last one is the cause that readers know.
+    told: Vec<(Discriminant<StoreError>, Instant)>,
 }
 
 impl Causes {
     /// Returns whether readers should be told of this cause: of the first one, and whenever another
     /// kind of error takes its place. Kinds that take turns are told once each, then once a minute.
     pub fn is_news(&mut self, cause: &StoreError) -> bool {
+        let is_known = self.told.last().is_some_and(|(kind, _)| *kind == discriminant(cause));
+        !is_known && self.is_new(cause)
+    }
+
+    /// Returns whether this kind of cause was not told in the last minute.
+    pub fn is_new(&mut self, cause: &StoreError) -> bool {
         let (kind, now) = (discriminant(cause), clock::now());
-        let is_recent = self.last_told.is_some_and(|told| now - told < AGAIN);
-        if self.told.last() == Some(&kind) || is_recent && self.told.contains(&kind) {
+        if self.told.iter().any(|(known, told)| *known == kind && now - *told < AGAIN) {
             return false;
         }
-        self.told.retain(|known| *known != kind);
-        self.told.push(kind);
-        self.last_told = Some(now);
+        self.told.retain(|(known, _)| *known != kind);
+        self.told.push((kind, now));
         true
     }
 
     /// Notes that the interruption is over. Returns whether there was one.
     pub fn end(&mut self) -> bool {
-        self.last_told = None;
         !std::mem::take(&mut self.told).is_empty()
     }
 }
@@ -73,6 +75,6 @@ mod tests {
             told += u32::from(causes.is_news(&unavailable())) + u32::from(causes.is_news(&denied()));
             tokio::time::advance(Duration::from_secs(1)).await;
         }
-        assert!((10..=12).contains(&told), "{told} in ten minutes");
+        assert!((18..=20).contains(&told), "{told} in ten minutes");
     }
 }

@@ -19,6 +19,11 @@ pub(crate) struct Reconnect {
     /// The pauses after denials: permissions are given back, but seldom soon.
     pauses_if_denied: Pauses,
     causes: Causes,
+    /// The causes that were logged since the connection lasted for a while: one that breaks soon each time
+    /// is logged once a minute.
+    logged: Causes,
+    /// The log says that the connection is interrupted.
+    is_logged: bool,
     /// When the connection began to work; kept until the next interruption.
     connected: Option<Instant>,
 }
@@ -39,20 +44,24 @@ impl Reconnect {
             pauses: Pauses::new(FIRST, LONGEST),
             pauses_if_denied: Pauses::new(FIRST_IF_DENIED, LONGEST_IF_DENIED),
             causes: Causes::default(),
+            logged: Causes::default(),
+            is_logged: false,
             connected: None,
         }
     }
 
     /// Takes in that a try failed, or that the connection broke. Logs the cause if it is news.
     pub(crate) fn interrupted(&mut self, cause: &StoreError) -> Interruption {
-        let is_news = self.causes.is_news(cause);
-        if is_news {
-            tracing::warn!(connection = self.connection, %cause, "interrupted, reconnecting");
-        }
         // A connection that breaks soon after each success must not be made again in haste.
         if self.connected.take().is_some_and(|since| clock::now() - since >= LONGEST) {
             self.pauses.reset();
             self.pauses_if_denied.reset();
+            self.logged.end();
+        }
+        let is_news = self.causes.is_news(cause);
+        if is_news && self.logged.is_new(cause) {
+            self.is_logged = true;
+            tracing::warn!(connection = self.connection, %cause, "interrupted, reconnecting");
         }
         let pauses = match cause {
             StoreError::Denied { .. } => &mut self.pauses_if_denied,
@@ -67,7 +76,8 @@ impl Reconnect {
         if self.connected.is_none() {
             self.connected = Some(clock::now());
         }
-        if self.causes.end() {
+        self.causes.end();
+        if std::mem::take(&mut self.is_logged) {
             tracing::info!(connection = self.connection, "reconnected");
         }
     }
@@ -206,20 +216,32 @@ mod tests {
         assert!(reconnect.interrupted(&denied()).pause <= 2 * FIRST_IF_DENIED);
     }
 
-    #[test]
-    fn interruptions_are_logged_once() {
+    #[tokio::test(start_paused = true)]
+    async fn interruptions_are_logged_once() {
+        use tracing::Level;
+
         let log = Log::default();
-        tracing::subscriber::with_default(log.clone(), || {
-            let mut reconnect = Reconnect::new("test");
-            reconnect.connected();
-            for _ in 0..3 {
-                reconnect.next_pause();
-            }
-            reconnect.connected();
-            reconnect.connected();
+        let _logs = tracing::subscriber::set_default(log.clone());
+        let mut reconnect = Reconnect::new("test");
+        reconnect.connected();
+        for _ in 0..3 {
             reconnect.next_pause();
-        });
-        assert_eq!(*log.0.lock(), [tracing::Level::WARN, tracing::Level::INFO, tracing::Level::WARN]);
+        }
+        reconnect.connected();
+        reconnect.connected();
+        tokio::time::advance(LONGEST).await;
+        reconnect.next_pause();
+        assert_eq!(std::mem::take(&mut *log.0.lock()), [Level::WARN, Level::INFO, Level::WARN]);
+
+        // One that breaks soon each time: a pair of lines a minute.
+        for _ in 0..120 {
+            reconnect.connected();
+            tokio::time::advance(Duration::from_secs(1)).await;
+            reconnect.next_pause();
+        }
+        reconnect.connected();
+        let lines = std::mem::take(&mut *log.0.lock());
+        assert_eq!(lines, [Level::INFO, Level::WARN, Level::INFO, Level::WARN, Level::INFO]);
     }
 
     /// Collects the level of each log line.
