@@ -10,7 +10,7 @@ use writerlease::{
     store::Store,
     zookeeper::{ZookeeperAccess, ZookeeperElector, ZookeeperStore},
 };
-use zookeeper_client::Client as ZookeeperClient;
+use zookeeper_client::{Acl, AuthId, Client as ZookeeperClient, Error, Permission};
 
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
@@ -23,15 +23,25 @@ pub trait Engine: Sized {
     type Store: Store + Clone;
     /// How long others wait for a silent leader.
     const TTL: Duration;
+    /// The client makes a lost connection again by itself and without a pause, however often.
+    const HASTY: bool = false;
 
     async fn start() -> Self;
     fn address(&self) -> SocketAddr;
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> Self::Elector;
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> Self::Elector;
+    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> Self::Elector {
+        self.candidate_with(address, identity, Self::TTL).await
+    }
     async fn candidate(&self, identity: &str) -> Self::Elector {
         self.candidate_at(self.address(), identity).await
     }
-    /// A store that can check the fences of this election.
-    async fn store(&self) -> Self::Store;
+    /// A store that can check the fences of this election, by way of this address.
+    async fn store_at(&self, address: SocketAddr) -> Self::Store;
+    async fn store(&self) -> Self::Store {
+        self.store_at(self.address()).await
+    }
+    /// Takes away the permission to read. Connections go on.
+    async fn deny(&self);
     /// Lists all that the server holds of the election.
     async fn traces(&self) -> Vec<String>;
     /// Counts the writes of all clients.
@@ -85,6 +95,17 @@ async fn etcd_leases(address: SocketAddr) -> usize {
     leases.leases().len()
 }
 
+/// Demands a user, of which the clients here have none.
+async fn etcd_deny(address: SocketAddr) {
+    let mut client = etcd_client(address).await;
+    // It may have been denied before.
+    if client.user_add("root", "secret", None).await.is_ok() {
+        client.role_add("root").await.expect("it serves");
+        client.user_grant_role("root", "root").await.expect("it serves");
+        client.auth_enable().await.expect("there is a root user");
+    }
+}
+
 async fn etcd_traces(address: SocketAddr) -> Vec<String> {
     let mut traces: Vec<_> = etcd_keys(address).await.into_iter().map(|(_, text)| text).collect();
     traces.extend((0..etcd_leases(address).await).map(|_| "a lease".to_owned()));
@@ -104,13 +125,17 @@ impl Engine for Etcd {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdElector {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> EtcdElector {
         let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).identity(identity);
-        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        builder.ttl(ttl).request_timeout(REQUEST).start().await.expect("a session")
     }
 
-    async fn store(&self) -> EtcdStore {
-        EtcdStore::new(etcd_client(self.address()).await)
+    async fn store_at(&self, address: SocketAddr) -> EtcdStore {
+        EtcdStore::new(etcd_client(address).await)
+    }
+
+    async fn deny(&self) {
+        etcd_deny(self.address()).await;
     }
 
     async fn traces(&self) -> Vec<String> {
@@ -153,14 +178,18 @@ impl Engine for Voter {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdVoter {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> EtcdVoter {
         let voters = EtcdVoters::builder(etcd_client(address).await).request_timeout(REQUEST).build();
         let voters = voters.expect("valid settings");
-        voters.add_voter(ELECTION, identity, Self::TTL).expect("valid settings")
+        voters.add_voter(ELECTION, identity, ttl).expect("valid settings")
     }
 
-    async fn store(&self) -> EtcdStore {
-        EtcdStore::new(etcd_client(self.address()).await)
+    async fn store_at(&self, address: SocketAddr) -> EtcdStore {
+        EtcdStore::new(etcd_client(address).await)
+    }
+
+    async fn deny(&self) {
+        etcd_deny(self.address()).await;
     }
 
     async fn traces(&self) -> Vec<String> {
@@ -188,6 +217,7 @@ impl Engine for Zookeeper {
     type Elector = ZookeeperElector;
     type Store = ZookeeperStore;
     const TTL: Duration = Duration::from_secs(1);
+    const HASTY: bool = true;
 
     async fn start() -> Self {
         Self(ZookeeperServer::start().await)
@@ -197,14 +227,24 @@ impl Engine for Zookeeper {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> ZookeeperElector {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> ZookeeperElector {
         let builder = ZookeeperElector::builder(address.to_string(), ELECTION).identity(identity);
-        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        builder.ttl(ttl).request_timeout(REQUEST).start().await.expect("a session")
     }
 
-    async fn store(&self) -> ZookeeperStore {
-        let store = ZookeeperStore::new(&self.address().to_string(), "/test/store", ZookeeperAccess::open());
+    async fn store_at(&self, address: SocketAddr) -> ZookeeperStore {
+        let store = ZookeeperStore::new(&address.to_string(), "/test/store", ZookeeperAccess::open());
         store.expect("a valid address")
+    }
+
+    async fn deny(&self) {
+        let client = zookeeper_client(self.address()).await;
+        let acl = [Acl::new(Permission::ADMIN, AuthId::anyone())];
+        for path in [ELECTION, "/test/store"] {
+            // The store makes its path with the first write.
+            let set = client.set_acl(path, &acl, None).await;
+            assert!(matches!(set, Ok(_) | Err(Error::NoNode)), "{set:?}");
+        }
     }
 
     async fn traces(&self) -> Vec<String> {
@@ -248,13 +288,17 @@ impl Engine for Redis {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> RedisElector {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> RedisElector {
         let builder = RedisElector::builder(format!("redis://{address}"), ELECTION).identity(identity);
-        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("valid settings")
+        builder.ttl(ttl).request_timeout(REQUEST).start().await.expect("valid settings")
     }
 
-    async fn store(&self) -> RedisStore {
-        RedisStore::new(self.0.endpoint()).expect("a valid URL")
+    async fn store_at(&self, address: SocketAddr) -> RedisStore {
+        RedisStore::new(format!("redis://{address}")).expect("a valid URL")
+    }
+
+    async fn deny(&self) {
+        self.0.ask("ACL SETUSER default resetkeys").await;
     }
 
     async fn traces(&self) -> Vec<String> {

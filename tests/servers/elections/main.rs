@@ -7,5 +7,6 @@ mod docs;
 mod engines;
 mod hostile;
 mod interop;
+mod rates;
 mod states;
 mod takeovers;
