@@ -6,8 +6,8 @@ use futures_util::StreamExt;
 use tokio::time::sleep;
 
 use super::{
-    candidate::prefix,
-    session::{Etcd, Lost, Session},
+    candidate::{key, prefix},
+    session::{Etcd, Holder, Lost, Session},
 };
 use crate::{
     clock::Moment,
@@ -120,7 +120,7 @@ impl Campaign {
             Contest::Key => self.election.clone(),
         };
         let queues = self.contest == Contest::Queue && !self.evicted;
-        let key = format!("{watched}{:x}", session.lease).into_bytes();
+        let key = key(&self.election, session.lease);
         if queues {
             retries.insist(|| session.create(&key, &self.value)).await;
         }
@@ -129,6 +129,7 @@ impl Campaign {
         let mut rests = self.rest.is_some();
         let mut refused = unavailable("the watch ended");
         let mut listed = false;
+        let mut warned_of = 0;
         loop {
             let change = tokio::select! {
                 change = changes.next() => change,
@@ -140,7 +141,12 @@ impl Campaign {
                 () = sleep(self.ttl), if self.contest == Contest::Queue => Some(Ok(Event::Resumed)),
             };
             match change {
-                Some(Ok(Event::Delete { key, version })) if session.is_gone(&key, version.revision()) => {
+                Some(Ok(Event::Delete { key, version })) if session.is_lost(&key, version.revision()) => {
+                    return Lost::Key;
+                }
+                Some(Ok(Event::Put(entry) | Event::InitEntry(entry)))
+                    if session.is_lost(&entry.key, entry.version.revision()) =>
+                {
                     return Lost::Key;
                 }
                 Some(Ok(Event::Init)) => {
@@ -175,6 +181,12 @@ impl Campaign {
             match leader {
                 Some(leader) if session.is_held(&leader) => session.leads(),
                 leader => {
+                    if let Some(Holder { key, lease: 0, written, .. }) = &leader
+                        && std::mem::replace(&mut warned_of, *written) != *written
+                    {
+                        let (key, election) = (String::from_utf8_lossy(key), &self.election);
+                        tracing::warn!(%key, election, "the leader's key has no lease, so it stays until somebody deletes it");
+                    }
                     let leader = leader.map(|leader| match self.contest {
                         Contest::Queue => leader.info().identity.into(),
                         Contest::Key => String::from_utf8_lossy(&leader.value).into(),

@@ -28,6 +28,18 @@ pub(super) fn prefix(election: &str) -> String {
     format!("{election}/")
 }
 
+/// The key of the candidate with this lease.
+pub(super) fn key(election: &str, lease: i64) -> Vec<u8> {
+    format!("{}{lease:x}", prefix(election)).into_bytes()
+}
+
+/// Reads the lease from the name of a candidate's key.
+pub(super) fn lease_of(key: &[u8], prefix: &str) -> Option<i64> {
+    let name = std::str::from_utf8(key.strip_prefix(prefix.as_bytes())?).ok()?;
+    let lease = i64::from_str_radix(name, 16).ok().filter(|lease| *lease > 0)?;
+    (format!("{lease:x}") == name).then_some(lease)
+}
+
 /// The value of a candidate's key.
 pub(crate) fn value(identity: &str, address: &str) -> Vec<u8> {
     let [id, addr] = [identity, address].map(Value::from);

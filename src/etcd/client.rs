@@ -18,6 +18,7 @@ pub(crate) async fn bounded<T>(
 pub(super) fn store_error(error: Error) -> StoreError {
     // Numbers instead of `tonic::Code`, because this crate does not depend on `tonic`.
     const INVALID_ARGUMENT: i32 = 3;
+    const NOT_FOUND: i32 = 5;
     const PERMISSION_DENIED: i32 = 7;
     const RESOURCE_EXHAUSTED: i32 = 8;
     const OUT_OF_RANGE: i32 = 11;
@@ -47,9 +48,13 @@ pub(super) fn store_error(error: Error) -> StoreError {
             StoreError::TooLarge { reason, source }
         }
         INVALID_ARGUMENT => StoreError::Invalid { reason, source },
+        NOT_FOUND if says(&[NO_LEASE]) => StoreError::Invalid { reason, source },
         _ => StoreError::Unavailable { reason, source },
     }
 }
+
+/// etcd's message about a lease that it does not have.
+const NO_LEASE: &str = "requested lease not found";
 
 /// Returns etcd's range for the keys with a prefix: the first key, and the first key after the
 /// range.

@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     campaign::{Campaign, Command, Contest},
     candidate::{LeaderInfo, TTLS, prefix, value},
-    session::{Etcd, Session},
+    session::{Deletion, Etcd, Session},
 };
 use crate::{
     election::{
@@ -30,6 +30,12 @@ use crate::{
 /// candidate's key through a quorum and then renews the lease, a third of the TTL after the renewal
 /// before it; etcd writes nothing for it. The leader's time counts from before the read, so that an
 /// etcd member that is cut off from the others cannot prolong it.
+///
+/// A leader whose key another program writes over leads no more. It never deletes the other's value;
+/// it begins a new session, and so has another key. The key that it left may have lost its lease in
+/// that write, and then stays. Candidates here pass over such a key once the lease of its name has
+/// ended, but Go's wait for it until somebody deletes it. Any other key without a lease leads until
+/// somebody deletes it, as it does in Go.
 ///
 /// Users of pingcap/tiflow's `dm/pkg/election`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -131,7 +137,8 @@ impl EtcdElector {
         let mut cleared = false;
         for candidate in self.etcd.list(&prefix(&self.election)).await? {
             if candidate.info().identity == identity {
-                cleared |= self.etcd.delete(&candidate.key, candidate.revision).await?;
+                let deleted = self.etcd.delete(&candidate.key, &candidate.value, candidate.created).await?;
+                cleared |= deleted == Deletion::Deleted;
             }
         }
         Ok(cleared)

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::{
-    candidate::{LeaderInfo, info},
+    candidate::{LeaderInfo, info, lease_of},
     client::{ENGINE, bounded},
     store::EtcdStore,
 };
@@ -54,9 +54,11 @@ struct State {
     unsure: bool,
 }
 
-/// The key that the candidate created.
+/// The key that the candidate created, for as long as nobody has written it since.
 struct Held {
     key: Vec<u8>,
+    value: Vec<u8>,
+    /// The revision at which the key was created, and last written.
     revision: i64,
     /// The key makes the candidate leader.
     leads: bool,
@@ -65,7 +67,7 @@ struct Held {
 /// The end of a session or a candidacy.
 #[derive(Debug)]
 pub(super) enum Lost {
-    /// The candidate's key was deleted.
+    /// The candidate's key was deleted or written over.
     Key,
     /// The lease expired, and its keys with it.
     Lease,
@@ -75,7 +77,22 @@ pub(super) enum Lost {
 pub(super) struct Holder {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
-    pub revision: i64,
+    /// The revision at which the key was created.
+    pub created: i64,
+    /// The revision of the last write of the key.
+    pub written: i64,
+    /// The lease to which that write attached the key, or 0.
+    pub lease: i64,
+}
+
+/// The result of the deletion of a candidate's key.
+#[derive(PartialEq)]
+pub(super) enum Deletion {
+    Deleted,
+    /// The key was gone already.
+    Gone,
+    /// The key is left alone: another program has written another value into it.
+    Foreign,
 }
 
 impl Holder {
@@ -90,12 +107,28 @@ impl Etcd {
         Self { kv, lease, store: EtcdStore::new(client).request_timeout(limit), limit }
     }
 
-    /// Reads the oldest key with this prefix.
+    /// Reads the oldest key with this prefix. A key that outlived its candidate counts for nothing:
+    /// it is named after a lease that has ended, and a write without a lease detached it from that.
     pub async fn first(&self, prefix: &str) -> Result<Option<Holder>, StoreError> {
-        let options =
-            GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend).with_limit(1);
-        let answer = bounded(self.limit, self.kv.clone().get(prefix, Some(options))).await?;
-        Ok(answer.kvs().first().map(holder))
+        let mut since = 0;
+        loop {
+            let options = GetOptions::new()
+                .with_prefix()
+                .with_min_create_revision(since)
+                .with_sort(SortTarget::Create, SortOrder::Ascend)
+                .with_limit(1);
+            let answer = bounded(self.limit, self.kv.clone().get(prefix, Some(options))).await?;
+            let Some(first) = answer.kvs().first().map(holder) else { return Ok(None) };
+            match lease_of(&first.key, prefix) {
+                Some(lease) if first.lease == 0 && !self.is_alive(lease).await? => since = first.created + 1,
+                _ => return Ok(Some(first)),
+            }
+        }
+    }
+
+    async fn is_alive(&self, lease: i64) -> Result<bool, StoreError> {
+        let answer = bounded(self.limit, self.lease.clone().time_to_live(lease, None)).await?;
+        Ok(answer.ttl() >= 0)
     }
 
     /// Reads all keys with this prefix.
@@ -110,12 +143,23 @@ impl Etcd {
         Ok(answer.kvs().first().map(holder))
     }
 
-    /// Deletes a key that was created at this revision, and returns whether it was there.
-    pub async fn delete(&self, key: &[u8], revision: i64) -> Result<bool, StoreError> {
+    /// Deletes a key that was created at this revision and still has this value.
+    pub async fn delete(&self, key: &[u8], value: &[u8], created: i64) -> Result<Deletion, StoreError> {
+        let is_same = Compare::create_revision(key, CompareOp::Equal, created);
         let txn = Txn::new()
-            .when([Compare::create_revision(key, CompareOp::Equal, revision)])
-            .and_then([TxnOp::delete(key, None)]);
-        Ok(bounded(self.limit, self.kv.clone().txn(txn)).await?.succeeded())
+            .when([is_same, Compare::value(key, CompareOp::Equal, value)])
+            .and_then([TxnOp::delete(key, None)])
+            .or_else([TxnOp::get(key, Some(GetOptions::new().with_keys_only()))]);
+        let answer = bounded(self.limit, self.kv.clone().txn(txn)).await?;
+        if answer.succeeded() {
+            return Ok(Deletion::Deleted);
+        }
+        let found = |response| match response {
+            TxnOpResponse::Get(get) => get.kvs().first().is_some_and(|kv| kv.create_revision() == created),
+            _ => false,
+        };
+        let is_left = answer.op_responses().into_iter().any(found);
+        Ok(if is_left { Deletion::Foreign } else { Deletion::Gone })
     }
 }
 
@@ -147,22 +191,21 @@ impl Session {
         self.state.lock().unsure = true;
         let answer = bounded(self.etcd.limit, self.etcd.kv.clone().txn(txn)).await?;
         self.state.lock().unsure = false;
-        let mut found = None;
         if answer.succeeded() {
             let revision = answer.header().ok_or_else(|| unavailable("no header"))?.revision();
-            self.holds(key, revision);
-            return Ok(Holder { key: key.to_owned(), value: value.to_owned(), revision });
+            self.holds(key, value, revision);
+            let (key, value) = (key.to_owned(), value.to_owned());
+            return Ok(Holder { key, value, created: revision, written: revision, lease: self.lease });
         }
-        for response in answer.op_responses() {
-            if let TxnOpResponse::Get(get) = response {
-                // Others may write under this lease, too.
-                let ours = |kv: &KeyValue| kv.lease() == self.lease && kv.value() == value;
-                found = get.kvs().first().map(|kv| (holder(kv), ours(kv)));
-            }
-        }
-        let (holder, ours) = found.ok_or_else(|| unavailable("no key in the answer"))?;
-        if ours {
-            self.holds(key, holder.revision);
+        let read = |response| match response {
+            TxnOpResponse::Get(get) => get.kvs().first().map(holder),
+            _ => None,
+        };
+        let found = answer.op_responses().into_iter().find_map(read);
+        let holder = found.ok_or_else(|| unavailable("no key in the answer"))?;
+        // Others may write under this lease, too.
+        if holder.lease == self.lease && holder.value == value && holder.written == holder.created {
+            self.holds(key, value, holder.created);
         }
         Ok(holder)
     }
@@ -174,19 +217,19 @@ impl Session {
     /// Returns whether this is the key that the candidate holds.
     pub fn is_held(&self, holder: &Holder) -> bool {
         let state = self.state.lock();
-        state.held.as_ref().is_some_and(|held| held.revision == holder.revision && held.key == holder.key)
+        state.held.as_ref().is_some_and(|held| held.revision == holder.written && held.key == holder.key)
     }
 
-    /// Returns whether the deletion of a key at this revision deleted the one that the candidate
-    /// holds.
-    pub fn is_gone(&self, key: &str, revision: Option<u64>) -> bool {
+    /// Returns whether the write or deletion of a key at this revision took the candidate's key
+    /// away.
+    pub fn is_lost(&self, key: &str, revision: Option<u64>) -> bool {
         let state = self.state.lock();
         let held = state.held.as_ref().filter(|held| held.key == key.as_bytes());
         held.is_some_and(|held| revision > Some(held.revision.unsigned_abs()))
     }
 
-    fn holds(&self, key: &[u8], revision: i64) {
-        let held = Held { key: key.to_owned(), revision, leads: false };
+    fn holds(&self, key: &[u8], value: &[u8], revision: i64) {
+        let held = Held { key: key.to_owned(), value: value.to_owned(), revision, leads: false };
         self.state.lock().held = Some(held);
     }
 
@@ -242,7 +285,7 @@ impl Session {
         let (key, revision) = held.unwrap_or_else(|| (self.election.clone().into_bytes(), 0));
         let options = GetOptions::new().with_keys_only();
         let answer = bounded(limit, self.etcd.kv.clone().get(key, Some(options))).await?;
-        let found = answer.kvs().first().map(KeyValue::create_revision);
+        let found = answer.kvs().first().map(KeyValue::mod_revision);
         let is_alive = bounded(limit, async {
             let Some((keeper, answers)) = channel else {
                 // Opening the channel also renews the lease.
@@ -274,8 +317,9 @@ impl Session {
         Ok(None)
     }
 
-    /// Deletes the held key. Ends the session if that fails, or if it is unclear whether a key is
-    /// held. After an error the session is gone, and etcd deletes the key when the lease expires.
+    /// Deletes the held key. Ends the session if that fails, if it is unclear whether a key is
+    /// held, and if another program has written over the key: the next session has another name for
+    /// its key. After an error the session is gone, and etcd deletes the key when the lease expires.
     pub async fn withdraw(self) -> Result<Option<Self>, StoreError> {
         let (held, unsure) = {
             let mut state = self.state.lock();
@@ -283,7 +327,14 @@ impl Session {
         };
         let deleted = match held {
             _ if unsure => false,
-            Some(held) => self.etcd.delete(&held.key, held.revision).await.is_ok(),
+            Some(held) => {
+                let deleted = self.etcd.delete(&held.key, &held.value, held.revision).await;
+                if let Ok(Deletion::Foreign) = deleted {
+                    let key = String::from_utf8_lossy(&held.key);
+                    tracing::warn!(%key, "another program has written over the candidate's key and may have it");
+                }
+                deleted.is_ok_and(|deleted| deleted != Deletion::Foreign)
+            }
             None => true,
         };
         // The connection may be back by now.
@@ -299,5 +350,11 @@ impl Session {
 type Channel = (LeaseKeeper, LeaseKeepAliveStream);
 
 fn holder(kv: &KeyValue) -> Holder {
-    Holder { key: kv.key().to_vec(), value: kv.value().to_vec(), revision: kv.create_revision() }
+    Holder {
+        key: kv.key().to_vec(),
+        value: kv.value().to_vec(),
+        created: kv.create_revision(),
+        written: kv.mod_revision(),
+        lease: kv.lease(),
+    }
 }

@@ -4,8 +4,8 @@ use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, KvClient, Txn, TxnOp,
-    TxnOpResponse, WatchClient, WatchOptions, WatchResponse, WatchStream,
+    Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, KvClient, PutOptions, Txn,
+    TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse, WatchStream,
 };
 use futures_util::Stream;
 use tokio::time::timeout;
@@ -25,12 +25,17 @@ use crate::store::{
 /// linearizable. Restoring a cluster from a backup sets the revisions back, which breaks the
 /// contract unless `etcdutl snapshot restore --bump-revision` raises them again.
 ///
-/// A write is one transaction. It compares the key's revision and, for a [`Fence`], the create
-/// revision of the leader's key. If both match, it puts or deletes; otherwise it reads the current
+/// A write is one transaction. It compares the key's revision and, for a [`Fence`], the revision at
+/// which the leader wrote its key. If both match, it puts or deletes; otherwise it reads the current
 /// revisions.
 ///
 /// Values over the server's limit return [`StoreError::TooLarge`]. The limit is
 /// `--max-request-bytes`, 1.5 MiB for the whole request by default.
+///
+/// # Leases
+///
+/// A write leaves a key attached to the lease that it has, and attaches a new key to none. With
+/// [`lease`](Self::lease) all that the store writes ends with a lease of the caller.
 ///
 /// # Permissions
 ///
@@ -82,6 +87,7 @@ pub struct EtcdStore {
     kv: KvClient,
     watch: WatchClient,
     request_timeout: Duration,
+    lease: Option<i64>,
 }
 
 impl EtcdStore {
@@ -93,6 +99,7 @@ impl EtcdStore {
             kv: client.kv_client().max_decoding_message_size(usize::MAX),
             watch: client.watch_client().max_decoding_message_size(usize::MAX),
             request_timeout: Duration::from_secs(5),
+            lease: None,
         }
     }
 
@@ -130,6 +137,15 @@ impl EtcdStore {
         self
     }
 
+    /// Attaches each key that the store writes to this lease. The caller grants it and keeps it
+    /// alive, with a `LeaseClient` of `etcd-client`; when it ends, etcd deletes the keys. A write
+    /// under a lease that has ended returns [`StoreError::Invalid`].
+    #[must_use]
+    pub fn lease(mut self, lease: i64) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
     /// Runs `write` if the key's last write has this revision and the fence holds. Revision 0
     /// stands for an absent key.
     async fn write(
@@ -149,7 +165,8 @@ impl EtcdStore {
             // 0 must not reach the comparison: it would match an absent key.
             leads_since =
                 i64::try_from(fence.token()).ok().filter(|token| *token > 0).ok_or(fence.refused())?;
-            compares.push(Compare::create_revision(leader, CompareOp::Equal, leads_since));
+            // A leader writes its key once. Another's write over it ends its leadership.
+            compares.push(Compare::mod_revision(leader, CompareOp::Equal, leads_since));
             reads.push(read(leader));
         }
         let txn = Txn::new().when(compares).and_then([write]).or_else(reads);
@@ -172,7 +189,7 @@ impl EtcdStore {
         };
         match (fence, answers.next()) {
             (Some(fence), Some(TxnOpResponse::Get(leader)))
-                if leader.kvs().first().is_none_or(|leader| leader.create_revision() != leads_since) =>
+                if leader.kvs().first().is_none_or(|leader| leader.mod_revision() != leads_since) =>
             {
                 Err(fence.refused())
             }
@@ -204,7 +221,13 @@ impl Store for EtcdStore {
             Expected::Absent => 0,
             Expected::Version(version) => revision(version)?,
         };
-        self.write(non_empty(key)?, revision, TxnOp::put(key, value, None), fence).await
+        let options = match self.lease {
+            Some(lease) => PutOptions::new().with_lease(lease),
+            // A put would detach the key from a lease to which another program attached it.
+            None if revision > 0 => PutOptions::new().with_ignore_lease(),
+            None => PutOptions::new(),
+        };
+        self.write(non_empty(key)?, revision, TxnOp::put(key, value, Some(options)), fence).await
     }
 
     async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {

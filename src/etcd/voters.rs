@@ -24,6 +24,10 @@ use crate::{
 /// Each key is an election. The voter that creates the key, with the value that it votes for, leads
 /// until its TTL passes without a renewal. A reader of the key learns the leader's value.
 ///
+/// A leader whose key another program writes over leads no more, and leaves the other's value alone.
+/// A value without a lease is an appointment, as a value without a TTL is in coordinate: all voters
+/// follow it until somebody deletes the key. The log names such a key.
+///
 /// Users of gravitational/coordinate's `leader`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
 ///

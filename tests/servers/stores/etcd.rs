@@ -10,12 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType, PutOptions};
 use tokio::time::{sleep, timeout};
 use writerlease::{
     EnsureOutcome, Guard, WatchState, WriterLease,
-    etcd::EtcdStore,
-    store::{Entry, Event, Expected, Store, StoreError, Version},
+    election::{Elector, Leadership},
+    etcd::{EtcdElector, EtcdStore},
+    store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
 };
 use writerlease_test_support::{server::EtcdServer, watch::Watch};
 
@@ -335,4 +336,53 @@ async fn unwanted_keys_are_deleted_by_one_guard() {
         assert_eq!(store.get(&format!("k/{key}")).await.unwrap(), None);
     }
     assert_eq!(deleted, keys.len(), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_keep_the_lease_of_a_key() {
+    let server = EtcdServer::start().await;
+    let mut client = Client::connect([server.endpoint()], None).await.unwrap();
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    client.put("k", "1", Some(PutOptions::new().with_lease(lease))).await.unwrap();
+    let store = connect(&server).await;
+    let lease_of = async |key: &str| client.clone().get(key, None).await.unwrap().kvs()[0].lease();
+    let mut version = store.get("k").await.unwrap().unwrap().version;
+    for fence in [None, Some(leader(&server).await)] {
+        let expected = Expected::Version(version);
+        version = store.put("k", "2".into(), expected, fence.as_ref()).await.unwrap();
+        assert_eq!(lease_of("k").await, lease);
+    }
+    // A new key has none, and neither has one that was deleted and created again.
+    store.put("new", "1".into(), Expected::Absent, None).await.unwrap();
+    store.delete("k", &version, None).await.unwrap();
+    store.put("k", "3".into(), Expected::Absent, None).await.unwrap();
+    assert_eq!((lease_of("new").await, lease_of("k").await), (0, 0));
+    client.clone().lease_revoke(lease).await.unwrap();
+    assert!(store.get("k").await.unwrap().is_some());
+}
+
+/// Returns a leader's fence.
+async fn leader(server: &EtcdServer) -> Fence {
+    let client = Client::connect([server.endpoint()], None).await.unwrap();
+    let elector = EtcdElector::builder(client, "election").identity("one").start().await.unwrap();
+    let fence = elector.leadership().wait_for(Leadership::is_leader).await.unwrap().fence().cloned();
+    // It is left to expire.
+    std::mem::forget(elector);
+    fence.expect("it leads")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_end_with_the_lease_of_their_store() {
+    let server = EtcdServer::start().await;
+    let mut client = Client::connect([server.endpoint()], None).await.unwrap();
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    let store = connect(&server).await.lease(lease);
+    let other = connect(&server).await;
+    let written = other.put("old", "1".into(), Expected::Absent, None).await.unwrap();
+    store.put("old", "2".into(), Expected::Version(written), None).await.unwrap();
+    store.put("new", "1".into(), Expected::Absent, None).await.unwrap();
+    client.lease_revoke(lease).await.unwrap();
+    assert_eq!((other.get("old").await.unwrap(), other.get("new").await.unwrap()), (None, None));
+    let late = store.put("new", "1".into(), Expected::Absent, None).await;
+    assert!(matches!(late, Err(StoreError::Invalid { .. })), "{late:?}");
 }

@@ -2,6 +2,7 @@
 
 mod etcd;
 mod etcd_evict;
+mod etcd_overwritten;
 mod etcd_voter;
 mod redis;
 mod zookeeper;
