@@ -36,6 +36,12 @@ pub(crate) trait Candidate: Sized + Send + 'static {
     /// The reason why the elector fails for good.
     fn serve(&mut self) -> impl Future<Output = Result<(), ElectionError>> + Send;
 
+    /// Returns whether a command changes nothing, so that a leader leads on.
+    fn is_moot(&self, command: &Self::Command) -> bool {
+        let _ = command;
+        false
+    }
+
     /// Takes a command, and returns whether the candidate has to withdraw.
     fn obey(&mut self, command: Self::Command) -> bool;
 
@@ -148,6 +154,14 @@ async fn run<C: Candidate>(mut candidate: C, mut commands: Commands<C::Command>,
             biased;
             step = commands.next() => step,
             served = candidate.serve() => served.map_or_else(NextStep::End, |()| NextStep::CompeteAnew),
+        };
+        let step = match step {
+            NextStep::Obey(Request { command, answer }) if candidate.is_moot(&command) => {
+                // The caller may have stopped waiting.
+                let _ = answer.send(Ok(()));
+                continue;
+            }
+            step => step,
         };
         // Promise 3: the server learns of it only after this.
         publisher.set(Leadership::Unknown);

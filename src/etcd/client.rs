@@ -53,6 +53,11 @@ pub(super) fn store_error(error: Error) -> StoreError {
     }
 }
 
+/// Returns whether a request was refused because its lease has ended.
+pub(super) fn has_lost_its_lease(error: &StoreError) -> bool {
+    matches!(error, StoreError::Invalid { reason, .. } if reason.contains(NO_LEASE))
+}
+
 /// etcd's message about a lease that it does not have.
 const NO_LEASE: &str = "requested lease not found";
 
@@ -66,6 +71,11 @@ pub(crate) fn range(prefix: &str) -> (Vec<u8>, Vec<u8>) {
         None => (from, end) = (vec![0], vec![0]),
     }
     (from, end)
+}
+
+/// Returns etcd's range for one key, for which the permission of that key suffices.
+pub(crate) fn single(key: &str) -> (Vec<u8>, Vec<u8>) {
+    (key.into(), Vec::new())
 }
 
 /// The backend's name in the fences of etcd's electors.

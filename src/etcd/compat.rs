@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender, error::SendTimeoutError};
 
 use super::{
     candidate::{LeaderInfo, prefix},
+    client::single,
     elector::{EtcdElector, EtcdElectorBuilder},
     session::{Etcd, Holder},
     voters::EtcdVoters,
@@ -20,7 +21,7 @@ use crate::{
     election::{ElectionError, Elector, Event, Events, publisher::LeadershipPublisher},
     engine::config::ConfigError,
     reconnect::Pauses,
-    store::{Event as Change, Store},
+    store::{Event as Change, Version},
 };
 
 /// A change of the leadership; see [`EtcdElector::leader_notices`].
@@ -80,8 +81,12 @@ impl EtcdElectorBuilder {
 }
 
 impl EtcdVoters {
-    /// Sends the current value of a key, and each change, until the receiver is dropped or the
-    /// voters are closed. A full receiver delays only its own watch.
+    /// Sends the current value of a key, and each later one, until the receiver is dropped or the
+    /// voters are closed. A key that expires or is deleted sends the empty text: it has no leader. The
+    /// same value is sent again if it was elected again. A full receiver delays only its own watch.
+    ///
+    /// A watch goes on after each interruption, also if it may not read the key for a while. If etcd
+    /// no longer has the changes that it missed, only the last one is sent.
     ///
     /// # Errors
     ///
@@ -94,9 +99,10 @@ impl EtcdVoters {
         })
     }
 
-    /// Calls back with the key, its previous value and its current value. The first call has the
-    /// current value twice; the others follow the changes. A deletion causes no call. The callback
-    /// must not block its thread. A panic of it is logged, and the next change calls it again.
+    /// Calls back with the key, its previous value and its current value, as
+    /// [`add_watch`](Self::add_watch) sends them: the empty text stands for no leader. The first call
+    /// has the current value twice; the others follow the changes. The callback must not block its
+    /// thread. A panic of it is logged, and the next change calls it again.
     ///
     /// # Errors
     ///
@@ -126,21 +132,47 @@ impl EtcdVoters {
         if self.shared.voters.lock().is_none() {
             return Err(ElectionError::Closed);
         }
-        let mut changes = Box::pin(self.shared.etcd.store.watch(key));
+        let mut changes = Box::pin(self.shared.etcd.store.watch_range(single(key)));
         let key = key.to_owned();
         let watch = async move {
-            let mut previous: Option<String> = None;
+            // The value of the key, empty without a leader, and its version.
+            let mut known: Option<(String, Version)> = None;
+            let mut listed = false;
             while let Some(change) = changes.next().await {
-                let Ok(Change::InitEntry(entry) | Change::Put(entry)) = change else { continue };
-                let current = String::from_utf8_lossy(&entry.value).into_owned();
-                // A fresh listing repeats the known value, and the watch is one of a prefix.
-                if *entry.key != *key || previous.as_ref() == Some(&current) {
+                let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                let (current, version) = match change {
+                    Ok(Change::InitEntry(entry)) => {
+                        listed = true;
+                        (text(&entry.value), entry.version)
+                    }
+                    // No other leader, because the key was not deleted.
+                    Ok(Change::Put(entry))
+                        if known.as_ref().is_some_and(|known| known.0.as_bytes() == entry.value) =>
+                    {
+                        continue;
+                    }
+                    Ok(Change::Put(entry)) => (text(&entry.value), entry.version),
+                    Ok(Change::Delete { version, .. }) => (String::new(), version),
+                    Ok(Change::InitDone) if !listed => match &known {
+                        // The key was deleted while the watch was interrupted.
+                        Some((value, version)) if !value.is_empty() => (String::new(), version.clone()),
+                        _ => continue,
+                    },
+                    Ok(Change::Init) => {
+                        listed = false;
+                        continue;
+                    }
+                    _ => continue,
+                };
+                // A fresh listing repeats what is known.
+                if known.as_ref().is_some_and(|known| (&known.0, &known.1) == (&current, &version)) {
                     continue;
                 }
-                if !report(&key, previous.as_ref().unwrap_or(&current), &current).await {
+                let previous = known.as_ref().map_or(&current, |(value, _)| value);
+                if !report(&key, previous, &current).await {
                     return;
                 }
-                previous = Some(current);
+                known = Some((current, version));
             }
         };
         let mut watches = self.shared.watches.lock();

@@ -6,9 +6,9 @@ use etcd_client::Client;
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    campaign::{Campaign, Command, Contest},
+    campaign::{Campaign, Candidacy, Command, Contest},
     candidate::{LeaderInfo, TTLS, prefix, value},
-    session::{Deletion, Etcd, Session},
+    session::{Deletion, Etcd},
 };
 use crate::{
     election::{
@@ -118,7 +118,8 @@ impl EtcdElector {
         self.candidate.ask(Command::Evict(true)).await
     }
 
-    /// Takes part in the election again. Cancel safe.
+    /// Takes part in the election again. On a candidate that is not evicted the call has no effect.
+    /// Cancel safe.
     ///
     /// # Errors
     ///
@@ -187,26 +188,24 @@ impl EtcdElectorBuilder {
         let etcd = Etcd::new(self.client, self.request_timeout);
         let publisher =
             LeadershipPublisher::new(format!("{} in etcd election {}", self.identity, self.election));
-        let begin = || Session::begin(etcd.clone(), publisher.clone(), &self.election, self.ttl);
-        let mut session = begin().await;
-        for _ in 0..2 {
-            if matches!(session, Err(StoreError::Unavailable { .. })) {
-                sleep(RETRY).await;
-                session = begin().await;
-            }
-        }
-        let session = session?;
-        let campaign = Campaign {
+        let mut campaign = Campaign::new(Candidacy {
             value: value(&self.identity, &self.address),
             etcd: etcd.clone(),
             publisher: publisher.clone(),
             election: self.election.clone(),
             contest: Contest::Queue,
             ttl: self.ttl,
-            session: Some(session),
             evicted: false,
             rest: None,
-        };
+        });
+        let mut begun = campaign.begin().await;
+        for _ in 0..2 {
+            if matches!(begun, Err(StoreError::Unavailable { .. })) {
+                sleep(RETRY).await;
+                begun = campaign.begin().await;
+            }
+        }
+        begun?;
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);
         Ok(EtcdElector { candidate, etcd, election: self.election, block_time: self.block_time })
     }

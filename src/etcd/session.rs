@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, Error, GetOptions, KeyValue, KvClient, LeaseClient, LeaseKeepAliveStream,
-    LeaseKeeper, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+    Client, Compare, CompareOp, Error, GetOptions, KeyValue, KvClient, LeaseClient, LeaseGrantOptions,
+    LeaseKeepAliveStream, LeaseKeeper, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use super::{
     candidate::{LeaderInfo, info, lease_of},
-    client::{ENGINE, bounded},
+    client::{ENGINE, bounded, has_lost_its_lease},
     store::EtcdStore,
 };
 use crate::{
@@ -34,18 +34,31 @@ pub(super) struct Etcd {
     pub limit: Duration,
 }
 
-/// A lease in etcd. Its keys expire when nobody keeps it alive.
+/// A lease in etcd, for one key of a candidate. The key expires when nobody keeps the lease alive.
 pub(super) struct Session {
     etcd: Etcd,
     publisher: LeadershipPublisher,
     election: String,
-    pub lease: i64,
+    key: Vec<u8>,
+    /// The candidate's value in its key.
+    value: Vec<u8>,
+    lease: i64,
     /// The TTL that etcd granted.
     ttl: Duration,
     state: Mutex<State>,
 }
 
+/// A lease that etcd has granted.
+pub(super) struct Granted {
+    lease: i64,
+    ttl: Duration,
+    /// The end of its guaranteed life.
+    alive: Moment,
+}
+
 struct State {
+    /// The last renewal, or the begin.
+    renewed: Moment,
     /// The end of the lease's guaranteed life.
     alive: Moment,
     held: Option<Held>,
@@ -54,10 +67,8 @@ struct State {
     unsure: bool,
 }
 
-/// The key that the candidate created, for as long as nobody has written it since.
+/// The candidate created its key, and nobody has written it since.
 struct Held {
-    key: Vec<u8>,
-    value: Vec<u8>,
     /// The revision at which the key was created, and last written.
     revision: i64,
     /// The key makes the candidate leader.
@@ -126,6 +137,25 @@ impl Etcd {
         }
     }
 
+    /// Asks for a lease with this id, of at least `ttl`.
+    pub async fn grant(&self, lease: i64, ttl: Duration) -> Result<Granted, StoreError> {
+        let sent = Moment::now();
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+        let options = LeaseGrantOptions::new().with_id(lease);
+        let granted = bounded(self.limit, self.lease.clone().grant(seconds, Some(options))).await?;
+        let ttl = Duration::from_secs(granted.ttl().unsigned_abs());
+        Ok(Granted { lease, ttl, alive: believed_until(sent, ttl) })
+    }
+
+    /// Ends a lease, and its keys with it.
+    pub async fn revoke(&self, lease: i64) -> Result<(), StoreError> {
+        match bounded(self.limit, self.lease.clone().revoke(lease)).await {
+            Err(error) if !has_lost_its_lease(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     async fn is_alive(&self, lease: i64) -> Result<bool, StoreError> {
         let answer = bounded(self.limit, self.lease.clone().time_to_live(lease, None)).await?;
         Ok(answer.ttl() >= 0)
@@ -138,7 +168,7 @@ impl Etcd {
         Ok(answer.kvs().iter().map(holder).collect())
     }
 
-    pub async fn read(&self, key: &[u8]) -> Result<Option<Holder>, StoreError> {
+    pub async fn read(&self, key: &str) -> Result<Option<Holder>, StoreError> {
         let answer = bounded(self.limit, self.kv.clone().get(key, None)).await?;
         Ok(answer.kvs().first().map(holder))
     }
@@ -164,38 +194,48 @@ impl Etcd {
 }
 
 impl Session {
-    /// Asks for a lease of at least `ttl`.
-    pub async fn begin(
+    pub fn new(
         etcd: Etcd,
         publisher: LeadershipPublisher,
         election: &str,
-        ttl: Duration,
-    ) -> Result<Self, StoreError> {
-        let sent = Moment::now();
-        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-        let granted = bounded(etcd.limit, etcd.lease.clone().grant(seconds, None)).await?;
-        let ttl = Duration::from_secs(granted.ttl().unsigned_abs());
-        let state = Mutex::new(State { alive: believed_until(sent, ttl), held: None, unsure: false });
-        Ok(Self { etcd, publisher, election: election.to_owned(), lease: granted.id(), ttl, state })
+        key: Vec<u8>,
+        value: &[u8],
+        Granted { lease, ttl, alive }: Granted,
+    ) -> Self {
+        let renewed = Moment::now();
+        let state = Mutex::new(State { renewed, alive, held: None, unsure: false });
+        Self {
+            etcd,
+            publisher,
+            election: election.to_owned(),
+            key,
+            value: value.to_owned(),
+            lease,
+            ttl,
+            state,
+        }
     }
 
-    /// Creates the key under this lease, or returns its holder. The call may be repeated when its
-    /// answer was lost: it then finds the key that it created.
-    pub async fn create(&self, key: &[u8], value: &[u8]) -> Result<Holder, StoreError> {
+    /// Creates the key under this lease, or returns its holder; `None` if the lease has ended. The
+    /// call may be repeated when its answer was lost: it then finds the key that it created.
+    pub async fn create(&self) -> Result<Option<Holder>, StoreError> {
+        let (key, value) = (self.key.as_slice(), self.value.as_slice());
         let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(self.lease)));
         let txn = Txn::new()
             .when([Compare::create_revision(key, CompareOp::Equal, 0)])
             .and_then([put])
             .or_else([TxnOp::get(key, None)]);
         self.state.lock().unsure = true;
-        let answer = bounded(self.etcd.limit, self.etcd.kv.clone().txn(txn)).await?;
+        let answer = match bounded(self.etcd.limit, self.etcd.kv.clone().txn(txn)).await {
+            Err(error) if has_lost_its_lease(&error) => return Ok(None),
+            answer => answer?,
+        };
         self.state.lock().unsure = false;
         if answer.succeeded() {
             let revision = answer.header().ok_or_else(|| unavailable("no header"))?.revision();
-            self.holds(key, value, revision);
+            self.holds(revision);
             let (key, value) = (key.to_owned(), value.to_owned());
-            return Ok(Holder { key, value, created: revision, written: revision, lease: self.lease });
+            return Ok(Some(Holder { key, value, created: revision, written: revision, lease: self.lease }));
         }
         let read = |response| match response {
             TxnOpResponse::Get(get) => get.kvs().first().map(holder),
@@ -205,9 +245,9 @@ impl Session {
         let holder = found.ok_or_else(|| unavailable("no key in the answer"))?;
         // Others may write under this lease, too.
         if holder.lease == self.lease && holder.value == value && holder.written == holder.created {
-            self.holds(key, value, holder.created);
+            self.holds(holder.created);
         }
-        Ok(holder)
+        Ok(Some(holder))
     }
 
     pub fn holds_nothing(&self) -> bool {
@@ -217,20 +257,19 @@ impl Session {
     /// Returns whether this is the key that the candidate holds.
     pub fn is_held(&self, holder: &Holder) -> bool {
         let state = self.state.lock();
-        state.held.as_ref().is_some_and(|held| held.revision == holder.written && held.key == holder.key)
+        holder.key == self.key && state.held.as_ref().is_some_and(|held| held.revision == holder.written)
     }
 
     /// Returns whether the write or deletion of a key at this revision took the candidate's key
     /// away.
     pub fn is_lost(&self, key: &str, revision: Option<u64>) -> bool {
         let state = self.state.lock();
-        let held = state.held.as_ref().filter(|held| held.key == key.as_bytes());
+        let held = state.held.as_ref().filter(|_| self.key == key.as_bytes());
         held.is_some_and(|held| revision > Some(held.revision.unsigned_abs()))
     }
 
-    fn holds(&self, key: &[u8], value: &[u8], revision: i64) {
-        let held = Held { key: key.to_owned(), value: value.to_owned(), revision, leads: false };
-        self.state.lock().held = Some(held);
+    fn holds(&self, revision: i64) {
+        self.state.lock().held = Some(Held { revision, leads: false });
     }
 
     /// Notes that the held key makes the candidate leader, and publishes it.
@@ -245,18 +284,16 @@ impl Session {
     fn publish(&self, state: &State) {
         if let Some(held) = state.held.as_ref().filter(|held| held.leads) {
             let fence = Fence::new(ENGINE, self.election.as_str(), held.revision.unsigned_abs())
-                .with_proof(held.key.clone());
+                .with_proof(self.key.clone());
             self.publisher.lead(fence, state.alive);
         }
     }
 
     /// Keeps the lease alive until the key or the lease is lost.
-    pub async fn keep(&self) -> Lost {
-        let connection = format!("etcd lease of {}", self.election);
-        let mut retries = Retries::new(connection, self.publisher.clone());
+    pub async fn keep(&self, retries: &mut Retries) -> Lost {
         let mut channel = None;
-        let mut renewed = Moment::now();
         loop {
+            let renewed = self.state.lock().renewed;
             (renewed + self.ttl / 3).passed().await;
             loop {
                 match self.renew(&mut channel).await {
@@ -264,12 +301,15 @@ impl Session {
                     Ok(Some(lost)) => return lost,
                     Err(error) => {
                         channel = None;
-                        sleep(retries.failed(error).min(self.ttl / 6)).await;
+                        let pause = retries.failed(error);
+                        // A leader's time is short while it lasts.
+                        let has_ended = self.state.lock().alive.has_passed();
+                        sleep(if has_ended { pause } else { pause.min(self.ttl / 6) }).await;
                     }
                 }
             }
             retries.succeeded();
-            renewed = Moment::now();
+            self.state.lock().renewed = Moment::now();
         }
     }
 
@@ -281,10 +321,9 @@ impl Session {
     async fn renew(&self, channel: &mut Option<Channel>) -> Result<Option<Lost>, StoreError> {
         let limit = self.etcd.limit.min(self.ttl / 3);
         let sent = Moment::now();
-        let held = self.state.lock().held.as_ref().map(|held| (held.key.clone(), held.revision));
-        let (key, revision) = held.unwrap_or_else(|| (self.election.clone().into_bytes(), 0));
+        let held = self.state.lock().held.as_ref().map(|held| held.revision);
         let options = GetOptions::new().with_keys_only();
-        let answer = bounded(limit, self.etcd.kv.clone().get(key, Some(options))).await?;
+        let answer = bounded(limit, self.etcd.kv.clone().get(self.key.as_slice(), Some(options))).await?;
         let found = answer.kvs().first().map(KeyValue::mod_revision);
         let is_alive = bounded(limit, async {
             let Some((keeper, answers)) = channel else {
@@ -308,7 +347,7 @@ impl Session {
         if !is_alive {
             return Ok(Some(Lost::Lease));
         }
-        if revision != 0 && found != Some(revision) {
+        if held.is_some() && found != held {
             return Ok(Some(Lost::Key));
         }
         let mut state = self.state.lock();
@@ -328,9 +367,9 @@ impl Session {
         let deleted = match held {
             _ if unsure => false,
             Some(held) => {
-                let deleted = self.etcd.delete(&held.key, &held.value, held.revision).await;
+                let deleted = self.etcd.delete(&self.key, &self.value, held.revision).await;
                 if let Ok(Deletion::Foreign) = deleted {
-                    let key = String::from_utf8_lossy(&held.key);
+                    let key = String::from_utf8_lossy(&self.key);
                     tracing::warn!(%key, "another program has written over the candidate's key and may have it");
                 }
                 deleted.is_ok_and(|deleted| deleted != Deletion::Foreign)
@@ -343,7 +382,7 @@ impl Session {
 
     /// Ends the lease, and its keys with it. Makes one try: without an answer the lease expires.
     pub async fn end(self) -> Result<(), StoreError> {
-        bounded(self.etcd.limit, self.etcd.lease.clone().revoke(self.lease)).await.map(drop)
+        self.etcd.revoke(self.lease).await
     }
 }
 

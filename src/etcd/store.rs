@@ -146,6 +146,15 @@ impl EtcdStore {
         self
     }
 
+    /// Watches a range: its first key, and the first key after it.
+    pub(super) fn watch_range(
+        &self,
+        range: (Vec<u8>, Vec<u8>),
+    ) -> impl Stream<Item = Result<Event, StoreError>> + Send + use<> {
+        let name = format!("etcd watch of {:?}", String::from_utf8_lossy(&range.0));
+        resume::watch(name, Watch { store: self.clone(), range, revision: None, connection: None })
+    }
+
     /// Runs `write` if the key's last write has this revision and the fence holds. Revision 0
     /// stands for an absent key.
     async fn write(
@@ -235,15 +244,13 @@ impl Store for EtcdStore {
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
-        let watch =
-            Watch { store: self.clone(), prefix: prefix.to_owned(), revision: None, connection: None };
-        resume::watch(format!("etcd watch of {prefix:?}"), watch)
+        self.watch_range(range(prefix))
     }
 }
 
 struct Watch {
     store: EtcdStore,
-    prefix: String,
+    range: (Vec<u8>, Vec<u8>),
     /// The last revision whose events were all reported; `None` when a listing is due.
     revision: Option<i64>,
     connection: Option<Connection>,
@@ -283,9 +290,10 @@ impl Watch {
         };
         // Without fragments: a fragment could split the events of one revision, and the client does
         // not expose which fragment is the last. Resuming after the first one would lose events.
-        let options = WatchOptions::new().with_range(range(&self.prefix).1).with_start_revision(revision + 1);
+        let (from, end) = self.range.clone();
+        let options = WatchOptions::new().with_range(end).with_start_revision(revision + 1);
         let start = async {
-            let mut stream = self.store.watch.clone().watch(range(&self.prefix).0, Some(options)).await?;
+            let mut stream = self.store.watch.clone().watch(from, Some(options)).await?;
             Ok((stream.message().await?, stream))
         };
         let (created, stream) = bounded(self.store.request_timeout, start).await?;
@@ -314,10 +322,10 @@ impl Watch {
         Ok(())
     }
 
-    /// Lists the prefix in pages. All pages read the revision of the first, so they form one state.
+    /// Lists the range in pages. All pages read the revision of the first, so they form one state.
     async fn list(&self) -> Result<(i64, VecDeque<Event>), StoreError> {
         let mut kv = self.store.kv.clone();
-        let (mut from, end) = range(&self.prefix);
+        let (mut from, end) = self.range.clone();
         let (mut revision, mut listing) = (0, VecDeque::from([Event::Init]));
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    campaign::{Campaign, Command, Contest},
+    campaign::{Campaign, Candidacy, Command, Contest},
     candidate::TTLS,
     session::Etcd,
 };
@@ -122,17 +122,16 @@ impl EtcdVoters {
             return Err(ElectionError::AlreadyExists { what: describe(key, voter.identity(), voter.ttl) });
         }
         let publisher = LeadershipPublisher::new(format!("{value} for etcd key {key}"));
-        let campaign = Campaign {
+        let campaign = Campaign::new(Candidacy {
             etcd: self.shared.etcd.clone(),
             publisher: publisher.clone(),
             election: key.to_owned(),
             contest: Contest::Key,
             value: value.as_bytes().to_owned(),
             ttl,
-            session: None,
             evicted: false,
             rest: None,
-        };
+        });
         let candidate = Arc::new(CandidateHandle::start(value, publisher, campaign));
         let voter = EtcdVoter { candidate, key: key.into(), ttl };
         voters.insert(voter.key.clone(), voter.clone());

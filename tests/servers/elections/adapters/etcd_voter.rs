@@ -144,10 +144,49 @@ async fn watches_report_the_current_value_and_changes() {
         put(&server, KEY, value).await;
         assert_eq!(soon(values.recv()).await.as_deref(), Some(value));
     }
-    // A deletion is not reported.
     raw(&server).await.delete(KEY, None).await.expect("it serves");
-    put(&server, KEY, "4").await;
-    assert_eq!(soon(values.recv()).await.as_deref(), Some("4"));
+    put(&server, KEY, "3").await;
+    assert_eq!(soon(values.recv()).await.as_deref(), Some(""));
+    assert_eq!(soon(values.recv()).await.as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn watches_report_that_the_leader_is_gone() {
+    let server = EtcdServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let voters = voters(proxy.address()).await;
+    let mut values = channel(&voters, KEY);
+    let (sender, mut calls) = mpsc::unbounded_channel();
+    let call_back = move |_: &str, previous: &str, current: &str| {
+        let _ = sender.send((previous.to_owned(), current.to_owned()));
+    };
+    voters.add_watch_callback(KEY, call_back).expect("a valid key");
+    let other = crate::adapters::etcd_voter::voters(server.address()).await;
+    let mut previous = "one";
+    for _ in 0..2 {
+        let voter = vote(&other, KEY, "one").await;
+        assert_eq!(soon(values.recv()).await.as_deref(), Some("one"));
+        assert_eq!(soon(calls.recv()).await, Some((previous.into(), "one".into())));
+        previous = "";
+        voter.close().await;
+        assert_eq!(soon(values.recv()).await.as_deref(), Some(""));
+        assert_eq!(soon(calls.recv()).await, Some(("one".into(), "".into())));
+    }
+    // The same if the watch cannot continue where it was, and nothing twice.
+    put(&server, KEY, "two").await;
+    assert_eq!(soon(values.recv()).await.as_deref(), Some("two"));
+    proxy.refuse(true);
+    proxy.cut();
+    raw(&server).await.delete(KEY, None).await.expect("it serves");
+    compact(&server).await;
+    proxy.heal();
+    assert_eq!(soon(values.recv()).await.as_deref(), Some(""));
+    proxy.refuse(true);
+    proxy.cut();
+    compact(&server).await;
+    proxy.heal();
+    put(&server, KEY, "three").await;
+    assert_eq!(soon(values.recv()).await.as_deref(), Some("three"));
 }
 
 #[tokio::test]
