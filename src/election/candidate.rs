@@ -3,9 +3,7 @@
 //! The promises 3 to 5 of [`election`](super) are kept here, for every server: a candidate stops
 //! leading before its server learns of it, it leaves nothing behind, and its end is visible.
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
-use std::time::Duration;
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -19,6 +17,7 @@ use super::{
     leadership::{Events, Leadership},
     publisher::LeadershipPublisher,
 };
+use crate::clock;
 
 /// One candidate, as its server sees it.
 ///
@@ -129,6 +128,10 @@ impl<C: From<Resign> + Send + 'static> Elector for CandidateHandle<C> {
         self.publisher.leadership()
     }
 
+    fn state(&self) -> Leadership {
+        self.publisher.state()
+    }
+
     fn events(&self) -> Events {
         self.publisher.events()
     }
@@ -149,16 +152,25 @@ impl<C: From<Resign> + Send + 'static> Elector for CandidateHandle<C> {
 /// poll.
 async fn run<C: Candidate>(mut candidate: C, mut commands: Commands<C::Command>, guard: FailOnDrop) {
     let publisher = &guard.0;
+    let mut pause = Duration::ZERO;
     let reason = loop {
+        let mut began = None;
+        let serve = async {
+            tokio::time::sleep(pause).await;
+            began = Some(clock::now());
+            candidate.serve().await
+        };
         let step = tokio::select! {
             biased;
             step = commands.next() => step,
-            served = candidate.serve() => served.map_or_else(NextStep::End, |()| NextStep::CompeteAnew),
+            served = serve => served.map_or_else(NextStep::End, |()| NextStep::CompeteAnew),
         };
         let step = match step {
             NextStep::Obey(Request { command, answer }) if candidate.is_moot(&command) => {
                 // The caller may have stopped waiting.
                 let _ = answer.send(Ok(()));
+                // The candidate may lead, and has to renew soon.
+                pause = Duration::ZERO;
                 continue;
             }
             step => step,
@@ -171,8 +183,14 @@ async fn run<C: Candidate>(mut candidate: C, mut commands: Commands<C::Command>,
                 // The caller may have stopped waiting.
                 let _ = answer.send(withdrawn);
             }
-            // If the server does not answer, the session expires there.
-            NextStep::CompeteAnew => drop(candidate.withdraw().await),
+            NextStep::CompeteAnew => {
+                // A candidacy that ends soon each time, because somebody deletes its key, must not
+                // begin anew in haste.
+                let lasted = began.is_some_and(|began| clock::now() - began >= LONGEST_PAUSE);
+                pause = if lasted { Duration::ZERO } else { (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE) };
+                // If the server does not answer, the session expires there.
+                drop(candidate.withdraw().await);
+            }
             NextStep::End(reason) => break reason,
         }
     };
@@ -205,6 +223,11 @@ impl Drop for FailOnDrop {
         self.0.set(Leadership::Failed(Arc::new(ElectionError::Died)));
     }
 }
+
+/// The pause after the first candidacy that ended soon; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause. A candidacy that lasts as long starts again without one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest TTL that a candidate may ask for: a year. Servers refuse much longer ones.
 #[cfg(any(feature = "etcd", feature = "redis"))]
@@ -287,6 +310,22 @@ mod tests {
         let withdrawn = "withdraw while unknown";
         assert_eq!(*log.lock(), ["obey while unknown", withdrawn, withdrawn, withdrawn]);
         assert!(matches!(handle.resign().await, Err(ElectionError::Closed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn candidacies_that_end_soon_begin_anew_with_pauses() {
+        let (handle, lose, log) = start();
+        (0..100_000).for_each(|_| lose.send(Ok(())).expect("it serves"));
+        let second = Duration::from_secs(1);
+        tokio::time::sleep(10 * second).await;
+        let withdrawn = log.lock().len();
+        assert!((5..=10).contains(&withdrawn), "{withdrawn} candidacies in ten seconds");
+        tokio::time::sleep(50 * second).await;
+        assert!(log.lock().len() <= withdrawn + 11, "{} in a minute", log.lock().len());
+        // It obeys during a pause.
+        let asked = clock::now();
+        handle.close().await;
+        assert_eq!(clock::now(), asked);
     }
 
     #[tokio::test(start_paused = true)]

@@ -66,7 +66,18 @@ pub trait Elector: Send + Sync + 'static {
     fn identity(&self) -> &str;
 
     /// A channel with the current state, renewals included.
+    ///
+    /// Drop a [`borrow`](watch::Receiver::borrow) of it before the next `await`: the elector waits
+    /// for it. Calls that are not async never do, so a caller may make them under a borrow.
     fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// The current state, a copy. It may be a moment ahead of the channel.
+    ///
+    /// An elector that keeps its state elsewhere overrides this. The default borrows from the channel,
+    /// and so must not be called under a borrow of it.
+    fn state(&self) -> Leadership {
+        self.leadership().borrow().clone()
+    }
 
     /// A stream of the events from now on, in order and without gaps. It starts with the current
     /// state, if that is known. The buffer for a slow reader has no limit.
@@ -92,11 +103,11 @@ pub trait Elector: Send + Sync + 'static {
 
     /// Returns whether the candidate leads at this moment, by its own clock.
     fn is_leader(&self) -> bool {
-        self.leadership().borrow().is_leader()
+        self.state().is_leader()
     }
 
     /// Returns the fence for a write that is sent now; `None` unless the candidate leads.
     fn fence(&self) -> Option<Fence> {
-        self.leadership().borrow().fence().cloned()
+        self.state().fence().cloned()
     }
 }

@@ -235,13 +235,12 @@ impl Candidacy {
                 }
                 Some(Ok(Event::InitEntry(_))) => continue,
                 Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    // The renewals notice a server that is away, but not a missing permission.
-                    if let StoreError::Denied { .. } = error {
-                        self.publisher.interrupted(error);
-                    }
+                // The renewals notice a server that is away, but not a missing permission.
+                Some(Err(error @ StoreError::Denied { .. })) => {
+                    self.publisher.interrupted(error);
                     continue;
                 }
+                Some(Err(_)) => continue,
                 None => {
                     sleep(retries.failed(unavailable("the watch ended"))).await;
                     changes = Box::pin(self.watch());

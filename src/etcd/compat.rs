@@ -20,8 +20,7 @@ use super::{
 use crate::{
     election::{ElectionError, Elector, Event, Events, publisher::LeadershipPublisher},
     engine::config::ConfigError,
-    reconnect::Pauses,
-    store::{Event as Change, Version},
+    store::{Event as Change, Version, reconnect::Pauses},
 };
 
 /// A change of the leadership; see [`EtcdElector::leader_notices`].

@@ -220,6 +220,10 @@ impl Elector for EtcdElector {
         self.candidate.leadership()
     }
 
+    fn state(&self) -> Leadership {
+        self.candidate.state()
+    }
+
     fn events(&self) -> Events {
         self.candidate.events()
     }

@@ -301,10 +301,8 @@ impl Session {
                     Ok(Some(lost)) => return lost,
                     Err(error) => {
                         channel = None;
-                        let pause = retries.failed(error);
-                        // A leader's time is short while it lasts.
-                        let has_ended = self.state.lock().alive.has_passed();
-                        sleep(if has_ended { pause } else { pause.min(self.ttl / 6) }).await;
+                        let alive = self.state.lock().alive;
+                        sleep(retries.renewal_failed(error, alive, self.ttl / 6)).await;
                     }
                 }
             }

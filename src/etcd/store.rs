@@ -301,7 +301,7 @@ impl Watch {
             created.ok_or_else(|| unavailable("the server ended the watch before confirming it"))?;
         if created.canceled() {
             // An expired token may be the cause. A watch cannot renew the token, but the requests
-            // of a listing do, so list next time. The denial is final if those are denied, too.
+            // of a listing do, so list next time. It is a denial if those are denied, too.
             self.revision = None;
             return Err(match created.cancel_reason() {
                 denied if denied.contains("denied") && !resumes => {

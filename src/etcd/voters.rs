@@ -114,7 +114,7 @@ impl EtcdVoters {
         ConfigError::within("ttl", ttl, TTLS)?;
         let mut voters = self.shared.voters.lock();
         let voters = voters.as_mut().ok_or(ElectionError::Closed)?;
-        let has_ended = |voter: &EtcdVoter| matches!(*voter.leadership().borrow(), Leadership::Failed(_));
+        let has_ended = |voter: &EtcdVoter| matches!(voter.state(), Leadership::Failed(_));
         if let Some(voter) = voters.get(key).filter(|voter| !has_ended(voter)) {
             if voter.identity() == value && voter.ttl == ttl {
                 return Ok(voter.clone());
@@ -208,6 +208,10 @@ impl Elector for EtcdVoter {
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.candidate.leadership()
+    }
+
+    fn state(&self) -> Leadership {
+        self.candidate.state()
     }
 
     fn events(&self) -> Events {

@@ -172,6 +172,10 @@ impl Elector for RedisElector {
         self.candidate.leadership()
     }
 
+    fn state(&self) -> Leadership {
+        self.candidate.state()
+    }
+
     fn events(&self) -> Events {
         self.candidate.events()
     }

@@ -229,6 +229,10 @@ impl Elector for ZookeeperElector {
         self.candidate.leadership()
     }
 
+    fn state(&self) -> Leadership {
+        self.candidate.state()
+    }
+
     fn events(&self) -> Events {
         self.candidate.events()
     }

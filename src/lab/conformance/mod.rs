@@ -102,6 +102,18 @@ pub trait Harness: Sync {
         false
     }
 
+    /// Returns whether the store knows permissions, so that [`deny`](Self::deny) works. Default:
+    /// `false`.
+    fn denies(&self) -> bool {
+        false
+    }
+
+    /// Takes away the permission to read all keys and interrupts the watches, or gives it back.
+    /// Returns when the store serves requests again. Default: nothing.
+    fn deny(&self, _denied: bool) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// The time limit of one case; a case that exceeds it counts as failed. Default: 2 minutes.
     fn time_limit(&self) -> Duration {
         Duration::from_secs(120)
