@@ -37,6 +37,10 @@ use crate::{
 /// ended, but Go's wait for it until somebody deletes it. Any other key without a lease leads until
 /// somebody deletes it, as it does in Go.
 ///
+/// With etcd's access control, a candidate needs read and write permission for the prefix `name/`,
+/// and a client made with `with_auto_token_refresh`, because tokens expire. A candidate without
+/// permission waits for it.
+///
 /// Users of pingcap/tiflow's `dm/pkg/election`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
 ///

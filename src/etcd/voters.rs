@@ -28,6 +28,10 @@ use crate::{
 /// A value without a lease is an appointment, as a value without a TTL is in coordinate: all voters
 /// follow it until somebody deletes the key. The log names such a key.
 ///
+/// With etcd's access control, a voter needs read and write permission for its key, a watch needs
+/// read permission, and the client has to be made with `with_auto_token_refresh`, because tokens
+/// expire.
+///
 /// Users of gravitational/coordinate's `leader`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
 ///

@@ -7,5 +7,6 @@ mod docs;
 mod engines;
 mod hostile;
 mod interop;
+mod log;
 mod states;
 mod takeovers;

@@ -1,6 +1,7 @@
 //! The calls of each elector beside the common promises: those of the package that it replaces.
 
 mod etcd;
+mod etcd_access;
 mod etcd_evict;
 mod etcd_overwritten;
 mod etcd_voter;
