@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{
     candidate::{LeaderInfo, info, lease_of},
-    client::{ENGINE, bounded, has_lost_its_lease},
+    client::{ENGINE, bounded, get, has_lost_its_lease, store_error, transact},
     store::EtcdStore,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         publisher::{LeadershipPublisher, believed_until},
         retries::Retries,
     },
-    store::{Fence, StoreError, unavailable},
+    store::{Fence, StoreError, resume, unavailable},
 };
 
 /// The clients of one etcd cluster.
@@ -128,7 +128,7 @@ impl Etcd {
                 .with_min_create_revision(since)
                 .with_sort(SortTarget::Create, SortOrder::Ascend)
                 .with_limit(1);
-            let answer = bounded(self.limit, self.kv.clone().get(prefix, Some(options))).await?;
+            let answer = get(self.limit, &self.kv, prefix, options).await?;
             let Some(first) = answer.kvs().first().map(holder) else { return Ok(None) };
             match lease_of(&first.key, prefix) {
                 Some(lease) if first.lease == 0 && !self.is_alive(lease).await? => since = first.created + 1,
@@ -142,34 +142,60 @@ impl Etcd {
         let sent = Moment::now();
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-        let options = LeaseGrantOptions::new().with_id(lease);
-        let granted = bounded(self.limit, self.lease.clone().grant(seconds, Some(options))).await?;
+        let request = || {
+            let mut client = self.lease.clone();
+            let options = LeaseGrantOptions::new().with_id(lease);
+            async move { client.grant(seconds, Some(options)).await }
+        };
+        let granted = bounded(self.limit, request).await?;
         let ttl = Duration::from_secs(granted.ttl().unsigned_abs());
         Ok(Granted { lease, ttl, alive: believed_until(sent, ttl) })
     }
 
     /// Ends a lease, and its keys with it.
     pub async fn revoke(&self, lease: i64) -> Result<(), StoreError> {
-        match bounded(self.limit, self.lease.clone().revoke(lease)).await {
+        let request = || {
+            let mut client = self.lease.clone();
+            async move { client.revoke(lease).await }
+        };
+        match bounded(self.limit, request).await {
             Err(error) if !has_lost_its_lease(&error) => Err(error),
             _ => Ok(()),
         }
     }
 
+    /// Opens a channel for renewals of this lease, which also renews it; `None` if the lease has
+    /// ended.
+    async fn keep_alive(&self, lease: i64, limit: Duration) -> Result<Option<Channel>, StoreError> {
+        let request = || {
+            let mut client = self.lease.clone();
+            async move {
+                match client.keep_alive(lease).await {
+                    Err(Error::LeaseKeepAliveError(reason)) if reason == "lease not found" => Ok(None),
+                    opened => opened.map(Some),
+                }
+            }
+        };
+        bounded(limit, request).await
+    }
+
     async fn is_alive(&self, lease: i64) -> Result<bool, StoreError> {
-        let answer = bounded(self.limit, self.lease.clone().time_to_live(lease, None)).await?;
-        Ok(answer.ttl() >= 0)
+        let request = || {
+            let mut client = self.lease.clone();
+            async move { client.time_to_live(lease, None).await }
+        };
+        Ok(bounded(self.limit, request).await?.ttl() >= 0)
     }
 
     /// Reads all keys with this prefix.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Holder>, StoreError> {
         let options = GetOptions::new().with_prefix();
-        let answer = bounded(self.limit, self.kv.clone().get(prefix, Some(options))).await?;
+        let answer = get(self.limit, &self.kv, prefix, options).await?;
         Ok(answer.kvs().iter().map(holder).collect())
     }
 
     pub async fn read(&self, key: &str) -> Result<Option<Holder>, StoreError> {
-        let answer = bounded(self.limit, self.kv.clone().get(key, None)).await?;
+        let answer = get(self.limit, &self.kv, key, GetOptions::new()).await?;
         Ok(answer.kvs().first().map(holder))
     }
 
@@ -180,7 +206,7 @@ impl Etcd {
             .when([is_same, Compare::value(key, CompareOp::Equal, value)])
             .and_then([TxnOp::delete(key, None)])
             .or_else([TxnOp::get(key, Some(GetOptions::new().with_keys_only()))]);
-        let answer = bounded(self.limit, self.kv.clone().txn(txn)).await?;
+        let answer = transact(self.limit, &self.kv, txn).await?;
         if answer.succeeded() {
             return Ok(Deletion::Deleted);
         }
@@ -226,7 +252,7 @@ impl Session {
             .and_then([put])
             .or_else([TxnOp::get(key, None)]);
         self.state.lock().unsure = true;
-        let answer = match bounded(self.etcd.limit, self.etcd.kv.clone().txn(txn)).await {
+        let answer = match transact(self.etcd.limit, &self.etcd.kv, txn).await {
             Err(error) if has_lost_its_lease(&error) => return Ok(None),
             answer => answer?,
         };
@@ -321,27 +347,22 @@ impl Session {
         let sent = Moment::now();
         let held = self.state.lock().held.as_ref().map(|held| held.revision);
         let options = GetOptions::new().with_keys_only();
-        let answer = bounded(limit, self.etcd.kv.clone().get(self.key.as_slice(), Some(options))).await?;
+        let answer = get(limit, &self.etcd.kv, self.key.as_slice(), options).await?;
         let found = answer.kvs().first().map(KeyValue::mod_revision);
-        let is_alive = bounded(limit, async {
-            let Some((keeper, answers)) = channel else {
-                // Opening the channel also renews the lease.
-                return match self.etcd.lease.clone().keep_alive(self.lease).await {
-                    Ok(opened) => {
-                        *channel = Some(opened);
-                        Ok(true)
-                    }
-                    Err(Error::LeaseKeepAliveError(reason)) if reason == "lease not found" => Ok(false),
-                    Err(error) => Err(error),
+        let is_alive = match channel {
+            Some((keeper, answers)) => {
+                let renewed = async {
+                    keeper.keep_alive().await?;
+                    answers.message().await
                 };
-            };
-            keeper.keep_alive().await?;
-            match answers.message().await? {
-                Some(answer) => Ok(answer.ttl() > 0),
-                None => Err(Error::LeaseKeepAliveError("the server ended the keepalive".into())),
+                let answer = resume::bounded(limit, renewed, store_error).await?;
+                answer.ok_or_else(|| unavailable("the server ended the keepalive"))?.ttl() > 0
             }
-        })
-        .await?;
+            None => {
+                *channel = self.etcd.keep_alive(self.lease, limit).await?;
+                channel.is_some()
+            }
+        };
         if !is_alive {
             return Ok(Some(Lost::Lease));
         }

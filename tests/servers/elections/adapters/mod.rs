@@ -2,6 +2,7 @@
 
 mod etcd;
 mod etcd_access;
+mod etcd_clusters;
 mod etcd_evict;
 mod etcd_overwritten;
 mod etcd_voter;
