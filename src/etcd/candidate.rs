@@ -17,6 +17,13 @@ pub struct LeaderInfo {
     pub address: String,
 }
 
+impl LeaderInfo {
+    /// Returns the JSON of identity and address, `{"id":…,"addr":…}`: the value of the leader's key.
+    pub fn to_json(&self) -> String {
+        json(&self.identity, &self.address)
+    }
+}
+
 impl fmt::Display for LeaderInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {:?} ({})", self.identity, self.address, self.key)
@@ -41,9 +48,9 @@ pub(super) fn lease_of(key: &[u8], prefix: &str) -> Option<i64> {
 }
 
 /// The value of a candidate's key.
-pub(crate) fn value(identity: &str, address: &str) -> Vec<u8> {
+pub(crate) fn json(identity: &str, address: &str) -> String {
     let [id, addr] = [identity, address].map(Value::from);
-    format!(r#"{{"id":{id},"addr":{addr}}}"#).into_bytes()
+    format!(r#"{{"id":{id},"addr":{addr}}}"#)
 }
 
 /// Reads a candidate's key. A value of another program is its identity as it stands.

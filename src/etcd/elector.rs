@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     campaign::{Campaign, Candidacy, Command, Contest},
-    candidate::{LeaderInfo, TTLS, prefix, value},
+    candidate::{LeaderInfo, TTLS, json, prefix},
     session::{Deletion, Etcd},
 };
 use crate::{
@@ -22,14 +22,15 @@ use crate::{
 /// A candidate in an election on etcd.
 ///
 /// Candidates create keys under the election's name: `name/` and their lease in hexadecimal. The
-/// oldest key leads. Go's `clientv3/concurrency` and `etcdctl elect` use the same layout and can
-/// take part in the same election. A candidate's value is the JSON `{"id":…,"addr":…}`; a value of
-/// any other form is read as an identity.
+/// oldest key leads, so nothing else may have a key under `name/`. Go's `clientv3/concurrency` and
+/// `etcdctl elect` use the same layout and can take part in the same election. A candidate's value is
+/// the JSON `{"id":…,"addr":…}`; a value of any other form is read as an identity.
 ///
 /// When the session ends, so does the candidacy, and both start anew. A renewal reads the
 /// candidate's key through a quorum and then renews the lease, a third of the TTL after the renewal
 /// before it; etcd writes nothing for it. The leader's time counts from before the read, so that an
-/// etcd member that is cut off from the others cannot prolong it.
+/// etcd member that is cut off from the others cannot prolong it. Behind `etcd grpc-proxy` the proxy
+/// renews the leases, so that a fiftieth of the TTL has to suffice for its requests to etcd.
 ///
 /// A leader whose key another program writes over leads no more. It never deletes the other's value;
 /// it begins a new session, and so has another key. The key that it left may have lost its lease in
@@ -193,7 +194,7 @@ impl EtcdElectorBuilder {
         let publisher =
             LeadershipPublisher::new(format!("{} in etcd election {}", self.identity, self.election));
         let mut campaign = Campaign::new(Candidacy {
-            value: value(&self.identity, &self.address),
+            value: json(&self.identity, &self.address).into_bytes(),
             etcd: etcd.clone(),
             publisher: publisher.clone(),
             election: self.election.clone(),

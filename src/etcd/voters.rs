@@ -112,6 +112,10 @@ impl EtcdVoters {
     /// [`ElectionError::Config`] if the key or the value is empty or the TTL cannot be used,
     /// [`ElectionError::AlreadyExists`] if there is a voter for another value or TTL of this key,
     /// [`ElectionError::Closed`] after [`close`](Self::close).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn add_voter(&self, key: &str, value: &str, ttl: Duration) -> Result<EtcdVoter, ElectionError> {
         ConfigError::not_empty("key", key)?;
         ConfigError::not_empty("value", value)?;

@@ -130,6 +130,7 @@ async fn leader_info_has_key_identity_and_address() {
     let expected =
         LeaderInfo { key: key.clone(), identity: odd.identity().into(), address: odd.identity().into() };
     assert_eq!(odd.leader_info().await.expect("it leads"), expected);
+    assert_eq!(expected.to_json(), keys(&server).await.remove(0).1);
     let other = candidate(server.address(), "other").await;
     follows(&other, odd.identity()).await;
     assert_eq!(other.leader_info().await.expect("a candidate leads"), expected);

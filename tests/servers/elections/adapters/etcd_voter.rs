@@ -252,6 +252,35 @@ async fn panicking_callbacks_get_the_next_change() {
 }
 
 #[tokio::test]
+async fn callbacks_may_block_and_close_the_voters() {
+    let server = EtcdServer::start().await;
+    let voters = voters(server.address()).await;
+    let (release, released) = std::sync::mpsc::channel();
+    let (sender, mut calls) = mpsc::unbounded_channel();
+    let (closing, runtime) = (voters.clone(), tokio::runtime::Handle::current());
+    let call_back = move |_: &str, _: &str, current: &str| {
+        let _ = released.recv();
+        if current == "2" {
+            runtime.block_on(closing.close());
+        }
+        let _ = sender.send(current.to_owned());
+    };
+    put(&server, KEY, "1").await;
+    voters.add_watch_callback(KEY, call_back).expect("a valid key");
+    sleep(Duration::from_millis(200)).await;
+    // This test has one thread, which the callback does not block.
+    let voter = vote(&voters, "masters/2", "one").await;
+    leads(&voter).await;
+    put(&server, KEY, "2").await;
+    for expected in ["1", "2"] {
+        release.send(()).expect("the callback waits");
+        assert_eq!(soon(calls.recv()).await.as_deref(), Some(expected));
+    }
+    assert!(voter.resign().await.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(contents(&server).await, (vec![format!("{KEY}=2")], 0));
+}
+
+#[tokio::test]
 async fn watches_and_voters_survive_a_compaction() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.address()).await;
