@@ -247,6 +247,8 @@ mod tests {
         publisher: LeadershipPublisher,
         log: Log,
         lost: UnboundedReceiver<Result<(), ElectionError>>,
+        /// Commands change nothing.
+        idle: bool,
     }
 
     impl Fake {
@@ -272,6 +274,10 @@ mod tests {
             }
         }
 
+        fn is_moot(&self, _: &Resign) -> bool {
+            self.idle
+        }
+
         fn obey(&mut self, _: Resign) -> bool {
             self.log("obey");
             true
@@ -284,9 +290,13 @@ mod tests {
     }
 
     fn start() -> (CandidateHandle<Resign>, UnboundedSender<Result<(), ElectionError>>, Log) {
+        start_fake(false)
+    }
+
+    fn start_fake(idle: bool) -> (CandidateHandle<Resign>, UnboundedSender<Result<(), ElectionError>>, Log) {
         let (publisher, log) = (LeadershipPublisher::new("test"), Log::default());
         let (lose, lost) = mpsc::unbounded_channel();
-        let fake = Fake { publisher: publisher.clone(), log: log.clone(), lost };
+        let fake = Fake { publisher: publisher.clone(), log: log.clone(), lost, idle };
         (CandidateHandle::start("one", publisher, fake), lose, log)
     }
 
@@ -310,6 +320,22 @@ mod tests {
         let withdrawn = "withdraw while unknown";
         assert_eq!(*log.lock(), ["obey while unknown", withdrawn, withdrawn, withdrawn]);
         assert!(matches!(handle.resign().await, Err(ElectionError::Closed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_that_change_nothing_leave_the_leader_alone() {
+        let (handle, lose, log) = start_fake(true);
+        // A leader that has rested before must not do so again.
+        lose.send(Ok(())).expect("it serves");
+        tokio::time::sleep(LONGEST_PAUSE / 2).await;
+        leads(&handle).await;
+        let (asked, leadership) = (clock::now(), handle.leadership());
+        for _ in 0..3 {
+            handle.resign().await.expect("it has no effect");
+            leads(&handle).await;
+        }
+        assert!(!leadership.has_changed().expect("it serves") && clock::now() == asked);
+        assert_eq!(*log.lock(), ["withdraw while unknown"]);
     }
 
     #[tokio::test(start_paused = true)]

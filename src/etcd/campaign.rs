@@ -215,8 +215,11 @@ impl Candidacy {
                     rests = false;
                     Some(Ok(Event::Resumed))
                 }
-                // The watch is silent about candidates whose keys are not text.
-                () = sleep(self.ttl), if self.contest == Contest::Queue => Some(Ok(Event::Resumed)),
+                // The watch is silent about candidates whose keys are not text, and about the end of
+                // the lease after which a key without one counts for nothing.
+                () = sleep(if warned_of > 0 { self.ttl / 3 } else { self.ttl }), if self.contest == Contest::Queue => {
+                    Some(Ok(Event::Resumed))
+                }
             };
             match change {
                 Some(Ok(Event::Delete { key, version })) if session.is_lost(&key, version.revision()) => {
@@ -265,11 +268,15 @@ impl Candidacy {
                 },
             };
             match leader {
-                Some(leader) if session.is_held(&leader) => session.leads(),
+                Some(leader) if session.is_held(&leader) => {
+                    warned_of = 0;
+                    session.leads();
+                }
                 leader => {
-                    if let Some(Holder { key, lease: 0, written, .. }) = &leader
-                        && std::mem::replace(&mut warned_of, *written) != *written
-                    {
+                    let permanent = leader.as_ref().filter(|leader| leader.lease == 0);
+                    let written = permanent.map_or(0, |leader| leader.written);
+                    let is_news = std::mem::replace(&mut warned_of, written) != written;
+                    if let Some(Holder { key, .. }) = permanent.filter(|_| is_news) {
                         let (key, election) = (String::from_utf8_lossy(key), &self.election);
                         tracing::warn!(%key, election, "the leader's key has no lease, so it stays until somebody deletes it");
                     }

@@ -42,9 +42,10 @@ use crate::store::{
 /// # Timeouts and retries
 ///
 /// A call without an answer within the [request timeout](Self::request_timeout), 5 s by default,
-/// returns [`StoreError::Unavailable`]. Each request is sent once, with one exception: a client
+/// returns [`StoreError::Unavailable`]. Each request is sent once, with two exceptions: a client
 /// made with `with_auto_token_refresh` logs in again and repeats a request that the server refused
-/// for an expired token. This is safe because the refused request had no effect.
+/// for an expired token, and a request that a learner refused is sent again, so that it reaches a
+/// member with a vote. This is safe because a refused request had no effect.
 ///
 /// # Watches
 ///
