@@ -55,6 +55,7 @@ pub(crate) trait Candidate: Sized + Send + 'static {
 }
 
 /// The command that every candidate takes: it lets others win before it competes again.
+#[derive(Debug)]
 pub(crate) struct Resign;
 
 /// The handle to a candidate's task. Dropping it closes the candidate in the background.
@@ -230,7 +231,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest TTL that a candidate may ask for: a year. Servers refuse much longer ones.
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis"))]
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]

@@ -11,6 +11,9 @@
 //! | [`ZookeeperElector`](crate::zookeeper::ZookeeperElector) | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |
 //! | [`RedisElector`](crate::redis::RedisElector) | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |
 //!
+//! Tests need no server: feature `lab` has an election in memory (`lab::MemoryElection`), and the
+//! suite that all electors pass, for electors of your own (`lab::conformance::elections`).
+//!
 //! They replace four Go packages;
 //! [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md) lists
 //! every call of these.
@@ -41,11 +44,11 @@
 //! `futures-util` or a similar one. A client that is handed in comes from `etcd-client` 0.21 or
 //! `zookeeper-client` 0.11.
 
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod candidate;
 mod error;
 mod leadership;
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod publisher;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod retries;

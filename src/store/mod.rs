@@ -44,7 +44,7 @@
 //! `lab::conformance` (feature `lab`) tests a store against every promise. An implementation needs
 //! the crates `bytes` and `futures-util` (or `futures-core`), for [`Bytes`] and [`Stream`].
 
-#[cfg(any(feature = "etcd", feature = "kube", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "kube", feature = "lab", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod causes;
 mod fence;
 mod memory;
@@ -387,7 +387,7 @@ pub(crate) fn non_empty(key: &str) -> Result<&str, StoreError> {
     Ok(key)
 }
 
-#[cfg(any(feature = "etcd", feature = "kube", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "kube", feature = "lab", feature = "redis", feature = "zookeeper"))]
 pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
     StoreError::Unavailable { reason: reason.into(), source: None }
 }
