@@ -35,6 +35,12 @@ pub(crate) trait Candidate: Sized + Send + 'static {
     /// The reason why the elector fails for good.
     fn serve(&mut self) -> impl Future<Output = Result<(), ElectionError>> + Send;
 
+    /// Returns whether a command changes nothing, so that a leader leads on.
+    fn is_moot(&self, command: &Self::Command) -> bool {
+        let _ = command;
+        false
+    }
+
     /// Takes a command, and returns whether the candidate has to withdraw.
     fn obey(&mut self, command: Self::Command) -> bool;
 
@@ -160,6 +166,16 @@ async fn run<C: Candidate>(mut candidate: C, mut commands: Commands<C::Command>,
             step = commands.next() => step,
             served = serve => served.map_or_else(NextStep::End, |()| NextStep::CompeteAnew),
         };
+        let step = match step {
+            NextStep::Obey(Request { command, answer }) if candidate.is_moot(&command) => {
+                // The caller may have stopped waiting.
+                let _ = answer.send(Ok(()));
+                // The candidate may lead, and has to renew soon.
+                pause = Duration::ZERO;
+                continue;
+            }
+            step => step,
+        };
         // Promise 3: the server learns of it only after this.
         publisher.set(Leadership::Unknown);
         match step {
@@ -232,6 +248,8 @@ mod tests {
         publisher: LeadershipPublisher,
         log: Log,
         lost: UnboundedReceiver<Result<(), ElectionError>>,
+        /// Commands change nothing.
+        idle: bool,
     }
 
     impl Fake {
@@ -257,6 +275,10 @@ mod tests {
             }
         }
 
+        fn is_moot(&self, _: &Resign) -> bool {
+            self.idle
+        }
+
         fn obey(&mut self, _: Resign) -> bool {
             self.log("obey");
             true
@@ -269,9 +291,13 @@ mod tests {
     }
 
     fn start() -> (CandidateHandle<Resign>, UnboundedSender<Result<(), ElectionError>>, Log) {
+        start_fake(false)
+    }
+
+    fn start_fake(idle: bool) -> (CandidateHandle<Resign>, UnboundedSender<Result<(), ElectionError>>, Log) {
         let (publisher, log) = (LeadershipPublisher::new("test"), Log::default());
         let (lose, lost) = mpsc::unbounded_channel();
-        let fake = Fake { publisher: publisher.clone(), log: log.clone(), lost };
+        let fake = Fake { publisher: publisher.clone(), log: log.clone(), lost, idle };
         (CandidateHandle::start("one", publisher, fake), lose, log)
     }
 
@@ -295,6 +321,22 @@ mod tests {
         let withdrawn = "withdraw while unknown";
         assert_eq!(*log.lock(), ["obey while unknown", withdrawn, withdrawn, withdrawn]);
         assert!(matches!(handle.resign().await, Err(ElectionError::Closed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_that_change_nothing_leave_the_leader_alone() {
+        let (handle, lose, log) = start_fake(true);
+        // A leader that has rested before must not do so again.
+        lose.send(Ok(())).expect("it serves");
+        tokio::time::sleep(LONGEST_PAUSE / 2).await;
+        leads(&handle).await;
+        let (asked, leadership) = (clock::now(), handle.leadership());
+        for _ in 0..3 {
+            handle.resign().await.expect("it has no effect");
+            leads(&handle).await;
+        }
+        assert!(!leadership.has_changed().expect("it serves") && clock::now() == asked);
+        assert_eq!(*log.lock(), ["withdraw while unknown"]);
     }
 
     #[tokio::test(start_paused = true)]

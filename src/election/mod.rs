@@ -7,7 +7,7 @@
 //! | elector | on | replaces | takes part with |
 //! |---|---|---|---|
 //! | [`EtcdElector`](crate::etcd::EtcdElector) | etcd | pingcap/tiflow `dm/pkg/election` | Go's `clientv3/concurrency`, `etcdctl elect` |
-//! | [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | all that create the same key |
+//! | [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | all that create the same key in etcd's v3 API |
 //! | [`ZookeeperElector`](crate::zookeeper::ZookeeperElector) | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |
 //! | [`RedisElector`](crate::redis::RedisElector) | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |
 //!

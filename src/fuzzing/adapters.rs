@@ -37,7 +37,7 @@ fn election_values(data: &[u8], lossy: &str) {
     assert!(info.key == lossy && (info.identity == lossy || data.contains(&b'{')));
     assert!(info.address.is_empty() || data.contains(&b'{'));
     let (id, address) = lossy.split_once('\n').unwrap_or((lossy, ""));
-    let ours = candidate::info(b"key", &candidate::value(id, address));
+    let ours = candidate::info(b"key", candidate::json(id, address).as_bytes());
     assert_eq!((&*ours.identity, &*ours.address), (id, address));
 
     let whose = redis_candidate::identity_of(data);

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions, PutOptions};
 use writerlease::{
     election::Elector,
     etcd::{EtcdElector, EtcdStore, EtcdVoter, EtcdVoters},
@@ -48,6 +48,11 @@ pub trait Engine: Sized {
     async fn writes(&self) -> u64;
     /// Deletes the leader's key or node, as another program would.
     async fn depose(&self);
+    /// Writes over the leader's key, as another program would, with a value that expires after the TTL.
+    /// Returns false if the server has no such key.
+    async fn overwrite(&self) -> bool {
+        false
+    }
     fn kill(&mut self);
     /// Starts the server again with the same data.
     async fn restart(&mut self);
@@ -82,6 +87,24 @@ async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
         .iter()
         .map(|kv| (kv.key().to_vec(), format!("{}={}", text(kv.key()), text(kv.value()))))
         .collect()
+}
+
+async fn oldest_etcd_key(address: SocketAddr) -> Option<Vec<u8>> {
+    let options = GetOptions::new()
+        .with_prefix()
+        .with_sort(etcd_client::SortTarget::Create, etcd_client::SortOrder::Ascend)
+        .with_limit(1);
+    let oldest = etcd_client(address).await.get(ELECTION, Some(options)).await.expect("it serves");
+    oldest.kvs().first().map(|kv| kv.key().to_vec())
+}
+
+async fn overwrite_etcd_key(address: SocketAddr, ttl: Duration) -> bool {
+    let mut client = etcd_client(address).await;
+    let lease = client.lease_grant(ttl.as_secs() as i64, None).await.expect("it serves").id();
+    let Some(key) = oldest_etcd_key(address).await else { return false };
+    let theirs = PutOptions::new().with_lease(lease);
+    client.put(key, "theirs", Some(theirs)).await.expect("it serves");
+    true
 }
 
 /// Returns etcd's revision, which counts its writes.
@@ -147,13 +170,12 @@ impl Engine for Etcd {
     }
 
     async fn depose(&self) {
-        let mut client = etcd_client(self.address()).await;
-        let options = GetOptions::new()
-            .with_prefix()
-            .with_sort(etcd_client::SortTarget::Create, etcd_client::SortOrder::Ascend)
-            .with_limit(1);
-        let oldest = client.get(ELECTION, Some(options)).await.expect("it serves");
-        client.delete(oldest.kvs()[0].key(), None).await.expect("it serves");
+        let key = oldest_etcd_key(self.address()).await.expect("a candidate leads");
+        etcd_client(self.address()).await.delete(key, None).await.expect("it serves");
+    }
+
+    async fn overwrite(&self) -> bool {
+        overwrite_etcd_key(self.address(), Self::TTL).await
     }
 
     fn kill(&mut self) {
@@ -202,6 +224,10 @@ impl Engine for Voter {
 
     async fn depose(&self) {
         etcd_client(self.address()).await.delete(ELECTION, None).await.expect("it serves");
+    }
+
+    async fn overwrite(&self) -> bool {
+        overwrite_etcd_key(self.address(), Self::TTL).await
     }
 
     fn kill(&mut self) {

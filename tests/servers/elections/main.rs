@@ -8,5 +8,6 @@ mod engines;
 mod hostile;
 mod interop;
 mod rates;
+mod log;
 mod states;
 mod takeovers;

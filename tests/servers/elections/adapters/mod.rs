@@ -1,7 +1,10 @@
 //! The calls of each elector beside the common promises: those of the package that it replaces.
 
 mod etcd;
+mod etcd_access;
+mod etcd_clusters;
 mod etcd_evict;
+mod etcd_overwritten;
 mod etcd_voter;
 mod redis;
 mod zookeeper;

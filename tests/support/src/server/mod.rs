@@ -28,7 +28,10 @@ use tokio::{
 #[cfg(feature = "kube")]
 pub use self::kube::{ADMINISTRATOR, KubeServer, RECORD};
 pub use self::{
-    etcd::EtcdServer, redis::RedisServer, redis_cluster::RedisCluster, zookeeper::ZookeeperServer,
+    etcd::{EtcdGrpcProxy, EtcdServer},
+    redis::RedisServer,
+    redis_cluster::RedisCluster,
+    zookeeper::ZookeeperServer,
 };
 use ports::Port;
 
