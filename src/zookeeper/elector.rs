@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use zookeeper_client::Client;
 
 use super::{
-    access::{SESSION_TIMEOUTS, ZookeeperAccess, are_servers, is_base, store_error},
-    campaign::Campaign,
-    candidates::Candidates,
+    access::{SESSION_TIMEOUTS, ZookeeperAccess, fits, is_base},
+    campaign::{Campaign, OwnSessions, Seat},
+    candidates::Election,
 };
 use crate::{
     election::{
@@ -18,7 +18,7 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    store::{StoreError, resume},
+    store::{StoreError, resume, unavailable},
 };
 
 /// A candidate in an election on ZooKeeper.
@@ -30,8 +30,19 @@ use crate::{
 /// can take part. The random `guid` guards against a lost answer: the candidate finds its node by
 /// it.
 ///
-/// The elector fails for good when its session has expired or its credential is refused; start a
-/// new one then. It survives any shorter loss of its connection.
+/// The elector fails for good when its session has expired, or the user's client is refused; start
+/// a new one then. It survives any shorter loss of its connection.
+///
+/// # Permissions
+///
+/// A candidate needs CREATE and READ on the base path. It creates the base, unless it exists, and
+/// needs CREATE on the parent for that. [`close`](Elector::close) ends the candidate's own session,
+/// and the node with it, so it needs no more. [`resign`](Elector::resign) deletes the node; without
+/// DELETE on the base it ends the session as well and goes on in a new one.
+///
+/// A session of the user's own client goes on after `close`, so there a candidate needs DELETE as
+/// well. Without it `resign` fails with [`StoreError::Denied`] and the candidate leads on, and the
+/// node of a closed candidate remains, and leads, until you drop the client.
 ///
 /// Users of dcos/dcos-go's `elector`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -43,6 +54,15 @@ use crate::{
 /// sessions that it heard from at the next ping of ZooKeeper's leader, half a tick later; if it
 /// dies before, the last sign of life is lost. A tick is at most half of a session timeout, unless
 /// `minSessionTimeout` was set lower.
+///
+/// A leader that loses its connection leads no more until it is connected and confirmed again, by
+/// the same token if nobody took over. The servers may grant the session less time than before when
+/// the client connects again, for example after a restart with a lower `maxSessionTimeout`. The
+/// client does not report that time, so the candidate asks for it by another session, which ends
+/// immediately. All servers must grant the same.
+///
+/// A candidate on the user's own client cannot ask. There a leader trusts an answer for two thirds of
+/// [`ttl`](ZookeeperElectorBuilder::ttl) at most.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), writerlease::election::ElectionError> {
@@ -63,8 +83,7 @@ use crate::{
 pub struct ZookeeperElector {
     candidate: CandidateHandle<Resign>,
     base: String,
-    /// `None` once it is closed, so that its connection is closed, too.
-    candidates: Mutex<Option<Candidates>>,
+    seat: Seat,
 }
 
 /// The settings of a [`ZookeeperElector`].
@@ -90,7 +109,7 @@ enum Connection {
 
 impl ZookeeperElector {
     /// Settings for a candidate with a connection of its own. `servers` are `host:port`, separated
-    /// by commas. The candidates are nodes under the path `base`, which is created if it is
+    /// by commas; behind the last one may stand a root path, which must exist. The candidates are nodes under the path `base`, which is created if it is
     /// missing.
     pub fn builder(servers: impl Into<String>, base: impl Into<String>) -> ZookeeperElectorBuilder {
         ZookeeperElectorBuilder {
@@ -106,7 +125,8 @@ impl ZookeeperElector {
     }
 
     /// Settings for a candidate on an existing client, which stays open when the candidate is
-    /// closed.
+    /// closed. The user of the client needs DELETE on the base; see
+    /// [Permissions](Self#permissions).
     pub fn on_client(client: Client, base: impl Into<String>) -> ZookeeperElectorBuilder {
         ZookeeperElectorBuilder { connection: Connection::Client(client), ..Self::builder("", base) }
     }
@@ -119,22 +139,28 @@ impl ZookeeperElector {
     /// ZooKeeper refuses or does not answer, [`ElectionError::Closed`] after
     /// [`close`](Elector::close).
     pub async fn leader_ident(&self) -> Result<String, ElectionError> {
-        let candidates = self.candidates.lock().clone().ok_or(ElectionError::Closed)?;
+        let seat = self.seat.lock().clone();
+        let candidates = seat.ok_or_else(|| match *self.leadership().borrow() {
+            Leadership::Failed(_) => ElectionError::Closed,
+            _ => unavailable("a new session has not begun yet").into(),
+        })?;
         let leader = candidates.bounded(candidates.leader()).await?;
         leader.ok_or_else(|| ElectionError::NoLeader { election: self.base.clone() })
     }
 }
 
 impl ZookeeperElectorBuilder {
-    /// The name of this candidate, unlike those of all others. It must be set.
+    /// The name of this candidate, unlike those of all others, of at most about 1 MB. It must be
+    /// set.
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
         self.identity = identity.into();
         self
     }
 
     /// How long others wait for a silent leader: the session timeout, from 100 ms to 24 days. The
-    /// servers may grant more or less (2 to 20 of their ticks). On an existing client its own
-    /// session timeout counts. Default: 10 s.
+    /// servers may grant more or less (2 to 20 of their ticks). On an existing client the shorter one
+    /// of this and its own session timeout counts: set it to the least that the servers grant the
+    /// client. Default: 10 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -177,46 +203,59 @@ impl ZookeeperElectorBuilder {
         ConfigError::not_blank("identity", &self.identity)?;
         let path = "a path such as \"/controllers/election\"";
         ConfigError::require(is_base(&self.base), "base", &self.base, path)?;
+        let fits = |field, size: usize| {
+            let rule = "small enough for a request, of about 1 MB (jute.maxbuffer)";
+            ConfigError::require(fits(size).is_ok(), field, format_args!("{size} bytes"), rule)
+        };
+        fits("access", self.access.size())?;
+        fits("identity", self.identity.len() + self.base.len() + self.access.size())?;
         ConfigError::within("ttl", self.ttl, SESSION_TIMEOUTS)?;
         ConfigError::positive("connect_timeout", self.connect_timeout)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;
         for pattern in &self.patterns {
             ConfigError::not_empty("extra_lock_pattern", pattern)?;
         }
-        let client = match self.connection {
-            Connection::Client(client) => client,
+        let (client, own) = match self.connection {
+            Connection::Client(client) => (client, None),
             Connection::Servers(servers) => {
-                let invalid = || ConfigError::new("servers", &servers, "host:port, separated by commas");
-                if !are_servers(&servers) {
-                    return Err(invalid().into());
+                if let Some(rule) = self.access.broken_rule(&servers) {
+                    return Err(ConfigError::new("servers", &servers, rule).into());
                 }
-                let connect = self.access.connector(self.ttl).connect(&servers);
-                match resume::bounded(self.connect_timeout, connect, store_error).await {
-                    Err(StoreError::Invalid { .. }) => return Err(invalid().into()),
-                    connected => connected?,
+                let connect = self.access.connect(&servers, self.ttl);
+                match resume::bounded(self.connect_timeout, connect, |error| error).await {
+                    Err(StoreError::Invalid { .. }) => {
+                        return Err(
+                            ConfigError::new("servers", &servers, "host:port, separated by commas").into()
+                        );
+                    }
+                    connected => (connected?, Some(OwnSessions { servers, ttl: self.ttl })),
                 }
             }
         };
         let publisher =
             LeadershipPublisher::new(format!("{} in zookeeper election {}", self.identity, self.base));
-        let session_timeout = client.session_timeout();
-        let candidates = Candidates {
-            root: client.path().trim_end_matches('/').to_owned(),
-            client,
-            base: self.base.clone(),
-            patterns: self.patterns.into(),
-            limit: self.request_timeout,
+        let states = client.state_watcher();
+        let session_timeout = match own {
+            Some(_) => client.session_timeout(),
+            None => client.session_timeout().min(self.ttl),
         };
+        let election =
+            Election { base: self.base.clone(), patterns: self.patterns.into(), limit: self.request_timeout };
+        let seat = Seat::new(Mutex::new(Some(election.on(client))));
         let campaign = Campaign {
-            candidates: candidates.clone(),
+            seat: seat.clone(),
+            own,
+            states,
             publisher: publisher.clone(),
             identity: self.identity.clone(),
             access: self.access,
+            election,
             session_timeout,
+            is_timeout_known: true,
             candidacy: None,
         };
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);
-        Ok(ZookeeperElector { candidate, base: self.base, candidates: Mutex::new(Some(candidates)) })
+        Ok(ZookeeperElector { candidate, base: self.base, seat })
     }
 }
 
@@ -244,7 +283,7 @@ impl Elector for ZookeeperElector {
     /// Also closes the connection, unless it is one of an existing client.
     async fn close(&self) {
         self.candidate.close().await;
-        drop(self.candidates.lock().take());
+        drop(self.seat.lock().take());
     }
 }
 

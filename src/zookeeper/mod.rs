@@ -4,6 +4,7 @@ mod access;
 mod campaign;
 pub(crate) mod candidates;
 mod codec;
+mod deletions;
 mod elector;
 pub(crate) mod name;
 mod session;

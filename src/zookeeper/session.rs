@@ -2,11 +2,12 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::sync::Mutex;
-use zookeeper_client::Client;
+use zookeeper_client::{Client, StateWatcher};
 
 use super::{
-    access::{ZookeeperAccess, store_error},
+    access::{self, ZookeeperAccess},
     name,
 };
 use crate::store::{StoreError, resume};
@@ -24,16 +25,22 @@ struct Shared {
     servers: String,
     base: String,
     access: ZookeeperAccess,
-    /// `None` before the first call. A caller that connects holds the lock, so that the others wait
-    /// for its session.
-    client: Mutex<Option<Client>>,
+    /// A caller that connects holds the lock, so that the others wait for its session.
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    /// `None` before the first call.
+    client: Option<(Client, StateWatcher)>,
+    interruptions: u64,
 }
 
 impl Session {
     pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Self {
         let (servers, base) = (servers.to_owned(), base.to_owned());
         Self {
-            shared: Arc::new(Shared { servers, base, access, client: Mutex::default() }),
+            shared: Arc::new(Shared { servers, base, access, current: Mutex::default() }),
             session_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(5),
         }
@@ -53,21 +60,38 @@ impl Session {
 
     /// Returns the client of the current session, or of a new one if there is none.
     pub async fn client(&self) -> Result<Client, StoreError> {
-        let mut current = self.shared.client.lock().await;
-        if let Some(client) = &*current
+        self.client_and_interruptions().await.map(|(client, _)| client)
+    }
+
+    /// Also returns how often the connection was interrupted before. The data may have been replaced
+    /// during each interruption.
+    pub async fn client_and_interruptions(&self) -> Result<(Client, u64), StoreError> {
+        let mut current = self.shared.current.lock().await;
+        let Current { client, interruptions } = &mut *current;
+        if let Some((_, states)) = client
+            && states.changed().now_or_never().is_some()
+        {
+            *interruptions += 1;
+        }
+        if let Some((client, _)) = client
             && !client.state().is_terminated()
         {
-            return Ok(client.clone());
+            return Ok((client.clone(), *interruptions));
         }
-        let connector = self.shared.access.connector(self.session_timeout);
-        let client = connector.connect(&self.shared.servers).await.map_err(store_error)?;
-        *current = Some(client.clone());
-        Ok(client)
+        let new = self.shared.access.connect(&self.shared.servers, self.session_timeout).await?;
+        *client = Some((new.clone(), new.state_watcher()));
+        Ok((new, *interruptions))
     }
 
     /// Returns the path of a key's node.
     pub fn path(&self, key: &str) -> String {
         format!("{}/{}", self.shared.base, name::encode(key))
+    }
+
+    /// Checks that a request with paths and values of this size is not too large. The servers'
+    /// addresses may end with a path, which the client puts before each other one.
+    pub fn fits(&self, size: usize) -> Result<(), String> {
+        access::fits(size + 3 * self.shared.servers.len() + self.shared.access.size())
     }
 
     /// Awaits a call, connecting included, and gives up on it after the request timeout.

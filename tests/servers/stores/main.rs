@@ -11,3 +11,4 @@ mod redis;
 mod roster;
 mod soak;
 mod zookeeper;
+mod zookeeper_history;

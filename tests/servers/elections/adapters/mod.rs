@@ -8,3 +8,5 @@ mod etcd_overwritten;
 mod etcd_voter;
 mod redis;
 mod zookeeper;
+mod zookeeper_access;
+mod zookeeper_sessions;
