@@ -46,6 +46,8 @@ pub(super) struct Campaign {
 struct Held {
     value: String,
     token: u64,
+    /// The end of the leadership by this candidate's own clock.
+    until: Moment,
 }
 
 /// A connection on which Redis also announces changes of the key.
@@ -60,20 +62,19 @@ impl Candidate for Campaign {
     /// Never returns: a candidate that loses the key competes on.
     async fn serve(&mut self) -> Result<(), ElectionError> {
         loop {
-            let pause = match self.compete().await {
+            let failed = match self.compete().await {
                 Ok(pause) => {
                     self.retries.succeeded();
-                    pause
+                    // If the time is up, the key has not changed.
+                    timeout(pause, self.change()).await.unwrap_or(Ok(()))
                 }
-                Err(error) => {
-                    self.connection = None;
-                    let pause = self.retries.failed(error);
-                    // A leader has little time for its retries.
-                    pause.min(if self.held.is_some() { self.ttl / 10 } else { pause })
-                }
+                Err(error) => Err(error),
             };
-            // If the time is up, the key has not changed.
-            let _ = timeout(pause, self.change()).await;
+            if let Err(error) = failed {
+                self.connection = None;
+                let pause = self.retries.failed(error);
+                tokio::time::sleep(self.shortened(pause)).await;
+            }
         }
     }
 
@@ -126,20 +127,29 @@ impl Campaign {
         }
     }
 
-    /// Waits until the key may have another value.
-    async fn change(&mut self) {
+    /// Shortens the pause before a retry as long as there is a leadership to save. A former leader
+    /// waits as long as everybody else.
+    fn shortened(&self, pause: Duration) -> Duration {
+        match self.held.as_ref().map(|held| held.until.remaining()) {
+            Some(left) if !left.is_zero() => pause.min((left / 4).max(self.ttl / 10)),
+            _ => pause,
+        }
+    }
+
+    /// Waits until the key may have another value. Fails if the connection is lost.
+    async fn change(&mut self) -> Result<(), StoreError> {
         let Some(listening) = &mut self.connection else { return std::future::pending().await };
         while listening.changed(&self.key).await {
             // Redis also announces the leader's own renewals. A renewal for each would never stop.
-            let Some(held) = &self.held else { return };
+            let Some(held) = &self.held else { return Ok(()) };
             let read = cmd("GET").arg(&self.key).to_owned();
             let value: Result<Option<String>, _> =
                 bounded(self.limit, read.query_async(&mut listening.connection)).await;
             if !matches!(value, Ok(Some(value)) if value == held.value) {
-                return;
+                return Ok(());
             }
         }
-        self.connection = None;
+        Err(unavailable("the connection was lost"))
     }
 
     /// Renews the key, or takes it if it is free. Returns the time until the next try, unless the
@@ -159,6 +169,7 @@ impl Campaign {
         let mut connection = self.connection().await?;
         // The leadership counts from before the request.
         let sent = Moment::now();
+        let until = believed_until(sent, self.ttl);
         let script = Script::new(HOLD);
         let mut call = self.call(&script);
         call.arg(self.ttl.as_millis() as u64).arg(COUNTER_TTL.as_millis() as u64);
@@ -177,13 +188,14 @@ impl Campaign {
             }
             TAKEN => {
                 let value = std::mem::replace(&mut self.next, value(&self.identity));
-                self.held = Some(Held { value, token });
+                self.held = Some(Held { value, token, until });
             }
             _ => {}
         }
-        let held = self.held.as_ref().ok_or_else(|| unavailable("the script's answer makes no sense"))?;
+        let held = self.held.as_mut().ok_or_else(|| unavailable("the script's answer makes no sense"))?;
+        held.until = until;
         let fence = Fence::new(ENGINE, self.key.as_str(), held.token).with_proof(held.value.clone());
-        self.publisher.lead(fence, believed_until(sent, self.ttl));
+        self.publisher.lead(fence, until);
         Ok(self.renewal_interval.saturating_sub(Moment::now() - sent))
     }
 

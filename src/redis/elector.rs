@@ -6,7 +6,12 @@ use redis::{IntoConnectionInfo, RedisError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{campaign::Campaign, codec::nonce, compat::Callbacks, connection::SharedConnection};
+use super::{
+    campaign::Campaign,
+    codec::nonce,
+    compat::{self, Callbacks},
+    connection::SharedConnection,
+};
 use crate::{
     election::{
         ElectionError, Elector, Events, Leadership,
@@ -108,8 +113,9 @@ impl RedisElectorBuilder {
         self
     }
 
-    /// The time between two renewals of the leader, shorter than the TTL. Other candidates look for
-    /// a free key as often, unless a notification wakes them earlier. Default: a third of the TTL.
+    /// The time between two renewals of the leader: at most half of the TTL, so that one renewal
+    /// may fail. Other candidates look for a free key as often, unless a notification wakes them
+    /// earlier. Default: a third of the TTL.
     pub fn renewal_interval(mut self, renewal_interval: Duration) -> Self {
         self.renewal_interval = Some(renewal_interval);
         self
@@ -126,8 +132,12 @@ impl RedisElectorBuilder {
     ///
     /// Callbacks run one after the other, in the order in which they were added, on a thread that
     /// they may block. The election continues meanwhile: a slow callback delays neither a renewal
-    /// nor the end of the leadership, and may itself be late. One that takes more than 100 ms is
-    /// logged.
+    /// nor the end of the leadership, and may itself be late: another candidate may lead before the
+    /// callback with `false` has returned. One that takes more than 100 ms is logged.
+    ///
+    /// A callback may [close](Elector::close) its elector on its own thread, with the runtime's
+    /// `block_on`: within a callback, `close` does not wait for callbacks. One that waits for
+    /// another thread or task that closes the elector waits forever.
     pub fn on_leadership_change(mut self, callback: impl Fn(bool) + Send + Sync + 'static) -> Self {
         self.callbacks.add(callback);
         self
@@ -145,9 +155,10 @@ impl RedisElectorBuilder {
         ConfigError::within("ttl", self.ttl, SHORTEST_TTL..=LONGEST_TTL)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;
         let renewal_interval = self.renewal_interval.unwrap_or(self.ttl / 3);
-        let shorter = format!("longer than zero and shorter than the ttl, {:?}", self.ttl);
-        let fits = !renewal_interval.is_zero() && renewal_interval < self.ttl;
-        ConfigError::require(fits, "renewal_interval", renewal_interval, shorter)?;
+        let longest = self.ttl / 2;
+        let rule = format!("longer than zero and at most half of the ttl, {longest:?}");
+        let fits = !renewal_interval.is_zero() && renewal_interval <= longest;
+        ConfigError::require(fits, "renewal_interval", renewal_interval, rule)?;
         let link = self
             .link
             .map_err(|error| StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) })?;
@@ -181,10 +192,12 @@ impl Elector for RedisElector {
         self.candidate.resign().await
     }
 
-    /// Also waits until the last callback has returned.
+    /// Also waits until the last callback has returned, unless a callback calls it.
     async fn close(&self) {
         self.candidate.close().await;
-        self.called_back.cancelled().await;
+        if !compat::is_callback() {
+            self.called_back.cancelled().await;
+        }
     }
 }
 

@@ -11,8 +11,11 @@ use super::{
     connection::{Connection, SharedConnection},
     watch::Watch,
 };
-use crate::store::{
-    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, resume, unavailable,
+use crate::{
+    election::candidate::LONGEST_TTL,
+    store::{
+        Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, resume, unavailable,
+    },
 };
 
 /// A store in Redis 6 or newer, or in Valkey: one server with or without replicas, or a cluster.
@@ -158,11 +161,11 @@ impl RedisStore {
                 return Ok((answer, true));
             }
             // Half the timeout, so that the answer arrives before the request is given up. `WAIT 0`
-            // would wait forever.
-            let limit = self.request_timeout.as_millis() as u64 / 2;
+            // would wait forever, and the server adds the number to its clock.
+            let limit = (self.request_timeout / 2).clamp(Duration::from_millis(1), LONGEST_TTL);
             let mut wait = cmd("WAIT");
-            let reached: usize =
-                wait.arg(self.replicas).arg(limit.max(1)).query_async(&mut connection).await?;
+            wait.arg(self.replicas.min(u32::MAX as usize)).arg(limit.as_millis() as u64);
+            let reached: usize = wait.query_async(&mut connection).await?;
             Ok((answer, reached >= self.replicas))
         };
         match (self.connection.request(self.request_timeout, request).await?, fence) {

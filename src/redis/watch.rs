@@ -128,7 +128,7 @@ impl Watch {
     /// then.
     async fn changes(&self, servers: &mut Servers) -> Result<Changes, StoreError> {
         let first = loop {
-            match timeout(2 * self.request_timeout, servers.pushes.recv()).await {
+            match timeout(self.request_timeout.saturating_mul(2), servers.pushes.recv()).await {
                 Ok(Some(push)) => break push,
                 Ok(None) => return Err(unavailable("not connected")),
                 Err(_) => {

@@ -328,6 +328,22 @@ async fn drop_leaves_neither_connections_nor_tasks() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn longest_request_timeout_works() {
+    let server = RedisServer::start().await;
+    let store = RedisStore::new(server.endpoint()).unwrap().request_timeout(Duration::MAX);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await, []);
+    let version = create(&store, "k/1").await;
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == version));
+    let _replica = RedisServer::start_replica_of(&server).await;
+    create(&store.clone().replicas(1), "k/2").await;
+    assert!(matches!(watch.event().await, Event::Put(entry) if *entry.key == *"k/2"));
+    let never = store.request_timeout(SHORT).replicas(usize::MAX);
+    let put = never.put("k/3", "value".into(), Expected::Absent, None).await;
+    assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
+}
+
 #[tokio::test]
 async fn malformed_address_is_invalid() {
     let nonsense = RedisStore::new("http://localhost");
