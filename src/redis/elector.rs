@@ -2,15 +2,15 @@
 
 use std::{fmt, time::Duration};
 
-use redis::{IntoConnectionInfo, RedisError};
+use redis::{IntoConnectionInfo, RedisResult};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    access::Access,
     campaign::Campaign,
-    codec::nonce,
+    codec::{invalid, nonce},
     compat::{self, Callbacks},
-    connection::SharedConnection,
 };
 use crate::{
     election::{
@@ -19,7 +19,6 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    store::StoreError,
 };
 
 /// A candidate in an election on one Redis server, or on the primary of one with replicas; also on
@@ -73,7 +72,7 @@ pub struct RedisElector {
 /// The settings of a [`RedisElector`].
 #[must_use]
 pub struct RedisElectorBuilder {
-    link: Result<SharedConnection, RedisError>,
+    access: RedisResult<Access>,
     key: String,
     identity: String,
     ttl: Duration,
@@ -88,7 +87,7 @@ impl RedisElector {
     /// may also be a client's connection info.
     pub fn builder(server: impl IntoConnectionInfo, key: impl Into<String>) -> RedisElectorBuilder {
         RedisElectorBuilder {
-            link: SharedConnection::server(server),
+            access: Access::server(server),
             key: key.into(),
             identity: String::new(),
             ttl: Duration::from_secs(10),
@@ -159,16 +158,14 @@ impl RedisElectorBuilder {
         let rule = format!("longer than zero and at most half of the ttl, {longest:?}");
         let fits = !renewal_interval.is_zero() && renewal_interval <= longest;
         ConfigError::require(fits, "renewal_interval", renewal_interval, rule)?;
-        let link = self
-            .link
-            .map_err(|error| StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) })?;
+        let access = self.access.map_err(invalid)?;
         let identity = if self.identity.is_empty() { nonce() } else { self.identity };
         let publisher = LeadershipPublisher::new(format!("{identity} for redis key {}", self.key));
         let called_back = self.callbacks.start(publisher.events());
         let limit = self.request_timeout.min(self.ttl / 3);
         let (key, candidate) = (self.key.clone(), identity.clone());
         let campaign =
-            Campaign::new(link, publisher.clone(), key, candidate, self.ttl, renewal_interval, limit);
+            Campaign::new(access, publisher.clone(), key, candidate, self.ttl, renewal_interval, limit);
         let candidate = CandidateHandle::start(identity, publisher, campaign);
         Ok(RedisElector { candidate, key: self.key, called_back })
     }

@@ -4,14 +4,16 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use redis::{IntoConnectionInfo, RedisError, Script, cmd};
+use redis::{IntoConnectionInfo, RedisResult, Script, cmd};
 
 use super::{
-    codec::{ENGINE, Fields, entry, nonce, read, token, version},
-    connection::{Connection, SharedConnection},
+    access::Access,
+    codec::{ENGINE, Fields, entry, invalid, nonce, read, token, version},
+    servers::{Request, Servers},
     watch::Watch,
 };
 use crate::{
+    clock,
     election::candidate::LONGEST_TTL,
     store::{
         Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, resume, unavailable,
@@ -82,7 +84,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct RedisStore {
-    connection: Arc<SharedConnection>,
+    servers: Arc<Servers>,
     request_timeout: Duration,
     replicas: usize,
 }
@@ -97,7 +99,7 @@ impl RedisStore {
     ///
     /// [`StoreError::Invalid`] if the address is invalid.
     pub fn new(server: impl IntoConnectionInfo) -> Result<Self, StoreError> {
-        Self::with_connection(SharedConnection::server(server))
+        Self::with_access(Access::server(server))
     }
 
     /// Creates a store in a cluster, given some of its nodes. Connects with the first call.
@@ -106,14 +108,12 @@ impl RedisStore {
     ///
     /// [`StoreError::Invalid`] if there is no node, or if an address is invalid.
     pub fn cluster<N: IntoConnectionInfo>(nodes: impl IntoIterator<Item = N>) -> Result<Self, StoreError> {
-        Self::with_connection(SharedConnection::cluster(nodes))
+        Self::with_access(Access::cluster(nodes))
     }
 
-    fn with_connection(connection: Result<SharedConnection, RedisError>) -> Result<Self, StoreError> {
-        let invalid =
-            |error: RedisError| StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) };
-        let connection = Arc::new(connection.map_err(invalid)?);
-        Ok(Self { connection, request_timeout: Duration::from_secs(5), replicas: 0 })
+    fn with_access(access: RedisResult<Access>) -> Result<Self, StoreError> {
+        let servers = Arc::new(Servers::new(access.map_err(invalid)?));
+        Ok(Self { servers, request_timeout: Duration::from_secs(5), replicas: 0 })
     }
 
     /// Sets the time limit of each request, connecting included. Default: 5 s.
@@ -147,28 +147,27 @@ impl RedisStore {
             return Err(StoreError::TooLarge { reason, source: None });
         }
         let script = Script::new(WRITE);
-        let mut call = script.key(key);
-        if let Some(fence) = fence {
-            call.key(fence.of(ENGINE)?.election());
-        }
-        call.arg(expected).arg(nonce()).arg(fence.map_or(&b""[..], Fence::proof));
+        let lock = fence.map(|fence| fence.of(ENGINE)).transpose()?.map(Fence::election);
+        let mut request = Request::script(key, &script, lock.as_slice());
+        request = request.arg(expected).arg(nonce()).arg(fence.map_or(&b""[..], Fence::proof));
         if let Some(value) = &value {
-            call.arg(&value[..]);
+            request = request.arg(&value[..]);
         }
-        let request = async |mut connection: Connection| {
-            let answer: (i64, Bytes) = call.invoke_async(&mut connection).await?;
-            if answer.0 != WRITTEN || self.replicas == 0 {
-                return Ok((answer, true));
-            }
-            // Half the timeout, so that the answer arrives before the request is given up. `WAIT 0`
-            // would wait forever, and the server adds the number to its clock.
-            let limit = (self.request_timeout / 2).clamp(Duration::from_millis(1), LONGEST_TTL);
+        let started = clock::now();
+        let answer = self.servers.request(self.request_timeout, &request).await?;
+        let (outcome, token): (i64, Bytes) = answer.parse()?;
+        let mut replicated = true;
+        if outcome == WRITTEN && self.replicas > 0 {
+            let left = self.request_timeout.saturating_sub(clock::now() - started);
+            // Half of the time that is left, so that the answer arrives before the request is given
+            // up. `WAIT 0` would wait forever, and the server adds the number to its clock.
+            let limit = (left / 2).clamp(Duration::from_millis(1), LONGEST_TTL);
             let mut wait = cmd("WAIT");
             wait.arg(self.replicas.min(u32::MAX as usize)).arg(limit.as_millis() as u64);
-            let reached: usize = wait.query_async(&mut connection).await?;
-            Ok((answer, reached >= self.replicas))
-        };
-        match (self.connection.request(self.request_timeout, request).await?, fence) {
+            let reached: usize = self.servers.follow_up(left, &answer, wait).await?;
+            replicated = reached >= self.replicas;
+        }
+        match (((outcome, token), replicated), fence) {
             (((WRITTEN, _), false), _) => {
                 Err(unavailable(format!("fewer than {} replicas have the write", self.replicas)))
             }
@@ -193,9 +192,8 @@ impl fmt::Debug for RedisStore {
 
 impl Store for RedisStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let read = read(non_empty(key)?);
-        let request = async |mut connection: Connection| read.query_async(&mut connection).await;
-        let (token, value): Fields = self.connection.request(self.request_timeout, request).await?;
+        let read = Request::read(key, read(non_empty(key)?));
+        let (token, value): Fields = self.servers.request(self.request_timeout, &read).await?.parse()?;
         Ok(entry(key.into(), token, value))
     }
 
@@ -218,7 +216,7 @@ impl Store for RedisStore {
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
-        let watch = Watch::new(self.connection.clone(), self.request_timeout, prefix);
+        let watch = Watch::new(self.servers.access.clone(), self.request_timeout, prefix);
         resume::watch(format!("redis watch of {prefix:?}"), watch)
     }
 }
