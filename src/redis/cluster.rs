@@ -79,7 +79,7 @@ pub(crate) fn shards(answer: Value, tls: bool) -> RedisResult<Vec<Master>> {
         let host: Option<String> = redis::from_redis_value(master.remove("endpoint").unwrap_or(Value::Nil))?;
         masters.push(Master { host: host.unwrap_or_default(), port: redis::from_redis_value(port)?, slots });
     }
-    not_empty(masters)
+    with_slots(masters)
 }
 
 /// Reads the answer to `CLUSTER SLOTS`, as [`shards`] does; it has no masters without slots. A row
@@ -102,12 +102,13 @@ pub(crate) fn slots(answer: Value) -> RedisResult<Vec<Master>> {
             None => masters.push(Master { host, port, slots: vec![range] }),
         }
     }
-    not_empty(masters)
+    with_slots(masters)
 }
 
-fn not_empty(masters: Vec<Master>) -> RedisResult<Vec<Master>> {
-    if masters.is_empty() {
-        return Err((ErrorKind::ClusterConnectionNotFound, "the node knows no master").into());
+fn with_slots(masters: Vec<Master>) -> RedisResult<Vec<Master>> {
+    if masters.iter().all(|master| master.slots.is_empty()) {
+        // It was removed, or does not belong to a cluster yet.
+        return Err((ErrorKind::ClusterConnectionNotFound, "the node knows no master that has slots").into());
     }
     Ok(masters)
 }
@@ -189,6 +190,7 @@ mod tests {
             Value::Array(vec![]),
             Value::Array(vec![Value::Nil]),
             Value::Array(vec![shard(&[], "replica", text("a"), "online")]),
+            Value::Array(vec![shard(&[], "master", text("a"), "online")]),
             Value::Array(vec![shard(&[0, 1], "replica", text("a"), "online")]),
         ] {
             assert!(shards(bad.clone(), false).is_err(), "{bad:?}");

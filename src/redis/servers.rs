@@ -402,7 +402,7 @@ impl Servers {
         Ok(Topology::new(masters))
     }
 
-    /// Looks whether the given masters still answer as such, and returns those of now.
+    /// Returns the masters of now. Those of them that are `masters` as well must still answer.
     pub async fn look(&self, masters: &[Arc<Node>]) -> RedisResult<Vec<Arc<Node>>> {
         let answer = |node: Arc<Node>| async move {
             let (_, mut connection) = node.connection(&self.access, self.listening.as_ref()).await?;
@@ -412,8 +412,11 @@ impl Servers {
                 check_master(cmd("HELLO").arg(3).query_async(&mut connection).await?)
             }
         };
-        future::try_join_all(masters.iter().cloned().map(answer)).await?;
-        Ok(self.refresh().await?.masters.clone())
+        let now = self.refresh().await?.masters.clone();
+        // Nodes that the cluster removed need not answer.
+        let known = now.iter().filter(|now| masters.iter().any(|master| Arc::ptr_eq(master, now)));
+        future::try_join_all(known.cloned().map(answer)).await?;
+        Ok(now)
     }
 
     /// Makes a request to a node, whichever keys it has.

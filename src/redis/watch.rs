@@ -50,6 +50,8 @@ struct Changes {
     keys: Vec<Arc<str>>,
     known: HashSet<Arc<str>>,
     flushed: bool,
+    /// The names of the nodes whose connections ended.
+    lost: Vec<Arc<str>>,
 }
 
 impl Watch {
@@ -180,12 +182,7 @@ impl Watch {
         let mut next = Some(first.ok_or_else(|| unavailable("not connected"))?);
         while let Some(push) = next {
             match (push.info.kind, push.info.data.into_iter().next()) {
-                (PushKind::Disconnection, _) => {
-                    // Removed nodes may go.
-                    if open.masters.iter().any(|master| master.name == push.node) {
-                        return Err(unavailable("the connection was lost"));
-                    }
-                }
+                (PushKind::Disconnection, _) => changes.lost.push(push.node),
                 (PushKind::Invalidate, Some(Value::Array(keys))) => {
                     let keys = keys.into_iter().filter_map(text).filter(|key| key.starts_with(&self.prefix));
                     for key in keys {
@@ -204,6 +201,19 @@ impl Watch {
         Ok(changes)
     }
 
+    /// Fails if a master was lost. Nodes that a cluster removed may go.
+    async fn check(&self, open: &mut Open, lost: &[Arc<str>]) -> Result<(), StoreError> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let masters = bounded(self.request_timeout, open.servers.look(&[])).await?;
+        if masters.iter().any(|master| lost.contains(&master.name)) {
+            return Err(unavailable("the connection was lost"));
+        }
+        open.masters.retain(|master| !lost.contains(&master.name));
+        Ok(())
+    }
+
     /// Returns whether the masters are still the same. A new one needs a listing, because nobody
     /// listened to it until now.
     async fn look(&self, open: &mut Open) -> Result<bool, StoreError> {
@@ -220,6 +230,7 @@ impl Resumable for Watch {
     async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let Some(mut open) = self.open.take() else { return self.start(ready).await };
         let changes = self.changes(&mut open).await?;
+        self.check(&mut open, &changes.lost).await?;
         let lists = changes.flushed || self.read_changes(&open, changes.keys, ready).await?;
         let now = clock::now();
         if now >= open.look && !self.look(&mut open).await? {

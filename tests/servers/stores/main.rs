@@ -8,6 +8,7 @@ mod fault_tools;
 mod faults;
 mod hostile;
 mod redis;
+mod redis_cluster;
 mod roster;
 mod soak;
 mod zookeeper;
