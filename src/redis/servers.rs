@@ -238,31 +238,42 @@ impl Servers {
         Ok(fields)
     }
 
-    /// Some of these errors leave the connection intact, but they are rare, and connecting again is
-    /// cheap.
     fn after<T>(&self, used: &Used, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        // Some of these errors leave the connection intact, but they are rare, and connecting again
+        // is cheap.
         if matches!(answer, Err(StoreError::Unavailable { .. })) {
-            if let Some((node, Some(number))) = used {
-                node.forget(*number);
-            }
-            self.doubt_topology();
+            self.give_up(used);
         }
         answer
     }
 
-    /// Follows redirections: a node that redirects has done nothing, so nothing is done twice.
+    fn give_up(&self, used: &Used) {
+        if let Some((node, Some(number))) = used {
+            node.forget(*number);
+        }
+        self.doubt_topology();
+    }
+
+    /// Follows redirections: a node that redirects has done nothing, so nothing is done twice. A
+    /// node of a cluster that cannot be reached, or breaks off in a read, may have been removed.
     async fn attempt(&self, request: &Request<'_>, used: &mut Used) -> RedisResult<(u64, Value)> {
         let (mut node, mut asking) = (self.owner(request.key).await?, false);
-        let mut redirections = 0;
+        let (mut redirections, mut lost) = (0, false);
         loop {
             *used = Some((node.clone(), None));
-            let (number, connection) = node.connection(&self.access, self.listening.as_ref()).await?;
-            *used = Some((node.clone(), Some(number)));
-            let error = match request.send(connection, asking, self.access.is_cluster()).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) if self.access.is_cluster() => error,
-                Err(error) => return Err(error),
+            let error = match node.connection(&self.access, self.listening.as_ref()).await {
+                Ok((number, connection)) => {
+                    *used = Some((node.clone(), Some(number)));
+                    match request.send(connection, asking, self.access.is_cluster()).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
             };
+            if !self.access.is_cluster() {
+                return Err(error);
+            }
             (node, asking) = match (error.kind(), error.redirect_node()) {
                 (ErrorKind::Server(ServerErrorKind::Moved), Some((to, _))) => {
                     self.doubt_topology();
@@ -273,6 +284,11 @@ impl Servers {
                 }
                 // The slot is in migration, and the keys of this request are apart.
                 (ErrorKind::Server(ServerErrorKind::TryAgain), _) => (self.owner(request.key).await?, false),
+                (ErrorKind::Io, _) if !lost && (request.reads || matches!(used, Some((_, None)))) => {
+                    lost = true;
+                    self.give_up(used);
+                    (self.owner(request.key).await?, false)
+                }
                 _ => return Err(error),
             };
             redirections += 1;
