@@ -27,6 +27,8 @@ pub(super) struct Campaign {
     pushes: UnboundedReceiver<Push>,
     publisher: LeadershipPublisher,
     key: String,
+    /// The key of the counter of tokens.
+    counter: String,
     identity: String,
     ttl: Duration,
     renewal_interval: Duration,
@@ -88,7 +90,7 @@ impl Campaign {
     pub fn new(
         access: Access,
         publisher: LeadershipPublisher,
-        key: String,
+        (key, counter): (String, String),
         identity: String,
         ttl: Duration,
         renewal_interval: Duration,
@@ -101,6 +103,7 @@ impl Campaign {
             retries: Retries::new(format!("redis election {key}"), publisher.clone()),
             publisher,
             key,
+            counter,
             next: value(&identity),
             identity,
             ttl,
@@ -181,8 +184,8 @@ impl Campaign {
                 return Ok(self.lead(sent));
             }
         }
-        let (script, counter) = (Script::new(HOLD), format!("{}:token", self.key));
-        let call = self.call(&script, &[&counter]).arg(ttl).arg(COUNTER_TTL.as_millis() as u64);
+        let script = Script::new(HOLD);
+        let call = self.call(&script, &[&self.counter]).arg(ttl).arg(COUNTER_TTL.as_millis() as u64);
         let (state, token, current, left): Answer = self.servers.request(self.limit, &call).await?.parse()?;
         match state {
             OTHER => {

@@ -1,6 +1,6 @@
 //! Elections on Redis: the candidate that sets the key leads.
 
-use std::{fmt, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
 use redis::{IntoConnectionInfo, RedisResult};
 use tokio::sync::watch;
@@ -9,8 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access::Access,
     campaign::Campaign,
+    cluster::hash_tag,
     codec::{invalid, nonce},
     compat::{self, Callbacks},
+    credentials::Credentials,
 };
 use crate::{
     election::{
@@ -19,6 +21,7 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
+    store::BoxError,
 };
 
 /// A candidate in an election on one Redis server, or on the primary of one with replicas; also on
@@ -86,8 +89,33 @@ impl RedisElector {
     /// [`RedisStore::new`](crate::redis::RedisStore::new), and the key of the election. The server
     /// may also be a client's connection info.
     pub fn builder(server: impl IntoConnectionInfo, key: impl Into<String>) -> RedisElectorBuilder {
-        RedisElectorBuilder {
-            access: Access::server(server),
+        RedisElectorBuilder::new(Access::server(server), key)
+    }
+
+    /// Settings for a candidate on the master that Sentinel names, as in
+    /// [`RedisStore::sentinel`](crate::redis::RedisStore::sentinel), and the key of the election.
+    pub fn sentinel<S: IntoConnectionInfo>(
+        sentinels: impl IntoIterator<Item = S>,
+        master: impl IntoConnectionInfo,
+        key: impl Into<String>,
+    ) -> RedisElectorBuilder {
+        RedisElectorBuilder::new(Access::sentinel(sentinels, master), key)
+    }
+
+    /// Settings for a candidate on the cluster's node that has the key, given some of the nodes, and
+    /// the key of the election.
+    pub fn cluster<N: IntoConnectionInfo>(
+        nodes: impl IntoIterator<Item = N>,
+        key: impl Into<String>,
+    ) -> RedisElectorBuilder {
+        RedisElectorBuilder::new(Access::cluster(nodes), key)
+    }
+}
+
+impl RedisElectorBuilder {
+    fn new(access: RedisResult<Access>, key: impl Into<String>) -> Self {
+        Self {
+            access,
             key: key.into(),
             identity: String::new(),
             ttl: Duration::from_secs(10),
@@ -96,9 +124,20 @@ impl RedisElector {
             callbacks: Callbacks::default(),
         }
     }
-}
 
-impl RedisElectorBuilder {
+    /// Sets a function that is asked for the user and the password of each new connection, as in
+    /// [`RedisStore::credentials`](crate::redis::RedisStore::credentials).
+    pub fn credentials<F, E>(mut self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        if let Ok(access) = &mut self.access {
+            access.ask(provider);
+        }
+        self
+    }
+
     /// The name of this candidate, unlike those of all others. Default, also for an empty one:
     /// random.
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
@@ -159,13 +198,21 @@ impl RedisElectorBuilder {
         let fits = !renewal_interval.is_zero() && renewal_interval <= longest;
         ConfigError::require(fits, "renewal_interval", renewal_interval, rule)?;
         let access = self.access.map_err(invalid)?;
+        let counter = counter(&self.key, access.is_cluster())?;
         let identity = if self.identity.is_empty() { nonce() } else { self.identity };
         let publisher = LeadershipPublisher::new(format!("{identity} for redis key {}", self.key));
         let called_back = self.callbacks.start(publisher.events());
         let limit = self.request_timeout.min(self.ttl / 3);
         let (key, candidate) = (self.key.clone(), identity.clone());
-        let campaign =
-            Campaign::new(access, publisher.clone(), key, candidate, self.ttl, renewal_interval, limit);
+        let campaign = Campaign::new(
+            access,
+            publisher.clone(),
+            (key, counter),
+            candidate,
+            self.ttl,
+            renewal_interval,
+            limit,
+        );
         let candidate = CandidateHandle::start(identity, publisher, campaign);
         Ok(RedisElector { candidate, key: self.key, called_back })
     }
@@ -211,6 +258,16 @@ impl fmt::Debug for RedisElectorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisElectorBuilder").field("key", &self.key).finish_non_exhaustive()
     }
+}
+
+/// Returns the key of the counter. In a cluster it has the hash slot of the key.
+fn counter(key: &str, is_cluster: bool) -> Result<String, ConfigError> {
+    if !is_cluster || hash_tag(key.as_bytes()).is_some() {
+        return Ok(format!("{key}:token"));
+    }
+    let rule = "without a closing brace in a cluster, or with a {hash tag}";
+    ConfigError::require(!key.contains('}'), "key", key, rule.to_owned())?;
+    Ok(format!("{{{key}}}:token"))
 }
 
 /// The shortest TTL. A third of it must be enough for a request.

@@ -1,6 +1,6 @@
 //! The store in Redis or Valkey.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -9,6 +9,7 @@ use redis::{IntoConnectionInfo, RedisResult, Script, cmd};
 use super::{
     access::Access,
     codec::{ENGINE, Fields, entry, invalid, nonce, read, token, version},
+    credentials::Credentials,
     servers::{Request, Servers},
     watch::Watch,
 };
@@ -16,7 +17,8 @@ use crate::{
     clock,
     election::candidate::LONGEST_TTL,
     store::{
-        Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, resume, unavailable,
+        BoxError, Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, resume,
+        unavailable,
     },
 };
 
@@ -102,6 +104,22 @@ impl RedisStore {
         Self::with_access(Access::server(server))
     }
 
+    /// Creates a store in the master that Sentinel names, given some of the sentinels. Connects with
+    /// the first call, and asks the sentinels before each new connection.
+    ///
+    /// `master` is a URL or a client's connection info with the name of the master in place of the
+    /// host; the rest holds for the server: `redis://user:secret@mymaster/0`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Invalid`] if there is no sentinel, or if an address is invalid.
+    pub fn sentinel<S: IntoConnectionInfo>(
+        sentinels: impl IntoIterator<Item = S>,
+        master: impl IntoConnectionInfo,
+    ) -> Result<Self, StoreError> {
+        Self::with_access(Access::sentinel(sentinels, master))
+    }
+
     /// Creates a store in a cluster, given some of its nodes. Connects with the first call.
     ///
     /// # Errors
@@ -114,6 +132,33 @@ impl RedisStore {
     fn with_access(access: RedisResult<Access>) -> Result<Self, StoreError> {
         let servers = Arc::new(Servers::new(access.map_err(invalid)?));
         Ok(Self { servers, request_timeout: Duration::from_secs(5), replicas: 0 })
+    }
+
+    /// Sets a function that is asked for the user and the password of each new connection, in place
+    /// of those in the URLs. The sentinels' own credentials stay those of their URLs.
+    ///
+    /// It is for passwords that live shorter than the program, such as tokens of a cloud's IAM. An
+    /// error of the function is [`StoreError::Unavailable`]; its time counts as the request's.
+    ///
+    /// ```no_run
+    /// # async fn token() -> std::io::Result<String> { Ok("secret".into()) }
+    /// # fn example() -> Result<(), writerlease::store::StoreError> {
+    /// use writerlease::redis::{Credentials, RedisStore};
+    ///
+    /// let store = RedisStore::new("rediss://redis-0:6379")?
+    ///     .credentials(async || token().await.map(|token| Credentials::new("app", token)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn credentials<F, E>(self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        let mut access = self.servers.access.clone();
+        access.ask(provider);
+        Self { servers: Arc::new(Servers::new(access)), ..self }
     }
 
     /// Sets the time limit of each request, connecting included. Default: 5 s.

@@ -9,6 +9,7 @@ mod faults;
 mod hostile;
 mod redis;
 mod redis_cluster;
+mod redis_failover;
 mod roster;
 mod soak;
 mod zookeeper;
