@@ -8,6 +8,7 @@ mod fault_tools;
 mod faults;
 mod hostile;
 mod redis;
+mod redis_access;
 mod redis_cluster;
 mod redis_failover;
 mod roster;

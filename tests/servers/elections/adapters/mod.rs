@@ -4,4 +4,5 @@ mod etcd;
 mod etcd_evict;
 mod etcd_voter;
 mod redis;
+mod redis_servers;
 mod zookeeper;
