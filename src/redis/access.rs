@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
+    ProtocolVersion, PushInfo, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection, cmd, pipe,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -129,34 +129,43 @@ impl Access {
         }
         let mut connection =
             Client::open(server)?.get_multiplexed_async_connection_with_config(&config).await?;
-        if !self.is_cluster() {
-            // Behind one address, and by a sentinel that is behind, it may be a replica.
-            check_master(cmd("HELLO").arg(3).query_async(&mut connection).await?)?;
+        // Behind one address, and by a sentinel that is behind, it may be a replica. Readers ask each
+        // time, and writers are refused.
+        let checked =
+            matches!(self.layout, Layout::Sentinel { .. }) || (!self.is_cluster() && listening.is_some());
+        let mut pipe = pipe();
+        pipe.ignore_errors();
+        if checked {
+            pipe.cmd("HELLO").arg(3);
         }
         if let Some(listening) = listening {
-            self.track(&mut connection, listening).await?;
+            pipe.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(&listening.prefix);
+        }
+        if pipe.is_empty() {
+            return Ok(connection);
+        }
+        let answers: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
+        let mut answers = answers.into_iter();
+        if let (true, Some(hello)) = (checked, answers.next()) {
+            check_master(hello?)?;
+        }
+        if let (Some(listening), Some(tracked)) = (listening, answers.next()) {
+            self.handle_tracked(tracked, listening)?;
         }
         Ok(connection)
     }
 
-    async fn track(&self, connection: &mut MultiplexedConnection, listening: &Listening) -> RedisResult<()> {
-        let mut tracking = cmd("CLIENT");
-        tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(&listening.prefix);
-        match tracking.query_async::<()>(connection).await {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Server(ServerErrorKind::NoPerm | ServerErrorKind::ResponseError)
-                ) =>
-            {
-                listening.refused.store(true, Ordering::Relaxed);
-                if !self.refusal_logged.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "the server refuses CLIENT TRACKING, so changes are polled");
-                }
-                Ok(())
-            }
-            tracked => tracked,
+    fn handle_tracked(&self, tracked: RedisResult<Value>, listening: &Listening) -> RedisResult<()> {
+        let Err(error) = tracked else { return Ok(()) };
+        let refused = [ServerErrorKind::NoPerm, ServerErrorKind::ResponseError].map(ErrorKind::Server);
+        if !refused.contains(&error.kind()) {
+            return Err(error);
         }
+        listening.refused.store(true, Ordering::Relaxed);
+        if !self.refusal_logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "the server refuses CLIENT TRACKING, so changes are polled");
+        }
+        Ok(())
     }
 
     /// Asks all sentinels, and connects to the first master that one of them knows and that says

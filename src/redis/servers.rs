@@ -435,6 +435,11 @@ impl Servers {
         Ok(now)
     }
 
+    /// Connects to a node, unless it is connected.
+    pub async fn connect(&self, node: &Node) -> RedisResult<()> {
+        node.connection(&self.access, self.listening.as_ref()).await.map(drop)
+    }
+
     /// Makes a request to a node, whichever keys it has.
     pub async fn request_of<T: FromRedisValue>(&self, node: &Node, command: Cmd) -> RedisResult<T> {
         let (_, mut connection) = node.connection(&self.access, self.listening.as_ref()).await?;

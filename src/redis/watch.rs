@@ -77,6 +77,7 @@ impl Watch {
         let started = clock::now();
         let mut entries = HashMap::new();
         for master in &open.masters {
+            bounded(self.request_timeout, open.servers.connect(master)).await?;
             let mut cursor = 0_u64;
             loop {
                 let mut scan = cmd("SCAN");

@@ -328,6 +328,38 @@ async fn drop_leaves_neither_connections_nor_tasks() {
     }
 }
 
+/// `KEYS=20000000` for the figure.
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_ends_by_silence_and_not_by_size() {
+    let keys = std::env::var("KEYS").map_or(100_000, |keys| keys.parse::<u64>().expect("a number"));
+    let server = RedisServer::start_with(["--enable-debug-command", "yes", "--appendonly", "no"]).await;
+    server.ask(&format!("DEBUG POPULATE {keys} theirs 10")).await;
+    let store = connect(&server);
+    let ours = 100;
+    for number in 0..ours {
+        create(&store, &format!("k/{number}")).await;
+    }
+    let before = (server.calls("scan").await, server.calls("hmget").await, server.calls("time").await);
+    let started = Instant::now();
+    assert_eq!(Watch::of(&store, "k/").listing().await.len(), ours);
+    println!("a listing among {keys} other keys took {:?}", started.elapsed());
+    let pages = server.calls("scan").await - before.0;
+    assert!(pages <= keys / 1000, "{pages} pages");
+    assert_eq!(server.calls("hmget").await - before.1, ours as u64, "only these keys are read");
+    assert!(server.calls("time").await - before.2 <= ours as u64, "other pages cost no second request");
+
+    // Each answer is in time, and all of them together are not.
+    let proxy = Proxy::start(server.address()).await;
+    proxy.delay(SHORT / 4);
+    let slow =
+        RedisStore::new(format!("redis://{}", proxy.address())).expect("a valid URL").request_timeout(SHORT);
+    let started = Instant::now();
+    if keys <= 100_000 {
+        assert_eq!(Watch::of(&slow, "k/").listing().await.len(), ours);
+        assert!(started.elapsed() > SHORT);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn longest_request_timeout_works() {
     let server = RedisServer::start().await;

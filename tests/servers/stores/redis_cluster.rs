@@ -203,6 +203,51 @@ async fn keys_of_others_are_written_while_a_node_is_dead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_counted_where_the_key_is() {
+    let mut cluster = RedisCluster::start().await;
+    cluster.add_replica(0).await;
+    let store = connect(&cluster).replicas(1);
+    for number in 0..10 {
+        let key = format!("k/{number}");
+        let written = store.put(&key, "value".into(), Expected::Absent, None).await;
+        match cluster.owner(&key).await {
+            0 => assert!(written.is_ok(), "{written:?}"),
+            _ => assert!(matches!(written, Err(StoreError::Unavailable { .. })), "{written:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promoted_replicas_are_used_and_watched() {
+    let mut cluster = RedisCluster::start().await;
+    cluster.add_replica(0).await;
+    let store = connect(&cluster);
+    let mut watch = Box::pin(store.watch("k/"));
+    let mut numbers = 0..;
+    let key = loop {
+        let key = format!("k/{}", numbers.next().expect("there is always a next one"));
+        if cluster.owner(&key).await == 0 {
+            break key;
+        }
+    };
+    write(&store.clone().replicas(1), &key).await;
+    cluster.nodes[0].kill();
+    let killed = Instant::now();
+    let version = write(&store, &key).await;
+    println!("written {:?} after the master was killed", killed.elapsed());
+    let waited = timeout(LONG, async {
+        loop {
+            match watch.next().await.expect("it goes on") {
+                Ok(Event::Put(entry) | Event::InitEntry(entry)) if entry.version == version => break,
+                _ => {}
+            }
+        }
+    });
+    waited.await.expect("the write is reported");
+    println!("reported {:?} after the master was killed", killed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_who_may_ask_only_for_slots_are_served() {
     let cluster = RedisCluster::start().await;
     for node in &cluster.nodes {

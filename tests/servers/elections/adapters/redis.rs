@@ -463,7 +463,7 @@ async fn longer_keys_do_not_matter() {
 
 /// The lines of the log, with their fields.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log(pub Arc<Mutex<Vec<String>>>);
 
 struct Line(String);
 

@@ -15,6 +15,7 @@ use writerlease::{
 };
 use writerlease_test_support::server::{RedisCluster, RedisSentinel, RedisServer};
 
+use super::redis::Log;
 use crate::states::{assert_config, follows, interrupted, leads, reaches, soon, token, until};
 
 const KEY: &str = "tests/election";
@@ -154,7 +155,7 @@ async fn wrong_passwords_are_named() {
     assert!(error.to_string().contains("WRONGPASS"), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn elections_go_on_without_notifications() {
     let server = with_user("secret").await;
     server.ask("ACL SETUSER app -client|tracking").await;
@@ -164,9 +165,18 @@ async fn elections_go_on_without_notifications() {
         builder.start().await.expect("valid settings")
     })
     .await;
+    let log = Log::default();
+    // All tasks of this test run on this thread, and no other test does.
+    let _log = tracing::subscriber::set_default(log.clone());
     let elector = RedisElector::builder(url.as_str(), KEY).ttl(TTL).start().await.expect("valid settings");
-    leads(&elector).await;
-    server.ask(&format!("SET {KEY} foreign PX 2000")).await;
-    follows(&elector, "foreign").await;
-    reaches(&elector, "it leads again", Leadership::is_leader).await;
+    for _ in 0..3 {
+        leads(&elector).await;
+        server.ask(&format!("SET {KEY} foreign PX 2000")).await;
+        follows(&elector, "foreign").await;
+        server.ask("CLIENT KILL USER app").await;
+        reaches(&elector, "it leads again", Leadership::is_leader).await;
+    }
+    let lines = log.0.lock().clone();
+    let said = lines.iter().filter(|line| line.contains("CLIENT TRACKING")).count();
+    assert_eq!(said, 1, "{lines:#?}");
 }

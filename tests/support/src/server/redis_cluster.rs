@@ -14,6 +14,7 @@ pub struct RedisCluster {
     pub nodes: Vec<RedisServer>,
     /// The index of the node of each slot.
     owners: Vec<usize>,
+    replicas: Vec<RedisServer>,
 }
 
 impl RedisCluster {
@@ -25,7 +26,7 @@ impl RedisCluster {
     /// Like [`start`](Self::start), with further settings of each node.
     pub async fn start_with(settings: impl IntoIterator<Item = &str>) -> Self {
         let settings: Vec<_> = ARGUMENTS.into_iter().chain(settings).collect();
-        let mut cluster = Self { nodes: Vec::new(), owners: Vec::new() };
+        let mut cluster = Self { nodes: Vec::new(), owners: Vec::new(), replicas: Vec::new() };
         for (i, slots) in SLOTS.into_iter().enumerate() {
             let node = RedisServer::start_with(settings.clone()).await;
             // As redis-cli does: nodes with the same epoch would first have to resolve the
@@ -50,6 +51,32 @@ impl RedisCluster {
         self.nodes.push(node);
         self.complete().await;
         self.nodes.len() - 1
+    }
+
+    /// Adds a replica of a master. Returns its index among the replicas when it follows the master.
+    pub async fn add_replica(&mut self, of: usize) -> usize {
+        let replica = RedisServer::start_with(ARGUMENTS).await;
+        self.meet(&replica).await;
+        self.replicas.push(replica);
+        self.complete().await;
+        let index = self.replicas.len() - 1;
+        let replica = &self.replicas[index];
+        order(replica, &format!("CLUSTER REPLICATE {}", id(&self.nodes[of]).await)).await;
+        let started = Instant::now();
+        while !replica.ask("INFO replication").await.contains("master_link_status:up")
+            || !self.nodes[of].ask("INFO replication").await.contains("state=online")
+        {
+            assert!(started.elapsed() < LIMIT, "the replica does not follow:\n{}", replica.log());
+            sleep(POLL).await;
+        }
+        // The other nodes vote for it only when they know whom it follows.
+        for node in &self.nodes {
+            while !node.ask("CLUSTER NODES").await.contains(" slave ") {
+                assert!(started.elapsed() < LIMIT, "the replica is not known:\n{}", replica.log());
+                sleep(POLL).await;
+            }
+        }
+        index
     }
 
     /// Removes a node without slots, and kills it. Later nodes get its index.
@@ -80,13 +107,14 @@ impl RedisCluster {
     /// takes some seconds.
     pub async fn complete(&self) {
         let started = Instant::now();
-        let known = format!("cluster_known_nodes:{}", self.nodes.len());
-        for node in &self.nodes {
+        let count = self.nodes.len() + self.replicas.len();
+        let known = format!("cluster_known_nodes:{count}");
+        for node in self.nodes.iter().chain(&self.replicas) {
             loop {
                 let info = node.ask("CLUSTER INFO").await;
                 let expected = ["cluster_state:ok", "cluster_slots_ok:16384", &known];
                 let linked = node.ask("CLUSTER NODES").await.matches(" connected").count();
-                if expected.iter().all(|expected| info.contains(expected)) && linked == self.nodes.len() {
+                if expected.iter().all(|expected| info.contains(expected)) && linked == count {
                     break;
                 }
                 assert!(started.elapsed() < LIMIT, "the cluster is not complete:\n{info}\n{}", node.log());
