@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -17,7 +17,7 @@ use redis::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::credentials::{Credentials, Provider};
-use crate::store::BoxError;
+use crate::store::{BoxError, Version};
 
 /// The addresses of the servers, and how to log in.
 #[derive(Clone)]
@@ -26,6 +26,8 @@ pub(super) struct Access {
     provider: Option<Provider>,
     /// The log has the refusal of `CLIENT TRACKING`.
     refusal_logged: Arc<AtomicBool>,
+    /// The greatest number of a version that a store and its watches have seen.
+    latest: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -86,7 +88,7 @@ impl Access {
     }
 
     fn to(layout: Layout) -> Self {
-        Self { layout, provider: None, refusal_logged: Arc::default() }
+        Self { layout, provider: None, refusal_logged: Arc::default(), latest: Arc::default() }
     }
 
     pub fn ask<F, E>(&mut self, provider: impl Fn() -> F + Send + Sync + 'static)
@@ -98,6 +100,15 @@ impl Access {
             let asked = provider();
             Box::pin(async move { asked.await.map_err(Into::into) }) as BoxFuture<_>
         }));
+    }
+
+    /// Notes a version. Later ones are greater, also of a key that was deleted meanwhile.
+    pub fn saw(&self, version: &Version) {
+        self.latest.fetch_max(version.key_revision().unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub fn latest(&self) -> u64 {
+        self.latest.load(Ordering::Relaxed)
     }
 
     pub fn is_cluster(&self) -> bool {

@@ -179,6 +179,11 @@ impl RedisStore {
         self
     }
 
+    fn seen(&self, version: Version) -> Version {
+        self.servers.access.saw(&version);
+        version
+    }
+
     /// Runs the script: `Some` puts a value, `None` deletes the key.
     async fn write(
         &self,
@@ -195,6 +200,7 @@ impl RedisStore {
         let lock = fence.map(|fence| fence.of(ENGINE)).transpose()?.map(Fence::election);
         let mut request = Request::script(key, &script, lock.as_slice());
         request = request.arg(expected).arg(nonce()).arg(fence.map_or(&b""[..], Fence::proof));
+        request = request.arg(self.servers.access.latest());
         if let Some(value) = &value {
             request = request.arg(&value[..]);
         }
@@ -216,12 +222,14 @@ impl RedisStore {
             (((WRITTEN, _), false), _) => {
                 Err(unavailable(format!("fewer than {} replicas have the write", self.replicas)))
             }
-            (((WRITTEN, token), true), _) => Ok(version(token)),
+            (((WRITTEN, token), true), _) => Ok(self.seen(version(token))),
             (((FENCED, _), _), Some(fence)) => Err(fence.refused()),
             (((_, token), _), _) if token.is_empty() => {
                 Err(StoreError::Conflict { current: Current::Absent })
             }
-            (((_, token), _), _) => Err(StoreError::Conflict { current: Current::Version(version(token)) }),
+            (((_, token), _), _) => {
+                Err(StoreError::Conflict { current: Current::Version(self.seen(version(token))) })
+            }
         }
     }
 }
@@ -239,7 +247,8 @@ impl Store for RedisStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         let read = Request::read(key, read(non_empty(key)?));
         let (token, value): Fields = self.servers.request(self.request_timeout, &read).await?.parse()?;
-        Ok(entry(key.into(), token, value))
+        let entry = entry(key.into(), token, value);
+        Ok(entry.inspect(|entry| self.servers.access.saw(&entry.version)))
     }
 
     async fn put(
@@ -275,7 +284,11 @@ const FENCED: i64 = 2;
 ///
 /// - `KEYS`: the key; the lock, if there is a fence.
 /// - `ARGV`: the expected version, the random part of the new one, the value that the lock must
-///   have, and the value to put. Without the last one the script deletes.
+///   have, the greatest number that the writer has seen, and the value to put. Without the last one
+///   the script deletes.
+///
+/// The writer's number counts where the server's clock was set back after a deletion. A number that
+/// is more than a day ahead was made up by another program, and must not spread to all keys.
 const WRITE: &str = r"
 if KEYS[2] and redis.call('GET', KEYS[2]) ~= ARGV[3] then
     return {2, ''}
@@ -288,7 +301,7 @@ end
 if (current or '') ~= ARGV[1] then
     return {0, current or ''}
 end
-if not ARGV[4] then
+if not ARGV[5] then
     redis.call('DEL', KEYS[1])
     return {1, ''}
 end
@@ -296,8 +309,13 @@ local last = tonumber(string.match(current or '', '^%d+')) or 0
 if last >= 2 ^ 53 then
     last = 0
 end
-local version = string.format('%.0f-%s', math.max(now[1] * 1000000 + now[2], last + 1), ARGV[2])
-redis.call('HSET', KEYS[1], 'version', version, 'value', ARGV[4])
+local time = now[1] * 1000000 + now[2]
+local seen = tonumber(ARGV[4])
+if seen > time + 86400000000 then
+    seen = 0
+end
+local version = string.format('%.0f-%s', math.max(time, last + 1, seen + 1), ARGV[2])
+redis.call('HSET', KEYS[1], 'version', version, 'value', ARGV[5])
 return {1, version}
 ";
 

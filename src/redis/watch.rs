@@ -30,6 +30,8 @@ pub(super) struct Watch {
     prefix: String,
     /// The last reported version of each key that exists.
     reported: HashMap<Arc<str>, Bytes>,
+    /// The number of the version of each reported deletion, for a while.
+    gone: HashMap<Arc<str>, u64>,
     open: Option<Open>,
 }
 
@@ -56,7 +58,14 @@ struct Changes {
 
 impl Watch {
     pub fn new(access: Access, request_timeout: Duration, prefix: &str) -> Self {
-        Self { access, request_timeout, prefix: prefix.to_owned(), reported: HashMap::new(), open: None }
+        Self {
+            access,
+            request_timeout,
+            prefix: prefix.to_owned(),
+            reported: HashMap::new(),
+            gone: HashMap::new(),
+            open: None,
+        }
     }
 
     /// Starts to listen before it lists, so that every change is in the listing or reported after
@@ -106,8 +115,10 @@ impl Watch {
     }
 
     fn report_all(&mut self, entries: Vec<Entry>, ready: &mut VecDeque<Event>) {
+        entries.iter().for_each(|entry| self.access.saw(&entry.version));
         let tokens = entries.iter().map(|entry| (entry.key.clone(), token_of(&entry.version)));
         self.reported = tokens.collect();
+        self.gone.clear();
         ready.push_back(Event::Init);
         ready.extend(entries.into_iter().map(Event::InitEntry));
         ready.push_back(Event::InitDone);
@@ -145,8 +156,9 @@ impl Watch {
         Ok(lists)
     }
 
-    /// Reports the state of a key if it is news. Returns whether somebody restored the key: no store
-    /// sets a version back, and only a listing shows readers that this is the truth.
+    /// Reports the state of a key if it is news. Returns whether its version was set back, because
+    /// somebody restored the key or set the server's clock back: only a listing shows readers that
+    /// this is the truth.
     fn report(
         &mut self,
         key: Arc<str>,
@@ -157,7 +169,13 @@ impl Watch {
         let known = self.reported.get(&key);
         let Some(entry) = entry else {
             if let Some(known) = self.reported.remove(&key) {
-                ready.push_back(Event::Delete { key, version: deleted(&known, time) });
+                let version = deleted(&known, time);
+                self.access.saw(&version);
+                if self.gone.len() >= REMEMBERED {
+                    self.gone.clear();
+                }
+                self.gone.extend(version.key_revision().map(|number| (key.clone(), number)));
+                ready.push_back(Event::Delete { key, version });
             }
             return false;
         };
@@ -165,7 +183,10 @@ impl Watch {
         if known == Some(&token) {
             return false;
         }
-        let set_back = known.is_some_and(|known| is_set_back(known, Some(&token)));
+        self.access.saw(&entry.version);
+        let gone = self.gone.remove(&key);
+        let set_back = known.is_some_and(|known| is_set_back(known, Some(&token)))
+            || gone.zip(number(&token)).is_some_and(|(gone, number)| number <= gone);
         self.reported.insert(key, token);
         ready.push_back(Event::Put(entry));
         set_back
@@ -294,6 +315,8 @@ pub(crate) fn escaped(prefix: &str) -> String {
 const PAGE: usize = 5000;
 /// The number of changed keys that are collected before they are read.
 const BATCH: usize = 256;
+/// The number of deletions that are remembered.
+const REMEMBERED: usize = 10_000;
 /// The time between two looks at the servers.
 const LOOK: Duration = Duration::from_secs(1);
 /// The shortest pause between two listings where changes are polled, and how many times longer than

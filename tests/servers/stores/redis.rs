@@ -128,6 +128,40 @@ async fn flush_is_a_listing_that_fails_stale_writers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn numbers_grow_after_the_clock_was_set_back() {
+    let server = RedisServer::start().await;
+    // As a master wrote it whose clock was a minute ahead.
+    let now = server.ask("TIME").await;
+    let seconds: u64 = now.lines().nth(2).and_then(|line| line.parse().ok()).expect("the time");
+    let ahead = (seconds + 60) * 1_000_000;
+    let deleted = async |store: &RedisStore, watch: &mut Watch| {
+        let entry = read(store, "k/1").await.expect("it exists");
+        store.delete("k/1", &entry.version, None).await.expect("nobody else writes");
+        let Event::Delete { version, .. } = watch.event().await else { panic!("no deletion") };
+        assert!(version.key_revision() > entry.version.key_revision());
+        version
+    };
+    server.ask(&format!("HSET k/1 value old version {ahead}-00")).await;
+    let store = connect(&server);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
+    let version = deleted(&store, &mut watch).await;
+    let created = create(&store, "k/1").await;
+    assert!(created.key_revision() > version.key_revision());
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == created));
+    // A writer who has seen nothing cannot know it, and the watch lists again.
+    let version = deleted(&store, &mut watch).await;
+    let created = create(&connect(&server), "k/1").await;
+    assert!(created.key_revision() < version.key_revision());
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == created));
+    assert!(matches!(&watch.listing().await[..], [entry] if entry.version == created));
+    // A number that another program made up does not spread.
+    server.ask(&format!("HSET k/2 value theirs version {}-00", 2 * ahead)).await;
+    assert!(matches!(watch.event().await, Event::Put(_)));
+    assert!(create(&store, "k/3").await.key_revision() < Some(ahead));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn server_that_lost_its_data_repeats_no_version() {
     let mut server = RedisServer::start().await;
     let store = connect(&server);
