@@ -51,7 +51,8 @@ struct Open {
 struct Changes {
     keys: Vec<Arc<str>>,
     known: HashSet<Arc<str>>,
-    flushed: bool,
+    /// The names of the nodes whose databases were flushed.
+    flushed: Vec<Arc<str>>,
     /// The names of the nodes whose connections ended.
     lost: Vec<Arc<str>>,
 }
@@ -214,7 +215,7 @@ impl Watch {
                     }
                 }
                 // A report without keys concerns all keys: the database was flushed.
-                (PushKind::Invalidate, _) => changes.flushed = true,
+                (PushKind::Invalidate, _) => changes.flushed.push(push.node),
                 _ => {}
             }
             // A limit, so that a long backlog does not delay the event of its first change.
@@ -223,17 +224,19 @@ impl Watch {
         Ok(changes)
     }
 
-    /// Fails if a master was lost. Nodes that a cluster removed may go.
-    async fn check(&self, open: &mut Open, lost: &[Arc<str>]) -> Result<(), StoreError> {
-        if lost.is_empty() {
-            return Ok(());
+    /// Returns whether a master was flushed. Fails if one was lost. Nodes that a cluster removed may
+    /// go, and a node that becomes a replica flushes its database.
+    async fn check(&self, open: &mut Open, changes: &Changes) -> Result<bool, StoreError> {
+        if changes.lost.is_empty() && changes.flushed.is_empty() {
+            return Ok(false);
         }
-        let masters = bounded(self.request_timeout, open.servers.look(&[])).await?;
-        if masters.iter().any(|master| lost.contains(&master.name)) {
+        let now = bounded(self.request_timeout, open.servers.look(&[])).await?;
+        let of_master = |names: &[Arc<str>]| now.iter().any(|master| names.contains(&master.name));
+        if of_master(&changes.lost) {
             return Err(unavailable("the connection was lost"));
         }
-        open.masters.retain(|master| !lost.contains(&master.name));
-        Ok(())
+        open.masters.retain(|master| now.iter().any(|now| Arc::ptr_eq(now, master)));
+        Ok(of_master(&changes.flushed))
     }
 
     /// Returns whether the masters are still the same. A new one needs a listing, because nobody
@@ -252,8 +255,8 @@ impl Resumable for Watch {
     async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
         let Some(mut open) = self.open.take() else { return self.start(ready).await };
         let changes = self.changes(&mut open).await?;
-        self.check(&mut open, &changes.lost).await?;
-        let lists = changes.flushed || self.read_changes(&open, changes.keys, ready).await?;
+        let lists =
+            self.check(&mut open, &changes).await? || self.read_changes(&open, changes.keys, ready).await?;
         let now = clock::now();
         if now >= open.look && !self.look(&mut open).await? {
             return self.start(ready).await;
