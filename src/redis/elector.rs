@@ -1,12 +1,19 @@
 //! Elections on Redis: the candidate that sets the key leads.
 
-use std::{fmt, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
-use redis::{IntoConnectionInfo, RedisError};
+use redis::{IntoConnectionInfo, RedisResult};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{campaign::Campaign, codec::nonce, compat::Callbacks, connection::SharedConnection};
+use super::{
+    access::Access,
+    campaign::Campaign,
+    cluster::hash_tag,
+    codec::{invalid, nonce},
+    compat::{self, Callbacks},
+    credentials::Credentials,
+};
 use crate::{
     election::{
         ElectionError, Elector, Events, Leadership,
@@ -14,7 +21,7 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    store::StoreError,
+    store::BoxError,
 };
 
 /// A candidate in an election on one Redis server, or on the primary of one with replicas; also on
@@ -68,7 +75,7 @@ pub struct RedisElector {
 /// The settings of a [`RedisElector`].
 #[must_use]
 pub struct RedisElectorBuilder {
-    link: Result<SharedConnection, RedisError>,
+    access: RedisResult<Access>,
     key: String,
     identity: String,
     ttl: Duration,
@@ -82,8 +89,33 @@ impl RedisElector {
     /// [`RedisStore::new`](crate::redis::RedisStore::new), and the key of the election. The server
     /// may also be a client's connection info.
     pub fn builder(server: impl IntoConnectionInfo, key: impl Into<String>) -> RedisElectorBuilder {
-        RedisElectorBuilder {
-            link: SharedConnection::server(server),
+        RedisElectorBuilder::new(Access::server(server), key)
+    }
+
+    /// Settings for a candidate on the master that Sentinel names, as in
+    /// [`RedisStore::sentinel`](crate::redis::RedisStore::sentinel), and the key of the election.
+    pub fn sentinel<S: IntoConnectionInfo>(
+        sentinels: impl IntoIterator<Item = S>,
+        master: impl IntoConnectionInfo,
+        key: impl Into<String>,
+    ) -> RedisElectorBuilder {
+        RedisElectorBuilder::new(Access::sentinel(sentinels, master), key)
+    }
+
+    /// Settings for a candidate on the cluster's node that has the key, given some of the nodes, and
+    /// the key of the election.
+    pub fn cluster<N: IntoConnectionInfo>(
+        nodes: impl IntoIterator<Item = N>,
+        key: impl Into<String>,
+    ) -> RedisElectorBuilder {
+        RedisElectorBuilder::new(Access::cluster(nodes), key)
+    }
+}
+
+impl RedisElectorBuilder {
+    fn new(access: RedisResult<Access>, key: impl Into<String>) -> Self {
+        Self {
+            access,
             key: key.into(),
             identity: String::new(),
             ttl: Duration::from_secs(10),
@@ -92,9 +124,20 @@ impl RedisElector {
             callbacks: Callbacks::default(),
         }
     }
-}
 
-impl RedisElectorBuilder {
+    /// Sets a function that is asked for the user and the password of each new connection, as in
+    /// [`RedisStore::credentials`](crate::redis::RedisStore::credentials).
+    pub fn credentials<F, E>(mut self, provider: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        if let Ok(access) = &mut self.access {
+            access.ask(provider);
+        }
+        self
+    }
+
     /// The name of this candidate, unlike those of all others. Default, also for an empty one:
     /// random.
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
@@ -108,8 +151,9 @@ impl RedisElectorBuilder {
         self
     }
 
-    /// The time between two renewals of the leader, shorter than the TTL. Other candidates look for
-    /// a free key as often, unless a notification wakes them earlier. Default: a third of the TTL.
+    /// The time between two renewals of the leader: at most half of the TTL, so that one renewal
+    /// may fail. Other candidates look for a free key as often, unless a notification wakes them
+    /// earlier. Default: a third of the TTL.
     pub fn renewal_interval(mut self, renewal_interval: Duration) -> Self {
         self.renewal_interval = Some(renewal_interval);
         self
@@ -126,8 +170,12 @@ impl RedisElectorBuilder {
     ///
     /// Callbacks run one after the other, in the order in which they were added, on a thread that
     /// they may block. The election continues meanwhile: a slow callback delays neither a renewal
-    /// nor the end of the leadership, and may itself be late. One that takes more than 100 ms is
-    /// logged.
+    /// nor the end of the leadership, and may itself be late: another candidate may lead before the
+    /// callback with `false` has returned. One that takes more than 100 ms is logged.
+    ///
+    /// A callback may [close](Elector::close) its elector on its own thread, with the runtime's
+    /// `block_on`: within a callback, `close` does not wait for callbacks. One that waits for
+    /// another thread or task that closes the elector waits forever.
     pub fn on_leadership_change(mut self, callback: impl Fn(bool) + Send + Sync + 'static) -> Self {
         self.callbacks.add(callback);
         self
@@ -145,19 +193,26 @@ impl RedisElectorBuilder {
         ConfigError::within("ttl", self.ttl, SHORTEST_TTL..=LONGEST_TTL)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;
         let renewal_interval = self.renewal_interval.unwrap_or(self.ttl / 3);
-        let shorter = format!("longer than zero and shorter than the ttl, {:?}", self.ttl);
-        let fits = !renewal_interval.is_zero() && renewal_interval < self.ttl;
-        ConfigError::require(fits, "renewal_interval", renewal_interval, shorter)?;
-        let link = self
-            .link
-            .map_err(|error| StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) })?;
+        let longest = self.ttl / 2;
+        let rule = format!("longer than zero and at most half of the ttl, {longest:?}");
+        let fits = !renewal_interval.is_zero() && renewal_interval <= longest;
+        ConfigError::require(fits, "renewal_interval", renewal_interval, rule)?;
+        let access = self.access.map_err(invalid)?;
+        let counter = counter(&self.key, access.is_cluster())?;
         let identity = if self.identity.is_empty() { nonce() } else { self.identity };
         let publisher = LeadershipPublisher::new(format!("{identity} for redis key {}", self.key));
         let called_back = self.callbacks.start(publisher.events());
         let limit = self.request_timeout.min(self.ttl / 3);
         let (key, candidate) = (self.key.clone(), identity.clone());
-        let campaign =
-            Campaign::new(link, publisher.clone(), key, candidate, self.ttl, renewal_interval, limit);
+        let campaign = Campaign::new(
+            access,
+            publisher.clone(),
+            (key, counter),
+            candidate,
+            self.ttl,
+            renewal_interval,
+            limit,
+        );
         let candidate = CandidateHandle::start(identity, publisher, campaign);
         Ok(RedisElector { candidate, key: self.key, called_back })
     }
@@ -185,10 +240,12 @@ impl Elector for RedisElector {
         self.candidate.resign().await
     }
 
-    /// Also waits until the last callback has returned.
+    /// Also waits until the last callback has returned, unless a callback calls it.
     async fn close(&self) {
         self.candidate.close().await;
-        self.called_back.cancelled().await;
+        if !compat::is_callback() {
+            self.called_back.cancelled().await;
+        }
     }
 }
 
@@ -205,6 +262,16 @@ impl fmt::Debug for RedisElectorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisElectorBuilder").field("key", &self.key).finish_non_exhaustive()
     }
+}
+
+/// Returns the key of the counter. In a cluster it has the hash slot of the key.
+fn counter(key: &str, is_cluster: bool) -> Result<String, ConfigError> {
+    if !is_cluster || hash_tag(key.as_bytes()).is_some() {
+        return Ok(format!("{key}:token"));
+    }
+    let rule = "without a closing brace in a cluster, or with a {hash tag}";
+    ConfigError::require(!key.contains('}'), "key", key, rule.to_owned())?;
+    Ok(format!("{{{key}}}:token"))
 }
 
 /// The shortest TTL. A third of it must be enough for a request.

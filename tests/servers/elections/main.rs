@@ -7,7 +7,7 @@ mod docs;
 mod engines;
 mod hostile;
 mod interop;
-mod rates;
 mod log;
+mod rates;
 mod states;
 mod takeovers;

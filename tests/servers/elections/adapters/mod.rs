@@ -7,6 +7,7 @@ mod etcd_evict;
 mod etcd_overwritten;
 mod etcd_voter;
 mod redis;
+mod redis_servers;
 mod zookeeper;
 mod zookeeper_access;
 mod zookeeper_sessions;

@@ -6,6 +6,7 @@ mod kube;
 mod ports;
 mod redis;
 mod redis_cluster;
+mod redis_sentinel;
 mod zookeeper;
 
 use std::{
@@ -31,6 +32,7 @@ pub use self::{
     etcd::{EtcdGrpcProxy, EtcdServer},
     redis::RedisServer,
     redis_cluster::RedisCluster,
+    redis_sentinel::RedisSentinel,
     zookeeper::ZookeeperServer,
 };
 use ports::Port;
