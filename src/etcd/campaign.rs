@@ -208,6 +208,7 @@ impl Candidacy {
         let mut rests = self.rest.is_some();
         let mut listed = false;
         let mut warned_of = 0;
+        let mut is_interrupted = false;
         loop {
             let change = tokio::select! {
                 change = changes.next() => change,
@@ -217,10 +218,12 @@ impl Candidacy {
                 }
                 // The watch is silent about candidates whose keys are not text, and about the end of
                 // the lease after which a key without one counts for nothing.
-                () = sleep(if warned_of > 0 { self.ttl / 3 } else { self.ttl }), if self.contest == Contest::Queue => {
+                () = sleep(if warned_of > 0 { self.ttl / 3 } else { self.ttl }), if self.contest == Contest::Queue && !is_interrupted => {
                     Some(Ok(Event::Resumed))
                 }
             };
+            // The watch reports that it is back. Until then it is the only one that asks.
+            is_interrupted = matches!(change, Some(Err(_)));
             match change {
                 Some(Ok(Event::Delete { key, version })) if session.is_lost(&key, version.revision()) => {
                     return Lost::Key;
