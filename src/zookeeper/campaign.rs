@@ -8,6 +8,7 @@ use zookeeper_client::{Client, Error, EventType, OneshotWatcher, SessionState, S
 
 use super::{
     access::{ENGINE, ZookeeperAccess, random_name, store_error},
+    breaks::Breaks,
     candidates::{Candidates, Election, Node},
 };
 use crate::{
@@ -36,6 +37,7 @@ pub(super) struct Campaign {
     /// Since they granted it, the connection was not interrupted.
     pub is_timeout_known: bool,
     pub candidacy: Option<Candidacy>,
+    pub breaks: Breaks,
 }
 
 /// The candidate's session, which its handle shares: `None` before the next one begins, and after
@@ -83,14 +85,12 @@ impl Candidate for Campaign {
         let mut states = self.states.clone();
         let mut state = states.peek_state();
         loop {
+            let pause;
             match state {
                 SessionState::AuthFailed if self.own.is_some() => {
                     // The connector may have another credential by now.
-                    self.seat.lock().take();
-                    self.candidacy = None;
-                    self.publisher.set(Leadership::Unknown);
-                    sleep(retries.failed(store_error(Error::AuthFailed))).await;
-                    return Ok(());
+                    let pause = retries.failed(store_error(Error::AuthFailed));
+                    return self.begin_anew(pause).await;
                 }
                 SessionState::AuthFailed => return Err(store_error(Error::AuthFailed).into()),
                 state if state.is_terminated() => return Err(ElectionError::SessionExpired),
@@ -98,7 +98,10 @@ impl Candidate for Campaign {
             }
             tokio::select! {
                 biased;
-                changed = states.changed() => state = changed,
+                changed = states.changed() => {
+                    let broken = std::mem::replace(&mut state, changed) == SessionState::SyncConnected;
+                    pause = if broken { self.breaks.next_pause() } else { None };
+                }
                 () = self.queue(&candidates, &mut retries), if state == SessionState::SyncConnected => {
                     self.candidacy = None;
                     return Ok(());
@@ -109,6 +112,15 @@ impl Candidate for Campaign {
             self.is_timeout_known = false;
             retries.failed(unavailable("the connection was interrupted"));
             self.publisher.set(Leadership::Unknown);
+            match (pause, &self.own) {
+                (Some(pause), Some(_)) => {
+                    // The session ends with the last clone of its client.
+                    drop(candidates);
+                    return self.begin_anew(pause).await;
+                }
+                (Some(pause), None) => sleep(pause).await,
+                (None, _) => {}
+            }
         }
     }
 
@@ -203,6 +215,14 @@ impl Campaign {
             self.session_timeout = self.session_timeout.min(other.session_timeout());
         }
         self.is_timeout_known = true;
+    }
+
+    /// Gives up the session, and the node with it. The next one begins after the pause.
+    async fn begin_anew(&mut self, pause: Duration) -> Result<(), ElectionError> {
+        self.seat.lock().take();
+        self.candidacy = None;
+        sleep(pause).await;
+        Ok(())
     }
 
     /// Ends the session, and returns when the servers have removed its node.

@@ -24,7 +24,7 @@ pub(super) struct Deletions {
     pub since: i64,
 }
 
-/// What a store knows of the node.
+/// The knowledge that a store has of the node.
 #[derive(Default)]
 pub(super) struct Known {
     /// A caller that looks for the node holds the lock, so that the others wait for its result.

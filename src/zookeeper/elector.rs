@@ -8,6 +8,7 @@ use zookeeper_client::Client;
 
 use super::{
     access::{SESSION_TIMEOUTS, ZookeeperAccess, fits, is_base},
+    breaks::Breaks,
     campaign::{Campaign, OwnSessions, Seat},
     candidates::Election,
 };
@@ -253,6 +254,7 @@ impl ZookeeperElectorBuilder {
             session_timeout,
             is_timeout_known: true,
             candidacy: None,
+            breaks: Breaks::new(),
         };
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);
         Ok(ZookeeperElector { candidate, base: self.base, seat })

@@ -1,6 +1,7 @@
 //! A store and an elector in ZooKeeper.
 
 mod access;
+mod breaks;
 mod campaign;
 pub(crate) mod candidates;
 mod codec;
