@@ -23,8 +23,6 @@ pub trait Engine: Sized {
     type Store: Store + Clone;
     /// How long others wait for a silent leader.
     const TTL: Duration;
-    /// The client makes a lost connection again by itself and without a pause, however often.
-    const HASTY: bool = false;
 
     async fn start() -> Self;
     fn address(&self) -> SocketAddr;
@@ -243,7 +241,6 @@ impl Engine for Zookeeper {
     type Elector = ZookeeperElector;
     type Store = ZookeeperStore;
     const TTL: Duration = Duration::from_secs(1);
-    const HASTY: bool = true;
 
     async fn start() -> Self {
         Self(ZookeeperServer::start().await)
