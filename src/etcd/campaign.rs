@@ -123,7 +123,12 @@ impl Candidate for Campaign {
     async fn end(mut self) -> Result<(), ElectionError> {
         match self.session.take() {
             Some(session) => Ok(session.end().await?),
-            None => Ok(self.revoke_unanswered().await?),
+            None => {
+                let revoked = self.revoke_unanswered().await;
+                // This was the only try: without an answer the lease expires.
+                self.unanswered = None;
+                Ok(revoked?)
+            }
         }
     }
 }
