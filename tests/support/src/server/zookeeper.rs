@@ -114,10 +114,7 @@ impl Kind for Zookeeper {
     }
 
     fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]) {
-        // `scripts/matrix` names the jars of another version.
-        let jars = std::env::var("WRITERLEASE_JARS").unwrap_or_else(|_| JARS.to_owned());
-        let jar = format!("{jars}/zookeeper.jar");
-        assert!(Path::new(&jar).exists(), "{}", missing(&jar, "zookeeper"));
+        assert!(Path::new(JAR).exists(), "{}", missing(JAR, "zookeeper"));
         let settings = data.with_file_name("zoo.cfg");
         let text = format!(
             "dataDir={}\n\
@@ -149,7 +146,9 @@ impl Kind for Zookeeper {
         command.arg("-Dzookeeper.forceSync=no");
         // The manifest of the first jar names all that it needs; the second jar writes the log to
         // stderr.
-        command.args(["-cp", &format!("{jar}:{jars}/slf4j-simple.jar:{jars}/netty-codec.jar")]);
+        let installed = || format!("{JAR}:/usr/share/java/slf4j-simple.jar:{NETTY}");
+        // `scripts/matrix` names the jars of another version.
+        command.args(["-cp", &std::env::var("WRITERLEASE_CLASSPATH").unwrap_or_else(|_| installed())]);
         command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(settings);
     }
 
@@ -181,4 +180,6 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.expect("cp can be run").success());
 }
 
-const JARS: &str = "/usr/share/java";
+const JAR: &str = "/usr/share/java/zookeeper.jar";
+/// The first jar forgets to name this one, which only a server with TLS needs.
+const NETTY: &str = "/usr/share/java/netty-codec.jar";
