@@ -196,3 +196,37 @@ const OVERHEAD: usize = 512;
 const ACL_OVERHEAD: usize = 12;
 /// The longest base path in bytes, so that most of a request is left for keys and values.
 const LONGEST_BASE: usize = 0xffff;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_servers_break_named_rules() {
+        let (open, tls) =
+            (ZookeeperAccess::open(), ZookeeperAccess::open().with_connector(Client::connector));
+        for servers in ["a", "a:1", "a:1,b:2", "tcp://a:1,b", "[::1]:2181", "a:1/", "a:1,b:2/app/one"] {
+            assert_eq!(open.broken_rule(servers), None, "{servers}");
+        }
+        for servers in ["", ",", "a,", "/app", "a/x,b", "a/x/", "a//x", "tcp://", "a/zookeeper", "a/.."] {
+            assert!(open.broken_rule(servers).is_some_and(|rule| rule.starts_with("host")), "{servers}");
+        }
+        for servers in ["tcp+tls://a:1", "a,tcp+tls://b/app"] {
+            assert!(open.broken_rule(servers).is_some_and(|rule| rule.contains("TLS")), "{servers}");
+            assert_eq!(tls.broken_rule(servers), None, "{servers}");
+        }
+    }
+
+    #[test]
+    fn only_paths_that_zookeeper_accepts_are_bases() {
+        for base in ["/a", "/a/b", "/ä €", "/zookeeper2", "/a/zookeeper", "/a/..."] {
+            assert!(is_base(base), "{base}");
+        }
+        let long = format!("/{}", "x".repeat(LONGEST_BASE));
+        for base in
+            ["", "/", "a", "/a/", "/a//b", "/./a", "/zookeeper", "/zookeeper/x", "/😀", "/\u{f8ff}", &long]
+        {
+            assert!(!is_base(base), "{base:.50}");
+        }
+    }
+}

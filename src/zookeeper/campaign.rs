@@ -31,6 +31,8 @@ pub(super) struct Campaign {
     pub publisher: LeadershipPublisher,
     pub identity: String,
     pub access: ZookeeperAccess,
+    /// The text before the number in the name of the candidate's node.
+    pub lock_pattern: String,
     pub election: Election,
     /// The shortest session timeout that the servers granted.
     pub session_timeout: Duration,
@@ -162,8 +164,8 @@ impl Candidate for Campaign {
 }
 
 impl Candidacy {
-    fn new() -> Self {
-        Self { prefix: format!("_c_{}-lock-", random_name()), node: None }
+    fn new(lock_pattern: &str) -> Self {
+        Self { prefix: format!("_c_{}{lock_pattern}", random_name()), node: None }
     }
 
     /// Deletes the node, even if its name is not known yet.
@@ -207,14 +209,16 @@ impl Campaign {
     }
 
     /// Learns what session timeout the servers grant now. They grant one at each connection, also
-    /// for a session that goes on, but the client reports only the first.
-    async fn learn_timeout(&mut self, retries: &mut Retries) {
-        if !self.is_timeout_known
-            && let Some(other) = self.connect(retries).await
-        {
+    /// for a session that goes on, but the client reports only the first. Returns whether it is
+    /// known: the servers may refuse another session.
+    async fn learn_timeout(&mut self, retries: &mut Retries) -> bool {
+        if !self.is_timeout_known && self.own.is_some() {
+            let other = timeout(self.session_timeout, self.connect(retries)).await;
+            let Ok(Some(other)) = other else { return false };
             self.session_timeout = self.session_timeout.min(other.session_timeout());
         }
         self.is_timeout_known = true;
+        true
     }
 
     /// Gives up the session, and the node with it. The next one begins after the pause.
@@ -287,7 +291,7 @@ impl Campaign {
     async fn join(&mut self, candidates: &Candidates, retries: &mut Retries) -> Node {
         // A call that was dropped may have sent the request.
         let mut sent = self.candidacy.is_some();
-        let candidacy = self.candidacy.get_or_insert_with(Candidacy::new);
+        let candidacy = self.candidacy.get_or_insert_with(|| Candidacy::new(&self.lock_pattern));
         if let Some(node) = &candidacy.node {
             return node.clone();
         }
@@ -311,7 +315,11 @@ impl Campaign {
 
     /// Leads until the node is gone.
     async fn lead(&mut self, candidates: &Candidates, node: &Node, retries: &mut Retries) {
-        self.learn_timeout(retries).await;
+        if !self.learn_timeout(retries).await {
+            // The next session begins with a timeout that is known.
+            self.seat.lock().take();
+            return;
+        }
         let path = candidates.path(&node.name);
         let limit = self.election.limit.min(self.session_timeout / RENEWALS);
         let election = format!("{}{}", candidates.root, candidates.base());

@@ -3,7 +3,10 @@
 use std::{fmt, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use zookeeper_client::Client;
 
 use super::{
@@ -19,7 +22,8 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    store::{StoreError, resume, unavailable},
+    reconnect::Pauses,
+    store::{StoreError, unavailable},
 };
 
 /// A candidate in an election on ZooKeeper.
@@ -28,11 +32,14 @@ use crate::{
 /// hold their identity. The lowest number leads. Each candidate watches only its predecessor, so
 /// that one exit wakes one candidate. Once per session timeout, each also checks who leads. This is
 /// the recipe of ZooKeeper's documentation; Curator, dcos-go and kazoo (with `extra_lock_patterns`)
-/// can take part. The random `guid` guards against a lost answer: the candidate finds its node by
+/// can take part, Curator's `LeaderLatch` with another
+/// [`lock_pattern`](ZookeeperElectorBuilder::lock_pattern). The random `guid` guards against a lost answer: the candidate finds its node by
 /// it.
 ///
 /// The elector fails for good when its session has expired, or the user's client is refused; start
-/// a new one then. It survives any shorter loss of its connection.
+/// a new one then. It survives any shorter loss of its connection. If its connection breaks again and
+/// again, each time soon after it was made, the candidate ends its own session, pauses for 1 s to
+/// 6 s, and goes on behind the others.
 ///
 /// # Permissions
 ///
@@ -98,7 +105,8 @@ pub struct ZookeeperElectorBuilder {
     connect_timeout: Duration,
     ttl: Duration,
     request_timeout: Duration,
-    patterns: Vec<String>,
+    lock_pattern: String,
+    extra_lock_patterns: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -121,7 +129,8 @@ impl ZookeeperElector {
             connect_timeout: Duration::from_secs(5),
             ttl: Duration::from_secs(10),
             request_timeout: Duration::from_secs(5),
-            patterns: vec!["-lock-".to_owned()],
+            lock_pattern: "-lock-".to_owned(),
+            extra_lock_patterns: Vec::new(),
         }
     }
 
@@ -187,10 +196,18 @@ impl ZookeeperElectorBuilder {
         self
     }
 
+    /// Sets the text before the number in the name of this candidate's node. Candidates of one
+    /// election must agree on it. `-latch-` is that of Curator's `LeaderLatch`. Default: `-lock-`,
+    /// as in dcos-go, and in Curator's `InterProcessMutex` and `LeaderSelector`.
+    pub fn lock_pattern(mut self, pattern: impl Into<String>) -> Self {
+        self.lock_pattern = pattern.into();
+        self
+    }
+
     /// Adds a text that marks candidates' nodes: it stands in the name before the number.
-    /// `__lock__` is kazoo's. Default: only `-lock-`.
+    /// `__lock__` is kazoo's. Default: only the [`lock_pattern`](Self::lock_pattern).
     pub fn extra_lock_pattern(mut self, pattern: impl Into<String>) -> Self {
-        self.patterns.push(pattern.into());
+        self.extra_lock_patterns.push(pattern.into());
         self
     }
 
@@ -213,21 +230,21 @@ impl ZookeeperElectorBuilder {
         ConfigError::within("ttl", self.ttl, SESSION_TIMEOUTS)?;
         ConfigError::positive("connect_timeout", self.connect_timeout)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;
-        for pattern in &self.patterns {
+        let is_name = !self.lock_pattern.contains('/') && is_base(&format!("/{}", self.lock_pattern));
+        ConfigError::require(is_name, "lock_pattern", &self.lock_pattern, "a part of a node's name")?;
+        for pattern in &self.extra_lock_patterns {
             ConfigError::not_empty("extra_lock_pattern", pattern)?;
         }
-        let (client, own) = match self.connection {
+        let (client, own) = match self.connection.clone() {
             Connection::Client(client) => (client, None),
             Connection::Servers(servers) => {
                 if let Some(rule) = self.access.broken_rule(&servers) {
                     return Err(ConfigError::new("servers", &servers, rule).into());
                 }
-                let connect = self.access.connect(&servers, self.ttl);
-                match resume::bounded(self.connect_timeout, connect, |error| error).await {
+                match self.connect(&servers).await {
                     Err(StoreError::Invalid { .. }) => {
-                        return Err(
-                            ConfigError::new("servers", &servers, "host:port, separated by commas").into()
-                        );
+                        let rule = "host:port, separated by commas";
+                        return Err(ConfigError::new("servers", &servers, rule).into());
                     }
                     connected => (connected?, Some(OwnSessions { servers, ttl: self.ttl })),
                 }
@@ -240,8 +257,8 @@ impl ZookeeperElectorBuilder {
             Some(_) => client.session_timeout(),
             None => client.session_timeout().min(self.ttl),
         };
-        let election =
-            Election { base: self.base.clone(), patterns: self.patterns.into(), limit: self.request_timeout };
+        let patterns = [vec![self.lock_pattern.clone()], self.extra_lock_patterns].concat().into();
+        let election = Election { base: self.base.clone(), patterns, limit: self.request_timeout };
         let seat = Seat::new(Mutex::new(Some(election.on(client))));
         let campaign = Campaign {
             seat: seat.clone(),
@@ -250,6 +267,7 @@ impl ZookeeperElectorBuilder {
             publisher: publisher.clone(),
             identity: self.identity.clone(),
             access: self.access,
+            lock_pattern: self.lock_pattern,
             election,
             session_timeout,
             is_timeout_known: true,
@@ -258,6 +276,22 @@ impl ZookeeperElectorBuilder {
         };
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);
         Ok(ZookeeperElector { candidate, base: self.base, seat })
+    }
+
+    /// Begins a session. A server that is slow or starts just now gets all of the time.
+    async fn connect(&self, servers: &str) -> Result<Client, StoreError> {
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut last = unavailable(format!("no answer within {:?}", self.connect_timeout));
+        let connect = async {
+            loop {
+                match self.access.connect(servers, self.ttl).await {
+                    Err(error @ StoreError::Unavailable { .. }) => last = error,
+                    connected => return connected,
+                }
+                sleep(pauses.next()).await;
+            }
+        };
+        timeout(self.connect_timeout, connect).await.unwrap_or(Err(last))
     }
 }
 
@@ -307,3 +341,8 @@ impl fmt::Debug for ZookeeperElectorBuilder {
             .finish_non_exhaustive()
     }
 }
+
+/// The first pause between two tries to begin the first session.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between them.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

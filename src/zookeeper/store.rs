@@ -63,7 +63,9 @@ use crate::store::{
 ///
 /// After the session has expired, the next call begins a new one. No node is bound to a session, so
 /// an expiry loses no data. The client learns of the expiry when it reconnects; without a server it
-/// assumes it after 1.4 times the session timeout.
+/// assumes it after 1.4 times the session timeout. A session whose connection breaks again and
+/// again, each time soon after it was made, ends as well; the next one begins after a pause of 1 s
+/// to 6 s, and until then calls return [`StoreError::Unavailable`].
 ///
 /// # Watches
 ///
@@ -196,18 +198,16 @@ impl ZookeeperStore {
         expected: &Version,
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
-        let (zxid, data_version) = parts(expected)?;
         let (client, interruptions) = self.session.client_and_interruptions().await?;
+        let (zxid, data_version) = match parts(expected) {
+            Ok(parts) => parts,
+            Err(conflict) => return Err(outrank(&client, fence, conflict).await),
+        };
         // A further round is needed only if a key was deleted since the round before.
         loop {
-            let deletions = match (self.deletions_before(&client, interruptions, path, zxid).await, fence) {
-                // A fence that fails outranks a conflict.
-                (Err(conflict @ StoreError::Conflict { .. }), Some(fence)) => {
-                    let leader =
-                        client.check_stat(leader_node(&client, fence)?).await.map_err(store_error)?;
-                    return Err(if leader.is_some() { conflict } else { fence.refused() });
-                }
-                (deletions, _) => deletions?,
+            let deletions = match self.deletions_before(&client, interruptions, path, zxid).await {
+                Ok(deletions) => deletions,
+                Err(error) => return Err(outrank(&client, fence, error).await),
             };
             let mut writer = client.new_multi_writer();
             // A transaction reports its first failing operation, so the fence comes first.
@@ -353,6 +353,20 @@ impl Store for ZookeeperStore {
 /// Adds a check to the transaction: the leader's node exists.
 fn add_fence(writer: &mut MultiWriter<'_>, client: &Client, fence: &Fence) -> Result<(), StoreError> {
     writer.add_check_version(leader_node(client, fence)?, ANY_VERSION).map_err(store_error)
+}
+
+/// Returns the error of a write that was not sent: a fence that fails outranks a conflict.
+async fn outrank(client: &Client, fence: Option<&Fence>, error: StoreError) -> StoreError {
+    let (StoreError::Conflict { .. }, Some(fence)) = (&error, fence) else { return error };
+    let node = match leader_node(client, fence) {
+        Ok(node) => node,
+        Err(error) => return error,
+    };
+    match client.check_stat(node).await {
+        Ok(Some(_)) => error,
+        Ok(None) => fence.refused(),
+        Err(error) => store_error(error),
+    }
 }
 
 /// Returns the path at which the client sees the leader's node.

@@ -19,7 +19,8 @@ use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer};
 use crate::{
     engines::zookeeper_client,
     states::{
-        assert_config, at_best, ensure, follows, interrupted, leads, nowhere, reaches, soon, token, until,
+        LONG, assert_config, at_best, ensure, follows, interrupted, leads, nowhere, reaches, soon, token,
+        until,
     },
 };
 
@@ -105,6 +106,10 @@ async fn invalid_settings_are_named_with_their_rule() {
     assert_config(never, "connect_timeout", "0ns", "longer than zero");
     let never = builder(nowhere(), "one").request_timeout(Duration::ZERO).start().await;
     assert_config(never, "request_timeout", "0ns", "longer than zero");
+    for pattern in ["", "a/b", "\n"] {
+        let bad = builder(nowhere(), "one").lock_pattern(pattern).start().await;
+        assert_config(bad, "lock_pattern", &format!("{pattern:?}"), "part of a node's name");
+    }
     let blank = builder(nowhere(), "one").extra_lock_pattern("").start().await;
     assert_config(blank, "extra_lock_pattern", "\"\"", "not empty");
 }
@@ -124,6 +129,16 @@ async fn start_fails_within_the_connect_timeout() {
     server.resume();
     server.kill();
     fails(server.address()).await;
+}
+
+#[tokio::test]
+async fn start_waits_for_a_server_that_starts() {
+    let mut server = ZookeeperServer::start().await;
+    server.kill();
+    let address = server.address();
+    let start = builder(address, "one").connect_timeout(LONG).start();
+    let (_, started) = tokio::join!(server.restart(), start);
+    leads(&started.expect("a session")).await;
 }
 
 #[tokio::test]

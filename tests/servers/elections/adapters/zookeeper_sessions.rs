@@ -199,3 +199,24 @@ async fn leaders_without_a_connection_lead_no_more() {
     leads(&first).await;
     assert_eq!(token(&first), old_token);
 }
+
+#[tokio::test]
+async fn leaders_that_get_no_other_session_begin_anew() {
+    // All connections of one address.
+    let server = ZookeeperServer::start_with("maxClientCnxns=1", &[]).await;
+    let proxy = Proxy::start(server.address()).await;
+    let ttl = Duration::from_secs(2);
+    until("the server counts no other connection", async || {
+        let elector = builder(proxy.address(), "first").ttl(ttl).start().await;
+        let Ok(elector) = elector else { return false };
+        leads(&elector).await;
+        let old_token = token(&elector);
+        proxy.cut();
+        reaches(&elector, "it leads again", |state| {
+            state.fence().is_some_and(|fence| fence.token() > old_token)
+        })
+        .await;
+        true
+    })
+    .await;
+}
