@@ -418,21 +418,21 @@ impl Servers {
         Ok(Topology::new(masters))
     }
 
-    /// Returns the masters of now. Those of them that are `masters` as well must still answer.
-    pub async fn look(&self, masters: &[Arc<Node>]) -> RedisResult<Vec<Arc<Node>>> {
-        let answer = |node: Arc<Node>| async move {
-            let (_, mut connection) = node.connection(&self.access, self.listening.as_ref()).await?;
-            if self.access.is_cluster() {
-                cmd("PING").query_async::<Value>(&mut connection).await.map(drop)
-            } else {
-                check_master(cmd("HELLO").arg(3).query_async(&mut connection).await?)
+    /// Returns the masters of now. Those of them that are in `known` must answer as such.
+    pub async fn look(&self, known: &[Arc<Node>]) -> RedisResult<Vec<Arc<Node>>> {
+        let confirmed = |node: Arc<Node>| async move {
+            if !known.iter().any(|known| Arc::ptr_eq(known, &node)) {
+                return Ok(Some(node));
+            }
+            match check_master(self.request_of(&node, cmd("HELLO").arg(3).to_owned()).await?) {
+                // The node that told of it does not know yet.
+                Err(_) if self.access.is_cluster() => Ok(None),
+                checked => checked.map(|()| Some(node)),
             }
         };
         let now = self.refresh().await?.masters.clone();
-        // Nodes that the cluster removed need not answer.
-        let known = now.iter().filter(|now| masters.iter().any(|master| Arc::ptr_eq(master, now)));
-        future::try_join_all(known.cloned().map(answer)).await?;
-        Ok(now)
+        let confirmed: Vec<_> = future::try_join_all(now.into_iter().map(confirmed)).await?;
+        Ok(confirmed.into_iter().flatten().collect())
     }
 
     /// Connects to a node, unless it is connected.

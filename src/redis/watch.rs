@@ -230,7 +230,9 @@ impl Watch {
         if changes.lost.is_empty() && changes.flushed.is_empty() {
             return Ok(false);
         }
-        let now = bounded(self.request_timeout, open.servers.look(&[])).await?;
+        // Those that are lost cannot answer.
+        let asked = if changes.lost.is_empty() { &open.masters[..] } else { &[] };
+        let now = bounded(self.request_timeout, open.servers.look(asked)).await?;
         let of_master = |names: &[Arc<str>]| now.iter().any(|master| names.contains(&master.name));
         if of_master(&changes.lost) {
             return Err(unavailable("the connection was lost"));
