@@ -46,7 +46,7 @@ struct Open {
     poll: Option<Instant>,
 }
 
-/// What the servers reported.
+/// Reports of the servers.
 #[derive(Default)]
 struct Changes {
     keys: Vec<Arc<str>>,
