@@ -41,6 +41,8 @@ pub(super) struct Servers {
     topology: Mutex<Option<Arc<Topology>>>,
     /// Locked while somebody asks for the topology, so that the others wait.
     refreshing: tokio::sync::Mutex<()>,
+    /// A redirection led to a node that was unknown.
+    discovered: AtomicBool,
     /// Whom to ask first the next time: a node may be cut off from the others, or removed.
     turn: AtomicUsize,
 }
@@ -177,6 +179,7 @@ impl Servers {
             nodes: Mutex::new(single.iter().map(|node| (node.name.clone(), node.clone())).collect()),
             topology: Mutex::new(single.map(|node| Arc::new(Topology::single(node)))),
             refreshing: tokio::sync::Mutex::default(),
+            discovered: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         }
     }
@@ -314,7 +317,16 @@ impl Servers {
         let (host, port) = to.rsplit_once(':').ok_or_else(nonsense)?;
         let port = port.parse().map_err(|_| nonsense())?;
         let from = from.address.as_ref().ok_or_else(nonsense)?;
-        Ok(self.node(at(from, from, host, port)))
+        let address = at(from, from, host, port);
+        if !self.nodes.lock().contains_key(&*address.addr().to_string()) {
+            self.discovered.store(true, Ordering::Relaxed);
+        }
+        Ok(self.node(address))
+    }
+
+    /// Returns whether a redirection led to an unknown node since the last call.
+    pub fn take_discovered(&self) -> bool {
+        self.discovered.swap(false, Ordering::Relaxed)
     }
 
     /// Returns the node at an address, the same one for each call.

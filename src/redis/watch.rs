@@ -260,7 +260,7 @@ impl Resumable for Watch {
         let lists =
             self.check(&mut open, &changes).await? || self.read_changes(&open, changes.keys, ready).await?;
         let now = clock::now();
-        if now >= open.look && !self.look(&mut open).await? {
+        if (now >= open.look || open.servers.take_discovered()) && !self.look(&mut open).await? {
             return self.start(ready).await;
         }
         if lists {
