@@ -197,8 +197,10 @@ impl RedisElectorBuilder {
         ConfigError::not_empty("key", &self.key)?;
         ConfigError::within("ttl", self.ttl, SHORTEST_TTL..=LONGEST_TTL)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;
-        let renewal_interval = self.renewal_interval.unwrap_or(self.ttl / 3);
-        let longest = self.ttl / 2;
+        // Redis counts whole milliseconds.
+        let ttl = Duration::from_millis(self.ttl.as_millis() as u64);
+        let renewal_interval = self.renewal_interval.unwrap_or(ttl / 3);
+        let longest = ttl / 2;
         let rule = format!("longer than zero and at most half of the ttl, {longest:?}");
         let fits = !renewal_interval.is_zero() && renewal_interval <= longest;
         ConfigError::require(fits, "renewal_interval", renewal_interval, rule)?;
@@ -207,7 +209,7 @@ impl RedisElectorBuilder {
         let identity = if self.identity.is_empty() { nonce() } else { self.identity };
         let publisher = LeadershipPublisher::new(format!("{identity} for redis key {}", self.key));
         let called_back = self.callbacks.start(publisher.events());
-        let limit = self.request_timeout.min(self.ttl / 3);
+        let limit = self.request_timeout.min(ttl / 3);
         let (key, candidate) = (self.key.clone(), identity.clone());
         let campaign = Campaign::new(
             access,

@@ -96,13 +96,15 @@ mod redis {
     /// One byte more than the largest value of Redis.
     const TOO_LARGE: usize = (512 << 20) + 1;
 
-    struct Redis(Mutex<RedisServer>);
+    /// The server, and the user of it.
+    struct Redis(Mutex<RedisServer>, &'static str);
 
     impl Harness for Redis {
         type Store = RedisStore;
 
         async fn store(&self) -> RedisStore {
-            RedisStore::new(self.0.lock().await.endpoint()).expect("a valid URL")
+            let url = format!("redis://{}{}", self.1, self.0.lock().await.address());
+            RedisStore::new(url).expect("a valid URL")
         }
 
         /// The server keeps no history of the changes that its clients missed.
@@ -122,7 +124,14 @@ mod redis {
     #[tokio::test(flavor = "multi_thread")]
     async fn redis_conforms() {
         let server = RedisServer::start().await;
-        check(&conformance::run(&Redis(Mutex::new(server))).await);
+        check(&conformance::run(&Redis(Mutex::new(server), "")).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn redis_without_tracking_conforms() {
+        let user = ["--user", "app", "on", ">secret", "~*", "&*", "+@all", "-client|tracking"];
+        let server = RedisServer::start_with(user).await;
+        check(&conformance::run(&Redis(Mutex::new(server), "app:secret@")).await);
     }
 
     struct Cluster(Mutex<RedisCluster>);
