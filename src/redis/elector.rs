@@ -24,8 +24,8 @@ use crate::{
     store::BoxError,
 };
 
-/// A candidate in an election on one Redis server, or on the primary of one with replicas; also on
-/// Valkey.
+/// A candidate in an election on one Redis server, on the master that Sentinel names, or on the node
+/// of a cluster that has the key; also on Valkey.
 ///
 /// The candidate that sets the key leads until the key expires. The value is its identity with a
 /// random part. Programs that use `SET NX PX` with a value of their own, such as redsync or
@@ -33,9 +33,14 @@ use crate::{
 ///
 /// The token is a counter in Redis, `<key>:token`, or the server's time in microseconds if that is
 /// greater, so that tokens grow even if the counter is lost. The counter outlives the last
-/// candidate by a day; nothing else does. One script uses the key and the counter, so the elector is
-/// not for a cluster. A key with a `{hash tag}` would work there, but a cluster's failover loses
-/// locks as any other does.
+/// candidate by a day; nothing else does. In a cluster the counter is in the hash slot of the key:
+/// `{<key>}:token`, unless the key has a `{hash tag}` of its own. While that slot is in migration and
+/// key and counter are apart, a leader leads on, and nobody else is elected.
+///
+/// The user needs `EVALSHA`, `SCRIPT|LOAD`, `TIME`, `GET`, `SET`, `DEL`, `PEXPIRE`, `PTTL`, and both
+/// keys; in a cluster also `ASKING`, and `CLUSTER|SHARDS` or `CLUSTER|SLOTS`. With `CLIENT|TRACKING`
+/// candidates learn of a change immediately. Where it is forbidden or unknown, the log says so once,
+/// and they look at each renewal interval. The server must speak RESP3, as Redis 6 does.
 ///
 /// Users of ethpandaops' `leaderelection`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -45,7 +50,8 @@ use crate::{
 /// Redis acknowledges before it replicates, so a failover may forget the key. A second leader is
 /// then elected while the first still has time. A restart without persistence does the same: the
 /// first candidate to ask gets the key, and an old leader that asks first leads again, with a new
-/// token. Redlock, over several servers, would make this rarer at the price of slower renewals, and
+/// token. A key that is evicted, by `maxmemory` with an eviction policy, or that expires early because
+/// the server's clock was set forward, has the same effect. Redlock, over several servers, would make this rarer at the price of slower renewals, and
 /// could not exclude it; so it is left out. A [fence](Elector::fence) makes it harmless for data in
 /// the same Redis, which refuses the writes of the forgotten leader. Data elsewhere that must not
 /// see two leaders needs a server with a quorum.
@@ -85,9 +91,8 @@ pub struct RedisElectorBuilder {
 }
 
 impl RedisElector {
-    /// Settings for a candidate: the server, as in
-    /// [`RedisStore::new`](crate::redis::RedisStore::new), and the key of the election. The server
-    /// may also be a client's connection info.
+    /// Settings for a candidate: the server, one of the
+    /// [addresses](crate::redis::RedisStore#addresses) of a store, and the key of the election.
     pub fn builder(server: impl IntoConnectionInfo, key: impl Into<String>) -> RedisElectorBuilder {
         RedisElectorBuilder::new(Access::server(server), key)
     }
@@ -192,8 +197,10 @@ impl RedisElectorBuilder {
         ConfigError::not_empty("key", &self.key)?;
         ConfigError::within("ttl", self.ttl, SHORTEST_TTL..=LONGEST_TTL)?;
         ConfigError::positive("request_timeout", self.request_timeout)?;
-        let renewal_interval = self.renewal_interval.unwrap_or(self.ttl / 3);
-        let longest = self.ttl / 2;
+        // Redis counts whole milliseconds.
+        let ttl = Duration::from_millis(self.ttl.as_millis() as u64);
+        let renewal_interval = self.renewal_interval.unwrap_or(ttl / 3);
+        let longest = ttl / 2;
         let rule = format!("longer than zero and at most half of the ttl, {longest:?}");
         let fits = !renewal_interval.is_zero() && renewal_interval <= longest;
         ConfigError::require(fits, "renewal_interval", renewal_interval, rule)?;
@@ -202,7 +209,7 @@ impl RedisElectorBuilder {
         let identity = if self.identity.is_empty() { nonce() } else { self.identity };
         let publisher = LeadershipPublisher::new(format!("{identity} for redis key {}", self.key));
         let called_back = self.callbacks.start(publisher.events());
-        let limit = self.request_timeout.min(self.ttl / 3);
+        let limit = self.request_timeout.min(ttl / 3);
         let (key, candidate) = (self.key.clone(), identity.clone());
         let campaign = Campaign::new(
             access,

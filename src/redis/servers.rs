@@ -41,6 +41,8 @@ pub(super) struct Servers {
     topology: Mutex<Option<Arc<Topology>>>,
     /// Locked while somebody asks for the topology, so that the others wait.
     refreshing: tokio::sync::Mutex<()>,
+    /// A redirection led to a node that was unknown.
+    discovered: AtomicBool,
     /// Whom to ask first the next time: a node may be cut off from the others, or removed.
     turn: AtomicUsize,
 }
@@ -177,6 +179,7 @@ impl Servers {
             nodes: Mutex::new(single.iter().map(|node| (node.name.clone(), node.clone())).collect()),
             topology: Mutex::new(single.map(|node| Arc::new(Topology::single(node)))),
             refreshing: tokio::sync::Mutex::default(),
+            discovered: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         }
     }
@@ -314,7 +317,16 @@ impl Servers {
         let (host, port) = to.rsplit_once(':').ok_or_else(nonsense)?;
         let port = port.parse().map_err(|_| nonsense())?;
         let from = from.address.as_ref().ok_or_else(nonsense)?;
-        Ok(self.node(at(from, from, host, port)))
+        let address = at(from, from, host, port);
+        if !self.nodes.lock().contains_key(&*address.addr().to_string()) {
+            self.discovered.store(true, Ordering::Relaxed);
+        }
+        Ok(self.node(address))
+    }
+
+    /// Returns whether a redirection led to an unknown node since the last call.
+    pub fn take_discovered(&self) -> bool {
+        self.discovered.swap(false, Ordering::Relaxed)
     }
 
     /// Returns the node at an address, the same one for each call.
@@ -418,21 +430,21 @@ impl Servers {
         Ok(Topology::new(masters))
     }
 
-    /// Returns the masters of now. Those of them that are `masters` as well must still answer.
-    pub async fn look(&self, masters: &[Arc<Node>]) -> RedisResult<Vec<Arc<Node>>> {
-        let answer = |node: Arc<Node>| async move {
-            let (_, mut connection) = node.connection(&self.access, self.listening.as_ref()).await?;
-            if self.access.is_cluster() {
-                cmd("PING").query_async::<Value>(&mut connection).await.map(drop)
-            } else {
-                check_master(cmd("HELLO").arg(3).query_async(&mut connection).await?)
+    /// Returns the masters of now. Those of them that are in `known` must answer as such.
+    pub async fn look(&self, known: &[Arc<Node>]) -> RedisResult<Vec<Arc<Node>>> {
+        let confirmed = |node: Arc<Node>| async move {
+            if !known.iter().any(|known| Arc::ptr_eq(known, &node)) {
+                return Ok(Some(node));
+            }
+            match check_master(self.request_of(&node, cmd("HELLO").arg(3).to_owned()).await?) {
+                // The node that told of it does not know yet.
+                Err(_) if self.access.is_cluster() => Ok(None),
+                checked => checked.map(|()| Some(node)),
             }
         };
         let now = self.refresh().await?.masters.clone();
-        // Nodes that the cluster removed need not answer.
-        let known = now.iter().filter(|now| masters.iter().any(|master| Arc::ptr_eq(master, now)));
-        future::try_join_all(known.cloned().map(answer)).await?;
-        Ok(now)
+        let confirmed: Vec<_> = future::try_join_all(now.into_iter().map(confirmed)).await?;
+        Ok(confirmed.into_iter().flatten().collect())
     }
 
     /// Connects to a node, unless it is connected.

@@ -46,7 +46,7 @@ struct Open {
     poll: Option<Instant>,
 }
 
-/// The reports of the servers.
+/// Reports of the servers.
 #[derive(Default)]
 struct Changes {
     keys: Vec<Arc<str>>,
@@ -230,7 +230,9 @@ impl Watch {
         if changes.lost.is_empty() && changes.flushed.is_empty() {
             return Ok(false);
         }
-        let now = bounded(self.request_timeout, open.servers.look(&[])).await?;
+        // Those that are lost cannot answer.
+        let asked = if changes.lost.is_empty() { &open.masters[..] } else { &[] };
+        let now = bounded(self.request_timeout, open.servers.look(asked)).await?;
         let of_master = |names: &[Arc<str>]| now.iter().any(|master| names.contains(&master.name));
         if of_master(&changes.lost) {
             return Err(unavailable("the connection was lost"));
@@ -258,7 +260,7 @@ impl Resumable for Watch {
         let lists =
             self.check(&mut open, &changes).await? || self.read_changes(&open, changes.keys, ready).await?;
         let now = clock::now();
-        if now >= open.look && !self.look(&mut open).await? {
+        if (now >= open.look || open.servers.take_discovered()) && !self.look(&mut open).await? {
             return self.start(ready).await;
         }
         if lists {

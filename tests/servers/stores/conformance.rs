@@ -155,20 +155,22 @@ mod redis {
     const TOO_LARGE: usize = (512 << 20) + 1;
 
     /// Takes all keys from the user, or gives them back.
-    async fn deny_keys(server: &RedisServer, denied: bool) {
-        server.ask(&format!("ACL SETUSER default {}", if denied { "resetkeys" } else { "allkeys" })).await;
+    async fn deny_keys(server: &RedisServer, user: &str, denied: bool) {
+        server.ask(&format!("ACL SETUSER {user} {}", if denied { "resetkeys" } else { "allkeys" })).await;
         if denied {
             server.ask("CLIENT KILL TYPE normal").await;
         }
     }
 
-    struct Redis(Mutex<RedisServer>);
+    /// The server, and the user of it.
+    struct Redis(Mutex<RedisServer>, &'static str);
 
     impl Harness for Redis {
         type Store = RedisStore;
 
         async fn store(&self) -> RedisStore {
-            RedisStore::new(self.0.lock().await.endpoint()).expect("a valid URL")
+            let url = format!("redis://{}{}", self.1, self.0.lock().await.address());
+            RedisStore::new(url).expect("a valid URL")
         }
 
         /// The server keeps no history of the changes that its clients missed.
@@ -181,7 +183,8 @@ mod redis {
         }
 
         async fn deny(&self, denied: bool) {
-            deny_keys(&*self.0.lock().await, denied).await;
+            let user = self.1.split(':').next().filter(|user| !user.is_empty());
+            deny_keys(&*self.0.lock().await, user.unwrap_or("default"), denied).await;
         }
 
         fn too_large_values(&self) -> Vec<usize> {
@@ -195,13 +198,20 @@ mod redis {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn redis_guard_sees_again_when_it_is_allowed() {
-        guard_sees_again(&Redis(Mutex::new(RedisServer::start().await))).await;
+        guard_sees_again(&Redis(Mutex::new(RedisServer::start().await), "")).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn redis_conforms() {
         let server = RedisServer::start().await;
-        check(&conformance::run(&Redis(Mutex::new(server))).await);
+        check(&conformance::run(&Redis(Mutex::new(server), "")).await);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn redis_without_tracking_conforms() {
+        let user = ["--user", "app", "on", ">secret", "~*", "&*", "+@all", "-client|tracking"];
+        let server = RedisServer::start_with(user).await;
+        check(&conformance::run(&Redis(Mutex::new(server), "app:secret@")).await);
     }
 
     struct Cluster(Mutex<RedisCluster>);
@@ -225,7 +235,7 @@ mod redis {
 
         async fn deny(&self, denied: bool) {
             for node in &self.0.lock().await.nodes {
-                deny_keys(node, denied).await;
+                deny_keys(node, "default", denied).await;
             }
         }
 

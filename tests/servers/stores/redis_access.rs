@@ -65,7 +65,7 @@ async fn users_need_only_the_documented_permissions() {
 
     let cluster = RedisCluster::start().await;
     for node in &cluster.nodes {
-        let asking = "+cluster|shards +asking +ping";
+        let asking = "+cluster|shards +asking";
         node.ask(&format!("ACL SETUSER app on >secret ~k/* resetchannels {permissions} {asking}")).await;
     }
     let url = format!("redis://app:secret@{}", cluster.nodes[0].address());

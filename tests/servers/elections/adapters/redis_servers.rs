@@ -146,6 +146,33 @@ async fn electors_ask_for_the_password_of_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn electors_need_only_the_documented_permissions() {
+    let permissions = "+evalsha +script|load +time +get +set +del +pexpire +pttl +client|tracking";
+    let server = RedisServer::start().await;
+    let keys = format!("~{KEY} ~{KEY}:token");
+    server.ask(&format!("ACL SETUSER app on >secret {keys} resetchannels {permissions}")).await;
+    let url = format!("redis://app:secret@{}", server.address());
+    one_after_the_other(async |identity| {
+        let builder = RedisElector::builder(url.as_str(), KEY).identity(identity).ttl(TTL);
+        builder.start().await.expect("valid settings")
+    })
+    .await;
+
+    let cluster = RedisCluster::start().await;
+    let keys = format!("~{KEY} ~{{{KEY}}}:token");
+    for node in &cluster.nodes {
+        let asking = "+asking +cluster|shards";
+        node.ask(&format!("ACL SETUSER app on >secret {keys} resetchannels {permissions} {asking}")).await;
+    }
+    let url = format!("redis://app:secret@{}", cluster.nodes[0].address());
+    one_after_the_other(async |identity| {
+        let builder = RedisElector::cluster([url.as_str()], KEY).identity(identity).ttl(TTL);
+        builder.start().await.expect("valid settings")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_passwords_are_named() {
     let server = with_user("secret").await;
     let url = format!("redis://app:wrong@{}", server.address());
