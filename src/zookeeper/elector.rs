@@ -22,8 +22,7 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    reconnect::Pauses,
-    store::{StoreError, unavailable},
+    store::{StoreError, reconnect::Pauses, unavailable},
 };
 
 /// A candidate in an election on ZooKeeper.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 use writerlease::{
-    election::{Elector, Leadership},
+    election::{ElectionError, Elector, Leadership},
     lab::{
         MemoryElection, MemoryElector,
         conformance::elections::{self, Contact, Harness},
@@ -15,7 +15,7 @@ use writerlease::{
 };
 
 use crate::engines::{Engine, Etcd, Redis, Voter, Zookeeper};
-use crate::states::{LONG, at_best, ensure, leads, reaches};
+use crate::states::{LONG, at_best, ensure, interrupted, leads, reaches};
 use writerlease_test_support::proxy::Proxy;
 
 /// Runs each case on each engine, on a server of its own.
@@ -63,6 +63,7 @@ conformance! {
     a_half_open_connection_is_noticed_in_time,
     a_fence_of_another_engine_is_invalid,
     idle_leaders_renew_every_third_of_the_ttl,
+    the_second_cause_of_an_interruption_is_told,
 }
 
 async fn conforms<H: Harness>(start: impl AsyncFn() -> H, case: &str) {
@@ -213,6 +214,28 @@ async fn a_fence_of_another_engine_is_invalid<E: Engine>() {
     let refused = store.put("key", "1".into(), Expected::Absent, Some(&forged)).await;
     assert!(matches!(refused, Err(StoreError::Fenced { .. } | StoreError::Invalid { .. })), "{refused:?}");
     assert_eq!(store.get("key").await.expect("it serves"), None);
+}
+
+/// The server is away; when it is back it denies what was allowed before.
+async fn the_second_cause_of_an_interruption_is_told<E: Engine>() {
+    let engine = E::start().await;
+    let proxy = Proxy::start(engine.address()).await;
+    let first = engine.candidate("first").await;
+    leads(&first).await;
+    let second = engine.candidate_at(proxy.address(), "second").await;
+    follows(&second).await;
+    let mut events = second.events();
+    proxy.refuse(true);
+    proxy.cut();
+    let store_error = |error: &ElectionError, denied: bool| match error {
+        ElectionError::Store(error) => matches!(error, StoreError::Denied { .. }) == denied,
+        _ => false,
+    };
+    interrupted(&mut events, |error| store_error(error, false)).await;
+    engine.deny().await;
+    proxy.heal();
+    let told = interrupted(&mut events, |error| store_error(error, true)).await;
+    println!("{told}");
 }
 
 async fn idle_leaders_renew_every_third_of_the_ttl<E: Engine>() {
