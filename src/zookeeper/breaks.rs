@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{clock, reconnect::Pauses};
+use crate::{clock, store::reconnect::Pauses};
 
 /// The breaks of the connections of one store or candidate.
 pub(super) struct Breaks {

@@ -325,6 +325,7 @@ impl Campaign {
         let election = format!("{}{}", candidates.root, candidates.base());
         let fence = Fence::new(ENGINE, election, node.czxid.unsigned_abs())
             .with_proof(format!("{}{path}", candidates.root));
+        let mut until = Moment::now();
         loop {
             let watch = async || candidates.client.check_and_watch_stat(&path).await.map_err(store_error);
             let (Some(_), watcher) = retries.insist(|| candidates.bounded(watch())).await else { return };
@@ -339,10 +340,11 @@ impl Campaign {
                     Ok(None) => return,
                     Ok(Some(_)) => {
                         retries.succeeded();
-                        self.publisher.lead(fence.clone(), self.believed_until(sent));
+                        until = self.believed_until(sent);
+                        self.publisher.lead(fence.clone(), until);
                         self.session_timeout / RENEWALS
                     }
-                    Err(error) => retries.failed(error).min(self.session_timeout / (2 * RENEWALS)),
+                    Err(error) => retries.renewal_failed(error, until, self.session_timeout / (2 * RENEWALS)),
                 };
                 match timeout(pause, &mut changed).await {
                     Ok(event) if event.event_type == EventType::NodeDeleted => return,

@@ -22,8 +22,7 @@ use crate::{
         publisher::LeadershipPublisher,
     },
     engine::config::ConfigError,
-    reconnect::Pauses,
-    store::{StoreError, unavailable},
+    store::{StoreError, reconnect::Pauses, unavailable},
 };
 
 /// A candidate in an election on ZooKeeper.
@@ -307,6 +306,10 @@ impl Elector for ZookeeperElector {
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.candidate.leadership()
+    }
+
+    fn state(&self) -> Leadership {
+        self.candidate.state()
     }
 
     fn events(&self) -> Events {

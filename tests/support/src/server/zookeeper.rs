@@ -146,7 +146,9 @@ impl Kind for Zookeeper {
         command.arg("-Dzookeeper.forceSync=no");
         // The manifest of the first jar names all that it needs; the second jar writes the log to
         // stderr.
-        command.args(["-cp", &format!("{JAR}:/usr/share/java/slf4j-simple.jar:{NETTY}")]);
+        let installed = || format!("{JAR}:/usr/share/java/slf4j-simple.jar:{NETTY}");
+        // `scripts/matrix` names the jars of another version.
+        command.args(["-cp", &std::env::var("WRITERLEASE_CLASSPATH").unwrap_or_else(|_| installed())]);
         command.arg("org.apache.zookeeper.server.ZooKeeperServerMain").arg(settings);
     }
 
