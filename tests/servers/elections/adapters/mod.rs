@@ -10,5 +10,4 @@ mod redis;
 mod redis_servers;
 mod zookeeper;
 mod zookeeper_access;
-mod zookeeper_haste;
 mod zookeeper_sessions;

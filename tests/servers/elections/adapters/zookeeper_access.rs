@@ -58,6 +58,8 @@ async fn works(servers: &str, access: &ZookeeperAccess) {
 }
 
 fn tls(certificate: String) -> ZookeeperAccess {
+    // The client library needs to know which of the providers it shall use.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     ZookeeperAccess::open().with_connector(move || {
         let options = TlsOptions::new().with_pem_ca(&certificate).expect("a certificate");
         Client::connector().with_tls(options)
