@@ -236,6 +236,7 @@ pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
     use parking_lot::Mutex;
 
     use super::*;
@@ -330,13 +331,16 @@ mod tests {
         lose.send(Ok(())).expect("it serves");
         tokio::time::sleep(LONGEST_PAUSE / 2).await;
         leads(&handle).await;
-        let (asked, leadership) = (clock::now(), handle.leadership());
+        let (asked, events) = (clock::now(), handle.events());
         for _ in 0..3 {
             handle.resign().await.expect("it has no effect");
             leads(&handle).await;
         }
-        assert!(!leadership.has_changed().expect("it serves") && clock::now() == asked);
+        assert_eq!(clock::now(), asked);
         assert_eq!(*log.lock(), ["withdraw while unknown"]);
+        handle.close().await;
+        let events: Vec<_> = events.map(|event| format!("{event:?}")).collect().await;
+        assert_eq!(events, ["Elected { token: 1 }", "Retired { token: 1 }", "Failed(Closed)"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,3 +69,21 @@ pub(crate) fn info(key: &[u8], value: &[u8]) -> LeaderInfo {
 
 /// The TTLs that a candidate may ask for. etcd counts them in seconds.
 pub(super) const TTLS: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST_TTL;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_leases_are_read_as_such() {
+        for lease in [1, 0xabc, i64::MAX] {
+            assert_eq!(lease_of(&key("election", lease), &prefix("election")), Some(lease));
+        }
+        for foreign in ["", "0", "-1", "+1", "0abc", "ABC", "x", "8000000000000000", "1/2", "é"] {
+            let key = format!("election/{foreign}");
+            assert_eq!(lease_of(key.as_bytes(), "election/"), None, "{foreign}");
+        }
+        assert_eq!(lease_of(b"election/\xff", "election/"), None);
+        assert_eq!(lease_of(b"other/1", "election/"), None);
+    }
+}
