@@ -2,44 +2,17 @@
 
 use std::{error::Error, time::Duration};
 
-use tokio::sync::{mpsc, watch};
-use writerlease::{
-    Moment, Outcome, WriterLease,
-    election::{ElectionError, Elector, Events, Leadership},
-    store::Fence,
-};
-
-/// A candidate that leads when it is appointed. The electors for etcd, Redis and ZooKeeper compete
-/// on a server instead.
-struct Appointed(&'static str, watch::Sender<Leadership>);
-
-impl Elector for Appointed {
-    fn identity(&self) -> &str {
-        self.0
-    }
-
-    fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.1.subscribe()
-    }
-
-    fn events(&self) -> Events {
-        mpsc::unbounded_channel().1.into()
-    }
-
-    async fn resign(&self) -> Result<(), ElectionError> {
-        self.1.send_replace(Leadership::Follower { leader: None });
-        Ok(())
-    }
-
-    async fn close(&self) {}
-}
+use tokio::sync::mpsc;
+use writerlease::{Outcome, WriterLease, election::Elector, lab::MemoryElection, store::MemoryStore};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // The electors for etcd, Redis and ZooKeeper compete on a server instead.
+    let election = MemoryElection::new(MemoryStore::new(), "jobs", Duration::from_secs(10))?;
     let (report, mut reports) = mpsc::unbounded_channel();
     let mut replicas = Vec::new();
     for name in ["first", "second"] {
-        let elector = Appointed(name, watch::Sender::new(Leadership::Unknown));
+        let elector = election.candidate(name);
         let lease = WriterLease::builder(name).spawn()?;
         // From now on the lease runs jobs only while its elector leads. Until then they stay
         // pending.
@@ -51,9 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         })?;
         replicas.push((elector, lease));
     }
-    for (token, (elector, _)) in (1..).zip(&replicas) {
-        let (fence, until) = (Fence::new("example", "jobs", token), Moment::now() + Duration::from_secs(10));
-        elector.1.send_replace(Leadership::Leader { fence, until });
+    for (elector, _) in &replicas {
         println!("{:?}", reports.recv().await);
         elector.resign().await?;
     }

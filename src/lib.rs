@@ -89,8 +89,6 @@ pub mod lab;
 mod lease;
 #[doc(hidden)]
 pub mod object;
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
-mod reconnect;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "tokio")]

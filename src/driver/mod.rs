@@ -11,6 +11,7 @@
 //! therefore not block the thread, as everywhere in tokio.
 
 mod attempt;
+mod following;
 mod panic;
 mod roles;
 mod shared;
@@ -219,7 +220,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
                 "nothing succeeds although something is wanted",
             );
         }
-        let lost = shared.publish(state, now);
+        let lost = shared.take_status(state, now);
+        let status = state.poll_status();
         let next = match state.phase {
             Phase::Running => {
                 state.poll_roster(now);
@@ -261,6 +263,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Driver<K> {
             Phase::Abandoned | Phase::Closed(_) => Next::Stop,
         };
         drop(guard);
+        shared.publish(status);
         // A cancellation wakes tasks of users, so it comes after the lock is released.
         lost.iter().for_each(|token| token.cancel());
         next

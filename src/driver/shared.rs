@@ -3,13 +3,10 @@
 use std::{hash::Hash, sync::Arc, task::Waker};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::{
-    sync::{broadcast, mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
 
-use super::{attempt::Attempt, roles::Roles, stall::Stall};
+use super::{attempt::Attempt, following::Following, roles::Roles, stall::Stall};
 use crate::{
     clock::Moment,
     engine::{Engine, Member, RosterChange, RosterRequest, Timestamp, config::LeaseConfig, outcome::Verdict},
@@ -42,15 +39,19 @@ pub(crate) struct State<K> {
     /// users.
     pub(super) waker: Option<Waker>,
     pub(super) stall: Stall,
-    published: Status,
+    /// The status of now. Only the driver writes it into the channel: a caller that looks at the
+    /// channel would wait for itself.
+    current: Status,
+    /// The channel has another status.
+    unpublished: bool,
     watches: WatchStates,
     prefixes: Prefixes,
     /// The fence that attempts carry.
     pub(super) fence: Option<Arc<Fence>>,
     /// The task that keeps the roster, if there is one.
     roster: Option<RosterLink>,
-    /// The task that follows an election.
-    follower: Option<AbortHandle>,
+    /// The election that is followed.
+    pub(super) following: Following,
     /// Called once when the lease is closed, outside of the lock.
     when_closed: Vec<OnClose>,
     pub(super) phase: Phase,
@@ -92,12 +93,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
                 wake_at: Timestamp::ZERO,
                 waker: None,
                 stall: Stall::none(),
-                published: status,
+                current: status,
+                unpublished: false,
                 watches: WatchStates::default(),
                 prefixes: Prefixes::default(),
                 fence: None,
                 roster: None,
-                follower: None,
+                following: Following::default(),
                 when_closed: Vec::new(),
                 phase: Phase::Running,
             }),
@@ -107,7 +109,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     pub(crate) fn status(&self) -> Status {
-        *self.status.borrow()
+        self.lock().current
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
@@ -126,7 +128,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.timestamp(Moment::now())
     }
 
-    fn timestamp(&self, at: Moment) -> Timestamp {
+    pub(super) fn timestamp(&self, at: Moment) -> Timestamp {
         Timestamp::ZERO + (at - self.origin)
     }
 
@@ -150,8 +152,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         Ok(())
     }
 
-    /// Applies an event to the engine and does what follows: publishes the status, cancels the
-    /// attempts of a lost role, and wakes the driver if it would sleep too long.
+    /// Applies an event to the engine and does what follows: takes in the status, cancels the attempts
+    /// of a lost role, and wakes the driver if it would sleep too long or has to publish the status.
     ///
     /// The caller drops the event's result outside of the lock, because it may be a user's closure.
     pub(crate) fn handle<R>(
@@ -162,7 +164,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     }
 
     /// Like [`handle`](Self::handle), for an event that also changes the state around the engine.
-    fn update<R>(&self, event: impl FnOnce(&mut State<K>, Timestamp) -> R) -> Result<R, LeaseClosed> {
+    pub(super) fn update<R>(
+        &self,
+        event: impl FnOnce(&mut State<K>, Timestamp) -> R,
+    ) -> Result<R, LeaseClosed> {
         let mut state = self.lock();
         if let Some(closed) = state.closed() {
             return Err(closed);
@@ -170,7 +175,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         // The clock is read under the lock, so that the engine sees times in order.
         let now = self.now();
         let result = event(&mut state, now);
-        let lost = self.publish(&mut state, now);
+        let lost = self.take_status(&mut state, now);
         state.wake_if_needed(now);
         drop(state);
         // A cancellation wakes tasks of users, so it comes after the lock is released.
@@ -225,9 +230,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         state.wake();
     }
 
-    /// Publishes the status if it changed. Returns the tokens to cancel of the roles that were lost.
-    pub(super) fn publish(&self, state: &mut State<K>, now: Timestamp) -> Vec<Arc<CancellationToken>> {
-        let before = state.published;
+    /// Takes in the status if it changed. Returns the tokens to cancel of the roles that were lost.
+    pub(super) fn take_status(&self, state: &mut State<K>, now: Timestamp) -> Vec<Arc<CancellationToken>> {
+        let before = state.current;
         let role_generation = state.engine.role_generation();
         let (is_leader, decided) = (state.engine.is_leader(now), state.engine.decided());
         let is_stuck = state.stall.lasts(&state.engine);
@@ -257,8 +262,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             role_generation,
             ..before
         };
-        state.published = status;
-        self.status.send_replace(status);
+        state.current = status;
+        state.unpublished = true;
         if role_generation == before.role_generation {
             return Vec::new();
         }
@@ -277,34 +282,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
             );
         }
         state.roles.take_lost(&state.engine)
-    }
-
-    /// Applies the result of an election: until when it made this replica leader, and the fence of
-    /// its attempts; `None` if it did not.
-    pub(crate) fn handle_election(&self, led: Option<(Moment, Option<Fence>)>) -> Result<(), LeaseClosed> {
-        let Some((until, fence)) = led else {
-            return self.handle(|engine, now| engine.handle_not_elected(now));
-        };
-        let (until, fence) = (self.timestamp(until), fence.map(Arc::new));
-        // Under one lock, so that no attempt of this leadership starts without the fence, and none of
-        // an earlier one with it.
-        self.update(|state, now| {
-            state.fence = fence;
-            state.engine.handle_elected(now, until)
-        })
-    }
-
-    /// Keeps the task that follows an election; it replaces and aborts the one before.
-    pub(crate) fn set_follower(&self, follower: AbortHandle) {
-        let mut state = self.lock();
-        let before = match state.phase {
-            Phase::Closed(_) => Some(follower),
-            _ => state.follower.replace(follower),
-        };
-        drop(state);
-        if let Some(before) = before {
-            before.abort();
-        }
     }
 
     /// Starts a roster, which lasts as long as the lease.
@@ -335,7 +312,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(crate) fn add_watch(&self) -> u64 {
         let mut state = self.lock();
         let id = state.watches.add();
-        self.publish_watch(&mut state);
+        state.take_watch();
         id
     }
 
@@ -343,7 +320,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(crate) fn set_watch(&self, id: u64, watch: Option<WatchState>) {
         let mut state = self.lock();
         state.watches.set(id, watch);
-        self.publish_watch(&mut state);
+        state.take_watch();
     }
 
     /// Reserves a prefix for one guard.
@@ -355,11 +332,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
         self.lock().prefixes.remove(prefix);
     }
 
-    fn publish_watch(&self, state: &mut State<K>) {
-        let watch = state.watches.worst();
-        if watch != state.published.watch && !matches!(state.phase, Phase::Closed(_)) {
-            state.published.watch = watch;
-            self.status.send_replace(state.published);
+    /// Publishes a status that the driver took.
+    pub(super) fn publish(&self, status: Option<Status>) {
+        if let Some(status) = status {
+            self.status.send_replace(status);
         }
     }
 
@@ -367,12 +343,13 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Shared<K> {
     pub(super) fn close(&self, closed: LeaseClosed) {
         let mut state = self.lock();
         state.phase = Phase::Closed(closed);
-        state.published = Status { is_leader: false, shards_led: 0, closed: Some(closed), ..state.published };
+        state.current = Status { is_leader: false, shards_led: 0, closed: Some(closed), ..state.current };
+        let last = state.current;
         let roles = state.roles.take_all();
-        let follower = state.follower.take();
+        let follower = state.following.task.take();
         let when_closed = std::mem::take(&mut state.when_closed);
-        self.status.send_replace(state.published);
         drop(state);
+        self.publish(Some(last));
         roles.iter().for_each(|token| token.cancel());
         if let Some(follower) = follower {
             follower.abort();
@@ -402,9 +379,26 @@ impl<K: Hash + Eq + Clone> State<K> {
     fn wake_if_needed(&mut self, now: Timestamp) {
         let wake_at = self.wake_at;
         let too_late = |timeout| timeout < wake_at || wake_at <= now;
-        if wake_at != Timestamp::ZERO && self.timeout(now).is_some_and(too_late) {
+        if wake_at != Timestamp::ZERO && (self.unpublished || self.timeout(now).is_some_and(too_late)) {
             self.wake();
         }
+    }
+
+    /// Takes in the state of the watches, unless the last status is out.
+    fn take_watch(&mut self) {
+        let watch = self.watches.worst();
+        if watch != self.current.watch && !matches!(self.phase, Phase::Closed(_)) {
+            self.current.watch = watch;
+            self.unpublished = true;
+            if self.wake_at != Timestamp::ZERO {
+                self.wake();
+            }
+        }
+    }
+
+    /// Takes the status if the channel has another one.
+    pub(super) fn poll_status(&mut self) -> Option<Status> {
+        std::mem::take(&mut self.unpublished).then_some(self.current)
     }
 
     /// Returns when the driver must look at the engine again without an event.

@@ -3,9 +3,7 @@
 //! The promises 3 to 5 of [`election`](super) are kept here, for every server: a candidate stops
 //! leading before its server learns of it, it leaves nothing behind, and its end is visible.
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
-use std::time::Duration;
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::sync::{
     mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -19,6 +17,7 @@ use super::{
     leadership::{Events, Leadership},
     publisher::LeadershipPublisher,
 };
+use crate::clock;
 
 /// One candidate, as its server sees it.
 ///
@@ -36,6 +35,12 @@ pub(crate) trait Candidate: Sized + Send + 'static {
     /// The reason why the elector fails for good.
     fn serve(&mut self) -> impl Future<Output = Result<(), ElectionError>> + Send;
 
+    /// Returns whether a command changes nothing, so that a leader leads on.
+    fn is_moot(&self, command: &Self::Command) -> bool {
+        let _ = command;
+        false
+    }
+
     /// Takes a command, and returns whether the candidate has to withdraw.
     fn obey(&mut self, command: Self::Command) -> bool;
 
@@ -50,6 +55,7 @@ pub(crate) trait Candidate: Sized + Send + 'static {
 }
 
 /// The command that every candidate takes: it lets others win before it competes again.
+#[derive(Debug)]
 pub(crate) struct Resign;
 
 /// The handle to a candidate's task. Dropping it closes the candidate in the background.
@@ -123,6 +129,10 @@ impl<C: From<Resign> + Send + 'static> Elector for CandidateHandle<C> {
         self.publisher.leadership()
     }
 
+    fn state(&self) -> Leadership {
+        self.publisher.state()
+    }
+
     fn events(&self) -> Events {
         self.publisher.events()
     }
@@ -143,11 +153,28 @@ impl<C: From<Resign> + Send + 'static> Elector for CandidateHandle<C> {
 /// poll.
 async fn run<C: Candidate>(mut candidate: C, mut commands: Commands<C::Command>, guard: FailOnDrop) {
     let publisher = &guard.0;
+    let mut pause = Duration::ZERO;
     let reason = loop {
+        let mut began = None;
+        let serve = async {
+            tokio::time::sleep(pause).await;
+            began = Some(clock::now());
+            candidate.serve().await
+        };
         let step = tokio::select! {
             biased;
             step = commands.next() => step,
-            served = candidate.serve() => served.map_or_else(NextStep::End, |()| NextStep::CompeteAnew),
+            served = serve => served.map_or_else(NextStep::End, |()| NextStep::CompeteAnew),
+        };
+        let step = match step {
+            NextStep::Obey(Request { command, answer }) if candidate.is_moot(&command) => {
+                // The caller may have stopped waiting.
+                let _ = answer.send(Ok(()));
+                // The candidate may lead, and has to renew soon.
+                pause = Duration::ZERO;
+                continue;
+            }
+            step => step,
         };
         // Promise 3: the server learns of it only after this.
         publisher.set(Leadership::Unknown);
@@ -157,8 +184,14 @@ async fn run<C: Candidate>(mut candidate: C, mut commands: Commands<C::Command>,
                 // The caller may have stopped waiting.
                 let _ = answer.send(withdrawn);
             }
-            // If the server does not answer, the session expires there.
-            NextStep::CompeteAnew => drop(candidate.withdraw().await),
+            NextStep::CompeteAnew => {
+                // A candidacy that ends soon each time, because somebody deletes its key, must not
+                // begin anew in haste.
+                let lasted = began.is_some_and(|began| clock::now() - began >= LONGEST_PAUSE);
+                pause = if lasted { Duration::ZERO } else { (2 * pause).clamp(FIRST_PAUSE, LONGEST_PAUSE) };
+                // If the server does not answer, the session expires there.
+                drop(candidate.withdraw().await);
+            }
             NextStep::End(reason) => break reason,
         }
     };
@@ -192,12 +225,18 @@ impl Drop for FailOnDrop {
     }
 }
 
+/// The pause after the first candidacy that ended soon; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause. A candidacy that lasts as long starts again without one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// The longest TTL that a candidate may ask for: a year. Servers refuse much longer ones.
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis"))]
 pub(crate) const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
     use parking_lot::Mutex;
 
     use super::*;
@@ -210,6 +249,8 @@ mod tests {
         publisher: LeadershipPublisher,
         log: Log,
         lost: UnboundedReceiver<Result<(), ElectionError>>,
+        /// Commands change nothing.
+        idle: bool,
     }
 
     impl Fake {
@@ -235,6 +276,10 @@ mod tests {
             }
         }
 
+        fn is_moot(&self, _: &Resign) -> bool {
+            self.idle
+        }
+
         fn obey(&mut self, _: Resign) -> bool {
             self.log("obey");
             true
@@ -247,9 +292,13 @@ mod tests {
     }
 
     fn start() -> (CandidateHandle<Resign>, UnboundedSender<Result<(), ElectionError>>, Log) {
+        start_fake(false)
+    }
+
+    fn start_fake(idle: bool) -> (CandidateHandle<Resign>, UnboundedSender<Result<(), ElectionError>>, Log) {
         let (publisher, log) = (LeadershipPublisher::new("test"), Log::default());
         let (lose, lost) = mpsc::unbounded_channel();
-        let fake = Fake { publisher: publisher.clone(), log: log.clone(), lost };
+        let fake = Fake { publisher: publisher.clone(), log: log.clone(), lost, idle };
         (CandidateHandle::start("one", publisher, fake), lose, log)
     }
 
@@ -273,6 +322,41 @@ mod tests {
         let withdrawn = "withdraw while unknown";
         assert_eq!(*log.lock(), ["obey while unknown", withdrawn, withdrawn, withdrawn]);
         assert!(matches!(handle.resign().await, Err(ElectionError::Closed)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_that_change_nothing_leave_the_leader_alone() {
+        let (handle, lose, log) = start_fake(true);
+        // A leader that has rested before must not do so again.
+        lose.send(Ok(())).expect("it serves");
+        tokio::time::sleep(LONGEST_PAUSE / 2).await;
+        leads(&handle).await;
+        let (asked, events) = (clock::now(), handle.events());
+        for _ in 0..3 {
+            handle.resign().await.expect("it has no effect");
+            leads(&handle).await;
+        }
+        assert_eq!(clock::now(), asked);
+        assert_eq!(*log.lock(), ["withdraw while unknown"]);
+        handle.close().await;
+        let events: Vec<_> = events.map(|event| format!("{event:?}")).collect().await;
+        assert_eq!(events, ["Elected { token: 1 }", "Retired { token: 1 }", "Failed(Closed)"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn candidacies_that_end_soon_begin_anew_with_pauses() {
+        let (handle, lose, log) = start();
+        (0..100_000).for_each(|_| lose.send(Ok(())).expect("it serves"));
+        let second = Duration::from_secs(1);
+        tokio::time::sleep(10 * second).await;
+        let withdrawn = log.lock().len();
+        assert!((5..=10).contains(&withdrawn), "{withdrawn} candidacies in ten seconds");
+        tokio::time::sleep(50 * second).await;
+        assert!(log.lock().len() <= withdrawn + 11, "{} in a minute", log.lock().len());
+        // It obeys during a pause.
+        let asked = clock::now();
+        handle.close().await;
+        assert_eq!(clock::now(), asked);
     }
 
     #[tokio::test(start_paused = true)]

@@ -55,7 +55,9 @@ pub enum Event {
         /// The leader's identity.
         leader: Arc<str>,
     },
-    /// The connection is interrupted, and the elector retries. An interruption has one such event.
+    /// The connection is interrupted, and the elector retries. An interruption has one such event,
+    /// and another when an error of another kind takes the place of the first, such as a wrong
+    /// password once the server is reachable again.
     Interrupted(Arc<ElectionError>),
     /// The elector has ended. This is the last event.
     Failed(Arc<ElectionError>),

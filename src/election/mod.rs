@@ -7,9 +7,12 @@
 //! | elector | on | replaces | takes part with |
 //! |---|---|---|---|
 //! | [`EtcdElector`](crate::etcd::EtcdElector) | etcd | pingcap/tiflow `dm/pkg/election` | Go's `clientv3/concurrency`, `etcdctl elect` |
-//! | [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | all that create the same key |
+//! | [`EtcdVoters`](crate::etcd::EtcdVoters) | etcd | gravitational/coordinate `leader` | all that create the same key in etcd's v3 API |
 //! | [`ZookeeperElector`](crate::zookeeper::ZookeeperElector) | ZooKeeper | dcos/dcos-go `elector` | dcos-go, Curator, kazoo |
 //! | [`RedisElector`](crate::redis::RedisElector) | Redis | ethpandaops `leaderelection` | redsync, redis-py's `Lock` |
+//!
+//! Tests need no server: feature `lab` has an election in memory (`lab::MemoryElection`), and the
+//! suite that all electors pass, for electors of your own (`lab::conformance::elections`).
 //!
 //! They replace four Go packages;
 //! [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md) lists
@@ -41,11 +44,11 @@
 //! `futures-util` or a similar one. A client that is handed in comes from `etcd-client` 0.21 or
 //! `zookeeper-client` 0.11.
 
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod candidate;
 mod error;
 mod leadership;
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod publisher;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod retries;
@@ -66,7 +69,18 @@ pub trait Elector: Send + Sync + 'static {
     fn identity(&self) -> &str;
 
     /// A channel with the current state, renewals included.
+    ///
+    /// Drop a [`borrow`](watch::Receiver::borrow) of it before the next `await`: the elector waits
+    /// for it. Calls that are not async never do, so a caller may make them under a borrow.
     fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// The current state, a copy. It may be a moment ahead of the channel.
+    ///
+    /// An elector that keeps its state elsewhere overrides this. The default borrows from the channel,
+    /// and so must not be called under a borrow of it.
+    fn state(&self) -> Leadership {
+        self.leadership().borrow().clone()
+    }
 
     /// A stream of the events from now on, in order and without gaps. It starts with the current
     /// state, if that is known. The buffer for a slow reader has no limit.
@@ -92,11 +106,11 @@ pub trait Elector: Send + Sync + 'static {
 
     /// Returns whether the candidate leads at this moment, by its own clock.
     fn is_leader(&self) -> bool {
-        self.leadership().borrow().is_leader()
+        self.state().is_leader()
     }
 
     /// Returns the fence for a write that is sent now; `None` unless the candidate leads.
     fn fence(&self) -> Option<Fence> {
-        self.leadership().borrow().fence().cloned()
+        self.state().fence().cloned()
     }
 }

@@ -15,7 +15,10 @@ use super::{
     error::ElectionError,
     leadership::{Event, Events, Leadership},
 };
-use crate::{clock::Moment, store::Fence};
+use crate::{
+    clock::Moment,
+    store::{Fence, StoreError, causes::Causes},
+};
 
 /// Publishes the state of one candidate. Clones share it.
 #[derive(Clone, Debug)]
@@ -25,21 +28,31 @@ pub(crate) struct LeadershipPublisher(Arc<Inner>);
 struct Inner {
     /// The candidate's name in the log.
     name: String,
-    state: watch::Sender<Leadership>,
-    /// Locked while the state changes, so that events and states have the same order.
-    readers: Mutex<Readers>,
+    /// Never locked while the channel is waited for: a reader that looks at the channel may ask the
+    /// elector meanwhile.
+    known: Mutex<Known>,
+    /// Locked while the channel and the events take in what is known, so that all have the same
+    /// order.
+    publishing: Mutex<()>,
+    channel: watch::Sender<Leadership>,
 }
 
-#[derive(Debug, Default)]
-struct Readers {
-    senders: Vec<UnboundedSender<Event>>,
-    /// The readers know of the interruption, and nothing good has happened since.
-    interrupted: bool,
+#[derive(Debug)]
+struct Known {
+    state: Leadership,
+    /// The channel has another state.
+    unpublished: bool,
+    readers: Vec<UnboundedSender<Event>>,
+    /// Events that the channel has to precede.
+    unsent: Vec<(UnboundedSender<Event>, Event)>,
+    /// The causes of the interruption that the readers know; none once something good happened.
+    causes: Causes,
 }
 
-impl Readers {
-    fn send(&mut self, events: &[Event]) {
-        self.senders.retain(|reader| events.iter().all(|event| reader.send(event.clone()).is_ok()));
+impl Known {
+    fn send(&mut self, event: &Event) {
+        self.readers.retain(|reader| !reader.is_closed());
+        self.unsent.extend(self.readers.iter().map(|reader| (reader.clone(), event.clone())));
     }
 }
 
@@ -49,10 +62,17 @@ impl LeadershipPublisher {
     pub fn new(name: impl Into<String>) -> Self {
         let inner = Arc::new(Inner {
             name: name.into(),
-            state: watch::Sender::new(Leadership::Unknown),
-            readers: Mutex::default(),
+            known: Mutex::new(Known {
+                state: Leadership::Unknown,
+                unpublished: false,
+                readers: Vec::new(),
+                unsent: Vec::new(),
+                causes: Causes::default(),
+            }),
+            publishing: Mutex::default(),
+            channel: watch::Sender::new(Leadership::Unknown),
         });
-        tokio::spawn(expire(Arc::downgrade(&inner), inner.state.subscribe()));
+        tokio::spawn(expire(Arc::downgrade(&inner), inner.channel.subscribe()));
         Self(inner)
     }
 
@@ -61,19 +81,22 @@ impl LeadershipPublisher {
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.0.state.subscribe()
+        self.0.channel.subscribe()
+    }
+
+    pub fn state(&self) -> Leadership {
+        self.0.known.lock().state.clone()
     }
 
     pub fn events(&self) -> Events {
         let (sender, events) = mpsc::unbounded_channel();
-        let mut readers = self.0.readers.lock();
-        let state = self.0.state.borrow().clone();
-        for event in changes(&Leadership::Unknown, &state) {
+        let mut known = self.0.known.lock();
+        for event in changes(&Leadership::Unknown, &known.state) {
             // The receiver is still here.
             let _ = sender.send(event);
         }
-        if !matches!(state, Leadership::Failed(_)) {
-            readers.senders.push(sender);
+        if !matches!(known.state, Leadership::Failed(_)) {
+            known.readers.push(sender);
         }
         events.into()
     }
@@ -91,27 +114,30 @@ impl LeadershipPublisher {
         self.0.update(|_| Some(next));
     }
 
-    /// Publishes an interruption, once until it is over. A follower loses sight of the leader; a
-    /// leader leads until its time is up.
-    pub fn interrupted(&self, error: impl Into<ElectionError>) {
+    /// Publishes an interruption, unless the readers know of its cause. A follower loses sight of the
+    /// leader; a leader leads until its time is up.
+    pub fn interrupted(&self, error: StoreError) {
         self.0.update(|state| matches!(state, Leadership::Follower { .. }).then_some(Leadership::Unknown));
-        let mut readers = self.0.readers.lock();
-        if !std::mem::replace(&mut readers.interrupted, true) {
-            readers.send(&[Event::Interrupted(Arc::new(error.into()))]);
+        let mut known = self.0.known.lock();
+        if known.causes.is_news(&error) {
+            known.send(&Event::Interrupted(Arc::new(error.into())));
         }
+        drop(known);
+        self.0.publish();
     }
 
     /// Publishes an error that leaves the election as it is.
     #[cfg(feature = "etcd")]
     pub fn report(&self, error: ElectionError) {
-        self.0.readers.lock().send(&[Event::Interrupted(Arc::new(error))]);
+        self.0.known.lock().send(&Event::Interrupted(Arc::new(error)));
+        self.0.publish();
     }
 
     /// Waits for the elector to end, and returns the reason.
     pub async fn end(&self) -> ElectionError {
         self.ended().await;
-        match &*self.0.state.borrow() {
-            Leadership::Failed(error) if matches!(**error, ElectionError::Died) => ElectionError::Died,
+        match self.state() {
+            Leadership::Failed(error) if matches!(*error, ElectionError::Died) => ElectionError::Died,
             _ => ElectionError::Closed,
         }
     }
@@ -126,22 +152,43 @@ impl LeadershipPublisher {
 
 impl Inner {
     fn update(&self, next: impl FnOnce(&Leadership) -> Option<Leadership>) {
-        let mut readers = self.readers.lock();
-        let before = self.state.borrow().clone();
-        if matches!(before, Leadership::Failed(_)) {
+        let mut known = self.known.lock();
+        if matches!(known.state, Leadership::Failed(_)) {
             return;
         }
-        let Some(next) = next(&before) else { return };
-        let events = changes(&before, &next);
+        let Some(next) = next(&known.state) else { return };
+        let events = changes(&known.state, &next);
+        events.iter().for_each(|event| known.send(event));
+        if matches!(next, Leadership::Failed(_)) {
+            known.readers.clear();
+        }
+        if !matches!(next, Leadership::Unknown) {
+            known.causes.end();
+        }
+        known.unpublished = true;
+        let before = std::mem::replace(&mut known.state, next);
+        drop(known);
+        drop(before);
         for event in &events {
             tracing::info!(candidate = self.name, ?event, "the leadership changed");
         }
-        let failed = matches!(next, Leadership::Failed(_));
-        readers.interrupted &= matches!(next, Leadership::Unknown);
-        self.state.send_replace(next);
-        readers.send(&events);
-        if failed {
-            readers.senders.clear();
+        self.publish();
+    }
+
+    /// Passes on what is known: to the channel, then to the readers of events.
+    fn publish(&self) {
+        let _order = self.publishing.lock();
+        let (state, unsent) = {
+            let mut known = self.known.lock();
+            let state = std::mem::take(&mut known.unpublished).then(|| known.state.clone());
+            (state, std::mem::take(&mut known.unsent))
+        };
+        if let Some(state) = state {
+            self.channel.send_replace(state);
+        }
+        for (reader, event) in unsent {
+            // The reader may have gone.
+            let _ = reader.send(event);
         }
     }
 }
@@ -149,9 +196,12 @@ impl Inner {
 /// Ends each leadership when its time is up.
 async fn expire(publisher: Weak<Inner>, mut state: watch::Receiver<Leadership>) {
     loop {
-        let until = match &*state.borrow_and_update() {
-            Leadership::Leader { until, .. } => Some(*until),
-            _ => None,
+        // Before the look, so that no change is missed.
+        state.mark_unchanged();
+        let until = match publisher.upgrade().map(|publisher| publisher.known.lock().state.clone()) {
+            Some(Leadership::Leader { until, .. }) => Some(until),
+            Some(_) => None,
+            None => return,
         };
         let time_is_up = async {
             match until {
@@ -248,6 +298,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn each_cause_of_an_interruption_is_told() {
+        let publisher = LeadershipPublisher::new("test");
+        let events = publisher.events();
+        let unavailable = || StoreError::Unavailable { reason: "gone".into(), source: None };
+        let denied = || StoreError::Denied { reason: "wrong password".into(), source: None };
+        for error in [unavailable(), unavailable(), denied(), unavailable(), denied()] {
+            publisher.interrupted(error);
+        }
+        publisher.set(Leadership::Follower { leader: None });
+        publisher.interrupted(denied());
+        drop(publisher);
+        let told: Vec<_> = events.map(|event| format!("{event:?}").contains("Denied")).collect().await;
+        assert_eq!(told, [false, true, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn leaders_that_slept_through_their_time_are_deposed() {
         let publisher = LeadershipPublisher::new("test");
         let mut state = publisher.leadership();
@@ -269,6 +335,27 @@ mod tests {
         clock::tests::suspend(Duration::from_secs(100));
         assert!(state.wait_for(|state| matches!(state, Leadership::Unknown)).await.is_ok());
         assert!(clock::now() - awake <= Duration::from_secs(1));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_of_the_channel_may_ask_the_elector() {
+        let publisher = LeadershipPublisher::new("test");
+        let looked = publisher.leadership();
+        let until = Moment::now() + Duration::from_secs(3600);
+        publisher.lead(fence(1), until);
+        let writer = publisher.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let state = looked.borrow();
+            let writing = std::thread::spawn(move || writer.lead(fence(2), until));
+            // The writer now waits for the borrow to end, or is about to.
+            std::thread::sleep(Duration::from_millis(50));
+            drop((publisher.state(), publisher.events(), publisher.leadership()));
+            assert!(state.is_leader());
+            drop(state);
+            writing.join().expect("it publishes");
+        });
+        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        asked.expect("nobody waits for another").expect("the state is right");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The settings of a lease.
 
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
 use std::ops::RangeInclusive;
 use std::{
     fmt,
@@ -326,7 +326,7 @@ impl ConfigError {
     }
 }
 
-#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "lab", feature = "redis", feature = "zookeeper"))]
 impl ConfigError {
     /// Checks that a time is one that a server can measure.
     pub(crate) fn within(

@@ -6,9 +6,9 @@ use etcd_client::Client;
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    campaign::{Campaign, Command, Contest},
-    candidate::{LeaderInfo, TTLS, prefix, value},
-    session::{Etcd, Session},
+    campaign::{Campaign, Candidacy, Command, Contest},
+    candidate::{LeaderInfo, TTLS, json, prefix},
+    session::{Deletion, Etcd},
 };
 use crate::{
     election::{
@@ -22,14 +22,25 @@ use crate::{
 /// A candidate in an election on etcd.
 ///
 /// Candidates create keys under the election's name: `name/` and their lease in hexadecimal. The
-/// oldest key leads. Go's `clientv3/concurrency` and `etcdctl elect` use the same layout and can
-/// take part in the same election. A candidate's value is the JSON `{"id":…,"addr":…}`; a value of
-/// any other form is read as an identity.
+/// oldest key leads, so nothing else may have a key under `name/`. Go's `clientv3/concurrency` and
+/// `etcdctl elect` use the same layout and can take part in the same election. A candidate's value is
+/// the JSON `{"id":…,"addr":…}`; a value of any other form is read as an identity.
 ///
 /// When the session ends, so does the candidacy, and both start anew. A renewal reads the
 /// candidate's key through a quorum and then renews the lease, a third of the TTL after the renewal
 /// before it; etcd writes nothing for it. The leader's time counts from before the read, so that an
-/// etcd member that is cut off from the others cannot prolong it.
+/// etcd member that is cut off from the others cannot prolong it. Behind `etcd grpc-proxy` the proxy
+/// renews the leases, so that a fiftieth of the TTL has to suffice for its requests to etcd.
+///
+/// A leader whose key another program writes over leads no more. It never deletes the other's value;
+/// it begins a new session, and so has another key. The key that it left may have lost its lease in
+/// that write, and then stays. Candidates here pass over such a key once the lease of its name has
+/// ended, but Go's wait for it until somebody deletes it. Any other key without a lease leads until
+/// somebody deletes it, as it does in Go.
+///
+/// With etcd's access control, a candidate needs read and write permission for the prefix `name/`,
+/// and a client made with `with_auto_token_refresh`, because tokens expire. A candidate without
+/// permission waits for it.
 ///
 /// Users of pingcap/tiflow's `dm/pkg/election`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -112,7 +123,8 @@ impl EtcdElector {
         self.candidate.ask(Command::Evict(true)).await
     }
 
-    /// Takes part in the election again. Cancel safe.
+    /// Takes part in the election again. On a candidate that is not evicted the call has no effect.
+    /// Cancel safe.
     ///
     /// # Errors
     ///
@@ -131,7 +143,8 @@ impl EtcdElector {
         let mut cleared = false;
         for candidate in self.etcd.list(&prefix(&self.election)).await? {
             if candidate.info().identity == identity {
-                cleared |= self.etcd.delete(&candidate.key, candidate.revision).await?;
+                let deleted = self.etcd.delete(&candidate.key, &candidate.value, candidate.created).await?;
+                cleared |= deleted == Deletion::Deleted;
             }
         }
         Ok(cleared)
@@ -180,26 +193,24 @@ impl EtcdElectorBuilder {
         let etcd = Etcd::new(self.client, self.request_timeout);
         let publisher =
             LeadershipPublisher::new(format!("{} in etcd election {}", self.identity, self.election));
-        let begin = || Session::begin(etcd.clone(), publisher.clone(), &self.election, self.ttl);
-        let mut session = begin().await;
-        for _ in 0..2 {
-            if matches!(session, Err(StoreError::Unavailable { .. })) {
-                sleep(RETRY).await;
-                session = begin().await;
-            }
-        }
-        let session = session?;
-        let campaign = Campaign {
-            value: value(&self.identity, &self.address),
+        let mut campaign = Campaign::new(Candidacy {
+            value: json(&self.identity, &self.address).into_bytes(),
             etcd: etcd.clone(),
             publisher: publisher.clone(),
             election: self.election.clone(),
             contest: Contest::Queue,
             ttl: self.ttl,
-            session: Some(session),
             evicted: false,
             rest: None,
-        };
+        });
+        let mut begun = campaign.begin().await;
+        for _ in 0..2 {
+            if matches!(begun, Err(StoreError::Unavailable { .. })) {
+                sleep(RETRY).await;
+                begun = campaign.begin().await;
+            }
+        }
+        begun?;
         let candidate = CandidateHandle::start(self.identity, publisher, campaign);
         Ok(EtcdElector { candidate, etcd, election: self.election, block_time: self.block_time })
     }
@@ -212,6 +223,10 @@ impl Elector for EtcdElector {
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.candidate.leadership()
+    }
+
+    fn state(&self) -> Leadership {
+        self.candidate.state()
     }
 
     fn events(&self) -> Events {

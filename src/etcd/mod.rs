@@ -8,6 +8,7 @@ mod elector;
 mod session;
 mod store;
 mod voters;
+mod watch;
 
 pub use self::{
     candidate::LeaderInfo,

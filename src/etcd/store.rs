@@ -1,20 +1,17 @@
 //! The store in etcd.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, KvClient, Txn, TxnOp,
-    TxnOpResponse, WatchClient, WatchOptions, WatchResponse, WatchStream,
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, PutOptions, Txn, TxnOp, TxnOpResponse,
+    WatchClient,
 };
 use futures_util::Stream;
-use tokio::time::timeout;
 
-use super::client::{ENGINE, bounded, range, store_error};
+use super::client::{ENGINE, entry, get, range, transact, version};
 use crate::store::{
-    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty,
-    resume::{self, Resumable},
-    unavailable,
+    Current, Entry, Event, Expected, Fence, Store, StoreError, Version, non_empty, unavailable,
 };
 
 /// A store in etcd 3.4 or newer. Clones share the client and its connections.
@@ -25,12 +22,17 @@ use crate::store::{
 /// linearizable. Restoring a cluster from a backup sets the revisions back, which breaks the
 /// contract unless `etcdutl snapshot restore --bump-revision` raises them again.
 ///
-/// A write is one transaction. It compares the key's revision and, for a [`Fence`], the create
-/// revision of the leader's key. If both match, it puts or deletes; otherwise it reads the current
+/// A write is one transaction. It compares the key's revision and, for a [`Fence`], the revision at
+/// which the leader wrote its key. If both match, it puts or deletes; otherwise it reads the current
 /// revisions.
 ///
 /// Values over the server's limit return [`StoreError::TooLarge`]. The limit is
 /// `--max-request-bytes`, 1.5 MiB for the whole request by default.
+///
+/// # Leases
+///
+/// A write leaves a key attached to the lease that it has, and attaches a new key to none. With
+/// [`lease`](Self::lease) all that the store writes ends with a lease of the caller.
 ///
 /// # Permissions
 ///
@@ -40,9 +42,10 @@ use crate::store::{
 /// # Timeouts and retries
 ///
 /// A call without an answer within the [request timeout](Self::request_timeout), 5 s by default,
-/// returns [`StoreError::Unavailable`]. Each request is sent once, with one exception: a client
+/// returns [`StoreError::Unavailable`]. Each request is sent once, with two exceptions: a client
 /// made with `with_auto_token_refresh` logs in again and repeats a request that the server refused
-/// for an expired token. This is safe because the refused request had no effect.
+/// for an expired token, and a request that a learner refused is sent again, so that it reaches a
+/// member with a vote. This is safe because a refused request had no effect.
 ///
 /// # Watches
 ///
@@ -50,7 +53,7 @@ use crate::store::{
 /// has compacted the missed revisions, or if the etcd cluster is a different one.
 ///
 /// After 10 s of silence the watch requests a progress notification, so that it detects a half-open
-/// connection. Only HTTP/2 keepalive replaces such a connection before TCP gives up on it.
+/// connection. `etcd grpc-proxy` answers no such request; behind one the watch reads instead. Only HTTP/2 keepalive replaces such a connection before TCP gives up on it.
 /// Configure keepalive in the client that you pass in, as [`connect`](Self::connect) does, and
 /// `with_require_leader`: without it, a member that is cut off from the cluster keeps the watch open
 /// and stays silent.
@@ -79,9 +82,10 @@ use crate::store::{
 /// ```
 #[derive(Clone)]
 pub struct EtcdStore {
-    kv: KvClient,
-    watch: WatchClient,
-    request_timeout: Duration,
+    pub(super) kv: KvClient,
+    pub(super) watch: WatchClient,
+    pub(super) request_timeout: Duration,
+    lease: Option<i64>,
 }
 
 impl EtcdStore {
@@ -93,6 +97,7 @@ impl EtcdStore {
             kv: client.kv_client().max_decoding_message_size(usize::MAX),
             watch: client.watch_client().max_decoding_message_size(usize::MAX),
             request_timeout: Duration::from_secs(5),
+            lease: None,
         }
     }
 
@@ -130,6 +135,15 @@ impl EtcdStore {
         self
     }
 
+    /// Attaches each key that the store writes to this lease. The caller grants it and keeps it
+    /// alive, with a `LeaseClient` of `etcd-client`; when it ends, etcd deletes the keys. A write
+    /// under a lease that has ended returns [`StoreError::Invalid`].
+    #[must_use]
+    pub fn lease(mut self, lease: i64) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
     /// Runs `write` if the key's last write has this revision and the fence holds. Revision 0
     /// stands for an absent key.
     async fn write(
@@ -149,11 +163,12 @@ impl EtcdStore {
             // 0 must not reach the comparison: it would match an absent key.
             leads_since =
                 i64::try_from(fence.token()).ok().filter(|token| *token > 0).ok_or(fence.refused())?;
-            compares.push(Compare::create_revision(leader, CompareOp::Equal, leads_since));
+            // A leader writes its key once. Another's write over it ends its leadership.
+            compares.push(Compare::mod_revision(leader, CompareOp::Equal, leads_since));
             reads.push(read(leader));
         }
         let txn = Txn::new().when(compares).and_then([write]).or_else(reads);
-        let answer = bounded(self.request_timeout, self.kv.clone().txn(txn)).await?;
+        let answer = transact(self.request_timeout, &self.kv, txn).await?;
         if answer.succeeded() {
             // The transaction has one write, so its revision is the revision of that write.
             return answer
@@ -172,7 +187,7 @@ impl EtcdStore {
         };
         match (fence, answers.next()) {
             (Some(fence), Some(TxnOpResponse::Get(leader)))
-                if leader.kvs().first().is_none_or(|leader| leader.create_revision() != leads_since) =>
+                if leader.kvs().first().is_none_or(|leader| leader.mod_revision() != leads_since) =>
             {
                 Err(fence.refused())
             }
@@ -189,7 +204,7 @@ impl fmt::Debug for EtcdStore {
 
 impl Store for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let answer = bounded(self.request_timeout, self.kv.clone().get(non_empty(key)?, None)).await?;
+        let answer = get(self.request_timeout, &self.kv, non_empty(key)?, GetOptions::new()).await?;
         Ok(answer.kvs().first().and_then(entry))
     }
 
@@ -204,7 +219,13 @@ impl Store for EtcdStore {
             Expected::Absent => 0,
             Expected::Version(version) => revision(version)?,
         };
-        self.write(non_empty(key)?, revision, TxnOp::put(key, value, None), fence).await
+        let options = match self.lease {
+            Some(lease) => PutOptions::new().with_lease(lease),
+            // A put would detach the key from a lease to which another program attached it.
+            None if revision > 0 => PutOptions::new().with_ignore_lease(),
+            None => PutOptions::new(),
+        };
+        self.write(non_empty(key)?, revision, TxnOp::put(key, value, Some(options)), fence).await
     }
 
     async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
@@ -212,167 +233,8 @@ impl Store for EtcdStore {
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
-        let watch =
-            Watch { store: self.clone(), prefix: prefix.to_owned(), revision: None, connection: None };
-        resume::watch(format!("etcd watch of {prefix:?}"), watch)
+        self.watch_range(range(prefix))
     }
-}
-
-struct Watch {
-    store: EtcdStore,
-    prefix: String,
-    /// The last revision whose events were all reported; `None` when a listing is due.
-    revision: Option<i64>,
-    connection: Option<Connection>,
-}
-
-struct Connection {
-    /// Both directions: etcd ends a watch when its request stream ends.
-    stream: WatchStream,
-    /// A progress notification was requested, and no message has arrived since.
-    asked: bool,
-    /// The watch resumes an earlier one, and no message has arrived yet. Until then it is
-    /// unconfirmed: etcd accepts a watch from a compacted revision first and cancels it afterwards.
-    resumes: bool,
-}
-
-impl Resumable for Watch {
-    async fn advance(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
-        if self.connection.is_none() {
-            return self.open(ready).await;
-        }
-        let message = self.message().await?;
-        self.handle_message(&message, ready)
-    }
-
-    fn disconnect(&mut self) {
-        self.connection = None;
-    }
-}
-
-impl Watch {
-    /// Starts the watch after the last reported revision, or after a fresh listing.
-    async fn open(&mut self, ready: &mut VecDeque<Event>) -> Result<(), StoreError> {
-        let resumes = self.revision.is_some();
-        let (revision, listing) = match self.revision {
-            Some(revision) => (revision, VecDeque::new()),
-            None => self.list().await?,
-        };
-        // Without fragments: a fragment could split the events of one revision, and the client does
-        // not expose which fragment is the last. Resuming after the first one would lose events.
-        let options = WatchOptions::new().with_range(range(&self.prefix).1).with_start_revision(revision + 1);
-        let start = async {
-            let mut stream = self.store.watch.clone().watch(range(&self.prefix).0, Some(options)).await?;
-            Ok((stream.message().await?, stream))
-        };
-        let (created, stream) = bounded(self.store.request_timeout, start).await?;
-        let created =
-            created.ok_or_else(|| unavailable("the server ended the watch before confirming it"))?;
-        if created.canceled() {
-            // An expired token may be the cause. A watch cannot renew the token, but the requests
-            // of a listing do, so list next time. The denial is final if those are denied, too.
-            self.revision = None;
-            return Err(match created.cancel_reason() {
-                denied if denied.contains("denied") && !resumes => {
-                    StoreError::Denied { reason: denied.to_owned(), source: None }
-                }
-                other => unavailable(format!("the server refused the watch: {other}")),
-            });
-        }
-        if created.header().is_some_and(|header| resumes && header.revision() < revision) {
-            // The member lags, or the cluster is a new one. A new cluster would accept the watch
-            // and stay silent until it reaches a revision of the far future.
-            self.revision = None;
-            return Err(unavailable("the server's revision is older than the watch's last one"));
-        }
-        self.revision = Some(revision);
-        ready.extend(listing);
-        self.connection = Some(Connection { stream, asked: false, resumes });
-        Ok(())
-    }
-
-    /// Lists the prefix in pages. All pages read the revision of the first, so they form one state.
-    async fn list(&self) -> Result<(i64, VecDeque<Event>), StoreError> {
-        let mut kv = self.store.kv.clone();
-        let (mut from, end) = range(&self.prefix);
-        let (mut revision, mut listing) = (0, VecDeque::from([Event::Init]));
-        loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let page = bounded(self.store.request_timeout, kv.get(from, Some(options))).await?;
-            if revision == 0 {
-                revision = page.header().map_or(0, |header| header.revision());
-            }
-            listing.extend(page.kvs().iter().filter_map(entry).map(Event::InitEntry));
-            match page.kvs().last() {
-                // The smallest key after the last one.
-                Some(last) if page.more() => from = [last.key(), b"\0"].concat(),
-                _ => break,
-            }
-        }
-        listing.push_back(Event::InitDone);
-        Ok((revision, listing))
-    }
-
-    /// Waits for the next message. If the server is silent for too long, requests one.
-    async fn message(&mut self) -> Result<WatchResponse, StoreError> {
-        let Some(connection) = &mut self.connection else { return Err(unavailable("not connected")) };
-        loop {
-            let silence = match connection {
-                Connection { asked: true, .. } => self.store.request_timeout,
-                Connection { resumes: true, .. } => CONFIRM,
-                _ => SILENCE,
-            };
-            match timeout(silence, connection.stream.message()).await {
-                Ok(Ok(Some(message))) => {
-                    connection.asked = false;
-                    return Ok(message);
-                }
-                Ok(Ok(None)) => return Err(unavailable("the server ended the watch")),
-                Ok(Err(error)) => return Err(store_error(error)),
-                Err(_) if connection.asked => {
-                    return Err(unavailable("the server does not answer on the watch"));
-                }
-                Err(_) => {
-                    bounded(self.store.request_timeout, connection.stream.request_progress()).await?;
-                    connection.asked = true;
-                }
-            }
-        }
-    }
-
-    fn handle_message(
-        &mut self,
-        message: &WatchResponse,
-        ready: &mut VecDeque<Event>,
-    ) -> Result<(), StoreError> {
-        if message.canceled() {
-            self.revision = None;
-            return Err(match message.compact_revision() {
-                0 => unavailable(format!("the server cancelled the watch: {}", message.cancel_reason())),
-                compacted => unavailable(format!("etcd has compacted the revisions before {compacted}")),
-            });
-        }
-        if self.connection.as_mut().is_some_and(|connection| std::mem::take(&mut connection.resumes)) {
-            ready.push_back(Event::Resumed);
-        }
-        for event in message.events() {
-            let Some(kv) = event.kv() else { continue };
-            ready.extend(match event.event_type() {
-                EventType::Put => entry(kv).map(Event::Put),
-                EventType::Delete => {
-                    key(kv).map(|key| Event::Delete { key, version: version(kv.mod_revision()) })
-                }
-            });
-            // From the event and not from the header: before 3.4.25 and 3.5.8, etcd could announce
-            // a revision in a header before it sent the events of that revision.
-            self.revision = Some(kv.mod_revision());
-        }
-        Ok(())
-    }
-}
-
-fn version(revision: i64) -> Version {
-    Version::ordered(revision.unsigned_abs())
 }
 
 /// Returns the revision of a version from etcd. A version from elsewhere matches no key, so it is a
@@ -384,41 +246,12 @@ fn revision(version: &Version) -> Result<i64, StoreError> {
         .ok_or(StoreError::Conflict { current: Current::Unknown })
 }
 
-/// Returns the key; `None` unless it is UTF-8, as all keys that a [`Store`] writes are.
-fn key(kv: &KeyValue) -> Option<Arc<str>> {
-    kv.key_str().ok().map(Arc::from)
-}
-
-fn entry(kv: &KeyValue) -> Option<Entry> {
-    let value = Bytes::copy_from_slice(kv.value());
-    Some(Entry { key: key(kv)?, value, version: version(kv.mod_revision()) })
-}
-
 /// The capacity of the client's channel of endpoints. More endpoints would block `Client::connect`
 /// forever, because the client empties the channel only with the first request.
 const MOST_ENDPOINTS: usize = 64;
-/// The number of entries in one page of a listing.
-const PAGE: i64 = 256;
-/// The silence after which a resumed watch requests its first progress notification. etcd ignores
-/// the request until the watch has caught up, which takes less time than this.
-const CONFIRM: Duration = Duration::from_millis(500);
-/// The silence after which any other watch requests a progress notification.
-const SILENCE: Duration = Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_range_covers_exactly_the_keys_of_its_prefix() {
-        for (prefix, end) in
-            [("a/", &b"a0"[..]), ("a", b"b"), ("\u{7f}", b"\x80"), ("\u{10ffff}", b"\xf4\x8f\xbf\xc0")]
-        {
-            assert_eq!(range(prefix), (prefix.as_bytes().to_vec(), end.to_vec()));
-        }
-        // etcd's notation for all keys: the zero byte at both ends.
-        assert_eq!(range(""), (vec![0], vec![0]));
-    }
 
     #[test]
     fn versions_that_etcd_never_assigned_are_conflicts() {

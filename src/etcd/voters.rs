@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    campaign::{Campaign, Command, Contest},
+    campaign::{Campaign, Candidacy, Command, Contest},
     candidate::TTLS,
     session::Etcd,
 };
@@ -23,6 +23,14 @@ use crate::{
 ///
 /// Each key is an election. The voter that creates the key, with the value that it votes for, leads
 /// until its TTL passes without a renewal. A reader of the key learns the leader's value.
+///
+/// A leader whose key another program writes over leads no more, and leaves the other's value alone.
+/// A value without a lease is an appointment, as a value without a TTL is in coordinate: all voters
+/// follow it until somebody deletes the key. The log names such a key.
+///
+/// With etcd's access control, a voter needs read and write permission for its key, a watch needs
+/// read permission, and the client has to be made with `with_auto_token_refresh`, because tokens
+/// expire.
 ///
 /// Users of gravitational/coordinate's `leader`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -104,13 +112,17 @@ impl EtcdVoters {
     /// [`ElectionError::Config`] if the key or the value is empty or the TTL cannot be used,
     /// [`ElectionError::AlreadyExists`] if there is a voter for another value or TTL of this key,
     /// [`ElectionError::Closed`] after [`close`](Self::close).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn add_voter(&self, key: &str, value: &str, ttl: Duration) -> Result<EtcdVoter, ElectionError> {
         ConfigError::not_empty("key", key)?;
         ConfigError::not_empty("value", value)?;
         ConfigError::within("ttl", ttl, TTLS)?;
         let mut voters = self.shared.voters.lock();
         let voters = voters.as_mut().ok_or(ElectionError::Closed)?;
-        let has_ended = |voter: &EtcdVoter| matches!(*voter.leadership().borrow(), Leadership::Failed(_));
+        let has_ended = |voter: &EtcdVoter| matches!(voter.state(), Leadership::Failed(_));
         if let Some(voter) = voters.get(key).filter(|voter| !has_ended(voter)) {
             if voter.identity() == value && voter.ttl == ttl {
                 return Ok(voter.clone());
@@ -118,17 +130,16 @@ impl EtcdVoters {
             return Err(ElectionError::AlreadyExists { what: describe(key, voter.identity(), voter.ttl) });
         }
         let publisher = LeadershipPublisher::new(format!("{value} for etcd key {key}"));
-        let campaign = Campaign {
+        let campaign = Campaign::new(Candidacy {
             etcd: self.shared.etcd.clone(),
             publisher: publisher.clone(),
             election: key.to_owned(),
             contest: Contest::Key,
             value: value.as_bytes().to_owned(),
             ttl,
-            session: None,
             evicted: false,
             rest: None,
-        };
+        });
         let candidate = Arc::new(CandidateHandle::start(value, publisher, campaign));
         let voter = EtcdVoter { candidate, key: key.into(), ttl };
         voters.insert(voter.key.clone(), voter.clone());
@@ -205,6 +216,10 @@ impl Elector for EtcdVoter {
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.candidate.leadership()
+    }
+
+    fn state(&self) -> Leadership {
+        self.candidate.state()
     }
 
     fn events(&self) -> Events {

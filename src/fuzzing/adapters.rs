@@ -5,9 +5,8 @@ use crate::{
     etcd::{EtcdStore, candidate, client::range},
     lab::Value,
     redis::{
-        RedisStore, campaign as redis_candidate,
+        RedisStore, campaign as redis_candidate, cluster,
         codec::{Fields, entry, token},
-        connection::master,
         watch::{deleted, escaped, text},
     },
     roster::{entry_member, entry_text},
@@ -37,7 +36,7 @@ fn election_values(data: &[u8], lossy: &str) {
     assert!(info.key == lossy && (info.identity == lossy || data.contains(&b'{')));
     assert!(info.address.is_empty() || data.contains(&b'{'));
     let (id, address) = lossy.split_once('\n').unwrap_or((lossy, ""));
-    let ours = candidate::info(b"key", &candidate::value(id, address));
+    let ours = candidate::info(b"key", candidate::json(id, address).as_bytes());
     assert_eq!((&*ours.identity, &*ours.address), (id, address));
 
     let whose = redis_candidate::identity_of(data);
@@ -64,9 +63,8 @@ fn redis_answers(data: &[u8]) {
     let _ = redis::from_redis_value::<Fields>(answer.clone());
     let _ = redis::from_redis_value::<redis_candidate::Answer>(answer.clone());
     let _ = text(answer.clone());
-    if let redis::Value::Array(items) = answer {
-        let _ = master(items);
-    }
+    let _ = cluster::shards(answer.clone(), false);
+    let _ = cluster::slots(answer);
 }
 
 fn roster_entries(data: &[u8]) {

@@ -115,15 +115,15 @@ pub enum Notice {
         /// The reason for which that key is not written.
         explanation: KeyExplanation,
     },
-    /// The watch was interrupted. Until it is back the guard goes on without seeing the writes of
-    /// others.
+    /// The watch was interrupted, or is denied: until it is back the guard goes on without seeing the
+    /// writes of others. Published again when an error of another kind takes the place of the first.
     WatchInterrupted {
         /// The store's error.
         error: Arc<StoreError>,
     },
     /// The watch is back.
     WatchRestored,
-    /// The watch ended for good.
+    /// The watch ended for good: the request for it is invalid, or the store's stream ended.
     WatchEnded,
 }
 

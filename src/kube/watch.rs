@@ -5,7 +5,7 @@ use kube::runtime::watcher;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::request::refusal;
-use crate::store::{Entry, Event, StoreError, unavailable};
+use crate::store::{Entry, Event, StoreError, causes::Causes, unavailable};
 
 /// An item of a store's watch.
 pub(super) type WatchItem = Result<Event, StoreError>;
@@ -15,8 +15,8 @@ pub(super) type WatchItem = Result<Event, StoreError>;
 /// A watcher repairs itself: it reports every failed try, and it does not report that it continues.
 #[derive(Debug, Default)]
 pub(super) struct Translation {
-    /// An interruption was emitted and nothing has come since.
-    interrupted: bool,
+    /// The causes of the interruption that were emitted; none once something came.
+    causes: Causes,
     /// The watcher has begun a listing, of which nothing has come yet. It repeats a listing until
     /// one succeeds.
     announced: bool,
@@ -37,13 +37,14 @@ impl Translation {
             }
             Ok(event) => event,
             Err(error) => {
-                if !std::mem::replace(&mut self.interrupted, true) {
-                    emit(Err(interruption(error)));
+                let error = interruption(error);
+                if self.causes.is_news(&error) {
+                    emit(Err(error));
                 }
                 return;
             }
         };
-        let was_interrupted = std::mem::take(&mut self.interrupted);
+        let was_interrupted = self.causes.end();
         if std::mem::take(&mut self.announced) {
             emit(Ok(Event::Init));
         } else if was_interrupted {
@@ -113,8 +114,9 @@ impl Subscribers {
 
     /// Reports that the tapped stream was dropped.
     pub fn interrupt(&mut self) {
-        if !std::mem::replace(&mut self.translation.interrupted, true) {
-            emit_to(&mut self.all, &Err(unavailable("the tapped stream was dropped")));
+        let error = unavailable("the tapped stream was dropped");
+        if self.translation.causes.is_news(&error) {
+            emit_to(&mut self.all, &Err(error));
         }
     }
 }
@@ -143,6 +145,9 @@ fn concerns(prefix: &str, item: &WatchItem) -> bool {
 fn copy(item: &WatchItem) -> WatchItem {
     match item {
         Ok(event) => Ok(event.clone()),
+        Err(StoreError::Denied { reason, .. }) => {
+            Err(StoreError::Denied { reason: reason.clone(), source: None })
+        }
         Err(error) => Err(unavailable(error.to_string())),
     }
 }

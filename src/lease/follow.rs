@@ -21,8 +21,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     ///
     /// A [`Guard`](crate::Guard) on this lease writes with the fence, so its store must be able to
     /// check it: the store of the same etcd, ZooKeeper or Redis that holds the election. When the
-    /// elector ends, the lease runs nothing. Another call follows another elector instead. The
-    /// lease does not keep the elector alive.
+    /// elector ends, the lease runs nothing. Another call follows another elector instead; when it
+    /// returns, the one before decides nothing any more. The lease does not keep the elector alive.
+    ///
+    /// Another fence is another leadership, even if the lease saw nothing between the two: attempts of
+    /// the first one are cancelled.
     ///
     /// # Errors
     ///
@@ -58,10 +61,11 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     fn follow_leadership(&self, elector: &impl Elector, fenced: bool) -> Result<(), SpawnError> {
         let runtime = runtime()?;
         let mut leadership = elector.leadership();
+        leadership.mark_unchanged();
+        let number = self.handle.shared.begin_following();
         // The present state is applied before this returns, so that no job that is tried after this
         // call runs unelected. A lease that has ended needs no leader.
-        let now = leadership.borrow_and_update().clone();
-        let _ = self.handle.shared.handle_election(led(&now, fenced));
+        let _ = self.handle.shared.handle_election(number, led(elector.state()), fenced);
         let shared = Arc::downgrade(&self.handle.shared);
         let follower = runtime.spawn(async move {
             loop {
@@ -72,21 +76,21 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
                     Ok(()) => leadership.borrow_and_update().clone(),
                     Err(_) => Leadership::Unknown,
                 };
-                if shared.handle_election(led(&next, fenced)).is_err() || changed.is_err() {
+                let is_followed = shared.handle_election(number, led(next), fenced).unwrap_or(false);
+                if !is_followed || changed.is_err() {
                     return;
                 }
             }
         });
-        self.handle.shared.set_follower(follower.abort_handle());
+        self.handle.shared.set_follower(number, follower.abort_handle());
         Ok(())
     }
 }
 
-/// Returns until when `leadership` lets this process lead, and the fence of its attempts if
-/// `fenced`.
-fn led(leadership: &Leadership, fenced: bool) -> Option<(Moment, Option<Fence>)> {
+/// Returns until when `leadership` lets this process lead, and by which fence.
+fn led(leadership: Leadership) -> Option<(Moment, Fence)> {
     match leadership {
-        Leadership::Leader { fence, until } => Some((*until, fenced.then(|| fence.clone()))),
+        Leadership::Leader { fence, until } => Some((until, fence)),
         _ => None,
     }
 }

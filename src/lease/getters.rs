@@ -77,13 +77,14 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
         self.len() == 0
     }
 
-    /// Returns the status that was published last.
+    /// Returns the status of this moment, which [`subscribe`](Self::subscribe) sends soon.
     pub fn status(&self) -> Status {
         self.handle.shared.status()
     }
 
     /// Returns a channel that receives each change of the status. The last status has
-    /// [`Status::closed`] set.
+    /// [`Status::closed`] set. Drop a [borrow](watch::Receiver::borrow) of it before the next `await`:
+    /// the lease waits for it. Calls that are not async never do.
     ///
     /// ```
     /// use writerlease::WriterLease;

@@ -310,12 +310,12 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> WriterLease<K> {
     /// ```
     pub async fn wait(&self) -> Result<bool, LeaseClosed> {
         let mut statuses = self.subscribe();
-        let status = statuses.wait_for(|status| status.decided || status.closed.is_some()).await;
-        match status.map(|status| *status) {
-            Ok(Status { closed: None, is_leader, .. }) => Ok(is_leader),
-            Ok(Status { closed: Some(closed), .. }) => Err(closed),
-            Err(_) => Err(LeaseClosed::DriverDied),
+        let done = |status: &Status| status.decided || status.closed.is_some();
+        let mut status = self.status();
+        if !done(&status) {
+            status = *statuses.wait_for(done).await.map_err(|_| LeaseClosed::DriverDied)?;
         }
+        status.closed.map_or(Ok(status.is_leader), Err)
     }
 
     /// Like [`wait`](Self::wait), for at most `timeout`. Returns `None` if nothing was decided in

@@ -2,17 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{
-    ErrorKind, PushInfo, PushKind, Script, ScriptInvocation, Value, aio::MultiplexedConnection, cmd,
-};
-use tokio::{
-    sync::mpsc::{self, UnboundedReceiver},
-    time::timeout,
-};
+use redis::{PushKind, Script, Value, cmd};
+use tokio::{sync::mpsc::UnboundedReceiver, time::timeout};
 
 use super::{
-    codec::{ENGINE, bounded, nonce},
-    connection::SharedConnection,
+    access::{Access, Push},
+    codec::{ENGINE, nonce},
+    servers::{Request, Servers},
 };
 use crate::{
     clock::Moment,
@@ -26,9 +22,13 @@ use crate::{
 };
 
 pub(super) struct Campaign {
-    link: SharedConnection,
+    servers: Servers,
+    /// Announcements of changes of the key.
+    pushes: UnboundedReceiver<Push>,
     publisher: LeadershipPublisher,
     key: String,
+    /// The key of the counter of tokens.
+    counter: String,
     identity: String,
     ttl: Duration,
     renewal_interval: Duration,
@@ -39,19 +39,14 @@ pub(super) struct Campaign {
     next: String,
     /// The candidate keeps out of the election until then.
     rest: Option<Moment>,
-    connection: Option<Listening>,
     retries: Retries,
 }
 
 struct Held {
     value: String,
     token: u64,
-}
-
-/// A connection on which Redis also announces changes of the key.
-struct Listening {
-    connection: MultiplexedConnection,
-    pushes: UnboundedReceiver<(usize, PushInfo)>,
+    /// The end of the leadership by this candidate's own clock.
+    until: Moment,
 }
 
 impl Candidate for Campaign {
@@ -60,20 +55,18 @@ impl Candidate for Campaign {
     /// Never returns: a candidate that loses the key competes on.
     async fn serve(&mut self) -> Result<(), ElectionError> {
         loop {
-            let pause = match self.compete().await {
+            let failed = match self.compete().await {
                 Ok(pause) => {
                     self.retries.succeeded();
-                    pause
+                    // If the time is up, the key has not changed.
+                    timeout(pause, self.change()).await.unwrap_or(Ok(()))
                 }
-                Err(error) => {
-                    self.connection = None;
-                    let pause = self.retries.failed(error);
-                    // A leader has little time for its retries.
-                    pause.min(if self.held.is_some() { self.ttl / 10 } else { pause })
-                }
+                Err(error) => Err(error),
             };
-            // If the time is up, the key has not changed.
-            let _ = timeout(pause, self.change()).await;
+            if let Err(error) = failed {
+                let pause = self.retries.failed(error);
+                tokio::time::sleep(self.shortened(pause)).await;
+            }
         }
     }
 
@@ -84,37 +77,33 @@ impl Candidate for Campaign {
 
     /// Deletes the key if it has this candidate's value, known or unknown to be there.
     async fn withdraw(&mut self) -> Result<(), ElectionError> {
-        let released = async {
-            let mut connection = self.connection().await?;
-            let script = Script::new(RELEASE);
-            let _: u64 = bounded(self.limit, self.call(&script).invoke_async(&mut connection)).await?;
-            Ok(())
-        };
-        let released: Result<(), StoreError> = released.await;
+        let script = Script::new(RELEASE);
+        let released = self.servers.request(self.limit, &self.call(&script, &[])).await;
         self.held = None;
         self.next = value(&self.identity);
-        if released.is_err() {
-            self.connection = None;
-        }
-        Ok(released?)
+        released?;
+        Ok(())
     }
 }
 
 impl Campaign {
     pub fn new(
-        link: SharedConnection,
+        access: Access,
         publisher: LeadershipPublisher,
-        key: String,
+        (key, counter): (String, String),
         identity: String,
         ttl: Duration,
         renewal_interval: Duration,
         limit: Duration,
     ) -> Self {
+        let (servers, pushes) = Servers::listening(access, &key);
         Self {
-            link,
+            servers,
+            pushes,
             retries: Retries::new(format!("redis election {key}"), publisher.clone()),
             publisher,
             key,
+            counter,
             next: value(&identity),
             identity,
             ttl,
@@ -122,24 +111,52 @@ impl Campaign {
             limit,
             held: None,
             rest: None,
-            connection: None,
         }
     }
 
-    /// Waits until the key may have another value.
-    async fn change(&mut self) {
-        let Some(listening) = &mut self.connection else { return std::future::pending().await };
-        while listening.changed(&self.key).await {
+    /// Shortens the pause before a retry as long as there is a leadership to save. A former leader
+    /// waits as long as everybody else.
+    fn shortened(&self, pause: Duration) -> Duration {
+        match self.held.as_ref().map(|held| held.until.remaining()) {
+            Some(left) if !left.is_zero() => pause.min((left / 4).max(self.ttl / 10)),
+            _ => pause,
+        }
+    }
+
+    /// Waits until the key may have another value. Fails if the connection is lost.
+    async fn change(&mut self) -> Result<(), StoreError> {
+        loop {
+            self.announced().await?;
             // Redis also announces the leader's own renewals. A renewal for each would never stop.
-            let Some(held) = &self.held else { return };
-            let read = cmd("GET").arg(&self.key).to_owned();
-            let value: Result<Option<String>, _> =
-                bounded(self.limit, read.query_async(&mut listening.connection)).await;
-            if !matches!(value, Ok(Some(value)) if value == held.value) {
-                return;
+            let Some(held) = &self.held else { return Ok(()) };
+            if self.value().await?.is_none_or(|value| value != held.value.as_bytes()) {
+                return Ok(());
             }
         }
-        self.connection = None;
+    }
+
+    /// Waits for an announced change of the key.
+    async fn announced(&mut self) -> Result<(), StoreError> {
+        loop {
+            // The sender lives as long as the servers here.
+            let Some(push) = self.pushes.recv().await else { return std::future::pending().await };
+            match (&push.info.kind, push.info.data.first()) {
+                (PushKind::Disconnection, _) if self.servers.forget(&push) => {
+                    return Err(unavailable("the connection was lost"));
+                }
+                // Other keys, of which this one is a prefix.
+                (PushKind::Invalidate, Some(Value::Array(keys)))
+                    if !keys.contains(&Value::BulkString(self.key.as_bytes().to_owned())) => {}
+                // This key, or all keys: the database was flushed.
+                (PushKind::Invalidate, _) => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn value(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = Request::read(&self.key, cmd("GET").arg(&self.key).to_owned());
+        self.servers.request(self.limit, &read).await?.parse()
     }
 
     /// Renews the key, or takes it if it is free. Returns the time until the next try, unless the
@@ -148,22 +165,28 @@ impl Campaign {
         if let Some(rest) = self.rest {
             let left = rest.remaining();
             if !left.is_zero() {
-                let mut connection = self.connection().await?;
-                let read = cmd("GET").arg(&self.key).to_owned();
-                let leader: Option<Vec<u8>> = bounded(self.limit, read.query_async(&mut connection)).await?;
-                self.publisher.set(Leadership::Follower { leader: leader.map(|value| identity_of(&value)) });
+                let leader = self.value().await?.map(|value| identity_of(&value));
+                self.publisher.set(Leadership::Follower { leader });
                 return Ok(left);
             }
             self.rest = None;
         }
-        let mut connection = self.connection().await?;
         // The leadership counts from before the request.
         let sent = Moment::now();
+        let until = believed_until(sent, self.ttl);
+        let ttl = self.ttl.as_millis() as u64;
+        if let Some(held) = &mut self.held {
+            // It uses no other key, so that a leader stays when its slot is in migration.
+            let script = Script::new(RENEW);
+            let renewal = Request::script(&self.key, &script, &[]).arg(&held.value).arg(ttl);
+            if self.servers.request(self.limit, &renewal).await?.parse()? {
+                held.until = until;
+                return Ok(self.lead(sent));
+            }
+        }
         let script = Script::new(HOLD);
-        let mut call = self.call(&script);
-        call.arg(self.ttl.as_millis() as u64).arg(COUNTER_TTL.as_millis() as u64);
-        let (state, token, current, left): Answer =
-            bounded(self.limit, call.invoke_async(&mut connection)).await?;
+        let call = self.call(&script, &[&self.counter]).arg(ttl).arg(COUNTER_TTL.as_millis() as u64);
+        let (state, token, current, left): Answer = self.servers.request(self.limit, &call).await?.parse()?;
         match state {
             OTHER => {
                 self.held = None;
@@ -177,58 +200,29 @@ impl Campaign {
             }
             TAKEN => {
                 let value = std::mem::replace(&mut self.next, value(&self.identity));
-                self.held = Some(Held { value, token });
+                self.held = Some(Held { value, token, until });
             }
-            _ => {}
+            _ => {
+                let held = self.held.as_mut();
+                held.ok_or_else(|| unavailable("the script's answer makes no sense"))?.until = until;
+            }
         }
-        let held = self.held.as_ref().ok_or_else(|| unavailable("the script's answer makes no sense"))?;
-        let fence = Fence::new(ENGINE, self.key.as_str(), held.token).with_proof(held.value.clone());
-        self.publisher.lead(fence, believed_until(sent, self.ttl));
-        Ok(self.renewal_interval.saturating_sub(Moment::now() - sent))
+        Ok(self.lead(sent))
     }
 
-    fn call<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
-        let mut call = script.key(&self.key);
-        call.key(format!("{}:token", self.key));
+    /// Publishes the leadership, and returns the time until the renewal.
+    fn lead(&self, sent: Moment) -> Duration {
+        if let Some(held) = &self.held {
+            let fence = Fence::new(ENGINE, self.key.as_str(), held.token).with_proof(held.value.clone());
+            self.publisher.lead(fence, held.until);
+        }
+        self.renewal_interval.saturating_sub(Moment::now() - sent)
+    }
+
+    fn call<'a>(&'a self, script: &'a Script, further_keys: &[&str]) -> Request<'a> {
         // A candidate without the key must not take another's empty value for its own.
-        call.arg(self.held.as_ref().map_or(&self.next, |held| &held.value)).arg(&self.next);
-        call
-    }
-
-    async fn connection(&mut self) -> Result<MultiplexedConnection, StoreError> {
-        if let Some(listening) = &self.connection {
-            return Ok(listening.connection.clone());
-        }
-        let (sender, pushes) = mpsc::unbounded_channel();
-        let listening = async {
-            let mut connections = self.link.listen(self.limit, &sender).await?;
-            let mut connection =
-                connections.pop().ok_or((ErrorKind::InvalidClientConfig, "there is no server"))?;
-            let mut tracking = cmd("CLIENT");
-            tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(&self.key);
-            let _: Value = tracking.query_async(&mut connection).await?;
-            Ok(Listening { connection, pushes })
-        };
-        let listening = bounded(self.limit, listening).await?;
-        Ok(self.connection.insert(listening).connection.clone())
-    }
-}
-
-impl Listening {
-    /// Waits for an announced change of the key. Returns false if the connection is lost.
-    async fn changed(&mut self, key: &str) -> bool {
-        while let Some((_, push)) = self.pushes.recv().await {
-            match (push.kind, push.data.into_iter().next()) {
-                (PushKind::Disconnection, _) => return false,
-                // Other keys, of which this one is a prefix.
-                (PushKind::Invalidate, Some(Value::Array(keys)))
-                    if !keys.contains(&Value::BulkString(key.as_bytes().to_owned())) => {}
-                // This key, or all keys: the database was flushed.
-                (PushKind::Invalidate, _) => return true,
-                _ => {}
-            }
-        }
-        false
+        let held = self.held.as_ref().map_or(&self.next, |held| &held.value);
+        Request::script(&self.key, script, further_keys).arg(held).arg(&self.next)
     }
 }
 
@@ -277,6 +271,14 @@ local token = math.max(now[1] * 1000000 + now[2], last + 1)
 redis.call('SET', KEYS[2], string.format('%.0f', token), 'PX', ARGV[4])
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return {2, token, ARGV[2], 0}
+";
+/// Renews the key if it has the held value.
+const RENEW: &str = r"
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+    return 0
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
 ";
 /// Deletes the key if it has the held value or the next one.
 const RELEASE: &str = r"

@@ -65,6 +65,11 @@ pub(crate) async fn bounded<T>(
     resume::bounded(limit, request, store_error).await
 }
 
+/// Translates an error of settings.
+pub(super) fn invalid(error: RedisError) -> StoreError {
+    StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) }
+}
+
 /// Translates an error of the client, by its kind or by the server's error code.
 pub(crate) fn store_error(error: RedisError) -> StoreError {
     let reason = error.to_string();

@@ -1,7 +1,7 @@
 //! Callbacks, as ethpandaops' `leaderelection` has them; see
 //! [`on_leadership_change`](super::RedisElectorBuilder::on_leadership_change).
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,7 +38,12 @@ impl Callbacks {
             for (number, callback) in self.0.iter().enumerate() {
                 let callback = callback.clone();
                 let started = clock::now();
-                if tokio::task::spawn_blocking(move || callback(leads)).await.is_err() {
+                let called = tokio::task::spawn_blocking(move || {
+                    let _within = Within::enter();
+                    callback(leads);
+                });
+                // A runtime that shuts down cancels a call that has not begun.
+                if called.await.is_err_and(|error| error.is_panic()) {
                     tracing::error!(number, leads, "a callback panicked");
                 }
                 let took = clock::now() - started;
@@ -48,6 +53,31 @@ impl Callbacks {
             }
         }
     }
+}
+
+/// Returns whether this thread runs a callback.
+pub(super) fn is_callback() -> bool {
+    WITHIN.get()
+}
+
+/// The time in which this thread runs a callback.
+struct Within;
+
+impl Within {
+    fn enter() -> Self {
+        WITHIN.set(true);
+        Self
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        WITHIN.set(false);
+    }
+}
+
+thread_local! {
+    static WITHIN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The longest time of a callback that is not logged.

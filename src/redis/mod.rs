@@ -1,14 +1,19 @@
 //! A store and an elector in Redis or Valkey.
 
+mod access;
 pub(crate) mod campaign;
+pub(crate) mod cluster;
 pub(crate) mod codec;
 mod compat;
-pub(crate) mod connection;
+mod credentials;
 mod elector;
+mod node;
+mod servers;
 mod store;
 pub(crate) mod watch;
 
 pub use self::{
+    credentials::Credentials,
     elector::{RedisElector, RedisElectorBuilder},
     store::RedisStore,
 };

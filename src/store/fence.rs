@@ -22,7 +22,7 @@ use super::StoreError;
 ///
 /// | store | checks the fences of | and accepts the write if |
 /// |---|---|---|
-/// | etcd | the etcd electors | the leader's key exists, with the same create revision |
+/// | etcd | the etcd electors | the leader's key exists, and nobody has written it since |
 /// | ZooKeeper | the ZooKeeper elector | the leader's node exists |
 /// | Redis | the Redis elector | the lock's value is the leader's |
 /// | memory | all | it saw no greater token of the same election |

@@ -62,6 +62,14 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// Notes that the term of leadership with this token has ended: its fence holds no more.
+    #[cfg(feature = "lab")]
+    pub(crate) fn end_term(&self, engine: &'static str, election: &str, token: u64) {
+        let mut commit = self.shared.commit.lock();
+        let newest = commit.tokens.entry((engine, election.into())).or_default();
+        *newest = (*newest).max(token + 1);
+    }
+
     /// Applies one write if the fence holds and `key` is in the expected state: `Some` puts a
     /// value, `None` deletes.
     fn commit(

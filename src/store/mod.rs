@@ -44,8 +44,12 @@
 //! `lab::conformance` (feature `lab`) tests a store against every promise. An implementation needs
 //! the crates `bytes` and `futures-util` (or `futures-core`), for [`Bytes`] and [`Stream`].
 
+#[cfg(any(feature = "etcd", feature = "kube", feature = "lab", feature = "redis", feature = "zookeeper"))]
+pub(crate) mod causes;
 mod fence;
 mod memory;
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+pub(crate) mod reconnect;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 pub(crate) mod resume;
 
@@ -103,11 +107,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Watches all keys that start with `prefix`; the empty prefix matches all keys.
     ///
-    /// The stream reconnects by itself as long as reconnecting can help, with a growing, jittered
-    /// pause before each try. It reports each interruption once, as an `Err` item. The next `Ok`
-    /// item says that the watch continues: with a fresh listing or, without a gap, with
-    /// [`Event::Resumed`]. The stream ends only after an error that reconnecting cannot repair,
-    /// such as [`StoreError::Denied`].
+    /// The stream reconnects by itself, with a growing, jittered pause before each try. It reports
+    /// each interruption as an `Err` item: once, and again when an error of another kind takes the
+    /// place of the first; kinds that take turns are not reported each time. The next `Ok` item says
+    /// that the watch continues: with a fresh listing or, without a gap, with [`Event::Resumed`].
+    ///
+    /// [`StoreError::Denied`] is an interruption, too, because permissions are given back and
+    /// passwords corrected. The pauses are then longer: about 5 s at first, a minute at most. The
+    /// stream ends only after [`StoreError::Invalid`], which no new connection repairs.
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static;
 
     /// Returns whether another process's write comes from a competitor, a process that does the
@@ -380,7 +387,7 @@ pub(crate) fn non_empty(key: &str) -> Result<&str, StoreError> {
     Ok(key)
 }
 
-#[cfg(any(feature = "etcd", feature = "kube", feature = "redis", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "kube", feature = "lab", feature = "redis", feature = "zookeeper"))]
 pub(crate) fn unavailable(reason: impl Into<String>) -> StoreError {
     StoreError::Unavailable { reason: reason.into(), source: None }
 }

@@ -6,8 +6,7 @@ use std::{collections::VecDeque, future::Future, time::Duration};
 use futures_util::{Stream, stream};
 use tokio::time::{sleep, timeout};
 
-use super::{Event, StoreError, unavailable};
-use crate::reconnect::Reconnect;
+use super::{Event, StoreError, reconnect::Reconnect, unavailable};
 
 /// One server's watch, over a connection that can be lost and made again.
 pub(crate) trait Resumable: Send + 'static {
@@ -29,7 +28,6 @@ pub(crate) fn watch(
         server,
         reconnect: Reconnect::new(name),
         pause: None,
-        interruption_reported: false,
         ended: false,
         ready: VecDeque::new(),
     };
@@ -41,8 +39,6 @@ struct Resuming<W> {
     reconnect: Reconnect,
     /// The pause before the next connection attempt.
     pause: Option<Duration>,
-    /// The reader received the error of this interruption and no event since.
-    interruption_reported: bool,
     ended: bool,
     ready: VecDeque<Event>,
 }
@@ -51,7 +47,6 @@ impl<W: Resumable> Resuming<W> {
     async fn next(&mut self) -> Option<Result<Event, StoreError>> {
         while !self.ended {
             if let Some(event) = self.ready.pop_front() {
-                self.interruption_reported = false;
                 return Some(Ok(event));
             }
             if let Some(pause) = self.pause {
@@ -67,11 +62,11 @@ impl<W: Resumable> Resuming<W> {
                 continue;
             };
             self.server.disconnect();
-            // Reconnecting repairs neither missing permissions nor an invalid request.
-            self.ended = matches!(error, StoreError::Denied { .. } | StoreError::Invalid { .. });
-            self.pause = Some(self.reconnect.next_delay(&error));
-            if !self.interruption_reported || self.ended {
-                self.interruption_reported = true;
+            // Permissions are given back, but an invalid request stays invalid.
+            self.ended = matches!(error, StoreError::Invalid { .. });
+            let interruption = self.reconnect.interrupted(&error);
+            self.pause = Some(interruption.pause);
+            if interruption.is_news || self.ended {
                 return Some(Err(error));
             }
         }

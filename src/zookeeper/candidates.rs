@@ -4,22 +4,28 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use zookeeper_client::{Client, CreateMode, Error};
 
-use super::access::{ZookeeperAccess, store_error};
+use super::access::{ZookeeperAccess, create_base, store_error};
 use crate::store::{StoreError, resume};
 
-/// The candidates of one election.
+/// An election, whatever the session.
 #[derive(Clone)]
-pub(super) struct Candidates {
-    pub client: Client,
-    /// The path that the client sees as the root; empty unless it is confined to a part of the
-    /// tree.
-    pub root: String,
+pub(super) struct Election {
     /// The parent of the candidates' nodes.
     pub base: String,
     /// The texts before the number in a candidate's name.
     pub patterns: Arc<[String]>,
     /// The longest time of each request.
     pub limit: Duration,
+}
+
+/// The candidates of one election, as one session sees them.
+#[derive(Clone)]
+pub(super) struct Candidates {
+    pub client: Client,
+    /// The path that the client sees as the root; empty unless it is confined to a part of the
+    /// tree.
+    pub root: String,
+    election: Election,
 }
 
 /// A candidate's node.
@@ -29,16 +35,34 @@ pub(super) struct Node {
     pub czxid: i64,
 }
 
+impl Election {
+    pub fn on(&self, client: Client) -> Candidates {
+        let root = client.path().trim_end_matches('/').to_owned();
+        Candidates { client, root, election: self.clone() }
+    }
+}
+
 impl Candidates {
+    /// Returns the parent of the candidates' nodes.
+    pub fn base(&self) -> &str {
+        &self.election.base
+    }
+
+    /// Returns the longest time of each request.
+    pub fn limit(&self) -> Duration {
+        self.election.limit
+    }
+
     /// Lists the candidates' names, the leader first.
     pub async fn list(&self) -> Result<Vec<String>, StoreError> {
-        let names = match self.client.list_children(&self.base).await {
+        let names = match self.client.list_children(self.base()).await {
             Ok(names) => names,
             // The first candidate creates the base.
             Err(Error::NoNode) => Vec::new(),
             Err(error) => return Err(store_error(error)),
         };
-        let numbered = names.into_iter().filter_map(|name| Some((number(&self.patterns, &name)?, name)));
+        let numbered =
+            names.into_iter().filter_map(|name| Some((number(&self.election.patterns, &name)?, name)));
         let mut candidates: Vec<_> = numbered.collect();
         candidates.sort_unstable();
         Ok(candidates.into_iter().map(|(_, name)| name).collect())
@@ -55,7 +79,7 @@ impl Candidates {
 
     /// Reads the identity of the leader; `None` if there is no candidate.
     pub async fn leader(&self) -> Result<Option<String>, StoreError> {
-        self.client.sync(&self.base).await.map_err(store_error)?;
+        self.client.sync(self.base()).await.map_err(store_error)?;
         loop {
             let candidates = self.list().await?;
             let Some(first) = candidates.first() else { return Ok(None) };
@@ -88,7 +112,7 @@ impl Candidates {
                 }
                 Err(Error::NoNode) => {
                     let options = access.options(CreateMode::Persistent);
-                    self.client.mkdir(&self.base, &options).await.map_err(store_error)?;
+                    create_base(&self.client, self.base(), &options).await?;
                 }
                 Err(error) => return Err(store_error(error)),
             }
@@ -98,7 +122,7 @@ impl Candidates {
     /// Finds the node with this prefix that belongs to the client's session.
     pub async fn find(&self, prefix: &str) -> Result<Option<Node>, StoreError> {
         // The client may be connected to another server by now, which may lag behind.
-        self.client.sync(&self.base).await.map_err(store_error)?;
+        self.client.sync(self.base()).await.map_err(store_error)?;
         let session = self.client.session_id().0;
         for name in self.list().await?.into_iter().filter(|name| name.starts_with(prefix)) {
             let stat = self.client.check_stat(&self.path(&name)).await.map_err(store_error)?;
@@ -119,7 +143,7 @@ impl Candidates {
     }
 
     pub fn path(&self, name: &str) -> String {
-        format!("{}/{name}", self.base)
+        format!("{}/{name}", self.base())
     }
 
     /// Gives up on a request after the limit.
@@ -127,7 +151,7 @@ impl Candidates {
         &self,
         request: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        resume::bounded(self.limit, request, |error| error).await
+        resume::bounded(self.limit(), request, |error| error).await
     }
 }
 

@@ -1,9 +1,11 @@
 //! A store and an elector in ZooKeeper.
 
 mod access;
+mod breaks;
 mod campaign;
 pub(crate) mod candidates;
 mod codec;
+mod deletions;
 mod elector;
 pub(crate) mod name;
 mod session;

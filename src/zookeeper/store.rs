@@ -4,12 +4,12 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use parking_lot::Mutex;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult, MultiWriter, Stat};
 
 use super::{
-    access::{ENGINE, ZookeeperAccess, are_servers, is_base, store_error},
+    access::{self, ENGINE, ZookeeperAccess, create_base, is_base, store_error},
     codec::{entry, parts, version},
+    deletions::{Deletions, Known, NAME_LENGTH, is_original},
     session::Session,
     watch::Watch,
 };
@@ -31,20 +31,29 @@ use crate::store::{
 /// precedes each read, so that it returns every write acknowledged before.
 ///
 /// ZooKeeper compares a node's *data version*, which restarts at 0 when the node is deleted and
-/// created. Therefore each delete also writes a node `%deletions`, and each update also compares
-/// the data version of that node. If no key was deleted since the expected write, the node's data
-/// version identifies the write as well as the zxid. Otherwise the store reads the zxid again
-/// before it writes, which costs that update one more round trip. **Delete keys only through this
-/// store:** a deletion by another program does not write `%deletions`.
+/// created. Therefore each delete also writes a node `%deletions-<random>`, and each update also
+/// compares the data version of that node. If no key was deleted since the expected write, the
+/// node's data version identifies the write as well as the zxid. Otherwise the store reads the zxid
+/// again before it writes, which costs that update one more round trip. After an interruption it
+/// does so for each write from before.
+///
+/// So a stale writer loses, even if an administrator wiped the base path, deleted the node
+/// `%deletions-<random>`, or restored a backup. **Delete single keys only through this store:** a
+/// deletion by another program does not write that node.
 ///
 /// A value together with its key has at most about 1 MB (`jute.maxbuffer`). The store returns
-/// [`StoreError::TooLarge`] for a larger value and does not send it, because the server would close
-/// the connection.
+/// [`StoreError::TooLarge`] for a larger value, and [`StoreError::Invalid`] for a key that is too
+/// long by itself. It does not send them, because the server would close the connection.
 ///
 /// # Permissions
 ///
 /// The store creates nodes with the ACL of its [`ZookeeperAccess`]. A watch omits nodes that the
 /// user may not read.
+///
+/// An administrator may create the base path, below nodes that the user may not change. The user
+/// needs READ on it to watch and to update, CREATE to create keys, and DELETE to delete keys. On the
+/// nodes of the keys it needs READ and WRITE. On the node `%deletions-<random>`, which the first
+/// update or deletion creates, it needs READ to update, and WRITE to delete.
 ///
 /// # Timeouts and sessions
 ///
@@ -54,7 +63,9 @@ use crate::store::{
 ///
 /// After the session has expired, the next call begins a new one. No node is bound to a session, so
 /// an expiry loses no data. The client learns of the expiry when it reconnects; without a server it
-/// assumes it after 1.4 times the session timeout.
+/// assumes it after 1.4 times the session timeout. A session whose connection breaks again and
+/// again, each time soon after it was made, ends as well; the next one begins after a pause of 1 s
+/// to 6 s, and until then calls return [`StoreError::Unavailable`].
 ///
 /// # Watches
 ///
@@ -80,37 +91,30 @@ use crate::store::{
 #[derive(Clone)]
 pub struct ZookeeperStore {
     session: Session,
-    /// The newest known state of the node that counts deletions.
-    deletions: Arc<Mutex<Option<Deletions>>>,
-}
-
-/// A state of the node that counts deletions. Later states compare as greater.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Deletions {
-    zxid: i64,
-    version: i32,
+    deletions: Arc<Known>,
 }
 
 impl ZookeeperStore {
     /// Creates a store whose keys are nodes under the path `base`. `servers` is a list of
-    /// `host:port`, separated by commas. Connects with the first call.
+    /// `host:port`, separated by commas; behind the last one may stand a root path, which must
+    /// exist: `zk-0:2181,zk-1:2181/app`. Connects with the first call.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Invalid`] if `servers` is empty or contains a path, or if `base` is not an
-    /// absolute path, is `/` or `/zookeeper`, or has an invalid name in it.
+    /// [`StoreError::Invalid`] if `servers` is no such list, or if `base` is not an
+    /// absolute path, is `/`, is or begins with `/zookeeper`, has an invalid name in it, or has more
+    /// than 65,535 bytes, or if the access does not fit into a request.
     pub fn new(servers: &str, base: &str, access: ZookeeperAccess) -> Result<Self, StoreError> {
         let invalid = |reason: String| StoreError::Invalid { reason, source: None };
-        if !are_servers(servers) {
-            return Err(invalid(format!(
-                "servers are {servers:?}, but must be host:port, separated by commas"
-            )));
+        if let Some(rule) = access.broken_rule(servers) {
+            return Err(invalid(format!("servers are {servers:?}, but must be {rule}")));
         }
         if !is_base(base) {
             return Err(invalid(format!(
                 "base is {base:?}, but must be a path such as \"/controllers/status\""
             )));
         }
+        access::fits(access.size()).map_err(|reason| invalid(format!("access is too large: {reason}")))?;
         Ok(Self { session: Session::new(servers, base, access), deletions: Arc::default() })
     }
 
@@ -131,18 +135,21 @@ impl ZookeeperStore {
         self
     }
 
-    fn deletions_path(&self) -> String {
-        format!("{}/{DELETIONS}", self.session.base())
-    }
-
-    /// Creates the base path and the node that counts deletions.
-    async fn prepare(&self, client: &Client) -> Result<(), StoreError> {
-        let options = self.session.access().options(CreateMode::Persistent);
-        client.mkdir(self.session.base(), &options).await.map_err(store_error)?;
-        match client.create(&self.deletions_path(), b"", &options).await {
-            Ok(_) | Err(Error::NodeExists) => Ok(()),
-            Err(error) => Err(store_error(error)),
-        }
+    /// Returns the path of a key's node, and the size of a request that has it `times` times, if
+    /// that is not too large even without a value.
+    fn path_within(
+        &self,
+        key: &str,
+        fence: Option<&Fence>,
+        times: usize,
+    ) -> Result<(String, usize), StoreError> {
+        let path = self.session.path(non_empty(key)?);
+        let counter = self.session.base().len() + 1 + NAME_LENGTH;
+        let size = times * path.len() + counter + fence.map_or(0, |fence| fence.proof().len());
+        let invalid =
+            |reason| StoreError::Invalid { reason: format!("the key is too long: {reason}"), source: None };
+        self.session.fits(size).map_err(invalid)?;
+        Ok((path, size))
     }
 
     /// Creates the node of a key, if the fence holds.
@@ -154,7 +161,7 @@ impl ZookeeperStore {
                 None => client.create(path, value, &options).await.map(|(stat, _)| stat),
                 Some(fence) => {
                     let mut writer = client.new_multi_writer();
-                    add_fence(&mut writer, fence)?;
+                    add_fence(&mut writer, &client, fence)?;
                     // Servers up to 3.8 return no stat for a creation within a transaction
                     // (ZOOKEEPER-4667), but they do for a change of data. So create an empty node
                     // and set its value in the same transaction.
@@ -174,7 +181,9 @@ impl ZookeeperStore {
             match created {
                 Ok(stat) => return Ok(version(&stat)),
                 Err(Error::NodeExists) => return Err(StoreError::Conflict { current: Current::Unknown }),
-                Err(Error::NoNode) => self.prepare(&client).await?,
+                Err(Error::NoNode) => {
+                    create_base(&client, self.session.base(), &options).await?;
+                }
                 Err(error) => return Err(store_error(error)),
             }
         }
@@ -189,56 +198,57 @@ impl ZookeeperStore {
         expected: &Version,
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
-        let (zxid, data_version) = parts(expected)?;
-        let client = self.session.client().await?;
+        let (client, interruptions) = self.session.client_and_interruptions().await?;
+        let (zxid, data_version) = match parts(expected) {
+            Ok(parts) => parts,
+            Err(conflict) => return Err(outrank(&client, fence, conflict).await),
+        };
         // A further round is needed only if a key was deleted since the round before.
         loop {
-            let deletions = self.deletions_before(&client, path, zxid).await?;
+            let deletions = match self.deletions_before(&client, interruptions, path, zxid).await {
+                Ok(deletions) => deletions,
+                Err(error) => return Err(outrank(&client, fence, error).await),
+            };
             let mut writer = client.new_multi_writer();
-            // A transaction reports its first failing operation. The fence comes first, because a
-            // fence that fails outranks a conflict.
+            // A transaction reports its first failing operation, so the fence comes first.
             let deletions_index = match fence {
-                Some(fence) => add_fence(&mut writer, fence).map(|()| 1)?,
+                Some(fence) => add_fence(&mut writer, &client, fence).map(|()| 1)?,
                 None => 0,
             };
             let added = match value {
                 Some(value) => writer
-                    .add_check_version(&self.deletions_path(), deletions.version)
+                    .add_check_version(&deletions.path, deletions.version)
                     .and_then(|()| writer.add_set_data(path, value, Some(data_version))),
                 None => writer
-                    .add_set_data(&self.deletions_path(), b"", Some(deletions.version))
+                    .add_set_data(&deletions.path, b"", Some(deletions.version))
                     .and_then(|()| writer.add_delete(path, Some(data_version))),
             };
             added.map_err(store_error)?;
-            match (writer.commit().await, fence) {
-                (Ok(results), _) => {
+            let failed = match writer.commit().await {
+                Ok(results) => {
                     let stat = written(results)?;
-                    if value.is_none() {
-                        self.saw(&stat);
-                    }
+                    let seen = match value {
+                        Some(_) => Deletions { since: deletions.since.min(stat.mzxid), ..deletions },
+                        None => Deletions { version: stat.version, since: stat.mzxid, ..deletions },
+                    };
+                    self.deletions.saw(interruptions, seen);
                     return Ok(version(&stat));
                 }
-                (Err(MultiWriteError::OperationFailed { index: 0, source: Error::NoNode }), Some(fence)) => {
-                    return Err(fence.refused());
-                }
-                (
-                    Err(MultiWriteError::OperationFailed {
-                        index,
-                        source: Error::BadVersion | Error::NoNode,
-                    }),
-                    _,
-                ) if index == deletions_index => {
+                Err(MultiWriteError::OperationFailed { index, source }) => (index, source),
+                Err(error) => return Err(store_error(error.into())),
+            };
+            match (failed, fence) {
+                ((0, Error::NoNode), Some(fence)) => return Err(fence.refused()),
+                ((index, Error::BadVersion | Error::NoNode), _) if index == deletions_index => {
                     // A key was deleted, perhaps this one. Forget the state and look at the zxid
                     // again.
-                    *self.deletions.lock() = None;
+                    self.deletions.forget();
                 }
-                (Err(MultiWriteError::OperationFailed { source: Error::BadVersion, .. }), _) => {
+                ((_, Error::BadVersion), _) => {
                     return Err(StoreError::Conflict { current: Current::Unknown });
                 }
-                (Err(MultiWriteError::OperationFailed { source: Error::NoNode, .. }), _) => {
-                    return Err(StoreError::Conflict { current: Current::Absent });
-                }
-                (Err(error), _) => return Err(store_error(error.into())),
+                ((_, Error::NoNode), _) => return Err(StoreError::Conflict { current: Current::Absent }),
+                ((_, error), _) => return Err(store_error(error)),
             }
         }
     }
@@ -249,37 +259,37 @@ impl ZookeeperStore {
     async fn deletions_before(
         &self,
         client: &Client,
+        interruptions: u64,
         path: &str,
         zxid: i64,
     ) -> Result<Deletions, StoreError> {
-        let known = *self.deletions.lock();
         // A state from before the write: if it still holds, the node was not deleted since the
         // write.
-        if let Some(known) = known.filter(|known| known.zxid < zxid) {
+        let known = self.deletions.state(interruptions);
+        if let Some(known) = known.filter(|known| known.since < zxid) {
             return Ok(known);
         }
         loop {
+            let counter = self.deletions.path(&self.session, client).await?;
             // Both are sent before the first answer. The server answers a session's requests in
             // order, so the state of the node is at least as new as the count.
-            let (deletions, node) = (client.check_stat(&self.deletions_path()), client.check_stat(path));
+            let (deletions, node) = (client.check_stat(&counter), client.check_stat(path));
             let (deletions, node) = (deletions.await.map_err(store_error)?, node.await.map_err(store_error)?);
-            match (deletions, node) {
+            match (deletions.filter(is_original), node) {
                 (_, None) => return Err(StoreError::Conflict { current: Current::Absent }),
                 (_, Some(node)) if node.mzxid != zxid => {
                     return Err(StoreError::Conflict { current: Current::Version(version(&node)) });
                 }
-                (Some(deletions), _) => return Ok(self.saw(&deletions)),
-                (None, _) => self.prepare(client).await?,
+                (Some(Stat { mzxid, version, .. }), _) => {
+                    // After an interruption, the data may be older ones that somebody restored, so
+                    // that a write from before it was never made. The next write shows the zxid
+                    // of now.
+                    let since = if interruptions == 0 { mzxid } else { i64::MAX };
+                    return Ok(Deletions { path: counter, version, since });
+                }
+                (None, _) => self.deletions.lost(&counter).await,
             }
         }
-    }
-
-    /// Remembers a state of the node that counts deletions, unless a newer one is known.
-    fn saw(&self, stat: &Stat) -> Deletions {
-        let seen = Deletions { zxid: stat.mzxid, version: stat.version };
-        let mut known = self.deletions.lock();
-        *known = (*known).max(Some(seen));
-        seen
     }
 }
 
@@ -295,7 +305,7 @@ impl fmt::Debug for ZookeeperStore {
 
 impl Store for ZookeeperStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let path = self.session.path(non_empty(key)?);
+        let (path, _) = self.path_within(key, None, 1)?;
         let read = async {
             let client = self.session.client().await?;
             // Both are sent before the first answer. The server answers a session's requests in
@@ -318,14 +328,10 @@ impl Store for ZookeeperStore {
         expected: Expected,
         fence: Option<&Fence>,
     ) -> Result<Version, StoreError> {
-        let path = self.session.path(non_empty(key)?);
-        let fence_size = fence.map_or(0, |fence| fence.proof().len());
-        let size = value.len() + 2 * path.len() + self.deletions_path().len() + fence_size + OVERHEAD;
-        if size > LARGEST {
-            let reason =
-                format!("the request has {size} bytes, but must have at most {LARGEST} (jute.maxbuffer)");
-            return Err(StoreError::TooLarge { reason, source: None });
-        }
+        // The path may be in the transaction twice.
+        let (path, size) = self.path_within(key, fence, 2)?;
+        let too_large = |reason| StoreError::TooLarge { reason, source: None };
+        self.session.fits(size + value.len()).map_err(too_large)?;
         match expected {
             Expected::Absent => self.session.bounded(self.create(&path, &value, fence)).await,
             Expected::Version(expected) => {
@@ -335,10 +341,8 @@ impl Store for ZookeeperStore {
     }
 
     async fn delete(&self, key: &str, expected: &Version, fence: Option<&Fence>) -> Result<(), StoreError> {
-        self.session
-            .bounded(self.update(&self.session.path(non_empty(key)?), None, expected, fence))
-            .await
-            .map(drop)
+        let (path, _) = self.path_within(key, fence, 1)?;
+        self.session.bounded(self.update(&path, None, expected, fence)).await.map(drop)
     }
 
     fn watch(&self, prefix: &str) -> impl Stream<Item = Result<Event, StoreError>> + Send + 'static {
@@ -347,10 +351,33 @@ impl Store for ZookeeperStore {
 }
 
 /// Adds a check to the transaction: the leader's node exists.
-fn add_fence(writer: &mut MultiWriter<'_>, fence: &Fence) -> Result<(), StoreError> {
+fn add_fence(writer: &mut MultiWriter<'_>, client: &Client, fence: &Fence) -> Result<(), StoreError> {
+    writer.add_check_version(leader_node(client, fence)?, ANY_VERSION).map_err(store_error)
+}
+
+/// Returns the error of a write that was not sent: a fence that fails outranks a conflict.
+async fn outrank(client: &Client, fence: Option<&Fence>, error: StoreError) -> StoreError {
+    let (StoreError::Conflict { .. }, Some(fence)) = (&error, fence) else { return error };
+    let node = match leader_node(client, fence) {
+        Ok(node) => node,
+        Err(error) => return error,
+    };
+    match client.check_stat(node).await {
+        Ok(Some(_)) => error,
+        Ok(None) => fence.refused(),
+        Err(error) => store_error(error),
+    }
+}
+
+/// Returns the path at which the client sees the leader's node.
+fn leader_node<'a>(client: &Client, fence: &'a Fence) -> Result<&'a str, StoreError> {
     // Paths are UTF-8, so any other proof belongs to no leader.
-    let node = std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())?;
-    writer.add_check_version(node, ANY_VERSION).map_err(store_error)
+    let path = std::str::from_utf8(fence.of(ENGINE)?.proof()).map_err(|_| fence.refused())?;
+    let seen = path.strip_prefix(client.path().trim_end_matches('/'));
+    seen.filter(|path| path.starts_with('/')).ok_or_else(|| {
+        let reason = format!("the leader's node {path:?} is not below the root path {:?}", client.path());
+        StoreError::Invalid { reason, source: None }
+    })
 }
 
 /// Returns the node's state after the transaction's only change of data.
@@ -364,13 +391,6 @@ fn written(results: Vec<MultiWriteResult>) -> Result<Stat, StoreError> {
 
 /// ZooKeeper's value for any data version.
 const ANY_VERSION: i32 = -1;
-/// The name of the node whose data version counts deletions. No key is encoded to this name.
-const DELETIONS: &str = "%deletions";
-/// The largest request in bytes: the servers' default of `jute.maxbuffer`.
-const LARGEST: usize = 0xfffff;
-/// An upper bound, in bytes, of the parts of a request besides paths, value and fence.
-const OVERHEAD: usize = 512;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -168,6 +168,68 @@ async fn attempt_carries_its_fence_and_is_cancelled_afterwards() {
     assert_eq!(seen.recv().await, Some(Some(fence(8))), "the next leadership retries it");
 }
 
+/// Leads once, lets `next` say what comes next without a look in between, and returns whether an
+/// attempt of the first leadership was cancelled.
+async fn is_cancelled(lease: &WriterLease<u32>, elector: &Said, next: impl FnOnce(&Said)) -> bool {
+    elector.leads(1, 1000);
+    let (sender, mut ends) = mpsc::unbounded_channel();
+    let work = move |attempt: writerlease::Attempt<u32>| {
+        let sender = sender.clone();
+        async move {
+            sender.send(None).expect("the test waits");
+            let cancelled = tokio::time::timeout(Duration::from_secs(3), attempt.cancelled()).await;
+            sender.send(Some(cancelled.is_ok())).expect("the test waits");
+            Outcome::Written
+        }
+    };
+    lease.try_work(1, work).expect("the lease accepts jobs");
+    assert_eq!(ends.recv().await, Some(None));
+    next(elector);
+    ends.recv().await.flatten().expect("it ends")
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_reign_is_noticed_although_the_channel_skipped_what_was_between() {
+    for fenced in [true, false] {
+        let elector = Said::new();
+        let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+        let follow = |elector| if fenced { lease.follow(elector) } else { lease.follow_unfenced(elector) };
+        follow(&elector).expect("a runtime");
+        let again = is_cancelled(&lease, &elector, |elector| {
+            elector.follows();
+            elector.leads(2, 1000);
+        });
+        assert!(again.await, "another led in between");
+        assert!(lease.is_leader());
+        let renewed = is_cancelled(&lease, &elector, |elector| elector.leads(1, 2000));
+        assert!(!renewed.await, "a renewal is no new reign");
+        // Elections count for themselves: another one has the same token.
+        let other = Said::new();
+        other.0.send_replace(Leadership::Leader {
+            fence: Fence::new("test", "another election", 1),
+            until: Moment::now() + Duration::from_secs(1000),
+        });
+        assert!(is_cancelled(&lease, &elector, |_| follow(&other).expect("a runtime")).await);
+        assert!(lease.is_leader());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn elector_that_was_followed_before_decides_nothing() {
+    for _ in 0..3000 {
+        let (old, new) = (Arc::new(Said::new()), Said::new());
+        let lease: WriterLease<u32> = WriterLease::builder("test").spawn().expect("valid");
+        lease.follow(&*old).expect("a runtime");
+        let sender = old.clone();
+        let said = tokio::spawn(async move { sender.leads(1, 1000) });
+        tokio::task::yield_now().await;
+        lease.follow(&new).expect("a runtime");
+        said.await.expect("it is said");
+        tokio::task::yield_now().await;
+        assert!(!lease.is_leader(), "it leads by an elector that it follows no more");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn unfenced_lease_follows_without_a_fence() {
     let elector = Said::new();

@@ -844,3 +844,29 @@ async fn handles_on_many_threads_lose_no_key() {
     .expect("every key runs");
     assert_eq!(done.load(SeqCst), 4000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_the_status_may_use_the_lease() {
+    let lease = builder().spawn().unwrap();
+    lead(&lease).await;
+    let (used, statuses) = (lease.clone(), lease.subscribe());
+    let uses = tokio::task::spawn_blocking(move || {
+        let seen = statuses.borrow();
+        // The driver, too, has a change to publish, and waits for the borrow to end.
+        used.try_work("key", |_| async { Outcome::WrittenByOther }).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        used.expire();
+        let reporter = used.watch_reporter();
+        drop((used.subscribe(), used.snapshot(), used.explain(&"key"), used.subscribe_roster()));
+        drop((used.is_leader(), used.leads(&"key"), used.len(), format!("{used:?}")));
+        used.extend(&"key");
+        used.remove(&"key");
+        used.echo(SECOND);
+        let status = used.status();
+        drop((reporter, used));
+        assert!(seen.is_leader && !status.is_leader);
+    });
+    timeout(20 * SECOND, uses).await.expect("nobody waits for another").unwrap();
+    let status = *lease.subscribe().wait_for(|status| !status.is_leader).await.unwrap();
+    assert_eq!(status, lease.status());
+}

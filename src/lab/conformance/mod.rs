@@ -1,4 +1,4 @@
-//! A test suite for the [contract](crate::store) of [`Store`].
+//! A test suite for the [contract](crate::store) of [`Store`], and [one](elections) for electors.
 //!
 //! Every store of this crate passes it. To test your own store, describe it in a [`Harness`]:
 //!
@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+pub mod elections;
 mod reads;
 mod versions;
 mod watches;
@@ -100,6 +101,18 @@ pub trait Harness: Sync {
     /// replaced. Default: `false`.
     fn coalesces(&self) -> bool {
         false
+    }
+
+    /// Returns whether the store knows permissions, so that [`deny`](Self::deny) works. Default:
+    /// `false`.
+    fn denies(&self) -> bool {
+        false
+    }
+
+    /// Takes away the permission to read all keys and interrupts the watches, or gives it back.
+    /// Returns when the store serves requests again. Default: nothing.
+    fn deny(&self, _denied: bool) -> impl Future<Output = ()> + Send {
+        async {}
     }
 
     /// The time limit of one case; a case that exceeds it counts as failed. Default: 2 minutes.
@@ -172,9 +185,9 @@ impl fmt::Display for CaseResult {
 /// The outcome of one case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CaseOutcome {
-    /// The store behaves as the name of the case says.
+    /// The store or elector behaves as the name of the case says.
     Passed,
-    /// The store behaves differently, as described here.
+    /// It behaves differently, as described here.
     Failed(String),
     /// The [`Harness`] declares a limit that excludes the case; this is the reason.
     NotApplicable(&'static str),

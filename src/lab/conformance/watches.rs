@@ -23,6 +23,12 @@ pub(super) async fn run<H: Harness>(suite: &mut Suite<'_, H>) {
     suite.case("a watch reports large values whole", large_values).await;
     suite.case("dropping a watch leaves other watches intact", dropped_watch).await;
     suite.case("after a gap a watch lists again and continues", gap).await;
+    let name = "a watch that is denied continues once it is allowed again";
+    if suite.harness.denies() {
+        suite.case(name, denied).await;
+    } else {
+        suite.not_applicable(name, "the store knows no permissions");
+    }
 }
 
 fn sorted(mut writes: Vec<Write>) -> Vec<Write> {
@@ -292,5 +298,33 @@ async fn gap<H: Harness>(bench: &Bench<'_, H>) {
     let store = bench.harness.store().await;
     let expected = Expected::Version(changed.version.clone());
     let next = put(&store, &changed.key, "after the gap", expected).await;
+    assert_eq!(watch.change().await, next);
+}
+
+async fn denied<H: Harness>(bench: &Bench<'_, H>) {
+    let first = bench.create(&bench.key("first"), "before the denial").await;
+    let mut watch = bench.watch();
+    assert_eq!(watch.listing().await, std::slice::from_ref(&first));
+    bench.harness.deny(true).await;
+    // The connection breaks first, and a listing may begin that cannot be completed.
+    loop {
+        match watch.item().await {
+            Err(StoreError::Denied { .. }) => break,
+            Ok(Event::Init) | Err(StoreError::Unavailable { .. }) => {}
+            other => panic!("{other:?} instead of a denial"),
+        }
+    }
+    bench.harness.deny(false).await;
+    let entries = loop {
+        match watch.item().await {
+            Ok(Event::Init) => break watch.entries().await,
+            Ok(Event::Resumed) => break vec![first.clone()],
+            Err(StoreError::Denied { .. } | StoreError::Unavailable { .. }) => {}
+            other => panic!("{other:?} instead of a fresh listing"),
+        }
+    };
+    assert_eq!(entries, std::slice::from_ref(&first));
+    let store = bench.harness.store().await;
+    let next = put(&store, &first.key, "afterwards", Expected::Version(first.version.clone())).await;
     assert_eq!(watch.change().await, next);
 }

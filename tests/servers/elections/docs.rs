@@ -58,7 +58,10 @@ fn migrating_lists_every_call_with_its_test() {
         let definition = format!("fn {name}");
         // A test of every server is a generic function.
         let ends = |rest: &str| rest.starts_with(['(', '<']);
-        sources.iter().any(|source| source.split(&definition).skip(1).any(ends))
+        let is_function = |source: &String| source.split(&definition).skip(1).any(ends);
+        // A case of a conformance suite is a sentence.
+        let case = format!("case(\"{}\",", name.replace('_', " "));
+        sources.iter().any(|source| is_function(source) || source.contains(&case))
     };
     let tables = tables(&page);
     for Row { theirs, ours, test } in tables.iter().flatten() {
@@ -68,5 +71,5 @@ fn migrating_lists_every_call_with_its_test() {
     }
     let rows: Vec<_> = tables.iter().map(Vec::len).collect();
     // writerlease, tiflow, coordinate, dcos-go, ethpandaops.
-    assert_eq!(rows, [24, 14, 13, 10, 8]);
+    assert_eq!(rows, [24, 16, 18, 12, 8]);
 }

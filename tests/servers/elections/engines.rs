@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions, PutOptions};
 use writerlease::{
     election::Elector,
     etcd::{EtcdElector, EtcdStore, EtcdVoter, EtcdVoters},
@@ -10,7 +10,7 @@ use writerlease::{
     store::Store,
     zookeeper::{ZookeeperAccess, ZookeeperElector, ZookeeperStore},
 };
-use zookeeper_client::Client as ZookeeperClient;
+use zookeeper_client::{Acl, AuthId, Client as ZookeeperClient, Error, Permission};
 
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
 
@@ -26,18 +26,31 @@ pub trait Engine: Sized {
 
     async fn start() -> Self;
     fn address(&self) -> SocketAddr;
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> Self::Elector;
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> Self::Elector;
+    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> Self::Elector {
+        self.candidate_with(address, identity, Self::TTL).await
+    }
     async fn candidate(&self, identity: &str) -> Self::Elector {
         self.candidate_at(self.address(), identity).await
     }
-    /// A store that can check the fences of this election.
-    async fn store(&self) -> Self::Store;
+    /// A store that can check the fences of this election, by way of this address.
+    async fn store_at(&self, address: SocketAddr) -> Self::Store;
+    async fn store(&self) -> Self::Store {
+        self.store_at(self.address()).await
+    }
+    /// Takes away the permission to read. Connections go on.
+    async fn deny(&self);
     /// Lists all that the server holds of the election.
     async fn traces(&self) -> Vec<String>;
     /// Counts the writes of all clients.
     async fn writes(&self) -> u64;
     /// Deletes the leader's key or node, as another program would.
     async fn depose(&self);
+    /// Writes over the leader's key, as another program would, with a value that expires after the TTL.
+    /// Returns false if the server has no such key.
+    async fn overwrite(&self) -> bool {
+        false
+    }
     fn kill(&mut self);
     /// Starts the server again with the same data.
     async fn restart(&mut self);
@@ -74,6 +87,24 @@ async fn etcd_keys(address: SocketAddr) -> Vec<(Vec<u8>, String)> {
         .collect()
 }
 
+async fn oldest_etcd_key(address: SocketAddr) -> Option<Vec<u8>> {
+    let options = GetOptions::new()
+        .with_prefix()
+        .with_sort(etcd_client::SortTarget::Create, etcd_client::SortOrder::Ascend)
+        .with_limit(1);
+    let oldest = etcd_client(address).await.get(ELECTION, Some(options)).await.expect("it serves");
+    oldest.kvs().first().map(|kv| kv.key().to_vec())
+}
+
+async fn overwrite_etcd_key(address: SocketAddr, ttl: Duration) -> bool {
+    let mut client = etcd_client(address).await;
+    let lease = client.lease_grant(ttl.as_secs() as i64, None).await.expect("it serves").id();
+    let Some(key) = oldest_etcd_key(address).await else { return false };
+    let theirs = PutOptions::new().with_lease(lease);
+    client.put(key, "theirs", Some(theirs)).await.expect("it serves");
+    true
+}
+
 /// Returns etcd's revision, which counts its writes.
 async fn etcd_revision(address: SocketAddr) -> u64 {
     let status = etcd_client(address).await.status().await.expect("it serves");
@@ -83,6 +114,17 @@ async fn etcd_revision(address: SocketAddr) -> u64 {
 async fn etcd_leases(address: SocketAddr) -> usize {
     let leases = etcd_client(address).await.leases().await.expect("it serves");
     leases.leases().len()
+}
+
+/// Demands a user, of which the clients here have none.
+async fn etcd_deny(address: SocketAddr) {
+    let mut client = etcd_client(address).await;
+    // It may have been denied before.
+    if client.user_add("root", "secret", None).await.is_ok() {
+        client.role_add("root").await.expect("it serves");
+        client.user_grant_role("root", "root").await.expect("it serves");
+        client.auth_enable().await.expect("there is a root user");
+    }
 }
 
 async fn etcd_traces(address: SocketAddr) -> Vec<String> {
@@ -104,13 +146,17 @@ impl Engine for Etcd {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdElector {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> EtcdElector {
         let builder = EtcdElector::builder(etcd_client(address).await, ELECTION).identity(identity);
-        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        builder.ttl(ttl).request_timeout(REQUEST).start().await.expect("a session")
     }
 
-    async fn store(&self) -> EtcdStore {
-        EtcdStore::new(etcd_client(self.address()).await)
+    async fn store_at(&self, address: SocketAddr) -> EtcdStore {
+        EtcdStore::new(etcd_client(address).await)
+    }
+
+    async fn deny(&self) {
+        etcd_deny(self.address()).await;
     }
 
     async fn traces(&self) -> Vec<String> {
@@ -122,13 +168,12 @@ impl Engine for Etcd {
     }
 
     async fn depose(&self) {
-        let mut client = etcd_client(self.address()).await;
-        let options = GetOptions::new()
-            .with_prefix()
-            .with_sort(etcd_client::SortTarget::Create, etcd_client::SortOrder::Ascend)
-            .with_limit(1);
-        let oldest = client.get(ELECTION, Some(options)).await.expect("it serves");
-        client.delete(oldest.kvs()[0].key(), None).await.expect("it serves");
+        let key = oldest_etcd_key(self.address()).await.expect("a candidate leads");
+        etcd_client(self.address()).await.delete(key, None).await.expect("it serves");
+    }
+
+    async fn overwrite(&self) -> bool {
+        overwrite_etcd_key(self.address(), Self::TTL).await
     }
 
     fn kill(&mut self) {
@@ -153,14 +198,18 @@ impl Engine for Voter {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> EtcdVoter {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> EtcdVoter {
         let voters = EtcdVoters::builder(etcd_client(address).await).request_timeout(REQUEST).build();
         let voters = voters.expect("valid settings");
-        voters.add_voter(ELECTION, identity, Self::TTL).expect("valid settings")
+        voters.add_voter(ELECTION, identity, ttl).expect("valid settings")
     }
 
-    async fn store(&self) -> EtcdStore {
-        EtcdStore::new(etcd_client(self.address()).await)
+    async fn store_at(&self, address: SocketAddr) -> EtcdStore {
+        EtcdStore::new(etcd_client(address).await)
+    }
+
+    async fn deny(&self) {
+        etcd_deny(self.address()).await;
     }
 
     async fn traces(&self) -> Vec<String> {
@@ -173,6 +222,10 @@ impl Engine for Voter {
 
     async fn depose(&self) {
         etcd_client(self.address()).await.delete(ELECTION, None).await.expect("it serves");
+    }
+
+    async fn overwrite(&self) -> bool {
+        overwrite_etcd_key(self.address(), Self::TTL).await
     }
 
     fn kill(&mut self) {
@@ -197,14 +250,24 @@ impl Engine for Zookeeper {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> ZookeeperElector {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> ZookeeperElector {
         let builder = ZookeeperElector::builder(address.to_string(), ELECTION).identity(identity);
-        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("a session")
+        builder.ttl(ttl).request_timeout(REQUEST).start().await.expect("a session")
     }
 
-    async fn store(&self) -> ZookeeperStore {
-        let store = ZookeeperStore::new(&self.address().to_string(), "/test/store", ZookeeperAccess::open());
+    async fn store_at(&self, address: SocketAddr) -> ZookeeperStore {
+        let store = ZookeeperStore::new(&address.to_string(), "/test/store", ZookeeperAccess::open());
         store.expect("a valid address")
+    }
+
+    async fn deny(&self) {
+        let client = zookeeper_client(self.address()).await;
+        let acl = [Acl::new(Permission::ADMIN, AuthId::anyone())];
+        for path in [ELECTION, "/test/store"] {
+            // The store makes its path with the first write.
+            let set = client.set_acl(path, &acl, None).await;
+            assert!(matches!(set, Ok(_) | Err(Error::NoNode)), "{set:?}");
+        }
     }
 
     async fn traces(&self) -> Vec<String> {
@@ -248,13 +311,17 @@ impl Engine for Redis {
         self.0.address()
     }
 
-    async fn candidate_at(&self, address: SocketAddr, identity: &str) -> RedisElector {
+    async fn candidate_with(&self, address: SocketAddr, identity: &str, ttl: Duration) -> RedisElector {
         let builder = RedisElector::builder(format!("redis://{address}"), ELECTION).identity(identity);
-        builder.ttl(Self::TTL).request_timeout(REQUEST).start().await.expect("valid settings")
+        builder.ttl(ttl).request_timeout(REQUEST).start().await.expect("valid settings")
     }
 
-    async fn store(&self) -> RedisStore {
-        RedisStore::new(self.0.endpoint()).expect("a valid URL")
+    async fn store_at(&self, address: SocketAddr) -> RedisStore {
+        RedisStore::new(format!("redis://{address}")).expect("a valid URL")
+    }
+
+    async fn deny(&self) {
+        self.0.ask("ACL SETUSER default resetkeys").await;
     }
 
     async fn traces(&self) -> Vec<String> {

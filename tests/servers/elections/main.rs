@@ -7,5 +7,7 @@ mod docs;
 mod engines;
 mod hostile;
 mod interop;
+mod log;
+mod rates;
 mod states;
 mod takeovers;

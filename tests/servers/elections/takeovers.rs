@@ -82,7 +82,7 @@ mod processes {
 }
 
 /// Candidates whose networks fail: all traffic stalls, connections are cut and refused, or open ones
-/// go silent.
+/// go silent; and candidates whose key another program writes over.
 mod networks {
     use super::*;
 
@@ -102,6 +102,8 @@ mod networks {
         Stall,
         Cut,
         HalfOpen,
+        /// Another program writes over the leader's key, where the server has one.
+        Overwritten,
     }
 
     async fn take_over<E: Engine>() {
@@ -123,9 +125,9 @@ mod networks {
         }
         let mut started = candidates.len();
         another_acts(&acts, 0).await;
-        let faults = [Fault::Stall, Fault::Cut, Fault::HalfOpen].into_iter().cycle();
+        let faults = [Fault::Stall, Fault::Cut, Fault::HalfOpen, Fault::Overwritten].into_iter().cycle();
         let mut gaps = Vec::new();
-        for (number, fault) in faults.take(takeovers(6)).enumerate() {
+        for (number, fault) in faults.take(takeovers(8)).enumerate() {
             // At various moments between two renewals.
             sleep(E::TTL.mul_f64((number * 7 % 10) as f64 / 10.0)).await;
             // Only now: on a busy machine another may lead than before.
@@ -140,6 +142,11 @@ mod networks {
                     proxy.cut();
                 }
                 Fault::HalfOpen => proxy.half_open(),
+                Fault::Overwritten => {
+                    if !engine.overwrite().await {
+                        proxy.stall();
+                    }
+                }
             }
             // A leader that reconnects in time leads on.
             if let Fault::HalfOpen = fault {
@@ -177,7 +184,7 @@ mod networks {
             fenced.lock(),
             gaps[gaps.len() / 2]
         );
-        assert!(acts.len() > takeovers(6));
+        assert!(acts.len() > takeovers(8));
     }
 
     /// A candidate that notes when it leads, and writes then. Its store has a connection without faults, so

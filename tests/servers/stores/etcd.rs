@@ -10,14 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, Permission, PermissionType, PutOptions};
 use tokio::time::{sleep, timeout};
 use writerlease::{
     EnsureOutcome, Guard, WatchState, WriterLease,
-    etcd::EtcdStore,
-    store::{Entry, Event, Expected, Store, StoreError, Version},
+    election::{Elector, Leadership},
+    etcd::{EtcdElector, EtcdStore},
+    store::{Entry, Event, Expected, Fence, Store, StoreError, Version},
 };
-use writerlease_test_support::{server::EtcdServer, watch::Watch};
+use writerlease_test_support::{
+    server::{EtcdGrpcProxy, EtcdServer},
+    watch::Watch,
+};
 
 /// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
@@ -184,7 +188,8 @@ async fn user_without_permission_is_denied() {
         let mut watch = Watch::of(store, key);
         let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{item:?}");
-        assert!(watch.next().await.is_none(), "a new connection does not help");
+        let next = timeout(Duration::from_secs(1), watch.next()).await;
+        assert!(next.is_err(), "the watch goes on trying, after a pause: {next:?}");
     }
     // The user may read this key, but not write it.
     let put = reader.put("own/key", "value".into(), Expected::Absent, None).await;
@@ -335,4 +340,119 @@ async fn unwanted_keys_are_deleted_by_one_guard() {
         assert_eq!(store.get(&format!("k/{key}")).await.unwrap(), None);
     }
     assert_eq!(deleted, keys.len(), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_keep_the_lease_of_a_key() {
+    let server = EtcdServer::start().await;
+    let mut client = Client::connect([server.endpoint()], None).await.unwrap();
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    client.put("k", "1", Some(PutOptions::new().with_lease(lease))).await.unwrap();
+    let store = connect(&server).await;
+    let lease_of = async |key: &str| client.clone().get(key, None).await.unwrap().kvs()[0].lease();
+    let mut version = store.get("k").await.unwrap().unwrap().version;
+    for fence in [None, Some(leader(&server).await)] {
+        let expected = Expected::Version(version);
+        version = store.put("k", "2".into(), expected, fence.as_ref()).await.unwrap();
+        assert_eq!(lease_of("k").await, lease);
+    }
+    // A new key has none, and neither has one that was deleted and created again.
+    store.put("new", "1".into(), Expected::Absent, None).await.unwrap();
+    store.delete("k", &version, None).await.unwrap();
+    store.put("k", "3".into(), Expected::Absent, None).await.unwrap();
+    assert_eq!((lease_of("new").await, lease_of("k").await), (0, 0));
+    client.clone().lease_revoke(lease).await.unwrap();
+    assert!(store.get("k").await.unwrap().is_some());
+}
+
+/// Returns a leader's fence.
+async fn leader(server: &EtcdServer) -> Fence {
+    let client = Client::connect([server.endpoint()], None).await.unwrap();
+    let elector = EtcdElector::builder(client, "election").identity("one").start().await.unwrap();
+    let fence = elector.leadership().wait_for(Leadership::is_leader).await.unwrap().fence().cloned();
+    // It is left to expire.
+    std::mem::forget(elector);
+    fence.expect("it leads")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_end_with_the_lease_of_their_store() {
+    let server = EtcdServer::start().await;
+    let mut client = Client::connect([server.endpoint()], None).await.unwrap();
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    let store = connect(&server).await.lease(lease);
+    let other = connect(&server).await;
+    let written = other.put("old", "1".into(), Expected::Absent, None).await.unwrap();
+    store.put("old", "2".into(), Expected::Version(written), None).await.unwrap();
+    store.put("new", "1".into(), Expected::Absent, None).await.unwrap();
+    client.lease_revoke(lease).await.unwrap();
+    assert_eq!((other.get("old").await.unwrap(), other.get("new").await.unwrap()), (None, None));
+    let late = store.put("new", "1".into(), Expected::Absent, None).await;
+    assert!(matches!(late, Err(StoreError::Invalid { .. })), "{late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_watch_behind_a_grpc_proxy_stays_live() {
+    let server = EtcdServer::start().await;
+    let mut proxy = EtcdGrpcProxy::start(&server).await;
+    let limit = Duration::from_secs(1);
+    let connect = async |endpoint: String| {
+        let store = EtcdStore::connect([endpoint]).await.expect("a valid endpoint");
+        store.request_timeout(limit)
+    };
+    let endpoint = format!("http://{}", proxy.address());
+    let lease = WriterLease::builder("test").spawn().unwrap();
+    let guard = Guard::new(connect(endpoint.clone()).await, lease, "k/").unwrap();
+    let mut statuses = guard.lease().subscribe();
+    let mut live = async || {
+        let live = statuses.wait_for(|status| status.watch == Some(WatchState::Live));
+        timeout(LONG, live).await.expect("the watch is live").expect("the lease lives");
+    };
+    live().await;
+    let store = connect(endpoint).await;
+    let mut watch = Watch::of(&store, "k/");
+    watch.listing().await;
+    // Longer than any silence that is taken for a sign of an interruption.
+    let quiet = timeout(Duration::from_secs(14), watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    assert_eq!(guard.watch_state(), WatchState::Live);
+
+    proxy.restart().await;
+    watch.interrupted().await;
+    loop {
+        match watch.next().await {
+            Some(Ok(Event::Resumed | Event::InitDone)) => break,
+            Some(Ok(Event::Init)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    live().await;
+    let direct = EtcdStore::connect([server.endpoint()]).await.unwrap();
+    let version = direct.put("k/1", "value".into(), Expected::Absent, None).await.unwrap();
+    assert_eq!(watch.event().await, Event::Put(Entry { key: "k/1".into(), value: "value".into(), version }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_among_the_endpoints_refuses_no_request_for_good() {
+    let server = EtcdServer::start().await;
+    let learner = server.start_learner().await;
+    let since = Instant::now();
+    let store = EtcdStore::connect([server.endpoint(), learner.endpoint()]).await.unwrap();
+    for round in 0..200 {
+        let key = format!("k/{round}");
+        let version = store.put(&key, "1".into(), Expected::Absent, None).await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap().unwrap().version, version);
+        store.delete(&key, &version, None).await.unwrap();
+    }
+    println!("600 requests with a learner took {:?}", since.elapsed());
+    for _ in 0..20 {
+        let mut watch = Watch::of(&store, "k/");
+        assert_eq!(watch.listing().await, []);
+    }
+    let alone = EtcdStore::connect([learner.endpoint()]).await.unwrap();
+    let refused = alone.get("k").await;
+    assert!(
+        matches!(&refused, Err(StoreError::Unavailable { reason, .. }) if reason.contains("learner")),
+        "{refused:?}"
+    );
 }

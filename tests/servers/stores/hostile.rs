@@ -168,7 +168,7 @@ async fn hostile_nodes_in_zookeeper_are_replaced_or_kept() {
     let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
     let base = "/tests/store";
     client.mkdir(base, &open).await.expect("it serves");
-    for name in ["%", "%2f", "%zz", "k%2Fx y", "k%2F%ff", "ä", "k%2F", "%deletions"] {
+    for name in ["%", "%2f", "%zz", "k%2Fx y", "k%2F%ff", "ä", "k%2F", "%deletions-copy"] {
         client.create(&format!("{base}/{name}"), &[0xff; 100], &open).await.expect("it serves");
     }
     // An unreadable node must not hide the others.
@@ -186,9 +186,18 @@ async fn hostile_nodes_in_zookeeper_are_replaced_or_kept() {
         writes(&fresh, &index.to_string()).await;
         finds_done(&watching, &index.to_string()).await;
         client.set_data(&path, &value, None).await.expect("it serves");
-        client.set_data(&format!("{base}/%deletions"), &value, None).await.expect("it serves");
+        let names = client.list_children(base).await.expect("it serves");
+        let counts: Vec<_> = names.into_iter().filter(|name| name.starts_with("%deletions-")).collect();
+        assert!(counts.len() >= 2, "{counts:?}");
+        for name in &counts {
+            client.set_data(&format!("{base}/{name}"), &value, None).await.expect("it serves");
+        }
         writes(&watching, &index.to_string()).await;
-        client.delete(&format!("{base}/%deletions"), None).await.expect("it serves");
+        for name in &counts {
+            client.delete(&format!("{base}/{name}"), None).await.expect("it serves");
+        }
+        // A copy of another program, of which the store must not make use.
+        client.create(&format!("{base}/%deletions-copy"), &value, &open).await.expect("it serves");
         client.set_data(&path, &value, None).await.expect("it serves");
         writes(&watching, &index.to_string()).await;
     }

@@ -128,6 +128,40 @@ async fn flush_is_a_listing_that_fails_stale_writers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn numbers_grow_after_the_clock_was_set_back() {
+    let server = RedisServer::start().await;
+    // As a master wrote it whose clock was a minute ahead.
+    let now = server.ask("TIME").await;
+    let seconds: u64 = now.lines().nth(2).and_then(|line| line.parse().ok()).expect("the time");
+    let ahead = (seconds + 60) * 1_000_000;
+    let deleted = async |store: &RedisStore, watch: &mut Watch| {
+        let entry = read(store, "k/1").await.expect("it exists");
+        store.delete("k/1", &entry.version, None).await.expect("nobody else writes");
+        let Event::Delete { version, .. } = watch.event().await else { panic!("no deletion") };
+        assert!(version.key_revision() > entry.version.key_revision());
+        version
+    };
+    server.ask(&format!("HSET k/1 value old version {ahead}-00")).await;
+    let store = connect(&server);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await.len(), 1);
+    let version = deleted(&store, &mut watch).await;
+    let created = create(&store, "k/1").await;
+    assert!(created.key_revision() > version.key_revision());
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == created));
+    // A writer who has seen nothing cannot know it, and the watch lists again.
+    let version = deleted(&store, &mut watch).await;
+    let created = create(&connect(&server), "k/1").await;
+    assert!(created.key_revision() < version.key_revision());
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == created));
+    assert!(matches!(&watch.listing().await[..], [entry] if entry.version == created));
+    // A number that another program made up does not spread.
+    server.ask(&format!("HSET k/2 value theirs version {}-00", 2 * ahead)).await;
+    assert!(matches!(watch.event().await, Event::Put(_)));
+    assert!(create(&store, "k/3").await.key_revision() < Some(ahead));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn server_that_lost_its_data_repeats_no_version() {
     let mut server = RedisServer::start().await;
     let store = connect(&server);
@@ -199,7 +233,8 @@ async fn wrong_password_or_missing_permission_is_denied() {
         let mut watch = Watch::of(&store, "k/");
         let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{url}: {item:?}");
-        assert!(watch.next().await.is_none(), "a new connection does not help");
+        let next = timeout(SHORT, watch.next()).await;
+        assert!(next.is_err(), "the watch goes on trying, after a pause: {next:?}");
     }
     let reader = RedisStore::new(format!("redis://reader:secret@{address}")).unwrap();
     assert!(matches!(reader.get("k/1").await, Ok(None)));
@@ -326,6 +361,54 @@ async fn drop_leaves_neither_connections_nor_tasks() {
         assert!(Instant::now() < deadline, "{} tasks", metrics.num_alive_tasks());
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// `KEYS=20000000` for the figure.
+#[tokio::test(flavor = "multi_thread")]
+async fn listing_ends_by_silence_and_not_by_size() {
+    let keys = std::env::var("KEYS").map_or(100_000, |keys| keys.parse::<u64>().expect("a number"));
+    let server = RedisServer::start_with(["--enable-debug-command", "yes", "--appendonly", "no"]).await;
+    server.ask(&format!("DEBUG POPULATE {keys} theirs 10")).await;
+    let store = connect(&server);
+    let ours = 100;
+    for number in 0..ours {
+        create(&store, &format!("k/{number}")).await;
+    }
+    let before = (server.calls("scan").await, server.calls("hmget").await, server.calls("time").await);
+    let started = Instant::now();
+    assert_eq!(Watch::of(&store, "k/").listing().await.len(), ours);
+    println!("a listing among {keys} other keys took {:?}", started.elapsed());
+    let pages = server.calls("scan").await - before.0;
+    assert!(pages <= keys / 1000, "{pages} pages");
+    assert_eq!(server.calls("hmget").await - before.1, ours as u64, "only these keys are read");
+    assert!(server.calls("time").await - before.2 <= ours as u64, "other pages cost no second request");
+
+    // Each answer is in time, and all of them together are not.
+    let proxy = Proxy::start(server.address()).await;
+    proxy.delay(SHORT / 4);
+    let slow =
+        RedisStore::new(format!("redis://{}", proxy.address())).expect("a valid URL").request_timeout(SHORT);
+    let started = Instant::now();
+    if keys <= 100_000 {
+        assert_eq!(Watch::of(&slow, "k/").listing().await.len(), ours);
+        assert!(started.elapsed() > SHORT);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn longest_request_timeout_works() {
+    let server = RedisServer::start().await;
+    let store = RedisStore::new(server.endpoint()).unwrap().request_timeout(Duration::MAX);
+    let mut watch = Watch::of(&store, "k/");
+    assert_eq!(watch.listing().await, []);
+    let version = create(&store, "k/1").await;
+    assert!(matches!(watch.event().await, Event::Put(entry) if entry.version == version));
+    let _replica = RedisServer::start_replica_of(&server).await;
+    create(&store.clone().replicas(1), "k/2").await;
+    assert!(matches!(watch.event().await, Event::Put(entry) if *entry.key == *"k/2"));
+    let never = store.request_timeout(SHORT).replicas(usize::MAX);
+    let put = never.put("k/3", "value".into(), Expected::Absent, None).await;
+    assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
 }
 
 #[tokio::test]

@@ -3,41 +3,41 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use writerlease::{
     store::{Entry, Event, Expected, Store, StoreError, Version},
     zookeeper::{ZookeeperAccess, ZookeeperStore},
 };
 use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer, watch::Watch};
-use zookeeper_client::{Acls, Client, CreateMode};
+use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 /// The longest wait, only against hanging: nothing below takes nearly as long.
 const LONG: Duration = Duration::from_secs(20);
 /// The request timeout where a request is to fail. A request that is to succeed gets [`LONG`], or
 /// is repeated.
 const SHORT: Duration = Duration::from_secs(1);
-const BASE: &str = "/tests/store";
+pub const BASE: &str = "/tests/store";
 
-fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperStore {
+pub fn with_access(server: &ZookeeperServer, access: ZookeeperAccess) -> ZookeeperStore {
     let store = ZookeeperStore::new(&server.endpoint(), BASE, access).expect("a valid address");
     // A session that outlasts every pause of a busy machine, and the restart of a server.
     store.session_timeout(LONG).request_timeout(LONG)
 }
 
-fn connect(server: &ZookeeperServer) -> ZookeeperStore {
+pub fn connect(server: &ZookeeperServer) -> ZookeeperStore {
     with_access(server, ZookeeperAccess::open())
 }
 
-async fn create(store: &ZookeeperStore, key: &str) -> Version {
+pub async fn create(store: &ZookeeperStore, key: &str) -> Version {
     store.put(key, "value".into(), Expected::Absent, None).await.expect("the key is new")
 }
 
-async fn update(store: &ZookeeperStore, key: &str, version: &Version) -> Result<Version, StoreError> {
+pub async fn update(store: &ZookeeperStore, key: &str, version: &Version) -> Result<Version, StoreError> {
     store.put(key, "newer".into(), Expected::Version(version.clone()), None).await
 }
 
 #[track_caller]
-fn assert_conflict<T: std::fmt::Debug>(refused: Result<T, StoreError>) {
+pub fn assert_conflict<T: std::fmt::Debug>(refused: Result<T, StoreError>) {
     assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
 }
 
@@ -167,7 +167,8 @@ async fn only_the_creator_has_access_unless_open() {
         let mut watch = Watch::of(&other, "k/");
         let item = watch.next().await;
         assert!(matches!(item, Some(Err(StoreError::Denied { .. }))), "{access:?}: {item:?}");
-        assert!(watch.next().await.is_none(), "a new session does not help");
+        let next = timeout(SHORT, watch.next()).await;
+        assert!(next.is_err(), "the watch goes on trying, after a pause: {next:?}");
     }
     assert_eq!(owner.get("k/1").await.unwrap().expect("it exists").value, "newer");
 }
@@ -280,4 +281,107 @@ async fn inexpressible_session_timeouts_become_the_nearest() {
             }
         }
     }
+}
+
+/// Creates a base below a node in which nobody may create. The user `app` has these rights on it.
+async fn locked_base(server: &ZookeeperServer, rights: Permission) -> Client {
+    let administrator = Client::connect(&server.endpoint()).await.expect("it serves");
+    let open = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    administrator.mkdir(BASE, &open).await.expect("it serves");
+    let parent = BASE.rsplit_once('/').expect("a path").0;
+    let locked = [Acl::new(Permission::READ, AuthId::anyone())];
+    administrator.set_acl(parent, &locked, None).await.expect("it serves");
+    grant(&administrator, rights).await;
+    administrator
+}
+
+async fn grant(administrator: &Client, rights: Permission) {
+    // The SHA-1 digest of `app:secret`.
+    let app = AuthId::new("digest", "app:F6Y+U5gIoCbNNoLQExmvxRFeatA=");
+    let acl = [Acl::new(rights, app), Acl::new(Permission::ADMIN, AuthId::anyone())];
+    administrator.set_acl(BASE, &acl, None).await.expect("it serves");
+}
+
+fn app(server: &ZookeeperServer) -> ZookeeperStore {
+    with_access(server, ZookeeperAccess::digest("app", "secret"))
+}
+
+#[track_caller]
+fn assert_denied<T: std::fmt::Debug>(denied: Result<T, StoreError>) {
+    assert!(matches!(denied, Err(StoreError::Denied { .. })), "{denied:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_rights_on_the_base_are_enough() {
+    let server = ZookeeperServer::start().await;
+    locked_base(&server, Permission::READ | Permission::CREATE | Permission::DELETE).await;
+    let store = app(&server);
+    let mut watch = Watch::of(&store, "");
+    assert_eq!(watch.listing().await, []);
+    let version = create(&store, "key").await;
+    assert!(matches!(watch.event().await, Event::Put(_)));
+    let version = update(&app(&server), "key", &version).await.expect("the first update of all");
+    app(&server).delete("key", &version, None).await.expect("the first deletion of all");
+    assert!(store.get("key").await.expect("it serves").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_right_on_the_base_allows_its_part() {
+    let server = ZookeeperServer::start().await;
+    let administrator = locked_base(&server, Permission::READ | Permission::CREATE).await;
+    let version = update(&app(&server), "key", &create(&app(&server), "key").await).await;
+    let version = version.expect("without DELETE");
+    assert_denied(app(&server).delete("key", &version, None).await);
+    grant(&administrator, Permission::READ).await;
+    assert_denied(create_refused(&app(&server), "other").await);
+    update(&app(&server), "key", &version).await.expect("without CREATE");
+    assert_eq!(Watch::of(&app(&server), "").listing().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_too_long_for_zookeeper_harm_nobody() {
+    let server = ZookeeperServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let store = ZookeeperStore::new(&proxy.address().to_string(), BASE, ZookeeperAccess::open()).unwrap();
+    let store = store.session_timeout(LONG).request_timeout(LONG);
+    let version = create(&store, "key").await;
+    let mut watch = Watch::of(&store, "");
+    assert_eq!(watch.listing().await.len(), 1);
+    // The first two fit into the buffer of a server only without what surrounds them.
+    for length in [1_048_500, 1_048_575, 2_000_000, 20_000_000] {
+        let key = "x".repeat(length);
+        for refused in [
+            store.get(&key).await.map(drop),
+            create_refused(&store, &key).await.map(drop),
+            update(&store, &key, &version).await.map(drop),
+            store.delete(&key, &version, None).await,
+        ] {
+            let Err(StoreError::Invalid { reason, .. }) = &refused else {
+                panic!("{length}: {refused:.200?}")
+            };
+            assert!(reason.contains("key is too long"), "{reason}");
+        }
+    }
+    // Percent-encoding triples these.
+    let key = "/".repeat(400_000);
+    assert!(matches!(store.get(&key).await, Err(StoreError::Invalid { .. })));
+    // A key of half the size can be read, deleted and updated, if somebody else created it, but
+    // stands in a creation's transaction twice.
+    let key = "x".repeat(600_000);
+    assert!(store.get(&key).await.expect("it fits").is_none());
+    assert!(store.get(&"x".repeat(1_047_900)).await.expect("it fits").is_none());
+    assert_conflict(store.delete(&key, &version, None).await);
+    assert!(matches!(create_refused(&store, &key).await, Err(StoreError::Invalid { .. })));
+    let version = update(&store, "key", &version).await.expect("no other client writes");
+    let entry = Entry { key: "key".into(), value: "newer".into(), version };
+    assert_eq!(watch.event().await, Event::Put(entry), "the watch was never interrupted");
+    assert_eq!(proxy.accepted(), 1);
+}
+
+#[test]
+fn credentials_too_large_for_zookeeper_are_named() {
+    let access = ZookeeperAccess::digest("user", &"x".repeat(2_000_000));
+    let store = ZookeeperStore::new("localhost:1", BASE, access);
+    let Err(StoreError::Invalid { reason, .. }) = &store else { panic!("{store:?}") };
+    assert!(reason.contains("access"), "{reason}");
 }

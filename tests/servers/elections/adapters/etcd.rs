@@ -7,10 +7,10 @@ use std::{
 
 use etcd_client::{Client, CompactionOptions, GetOptions, PutOptions};
 use futures_util::StreamExt;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use writerlease::{
     election::{ElectionError, Elector, Event, Leadership},
-    etcd::{EtcdElector, EtcdElectorBuilder, LeaderInfo, LeaderNotice},
+    etcd::{EtcdElector, EtcdElectorBuilder, EtcdVoters, LeaderInfo, LeaderNotice},
     store::StoreError,
 };
 
@@ -130,6 +130,7 @@ async fn leader_info_has_key_identity_and_address() {
     let expected =
         LeaderInfo { key: key.clone(), identity: odd.identity().into(), address: odd.identity().into() };
     assert_eq!(odd.leader_info().await.expect("it leads"), expected);
+    assert_eq!(expected.to_json(), keys(&server).await.remove(0).1);
     let other = candidate(server.address(), "other").await;
     follows(&other, odd.identity()).await;
     assert_eq!(other.leader_info().await.expect("a candidate leads"), expected);
@@ -389,4 +390,65 @@ async fn leaders_survive_a_compaction_and_report_it() {
     event(&mut events, |event| matches!(event, Event::Retired { .. }).then_some(())).await;
     leads(&elector).await;
     assert!(deposed.elapsed() < LONG && token(&elector) > old_token);
+}
+
+#[tokio::test]
+async fn candidates_closed_while_they_begin_leave_no_lease() {
+    let server = EtcdServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    proxy.delay(Duration::from_millis(100));
+    let voters = EtcdVoters::builder(etcd_client(proxy.address()).await).build().expect("valid settings");
+    let mut client = raw(&server).await;
+    // Connects.
+    voters.add_voter("first", "one", LONG_TTL).expect("valid settings").close().await;
+    for round in 0..20 {
+        let voter = voters.add_voter("k", &format!("{round}"), LONG_TTL).expect("valid settings");
+        sleep(Duration::from_millis(10 * round)).await;
+        soon(voter.close()).await;
+        let left = client.leases().await.expect("it serves");
+        assert_eq!(left.leases().len(), 0, "closed after {} ms", 10 * round);
+    }
+    // The same for one that is dropped before it has started.
+    for round in 0..20 {
+        let start = builder(proxy.address(), "one").await.start();
+        let started = timeout(Duration::from_millis(10 * round), start).await;
+        drop(started);
+        until("no lease is left", async || client.leases().await.is_ok_and(|left| left.leases().is_empty()))
+            .await;
+    }
+    // And for one whose grants are not answered.
+    proxy.stall();
+    let unanswered = builder(proxy.address(), "one").await.start().await;
+    assert!(unanswered.is_err());
+    proxy.heal();
+    until("no lease is left", async || client.leases().await.is_ok_and(|left| left.leases().is_empty()))
+        .await;
+}
+
+#[tokio::test]
+async fn former_leaders_back_off() {
+    let server = EtcdServer::start().await;
+    let proxies = [Proxy::start(server.address()).await, Proxy::start(server.address()).await];
+    let elector = builder(proxies[0].address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
+    let voters = EtcdVoters::builder(etcd_client(proxies[1].address()).await).request_timeout(REQUEST);
+    let voters = voters.build().expect("valid settings");
+    let voter = voters.add_voter("k", "one", SHORT_TTL).expect("valid settings");
+    leads(&elector).await;
+    leads(&voter).await;
+    for proxy in &proxies {
+        proxy.refuse(true);
+        proxy.cut();
+    }
+    // Until the pauses have grown.
+    sleep(Duration::from_secs(10)).await;
+    let before = proxies.each_ref().map(|proxy| proxy.accepted());
+    sleep(Duration::from_secs(10)).await;
+    for (proxy, before) in proxies.iter().zip(before) {
+        let connections = proxy.accepted() - before;
+        println!("{connections} connections in 10 s");
+        assert!(connections <= 20, "{connections} connections in 10 s");
+        proxy.heal();
+    }
+    leads(&elector).await;
+    leads(&voter).await;
 }

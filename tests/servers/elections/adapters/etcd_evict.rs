@@ -1,10 +1,11 @@
 //! Eviction: a candidate of the etcd elector that keeps out of the election.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use tokio::time::sleep;
 use writerlease::{
-    election::{ElectionError, Elector},
+    election::{ElectionError, Elector, Event},
     etcd::EtcdElector,
 };
 
@@ -115,4 +116,28 @@ async fn eviction_fails_after_close() {
     for ended in [elector.evict_leader().await, elector.cancel_evict_leader().await] {
         assert!(matches!(ended, Err(ElectionError::Closed)), "{ended:?}");
     }
+}
+
+#[tokio::test]
+async fn ending_no_eviction_leaves_the_leader_alone() {
+    let server = EtcdServer::start().await;
+    let elector = builder(server.address(), "one").await.ttl(SHORT_TTL).start().await.expect("a session");
+    leads(&elector).await;
+    let mut events = elector.events();
+    let started = Instant::now();
+    // It also goes on to renew.
+    while started.elapsed() < 3 * SHORT_TTL {
+        elector.cancel_evict_leader().await.expect("it exists");
+        sleep(SHORT_TTL / 10).await;
+    }
+    elector.close().await;
+    let mut told = Vec::new();
+    while let Some(event) = soon(events.next()).await {
+        told.push(event);
+    }
+    let kinds: Vec<_> = told.iter().map(|event| format!("{event:?}")).collect();
+    assert!(
+        matches!(told[..], [Event::Elected { .. }, Event::Retired { .. }, Event::Failed(_)]),
+        "{kinds:?}"
+    );
 }

@@ -144,10 +144,49 @@ async fn watches_report_the_current_value_and_changes() {
         put(&server, KEY, value).await;
         assert_eq!(soon(values.recv()).await.as_deref(), Some(value));
     }
-    // A deletion is not reported.
     raw(&server).await.delete(KEY, None).await.expect("it serves");
-    put(&server, KEY, "4").await;
-    assert_eq!(soon(values.recv()).await.as_deref(), Some("4"));
+    put(&server, KEY, "3").await;
+    assert_eq!(soon(values.recv()).await.as_deref(), Some(""));
+    assert_eq!(soon(values.recv()).await.as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn watches_report_that_the_leader_is_gone() {
+    let server = EtcdServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let voters = voters(proxy.address()).await;
+    let mut values = channel(&voters, KEY);
+    let (sender, mut calls) = mpsc::unbounded_channel();
+    let call_back = move |_: &str, previous: &str, current: &str| {
+        let _ = sender.send((previous.to_owned(), current.to_owned()));
+    };
+    voters.add_watch_callback(KEY, call_back).expect("a valid key");
+    let other = crate::adapters::etcd_voter::voters(server.address()).await;
+    let mut previous = "one";
+    for _ in 0..2 {
+        let voter = vote(&other, KEY, "one").await;
+        assert_eq!(soon(values.recv()).await.as_deref(), Some("one"));
+        assert_eq!(soon(calls.recv()).await, Some((previous.into(), "one".into())));
+        previous = "";
+        voter.close().await;
+        assert_eq!(soon(values.recv()).await.as_deref(), Some(""));
+        assert_eq!(soon(calls.recv()).await, Some(("one".into(), "".into())));
+    }
+    // The same if the watch cannot continue where it was, and nothing twice.
+    put(&server, KEY, "two").await;
+    assert_eq!(soon(values.recv()).await.as_deref(), Some("two"));
+    proxy.refuse(true);
+    proxy.cut();
+    raw(&server).await.delete(KEY, None).await.expect("it serves");
+    compact(&server).await;
+    proxy.heal();
+    assert_eq!(soon(values.recv()).await.as_deref(), Some(""));
+    proxy.refuse(true);
+    proxy.cut();
+    compact(&server).await;
+    proxy.heal();
+    put(&server, KEY, "three").await;
+    assert_eq!(soon(values.recv()).await.as_deref(), Some("three"));
 }
 
 #[tokio::test]
@@ -210,6 +249,35 @@ async fn panicking_callbacks_get_the_next_change() {
         put(&server, KEY, value).await;
         assert_eq!(soon(calls.recv()).await.as_deref(), Some(value));
     }
+}
+
+#[tokio::test]
+async fn callbacks_may_block_and_close_the_voters() {
+    let server = EtcdServer::start().await;
+    let voters = voters(server.address()).await;
+    let (release, released) = std::sync::mpsc::channel();
+    let (sender, mut calls) = mpsc::unbounded_channel();
+    let (closing, runtime) = (voters.clone(), tokio::runtime::Handle::current());
+    let call_back = move |_: &str, _: &str, current: &str| {
+        let _ = released.recv();
+        if current == "2" {
+            runtime.block_on(closing.close());
+        }
+        let _ = sender.send(current.to_owned());
+    };
+    put(&server, KEY, "1").await;
+    voters.add_watch_callback(KEY, call_back).expect("a valid key");
+    sleep(Duration::from_millis(200)).await;
+    // This test has one thread, which the callback does not block.
+    let voter = vote(&voters, "masters/2", "one").await;
+    leads(&voter).await;
+    put(&server, KEY, "2").await;
+    for expected in ["1", "2"] {
+        release.send(()).expect("the callback waits");
+        assert_eq!(soon(calls.recv()).await.as_deref(), Some(expected));
+    }
+    assert!(voter.resign().await.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(contents(&server).await, (vec![format!("{KEY}=2")], 0));
 }
 
 #[tokio::test]

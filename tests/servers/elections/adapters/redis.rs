@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -18,7 +18,7 @@ use writerlease::{
     store::StoreError,
 };
 
-use writerlease_test_support::server::RedisServer;
+use writerlease_test_support::{proxy::Proxy, server::RedisServer};
 
 use crate::states::{
     assert_config, at_best, ensure, event, follows, interrupted, leads, nowhere, reaches, soon, token, until,
@@ -81,10 +81,12 @@ async fn invalid_settings_are_named_with_their_rule() {
     assert_config(long, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
     let never = builder("k").request_timeout(Duration::ZERO).start().await;
     assert_config(never, "request_timeout", "0ns", "longer than zero");
-    for (interval, text) in [(0, "0ns"), (300, "300ms"), (301, "301ms")] {
+    for (interval, text) in [(0, "0ns"), (151, "151ms"), (300, "300ms")] {
         let bad = builder("k").ttl(TTL).renewal_interval(Duration::from_millis(interval)).start().await;
-        assert_config(bad, "renewal_interval", text, "shorter than the ttl, 300ms");
+        assert_config(bad, "renewal_interval", text, "at most half of the ttl, 150ms");
     }
+    let never = builder("k").renewal_interval(Duration::MAX).start().await;
+    assert_config(never, "renewal_interval", &format!("{:?}", Duration::MAX), "at most half of the ttl, 5s");
     let nonsense = RedisElector::builder("nonsense", "k").start().await;
     assert!(matches!(nonsense, Err(ElectionError::Store(StoreError::Invalid { .. }))), "{nonsense:?}");
 }
@@ -133,6 +135,72 @@ async fn leaders_renew_at_the_renewal_interval() {
         ensure(least > 1500, || format!("{least} ms were left"))
     })
     .await;
+}
+
+#[tokio::test]
+async fn longest_renewal_interval_keeps_the_leadership() {
+    let server = RedisServer::start().await;
+    let ttl = Duration::from_secs(1);
+    at_best("the leader never retires", async || {
+        let elector = builder(&server, "one").ttl(ttl).renewal_interval(ttl / 2).start().await;
+        let elector = elector.expect("valid settings");
+        leads(&elector).await;
+        let (old_token, mut events) = (token(&elector), elector.events());
+        assert!(matches!(soon(events.next()).await, Some(Event::Elected { .. })));
+        let next = tokio::time::timeout(4 * ttl, events.next()).await;
+        ensure(next.is_err() && token(&elector) == old_token, || format!("{next:?}"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn longest_request_timeout_elects() {
+    let server = RedisServer::start().await;
+    let elector = builder(&server, "one").request_timeout(Duration::MAX).start().await;
+    leads(&elector.expect("valid settings")).await;
+}
+
+#[tokio::test]
+async fn former_leaders_back_off() {
+    let server = RedisServer::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let url = format!("redis://{}", proxy.address());
+    let elector = RedisElector::builder(url, KEY).ttl(TTL).start().await.expect("valid settings");
+    leads(&elector).await;
+    proxy.refuse(true);
+    proxy.cut();
+    sleep(Duration::from_secs(5)).await;
+    let before = proxy.accepted();
+    sleep(Duration::from_secs(10)).await;
+    let connections = proxy.accepted() - before;
+    println!("{connections} connections within 10 s");
+    assert!(connections <= 20, "{connections}");
+}
+
+#[tokio::test]
+async fn cut_off_after_each_success_backs_off() {
+    let server = RedisServer::start().await;
+    let proxy = Arc::new(Proxy::start(server.address()).await);
+    let url = format!("redis://{}", proxy.address());
+    let cutter = proxy.clone();
+    // Long after the first success on each connection, and soon by the pauses of a reconnection.
+    let cut_off = tokio::spawn(async move {
+        loop {
+            if cutter.open() > 0 {
+                sleep(Duration::from_millis(50)).await;
+                cutter.cut();
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let elector = RedisElector::builder(url, KEY).start().await.expect("valid settings");
+    leads(&elector).await;
+    let before = proxy.accepted();
+    sleep(Duration::from_secs(10)).await;
+    let connections = proxy.accepted() - before;
+    println!("{connections} connections within 10 s");
+    cut_off.abort();
+    assert!(connections <= 20, "{connections}");
 }
 
 #[tokio::test]
@@ -218,6 +286,33 @@ async fn slow_callbacks_delay_only_close() {
     let [Event::Elected { .. }, Event::Retired { .. }, Event::Failed(_)] = &told[..] else {
         panic!("{told:?}")
     };
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callbacks_may_close_their_elector() {
+    let server = RedisServer::start().await;
+    let own: Arc<OnceLock<Arc<RedisElector>>> = Arc::default();
+    let (elector, runtime) = (own.clone(), tokio::runtime::Handle::current());
+    let (closed, closes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (ended, after) = (closed.clone(), closes.clone());
+    let builder = builder(&server, "one")
+        .on_leadership_change(move |leads| {
+            if !leads {
+                let elector = elector.get().expect("it was started");
+                runtime.block_on(async { tokio::join!(elector.close(), elector.close()) });
+                ended.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+        .on_leadership_change(move |leads| {
+            after.fetch_add(usize::from(!leads), Ordering::SeqCst);
+        });
+    let first = Arc::new(builder.start().await.expect("valid settings"));
+    let _ = own.set(first.clone());
+    leads(&*first).await;
+    first.resign().await.expect("it serves");
+    soon(first.close()).await;
+    let counts = (closed.load(Ordering::SeqCst), closes.load(Ordering::SeqCst));
+    assert_eq!(counts, (1, 1), "others wait for the last callback");
 }
 
 #[tokio::test]
@@ -368,7 +463,7 @@ async fn longer_keys_do_not_matter() {
 
 /// The lines of the log, with their fields.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log(pub Arc<Mutex<Vec<String>>>);
 
 struct Line(String);
 

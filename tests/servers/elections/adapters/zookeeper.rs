@@ -19,27 +19,28 @@ use writerlease_test_support::{proxy::Proxy, server::ZookeeperServer};
 use crate::{
     engines::zookeeper_client,
     states::{
-        assert_config, at_best, ensure, follows, interrupted, leads, nowhere, reaches, soon, token, until,
+        LONG, assert_config, at_best, ensure, follows, interrupted, leads, nowhere, reaches, soon, token,
+        until,
     },
 };
 
-const BASE: &str = "/tests/election";
+pub const BASE: &str = "/tests/election";
 const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than a test waits, so that no effect in time comes from an expiry.
-const LONG_TIMEOUT: Duration = Duration::from_secs(60);
-const REQUEST: Duration = Duration::from_secs(1);
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+pub const REQUEST: Duration = Duration::from_secs(1);
 
-fn builder(address: SocketAddr, identity: &str) -> ZookeeperElectorBuilder {
+pub fn builder(address: SocketAddr, identity: &str) -> ZookeeperElectorBuilder {
     let builder = ZookeeperElector::builder(address.to_string(), BASE).identity(identity);
     builder.ttl(LONG_TIMEOUT).request_timeout(REQUEST)
 }
 
-async fn candidate(address: SocketAddr, identity: &str) -> ZookeeperElector {
+pub async fn candidate(address: SocketAddr, identity: &str) -> ZookeeperElector {
     builder(address, identity).start().await.expect("a session")
 }
 
 /// Lists the names of the candidates' nodes, the leader first.
-async fn nodes(client: &Client) -> Vec<String> {
+pub async fn nodes(client: &Client) -> Vec<String> {
     let mut names = client.list_children(BASE).await.unwrap_or_default();
     names.sort_by_key(|name| name.rsplit('-').next().map(str::to_owned));
     names
@@ -73,7 +74,24 @@ async fn invalid_settings_are_named_with_their_rule() {
         let bad = ZookeeperElector::builder("localhost:1", base).identity("one").start().await;
         assert_config(bad, "base", &format!("{base:?}"), "path");
     }
-    for servers in ["", "localhost:1/path", "localhost:nonsense", "localhost:0", ":2181", "a:1,,b:2"] {
+    for base in ["/zookeeper/config", "/a/\u{e000}", "/a/\u{fff5}", "/a/😀", "/a\u{7f}"] {
+        let refused = ZookeeperElector::builder("localhost:1", base).identity("one").start().await;
+        assert_config(refused, "base", &format!("{base:?}"), "path");
+    }
+    let long = "x".repeat(2_000_000);
+    let huge = builder(nowhere(), &long).start().await;
+    assert_config(huge, "identity", "2000032 bytes", "small enough");
+    let huge = builder(nowhere(), "one").access(ZookeeperAccess::digest("one", &long)).start().await;
+    assert_config(huge, "access", "2000010 bytes", "small enough");
+    for servers in [
+        "",
+        "localhost:1/path,localhost:2",
+        "localhost:1/a//b",
+        "localhost:nonsense",
+        "localhost:0",
+        ":2181",
+        "a:1,,b:2",
+    ] {
         let bad = ZookeeperElector::builder(servers, BASE).identity("one").start().await;
         assert_config(bad, "servers", &format!("{servers:?}"), "host:port");
     }
@@ -88,6 +106,10 @@ async fn invalid_settings_are_named_with_their_rule() {
     assert_config(never, "connect_timeout", "0ns", "longer than zero");
     let never = builder(nowhere(), "one").request_timeout(Duration::ZERO).start().await;
     assert_config(never, "request_timeout", "0ns", "longer than zero");
+    for pattern in ["", "a/b", "\n"] {
+        let bad = builder(nowhere(), "one").lock_pattern(pattern).start().await;
+        assert_config(bad, "lock_pattern", &format!("{pattern:?}"), "part of a node's name");
+    }
     let blank = builder(nowhere(), "one").extra_lock_pattern("").start().await;
     assert_config(blank, "extra_lock_pattern", "\"\"", "not empty");
 }
@@ -107,6 +129,16 @@ async fn start_fails_within_the_connect_timeout() {
     server.resume();
     server.kill();
     fails(server.address()).await;
+}
+
+#[tokio::test]
+async fn start_waits_for_a_server_that_starts() {
+    let mut server = ZookeeperServer::start().await;
+    server.kill();
+    let address = server.address();
+    let start = builder(address, "one").connect_timeout(LONG).start();
+    let (_, started) = tokio::join!(server.restart(), start);
+    leads(&started.expect("a session")).await;
 }
 
 #[tokio::test]
@@ -145,7 +177,7 @@ async fn confined_clients_elect_in_their_subtree() {
 }
 
 #[tokio::test]
-async fn nodes_match_the_go_package() {
+pub async fn nodes_match_the_go_package() {
     let server = ZookeeperServer::start().await;
     let elector = candidate(server.address(), "pod-1 ünïcödé").await;
     leads(&elector).await;
@@ -161,7 +193,7 @@ async fn nodes_match_the_go_package() {
 }
 
 #[tokio::test]
-async fn nodes_belong_to_their_creator_only() {
+pub async fn nodes_belong_to_their_creator_only() {
     let server = ZookeeperServer::start().await;
     let access = |password| ZookeeperAccess::digest("owner", password);
     let owner = builder(server.address(), "one").access(access("secret")).start().await.expect("a session");
@@ -307,7 +339,7 @@ async fn without_any_candidate_there_is_no_leader() {
 }
 
 #[tokio::test]
-async fn nodes_of_other_kinds_are_ignored() {
+pub async fn nodes_of_other_kinds_are_ignored() {
     let server = ZookeeperServer::start().await;
     let client = zookeeper_client(server.address()).await;
     let others =

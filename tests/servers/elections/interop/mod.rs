@@ -1,4 +1,4 @@
-//! Elections with candidates of other implementations: etcdctl, kazoo and redis-py.
+//! Elections with candidates of other implementations: etcdctl, kazoo, Curator and redis-py.
 
 mod programs;
 
@@ -11,7 +11,7 @@ use writerlease::{
     zookeeper::ZookeeperElector,
 };
 
-use crate::engines::{ELECTION, etcd_client};
+use crate::engines::{ELECTION, etcd_client, zookeeper_client};
 use crate::states::{LONG, follows, leads, reaches};
 use programs::Program;
 use writerlease_test_support::server::{EtcdServer, RedisServer, ZookeeperServer};
@@ -238,6 +238,47 @@ mod zookeeper {
         assert_eq!(first.leader_ident().await.expect("it serves"), "last");
         last.close().await;
         leads(&first).await;
+    }
+
+    #[tokio::test]
+    async fn curators_latch_and_we_take_turns() {
+        let server = ZookeeperServer::start().await;
+        let latch = async |identity| {
+            let builder = ZookeeperElector::builder(server.endpoint(), ELECTION).identity(identity);
+            builder.lock_pattern("-latch-").ttl(TTL).start().await.expect("a session")
+        };
+        let first = latch("first").await;
+        leads(&first).await;
+        let mut theirs = Program::curator(&server, "theirs");
+        let client = zookeeper_client(server.address()).await;
+        let candidates = async || client.list_children(ELECTION).await.map_or(0, |names| names.len());
+        theirs.reaches("Curator waits, too", async || candidates().await == 2).await;
+        assert_eq!(theirs.ask("leader").await, "first");
+        let last = latch("last").await;
+        follows(&last, "first").await;
+        theirs.is_silent().await;
+
+        // It is the last in the queue from now on.
+        first.resign().await.expect("it serves");
+        assert_eq!(theirs.says().await, "leads");
+        assert!(!first.is_leader() && !last.is_leader());
+        assert_eq!(theirs.ask("leader").await, "theirs");
+        follows(&first, "theirs").await;
+        assert_eq!(last.leader_ident().await.expect("it serves"), "theirs");
+
+        theirs.tell("close").await;
+        leads(&last).await;
+        // Only its predecessor's exit wakes it, so the test asks.
+        assert_eq!(first.leader_ident().await.expect("it serves"), "last");
+        assert_eq!(theirs.says().await, "closed");
+        let mut again = Program::curator(&server, "again");
+        again.reaches("Curator waits, too", async || candidates().await == 3).await;
+        assert_eq!(again.ask("leader").await, "last");
+        last.close().await;
+        leads(&first).await;
+        again.is_silent().await;
+        first.close().await;
+        assert_eq!(again.says().await, "leads");
     }
 
     async fn candidate(server: &ZookeeperServer, identity: &str) -> ZookeeperElector {

@@ -51,6 +51,21 @@ impl Program {
         Self::run("kazoo for /usr/bin/python3", "python3-kazoo", command)
     }
 
+    /// Starts a process with Curator's `LeaderLatch`, which prints when it leads and when no more.
+    pub fn curator(server: &ZookeeperServer, identity: &str) -> Self {
+        let jars =
+            ["curator-recipes", "curator-framework", "curator-client", "guava", "zookeeper", "slf4j-nop"];
+        let jars = jars.map(|jar| format!("/usr/share/java/{jar}.jar")).join(":");
+        let mut command = dying_with_us("java");
+        command.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", &jars]);
+        command.arg(script("curator_latch.java")).args([&server.endpoint(), ELECTION, identity]);
+        Self::run(
+            "java with its compiler and Curator",
+            "default-jdk-headless, libcurator-recipes-java",
+            command,
+        )
+    }
+
     /// Starts a process with redis-py's `Lock`; the key expires after `seconds`, if given.
     pub fn redis_py(server: &RedisServer, seconds: Option<u64>) -> Self {
         let address = server.address();
@@ -135,10 +150,14 @@ impl Program {
 }
 
 /// Debian's Python. Another one, without its packages, may come first in `PATH`.
-fn python(script: &str) -> Command {
+fn python(name: &str) -> Command {
     let mut command = dying_with_us("/usr/bin/python3");
-    command.arg(format!("{}/elections/interop/{script}", env!("CARGO_MANIFEST_DIR")));
+    command.arg(script(name));
     command
+}
+
+fn script(name: &str) -> String {
+    format!("{}/elections/interop/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// `setpriv` asks the kernel to kill the program when the test dies, and then becomes it.

@@ -144,7 +144,7 @@ pub async fn show<E: Engine>(fault: impl AsyncFnOnce(&mut World<E>)) {
         let replica = &world.replicas[index];
         let connects = replica.proxy.accepted() - accepted[index];
         assert!(
-            connects as f64 <= 10.0 + 5.0 * seconds,
+            connects as f64 <= 20.0 + 2.0 * seconds,
             "replica {index} opened {connects} connections in {seconds:.1} s"
         );
         until("no connection is left over", || replica.proxy.open() <= E::CONNECTIONS).await;

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -44,8 +45,8 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let (control, observed) = watch::channel(Control::default());
-        let shared = Arc::<Shared>::default();
-        let acceptor = tokio::spawn(accept(listener, upstream, observed, shared.clone()));
+        let shared = Arc::new(Shared::to(upstream));
+        let acceptor = tokio::spawn(accept(listener, observed, shared.clone()));
         Self { address, control, shared, acceptor }
     }
 
@@ -70,6 +71,11 @@ impl Proxy {
     /// client sees them established. Existing connections go on.
     pub fn refuse(&self, refuse: bool) {
         self.control.send_modify(|control| control.refusing = refuse);
+    }
+
+    /// Leads new connections to another server. Existing connections go on.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        *self.shared.upstream.lock() = upstream;
     }
 
     /// Cuts the next request that contains these bytes, once: the server gets everything before
@@ -177,13 +183,27 @@ struct Control {
     delay: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    upstream: Mutex<SocketAddr>,
     open: watch::Sender<usize>,
     accepted: AtomicU64,
     to_server: AtomicU64,
     to_clients: AtomicU64,
     strikes: Strikes,
+}
+
+impl Shared {
+    fn to(upstream: SocketAddr) -> Self {
+        Self {
+            upstream: Mutex::new(upstream),
+            open: watch::Sender::default(),
+            accepted: AtomicU64::default(),
+            to_server: AtomicU64::default(),
+            to_clients: AtomicU64::default(),
+            strikes: Strikes::default(),
+        }
+    }
 }
 
 /// A connection that its client has open.
@@ -202,12 +222,7 @@ impl Drop for Open {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    upstream: SocketAddr,
-    mut control: watch::Receiver<Control>,
-    shared: Arc<Shared>,
-) {
+async fn accept(listener: TcpListener, mut control: watch::Receiver<Control>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -221,6 +236,7 @@ async fn accept(
                 if line.refused() {
                     reset_on_close(&client);
                 } else {
+                    let upstream = *shared.upstream.lock();
                     connections.spawn(serve(client, upstream, line, Open::new(shared.clone())));
                 }
             }

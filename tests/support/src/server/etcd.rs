@@ -4,14 +4,23 @@ use std::{
     process::Command,
 };
 
-use super::{Kind, Server, ask, missing};
+use super::{Kind, Server, ask, missing, ports::Port};
 
-/// An etcd server with one member.
+/// An etcd server with one member, or a member that joined another server.
 pub type EtcdServer = Server<Etcd>;
+/// `etcd grpc-proxy` in front of a server.
+pub type EtcdGrpcProxy = Server<GrpcProxy>;
 
 #[derive(Debug)]
 pub struct Etcd {
     program: PathBuf,
+    /// The members that were there before, and this one's port for them.
+    joins: Option<(String, Port)>,
+}
+
+#[derive(Debug)]
+pub struct GrpcProxy {
+    endpoint: String,
 }
 
 impl EtcdServer {
@@ -22,7 +31,17 @@ impl EtcdServer {
 
     /// Like [`start`](Self::start), with this program instead of the one in `PATH`.
     pub async fn start_program(program: impl Into<PathBuf>) -> Self {
-        Self::launch(Etcd { program: program.into() }).await
+        Self::launch(Etcd { program: program.into(), joins: None }).await
+    }
+
+    /// Starts a learner: a member without a vote, which serves hardly any request.
+    pub async fn start_learner(&self) -> Self {
+        let port = Port::reserve();
+        let peer = format!("http://127.0.0.1:{}", port.number);
+        let learner = format!(r#"{{"peerURLs":["{peer}"],"isLearner":true}}"#);
+        self.post("cluster/member/add", &learner).await;
+        let first = format!("test=http://127.0.0.1:{}", self.ports[1].number);
+        Self::launch(Etcd { program: Etcd::PROGRAM.into(), joins: Some((first, port)) }).await
     }
 
     /// Returns the endpoint for clients.
@@ -67,19 +86,54 @@ impl Kind for Etcd {
     }
 
     fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]) {
+        let (name, peer_port, others) = match &self.joins {
+            None => ("test", ports[1], String::new()),
+            Some((others, port)) => ("learner", port.number, format!("{others},")),
+        };
         let (client, peer) =
-            (format!("http://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{}", ports[1]));
-        command.args(["--name", "test", "--logger", "zap"]).arg("--data-dir").arg(data);
+            (format!("http://127.0.0.1:{}", ports[0]), format!("http://127.0.0.1:{peer_port}"));
+        command.args(["--name", name, "--logger", "zap"]).arg("--data-dir").arg(data);
+        command.args(["--initial-cluster-state", if self.joins.is_some() { "existing" } else { "new" }]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("test={peer}")]);
+        command.args(["--initial-cluster", &format!("{others}{name}={peer}")]);
         // A write survives a killed process without being synced; only a killed machine would lose
         // it.
         command.args(["--unsafe-no-fsync", "--heartbeat-interval", "20", "--election-timeout", "200"]);
     }
 
     async fn is_ready(&self, address: SocketAddr) -> bool {
-        let answer = ask(address, "GET /health HTTP/1.0\r\n\r\n").await;
-        answer.is_ok_and(|answer| answer.contains(r#""health":"true""#))
+        is_healthy(address).await
     }
+}
+
+impl EtcdGrpcProxy {
+    /// Starts a proxy in front of the server. Returns when it serves.
+    pub async fn start(server: &EtcdServer) -> Self {
+        Self::launch(GrpcProxy { endpoint: server.endpoint() }).await
+    }
+}
+
+impl Kind for GrpcProxy {
+    const PROGRAM: &'static str = "etcd";
+    const PORTS: usize = 1;
+
+    fn missing(&self) -> String {
+        missing(Self::PROGRAM, "etcd-server")
+    }
+
+    fn arguments(&self, command: &mut Command, data: &Path, ports: &[u16]) {
+        let address = format!("127.0.0.1:{}", ports[0]);
+        command.args(["grpc-proxy", "start", "--endpoints", &self.endpoint]).arg("--data-dir").arg(data);
+        command.args(["--listen-addr", &address, "--advertise-client-url", &address]);
+    }
+
+    async fn is_ready(&self, address: SocketAddr) -> bool {
+        is_healthy(address).await
+    }
+}
+
+async fn is_healthy(address: SocketAddr) -> bool {
+    let answer = ask(address, "GET /health HTTP/1.0\r\n\r\n").await;
+    answer.is_ok_and(|answer| answer.contains(r#""health":"true""#))
 }

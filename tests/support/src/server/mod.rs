@@ -6,6 +6,7 @@ mod kube;
 mod ports;
 mod redis;
 mod redis_cluster;
+mod redis_sentinel;
 mod zookeeper;
 
 use std::{
@@ -28,7 +29,11 @@ use tokio::{
 #[cfg(feature = "kube")]
 pub use self::kube::{ADMINISTRATOR, KubeServer, RECORD};
 pub use self::{
-    etcd::EtcdServer, redis::RedisServer, redis_cluster::RedisCluster, zookeeper::ZookeeperServer,
+    etcd::{EtcdGrpcProxy, EtcdServer},
+    redis::RedisServer,
+    redis_cluster::RedisCluster,
+    redis_sentinel::RedisSentinel,
+    zookeeper::ZookeeperServer,
 };
 use ports::Port;
 

@@ -1,4 +1,9 @@
-use std::{net::SocketAddr, path::Path, process::Command, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 use tokio::time::sleep;
 
@@ -10,6 +15,7 @@ pub type RedisServer = Server<Redis>;
 #[derive(Debug)]
 pub struct Redis {
     arguments: Vec<String>,
+    tls: bool,
 }
 
 impl RedisServer {
@@ -22,7 +28,23 @@ impl RedisServer {
     /// override the defaults here. With `--requirepass` the methods here send the password, and
     /// clients need it.
     pub async fn start_with<A: Into<String>>(arguments: impl IntoIterator<Item = A>) -> Self {
-        Self::launch(Redis { arguments: arguments.into_iter().map(Into::into).collect() }).await
+        Self::launch(Redis { arguments: arguments.into_iter().map(Into::into).collect(), tls: false }).await
+    }
+
+    /// Starts a server that serves TLS on a second port. The certificate for `localhost` is from an
+    /// authority of its own, [`file`](Self::file) `ca.crt`.
+    pub async fn start_with_tls() -> Self {
+        Self::launch(Redis { arguments: Vec::new(), tls: true }).await
+    }
+
+    /// Returns the port for TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.ports[1].number
+    }
+
+    /// Returns the path of a file in the server's folder, to which its settings are relative.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.data().join(name)
     }
 
     /// Starts a replica. Returns when it follows `master`, which must not require a password.
@@ -98,6 +120,12 @@ impl Kind for Redis {
         command.arg("--dir").arg(data).args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
         // By default the master waits five seconds for further replicas to serve together.
         command.args(["--repl-diskless-sync-delay", "0"]);
+        if self.tls {
+            make_certificates(data);
+            command.args(["--tls-port", &ports[1].to_string(), "--tls-auth-clients", "no"]);
+            command.args(["--tls-cert-file", "tls.crt", "--tls-key-file", "tls.key"]);
+            command.args(["--tls-ca-cert-file", "ca.crt"]);
+        }
         command.args(&self.arguments);
     }
 
@@ -107,6 +135,21 @@ impl Kind for Redis {
         // neither.
         answer.is_ok_and(|answer| ["+PONG", "-NOAUTH"].iter().any(|ready| answer.starts_with(ready)))
     }
+}
+
+/// Makes an authority, and a certificate of it for `localhost`.
+fn make_certificates(folder: &Path) {
+    let make = |arguments: &str| {
+        let mut command = Command::new("openssl");
+        command.current_dir(folder).args(arguments.split(' ')).stdin(Stdio::null());
+        let output = command.output().unwrap_or_else(|error| panic!("cannot run openssl: {error}"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+    make(&format!("{new} -keyout ca.key -out ca.crt -subj /CN=authority"));
+    let names =
+        "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    make(&format!("{new} -keyout tls.key -out tls.crt -subj /CN=localhost -CA ca.crt -CAkey ca.key {names}"));
 }
 
 const OK: &str = "+OK\r\n";

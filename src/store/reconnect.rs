@@ -3,12 +3,12 @@
 //! Only this module knows the crate `backoff`, which is no longer maintained: a successor replaces
 //! it here.
 
-use std::{fmt, time::Duration};
-
-use tokio::time::Instant;
+use std::time::Duration;
 
 use backoff::{Clock, backoff::Backoff, exponential::ExponentialBackoff};
+use tokio::time::Instant;
 
+use super::{StoreError, causes::Causes};
 use crate::clock;
 
 /// A connection that is made again after each interruption, without a last try.
@@ -16,29 +16,58 @@ use crate::clock;
 pub(crate) struct Reconnect {
     connection: String,
     pauses: Pauses,
-    interrupted: bool,
+    /// The pauses after denials: permissions are given back, but seldom soon.
+    pauses_if_denied: Pauses,
+    causes: Causes,
+    /// The causes that were logged since the connection lasted for a while: one that breaks soon each time
+    /// is logged once a minute.
+    logged: Causes,
+    /// The log says that the connection is interrupted.
+    is_logged: bool,
     /// When the connection began to work; kept until the next interruption.
     connected: Option<Instant>,
+}
+
+/// A try to connect that failed.
+pub(crate) struct Interruption {
+    /// The pause before the next try.
+    pub pause: Duration,
+    /// The readers do not know the cause yet.
+    pub is_news: bool,
 }
 
 impl Reconnect {
     /// `connection` is its name in the log.
     pub(crate) fn new(connection: impl Into<String>) -> Self {
-        let pauses = Pauses::new(FIRST, LONGEST);
-        Self { connection: connection.into(), pauses, interrupted: false, connected: None }
+        Self {
+            connection: connection.into(),
+            pauses: Pauses::new(FIRST, LONGEST),
+            pauses_if_denied: Pauses::new(FIRST_IF_DENIED, LONGEST_IF_DENIED),
+            causes: Causes::default(),
+            logged: Causes::default(),
+            is_logged: false,
+            connected: None,
+        }
     }
 
-    /// Returns the pause before the next try. Logs the cause, once per interruption.
-    pub(crate) fn next_delay(&mut self, cause: &dyn fmt::Display) -> Duration {
-        if !self.interrupted {
-            self.interrupted = true;
-            tracing::warn!(connection = self.connection, %cause, "interrupted, reconnecting");
-        }
+    /// Takes in that a try failed, or that the connection broke. Logs the cause if it is news.
+    pub(crate) fn interrupted(&mut self, cause: &StoreError) -> Interruption {
         // A connection that breaks soon after each success must not be made again in haste.
         if self.connected.take().is_some_and(|since| clock::now() - since >= LONGEST) {
             self.pauses.reset();
+            self.pauses_if_denied.reset();
+            self.logged.end();
         }
-        self.pauses.next()
+        let is_news = self.causes.is_news(cause);
+        if is_news && self.logged.is_new(cause) {
+            self.is_logged = true;
+            tracing::warn!(connection = self.connection, %cause, "interrupted, reconnecting");
+        }
+        let pauses = match cause {
+            StoreError::Denied { .. } => &mut self.pauses_if_denied,
+            _ => &mut self.pauses,
+        };
+        Interruption { pause: pauses.next(), is_news }
     }
 
     /// Notes that the connection works. When it has worked for a while, the next interruption
@@ -47,8 +76,8 @@ impl Reconnect {
         if self.connected.is_none() {
             self.connected = Some(clock::now());
         }
-        if self.interrupted {
-            self.interrupted = false;
+        self.causes.end();
+        if std::mem::take(&mut self.is_logged) {
             tracing::info!(connection = self.connection, "reconnected");
         }
     }
@@ -102,19 +131,30 @@ impl Clock for TokioClock {
 const FIRST: Duration = Duration::from_millis(50);
 /// The longest pause, jitter included.
 const LONGEST: Duration = Duration::from_secs(5);
+/// The first pause after a denial, before jitter.
+const FIRST_IF_DENIED: Duration = Duration::from_secs(5);
+/// The longest pause after a denial, jitter included.
+const LONGEST_IF_DENIED: Duration = Duration::from_secs(60);
 /// The part of its nominal length by which a pause may be shorter or longer.
 const JITTER: f64 = 0.5;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::unavailable;
+
+    impl Reconnect {
+        fn next_pause(&mut self) -> Duration {
+            self.interrupted(&unavailable("gone")).pause
+        }
+    }
 
     #[test]
     fn pauses_grow_to_the_cap_and_never_end() {
         let mut reconnect = Reconnect::new("test");
         let mut nominal = FIRST;
         for _ in 0..1000 {
-            let delay = reconnect.next_delay(&"gone");
+            let delay = reconnect.next_pause();
             assert!(delay >= nominal.mul_f64(1.0 - JITTER), "{delay:?} of {nominal:?}");
             assert!(
                 delay <= nominal.mul_f64(1.0 + JITTER) + Duration::from_nanos(1),
@@ -128,7 +168,7 @@ mod tests {
     fn clients_do_not_retry_in_step() {
         let delays = || {
             let mut reconnect = Reconnect::new("test");
-            (0..10).map(|_| reconnect.next_delay(&"gone")).collect::<Vec<_>>()
+            (0..10).map(|_| reconnect.next_pause()).collect::<Vec<_>>()
         };
         assert_ne!(delays(), delays());
     }
@@ -139,41 +179,69 @@ mod tests {
         for _ in 0..20 {
             reconnect.connected();
             tokio::time::advance(LONGEST / 2).await;
-            reconnect.next_delay(&"gone");
+            reconnect.next_pause();
         }
         reconnect.connected();
-        let long = reconnect.next_delay(&"gone again");
+        let long = reconnect.next_pause();
         assert!(long >= LONGEST.mul_f64((1.0 - JITTER) / (1.0 + JITTER)), "{long:?}");
         for _ in 0..2 {
             reconnect.connected();
             tokio::time::advance(LONGEST / 2).await;
         }
-        let short = reconnect.next_delay(&"gone at last");
+        let short = reconnect.next_pause();
         assert!(short <= FIRST.mul_f64(1.0 + JITTER) + Duration::from_nanos(1), "{short:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn month_long_outages_change_nothing() {
         let mut reconnect = Reconnect::new("test");
-        reconnect.next_delay(&"gone");
+        reconnect.next_pause();
         tokio::time::advance(Duration::from_secs(30 * 24 * 3600)).await;
-        assert!(reconnect.next_delay(&"still gone") <= LONGEST);
+        assert!(reconnect.next_pause() <= LONGEST);
     }
 
-    #[test]
-    fn interruptions_are_logged_once() {
+    #[tokio::test(start_paused = true)]
+    async fn denials_make_the_pauses_long() {
+        let denied = || StoreError::Denied { reason: "no rights".into(), source: None };
+        let mut reconnect = Reconnect::new("test");
+        let pauses: Vec<_> = (0..100).map(|_| reconnect.interrupted(&denied()).pause).collect();
+        assert!(pauses[0] <= FIRST_IF_DENIED.mul_f64(1.0 + JITTER) + Duration::from_nanos(1), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| (FIRST_IF_DENIED / 2..=LONGEST_IF_DENIED).contains(pause)));
+        assert!(pauses[50..].iter().all(|pause| *pause >= LONGEST_IF_DENIED / 4), "{pauses:?}");
+        // The server was restarted meanwhile, and is soon found again.
+        assert!(reconnect.next_pause() <= 2 * FIRST);
+        assert!(reconnect.interrupted(&denied()).pause >= LONGEST_IF_DENIED / 4);
+        reconnect.connected();
+        tokio::time::advance(LONGEST).await;
+        assert!(reconnect.interrupted(&denied()).pause <= 2 * FIRST_IF_DENIED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn interruptions_are_logged_once() {
+        use tracing::Level;
+
         let log = Log::default();
-        tracing::subscriber::with_default(log.clone(), || {
-            let mut reconnect = Reconnect::new("test");
+        let _logs = tracing::subscriber::set_default(log.clone());
+        let mut reconnect = Reconnect::new("test");
+        reconnect.connected();
+        for _ in 0..3 {
+            reconnect.next_pause();
+        }
+        reconnect.connected();
+        reconnect.connected();
+        tokio::time::advance(LONGEST).await;
+        reconnect.next_pause();
+        assert_eq!(std::mem::take(&mut *log.0.lock()), [Level::WARN, Level::INFO, Level::WARN]);
+
+        // One that breaks soon each time: a pair of lines a minute.
+        for _ in 0..120 {
             reconnect.connected();
-            for _ in 0..3 {
-                reconnect.next_delay(&"gone");
-            }
-            reconnect.connected();
-            reconnect.connected();
-            reconnect.next_delay(&"gone");
-        });
-        assert_eq!(*log.0.lock(), [tracing::Level::WARN, tracing::Level::INFO, tracing::Level::WARN]);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            reconnect.next_pause();
+        }
+        reconnect.connected();
+        let lines = std::mem::take(&mut *log.0.lock());
+        assert_eq!(lines, [Level::INFO, Level::WARN, Level::INFO, Level::WARN, Level::INFO]);
     }
 
     /// Collects the level of each log line.
