@@ -211,15 +211,8 @@ impl RedisElectorBuilder {
         let called_back = self.callbacks.start(publisher.events());
         let limit = self.request_timeout.min(ttl / 3);
         let (key, candidate) = (self.key.clone(), identity.clone());
-        let campaign = Campaign::new(
-            access,
-            publisher.clone(),
-            (key, counter),
-            candidate,
-            self.ttl,
-            renewal_interval,
-            limit,
-        );
+        let campaign =
+            Campaign::new(access, publisher.clone(), (key, counter), candidate, ttl, renewal_interval, limit);
         let candidate = CandidateHandle::start(identity, publisher, campaign);
         Ok(RedisElector { candidate, key: self.key, called_back })
     }
