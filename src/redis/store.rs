@@ -67,7 +67,7 @@ use crate::{
 /// [`replicas`](Self::replicas) makes a loss less likely, and so does `min-replicas-to-write`.
 ///
 /// Only a master serves. Each read asks in the same round trip whether the server still is one, and
-/// a watch asks each second, so that neither stays with a demoted master, also behind an address
+/// a watch asks twice a second, so that neither stays with a demoted master, also behind an address
 /// that leads to another server. A replica is [`StoreError::Unavailable`], and the next call
 /// connects anew. With [`sentinel`](Self::sentinel) each new connection asks the sentinels first.
 ///
@@ -78,7 +78,7 @@ use crate::{
 /// whose key and lock are apart meanwhile. The lock must be in the same slot as the key (`{hash
 /// tags}`). A node that tells no address is on the host of the node that told of it.
 ///
-/// A watch listens to all masters, also to those without slots, looks each second for new ones, and
+/// A watch listens to all masters, also to those without slots, looks twice a second for new ones, and
 /// lists again when there is one. While a master that has slots cannot be reached, the watch is
 /// interrupted, because its listing would lack keys; reads and writes of the other nodes' keys go
 /// on. In Redis 6 it does not hear of keys that migrate to a node without slots before that node has
