@@ -224,8 +224,8 @@ impl Watch {
         Ok(changes)
     }
 
-    /// Returns whether a master was flushed. Fails if one was lost. Nodes that a cluster removed may
-    /// go, and a node that becomes a replica flushes its database.
+    /// Returns whether a master was flushed. Fails if one was lost. Nodes that a cluster removed
+    /// may go, and a node that becomes a replica flushes its database.
     async fn check(&self, open: &mut Open, changes: &Changes) -> Result<bool, StoreError> {
         if changes.lost.is_empty() && changes.flushed.is_empty() {
             return Ok(false);
