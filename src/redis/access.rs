@@ -140,8 +140,8 @@ impl Access {
         }
         let mut connection =
             Client::open(server)?.get_multiplexed_async_connection_with_config(&config).await?;
-        // Behind one address, and by a sentinel that is behind, it may be a replica. Readers ask each
-        // time, and writers are refused.
+        // Behind one address, and by a sentinel that is behind, it may be a replica. Readers ask
+        // each time, and writers are refused.
         let checked =
             matches!(self.layout, Layout::Sentinel { .. }) || (!self.is_cluster() && listening.is_some());
         let mut pipe = pipe();

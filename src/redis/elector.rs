@@ -24,8 +24,8 @@ use crate::{
     store::BoxError,
 };
 
-/// A candidate in an election on one Redis server, on the master that Sentinel names, or on the node
-/// of a cluster that has the key; also on Valkey.
+/// A candidate in an election on one Redis server, on the master that Sentinel names, or on the
+/// node of a cluster that has the key; also on Valkey.
 ///
 /// The candidate that sets the key leads until the key expires. The value is its identity with a
 /// random part. Programs that use `SET NX PX` with a value of their own, such as redsync or
@@ -34,13 +34,14 @@ use crate::{
 /// The token is a counter in Redis, `<key>:token`, or the server's time in microseconds if that is
 /// greater, so that tokens grow even if the counter is lost. The counter outlives the last
 /// candidate by a day; nothing else does. In a cluster the counter is in the hash slot of the key:
-/// `{<key>}:token`, unless the key has a `{hash tag}` of its own. While that slot is in migration and
-/// key and counter are apart, a leader leads on, and nobody else is elected.
+/// `{<key>}:token`, unless the key has a `{hash tag}` of its own. While that slot is in migration
+/// and key and counter are apart, a leader leads on, and nobody else is elected.
 ///
-/// The user needs `EVALSHA`, `SCRIPT|LOAD`, `TIME`, `GET`, `SET`, `DEL`, `PEXPIRE`, `PTTL`, and both
-/// keys; in a cluster also `ASKING`, and `CLUSTER|SHARDS` or `CLUSTER|SLOTS`. With `CLIENT|TRACKING`
-/// candidates learn of a change immediately. Where it is forbidden or unknown, the log says so once,
-/// and they look at each renewal interval. The server must speak RESP3, as Redis 6 does.
+/// The user needs `EVALSHA`, `SCRIPT|LOAD`, `TIME`, `GET`, `SET`, `DEL`, `PEXPIRE`, `PTTL`, and
+/// both keys; in a cluster also `ASKING`, and `CLUSTER|SHARDS` or `CLUSTER|SLOTS`. With
+/// `CLIENT|TRACKING` candidates learn of a change immediately. Where it is forbidden or unknown,
+/// the log says so once, and they look at each renewal interval. The server must speak RESP3, as
+/// Redis 6 does.
 ///
 /// Users of ethpandaops' `leaderelection`: each of its calls is listed in
 /// [docs/migrating.md](https://docs.rs/crate/writerlease/latest/source/docs/migrating.md).
@@ -50,11 +51,12 @@ use crate::{
 /// Redis acknowledges before it replicates, so a failover may forget the key. A second leader is
 /// then elected while the first still has time. A restart without persistence does the same: the
 /// first candidate to ask gets the key, and an old leader that asks first leads again, with a new
-/// token. A key that is evicted, by `maxmemory` with an eviction policy, or that expires early because
-/// the server's clock was set forward, has the same effect. Redlock, over several servers, would make this rarer at the price of slower renewals, and
-/// could not exclude it; so it is left out. A [fence](Elector::fence) makes it harmless for data in
-/// the same Redis, which refuses the writes of the forgotten leader. Data elsewhere that must not
-/// see two leaders needs a server with a quorum.
+/// token. A key that is evicted, by `maxmemory` with an eviction policy, or that expires early
+/// because the server's clock was set forward, has the same effect. Redlock, over several servers,
+/// would make this rarer at the price of slower renewals, and could not exclude it; so it is left
+/// out. A [fence](Elector::fence) makes it harmless for data in the same Redis, which refuses the
+/// writes of the forgotten leader. Data elsewhere that must not see two leaders needs a server with
+/// a quorum.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), writerlease::election::ElectionError> {
@@ -107,8 +109,8 @@ impl RedisElector {
         RedisElectorBuilder::new(Access::sentinel(sentinels, master), key)
     }
 
-    /// Settings for a candidate on the cluster's node that has the key, given some of the nodes, and
-    /// the key of the election.
+    /// Settings for a candidate on the cluster's node that has the key, given some of the nodes,
+    /// and the key of the election.
     pub fn cluster<N: IntoConnectionInfo>(
         nodes: impl IntoIterator<Item = N>,
         key: impl Into<String>,
@@ -211,15 +213,8 @@ impl RedisElectorBuilder {
         let called_back = self.callbacks.start(publisher.events());
         let limit = self.request_timeout.min(ttl / 3);
         let (key, candidate) = (self.key.clone(), identity.clone());
-        let campaign = Campaign::new(
-            access,
-            publisher.clone(),
-            (key, counter),
-            candidate,
-            self.ttl,
-            renewal_interval,
-            limit,
-        );
+        let campaign =
+            Campaign::new(access, publisher.clone(), (key, counter), candidate, ttl, renewal_interval, limit);
         let candidate = CandidateHandle::start(identity, publisher, campaign);
         Ok(RedisElector { candidate, key: self.key, called_back })
     }

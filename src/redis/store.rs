@@ -31,9 +31,10 @@ use crate::{
 ///
 /// An address is a URL or a client's connection info: `redis://user:secret@host:6379/0` with the
 /// number of the database, `redis+unix:///run/redis.sock?db=0&user=app&pass=secret`, or `rediss://`
-/// for TLS. TLS needs the feature `tokio-rustls-comp` of the crate `redis`, which a program switches
-/// on for itself, and a provider of `rustls`. The connection info of `redis::Client::build_with_tls`
-/// has certificates. [`credentials`](Self::credentials) is for passwords that change.
+/// for TLS. TLS needs the feature `tokio-rustls-comp` of the crate `redis`, which a program
+/// switches on for itself, and a provider of `rustls`. The connection info of
+/// `redis::Client::build_with_tls` has certificates. [`credentials`](Self::credentials) is for
+/// passwords that change.
 ///
 /// # Layout
 ///
@@ -44,19 +45,19 @@ use crate::{
 /// # Versions
 ///
 /// A version consists of a number and a random part. The number is the server's time in
-/// microseconds, or one more than the number of the previous version, or than the greatest that this
-/// store and its watches have seen, whichever is greatest; it orders the writes of one key. Together
-/// the two parts keep every version unique, even after a delete and a create, `FLUSHALL`, or a
-/// failover. Numbers fall only if a key was deleted, the server's clock was set back, and a writer
-/// that has not seen the deletion creates the key. A watch lists again then.
+/// microseconds, or one more than the number of the previous version, or than the greatest that
+/// this store and its watches have seen, whichever is greatest; it orders the writes of one key.
+/// Together the two parts keep every version unique, even after a delete and a create, `FLUSHALL`,
+/// or a failover. Numbers fall only if a key was deleted, the server's clock was set back, and a
+/// writer that has not seen the deletion creates the key. A watch lists again then.
 ///
 /// # Permissions
 ///
 /// A write is one script. The user needs `EVALSHA`, `SCRIPT|LOAD`, and the commands that the script
 /// and the watch call: `TIME`, `GET`, `HGET`, `HSET`, `EXISTS`, `DEL`, `HMGET`, `SCAN`, and
-/// `CLIENT|TRACKING` unless changes are to be polled; also `SELECT` for a database, `WAIT` with [`replicas`](Self::replicas),
-/// and in a cluster `ASKING`, and `CLUSTER|SHARDS` or `CLUSTER|SLOTS`. A write with a [`Fence`] also
-/// reads the lock.
+/// `CLIENT|TRACKING` unless changes are to be polled; also `SELECT` for a database, `WAIT` with
+/// [`replicas`](Self::replicas), and in a cluster `ASKING`, and `CLUSTER|SHARDS` or
+/// `CLUSTER|SLOTS`. A write with a [`Fence`] also reads the lock.
 ///
 /// # Failover
 ///
@@ -67,7 +68,7 @@ use crate::{
 /// [`replicas`](Self::replicas) makes a loss less likely, and so does `min-replicas-to-write`.
 ///
 /// Only a master serves. Each read asks in the same round trip whether the server still is one, and
-/// a watch asks each second, so that neither stays with a demoted master, also behind an address
+/// a watch asks twice a second, so that neither stays with a demoted master, also behind an address
 /// that leads to another server. A replica is [`StoreError::Unavailable`], and the next call
 /// connects anew. With [`sentinel`](Self::sentinel) each new connection asks the sentinels first.
 ///
@@ -78,18 +79,18 @@ use crate::{
 /// whose key and lock are apart meanwhile. The lock must be in the same slot as the key (`{hash
 /// tags}`). A node that tells no address is on the host of the node that told of it.
 ///
-/// A watch listens to all masters, also to those without slots, looks each second for new ones, and
-/// lists again when there is one. While a master that has slots cannot be reached, the watch is
+/// A watch listens to all masters, also to those without slots, looks twice a second for new ones,
+/// and lists again when there is one. While a master that has slots cannot be reached, the watch is
 /// interrupted, because its listing would lack keys; reads and writes of the other nodes' keys go
-/// on. In Redis 6 it does not hear of keys that migrate to a node without slots before that node has
-/// one.
+/// on. In Redis 6 it does not hear of keys that migrate to a node without slots before that node
+/// has one.
 ///
 /// # Timeouts and retries
 ///
 /// A call without an answer within the [request timeout](Self::request_timeout), 5 s by default,
 /// returns [`StoreError::Unavailable`] and drops its connection. The next call makes a new one.
-/// Each request is sent once, except a script that the server did not know, a request that a node of
-/// a cluster refused with a redirection, and a read that a node of a cluster broke off.
+/// Each request is sent once, except a script that the server did not know, a request that a node
+/// of a cluster refused with a redirection, and a read that a node of a cluster broke off.
 ///
 /// # Watches
 ///
@@ -98,15 +99,15 @@ use crate::{
 /// watch may omit a write that a newer one has already replaced. A server that does not answer the
 /// watch's look within the request timeout interrupts it.
 ///
-/// After each interruption the watch lists all keys again, with `SCAN`. **A listing visits every key
-/// of the database,** whatever the prefix: one request per 5000 keys, and one per key with the
+/// After each interruption the watch lists all keys again, with `SCAN`. **A listing visits every
+/// key of the database,** whatever the prefix: one request per 5000 keys, and one per key with the
 /// prefix; a second or two of the server's time per million keys. It may take as long as it needs,
 /// while each answer comes within the request timeout. Many keys of other programs belong in a
 /// database or server of their own.
 ///
 /// Where `CLIENT TRACKING` is forbidden or unknown, the log says so once, and the watch polls: it
-/// lists again after a second, or after nine times as long as a listing takes if that is longer, and
-/// reports the differences.
+/// lists again after a second, or after nine times as long as a listing takes if that is longer,
+/// and reports the differences.
 ///
 /// # Examples
 ///
@@ -144,8 +145,8 @@ impl RedisStore {
         Self::with_access(Access::server(server))
     }
 
-    /// Creates a store in the master that Sentinel names, given some of the sentinels. Connects with
-    /// the first call, and asks the sentinels before each new connection.
+    /// Creates a store in the master that Sentinel names, given some of the sentinels. Connects
+    /// with the first call, and asks the sentinels before each new connection.
     ///
     /// `master` is a URL or a client's connection info with the name of the master in place of the
     /// host; the rest holds for the server: `redis://user:secret@mymaster/0`.
@@ -212,9 +213,9 @@ impl RedisStore {
     ///
     /// In a cluster these are replicas of the node that has the key.
     ///
-    /// A write waits for at most half of the request timeout that is left. If it reached fewer replicas by then, it
-    /// returns [`StoreError::Unavailable`], because a failover may still lose it. Other calls of
-    /// this store wait in the meantime, because they share the connection.
+    /// A write waits for at most half of the request timeout that is left. If it reached fewer
+    /// replicas by then, it returns [`StoreError::Unavailable`], because a failover may still lose
+    /// it. Other calls of this store wait in the meantime, because they share the connection.
     #[must_use]
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = replicas;

@@ -224,8 +224,8 @@ impl Watch {
         Ok(changes)
     }
 
-    /// Returns whether a master was flushed. Fails if one was lost. Nodes that a cluster removed may
-    /// go, and a node that becomes a replica flushes its database.
+    /// Returns whether a master was flushed. Fails if one was lost. Nodes that a cluster removed
+    /// may go, and a node that becomes a replica flushes its database.
     async fn check(&self, open: &mut Open, changes: &Changes) -> Result<bool, StoreError> {
         if changes.lost.is_empty() && changes.flushed.is_empty() {
             return Ok(false);
@@ -323,7 +323,7 @@ const BATCH: usize = 256;
 /// The number of deletions that are remembered.
 const REMEMBERED: usize = 10_000;
 /// The time between two looks at the servers.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 /// The shortest pause between two listings where changes are polled, and how many times longer than
 /// a listing it is.
 const POLL: (Duration, u32) = (Duration::from_secs(1), 9);
