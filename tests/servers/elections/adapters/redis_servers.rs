@@ -102,11 +102,11 @@ async fn sentinels_lead_electors_to_the_new_master() {
     master.kill();
     let killed = Instant::now();
     until("somebody leads on the other server", async || {
-        let value = replica.ask(&format!("GET {KEY}")).await;
+        let value = replica.ask_again(&format!("GET {KEY}")).await;
         let holds = |elector: &RedisElector| {
             elector.fence().is_some_and(|fence| value.contains(&*String::from_utf8_lossy(fence.proof())))
         };
-        (holds(&first) || holds(&second)) && replica.ask("ROLE").await.contains("master")
+        (holds(&first) || holds(&second)) && replica.ask_again("ROLE").await.contains("master")
     })
     .await;
     println!("somebody leads {:?} after the master was killed", killed.elapsed());

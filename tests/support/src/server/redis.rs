@@ -1,4 +1,5 @@
 use std::{
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -70,13 +71,30 @@ impl RedisServer {
     /// Executes a command, written as for `redis-cli`, on a connection of its own. Returns the raw
     /// answer, in RESP.
     pub async fn ask(&self, command: &str) -> String {
+        self.try_ask(command).await.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Like [`ask`](Self::ask), for a server whose connections a sentinel may kill at any time: the
+    /// command is repeated then.
+    pub async fn ask_again(&self, command: &str) -> String {
+        let started = Instant::now();
+        loop {
+            match self.try_ask(command).await {
+                // Killed in time, there is no answer at all.
+                Ok(answer) if !answer.is_empty() => return answer,
+                other => assert!(started.elapsed() < LIMIT, "{command}: {other:?}"),
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    async fn try_ask(&self, command: &str) -> io::Result<String> {
         let login = self.kind.password().map(|password| format!("AUTH {password}\r\n"));
         let request = format!("{}{command}\r\nQUIT\r\n", login.as_deref().unwrap_or_default());
-        let answer = ask(self.address(), &request).await;
-        let answer = answer.unwrap_or_else(|error| panic!("{command}: {error}"));
+        let answer = ask(self.address(), &request).await?;
         // Without the answers to AUTH and QUIT.
         let answer = if login.is_some() { answer.strip_prefix(OK).unwrap_or(&answer) } else { &answer };
-        answer.strip_suffix(OK).unwrap_or(answer).to_owned()
+        Ok(answer.strip_suffix(OK).unwrap_or(answer).to_owned())
     }
 
     /// Returns the number of clients that the server counts, including replicas.
