@@ -11,6 +11,7 @@
 //! therefore not block the thread, as everywhere in tokio.
 
 mod attempt;
+mod election;
 mod following;
 mod panic;
 mod roles;

@@ -13,7 +13,7 @@ pub(super) const TRUST: Duration = Duration::from_secs(60);
 pub(super) const MAX_TRUST: u32 = 8;
 /// How long a member that was struck off is remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// What we think of a member.
+/// Our opinion of a member.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Doubt {
     /// The mark of its entry, or the deletion of one that is marked.
