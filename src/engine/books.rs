@@ -30,7 +30,9 @@ impl<K: Hash + Eq + Clone, J> Engine<K, J> {
 
     /// Returns the shard of a key, which must be looked at again because of an event.
     pub(super) fn touch(&mut self, key: &K) -> u16 {
-        let shard = self.shard_of(key);
+        // A key that is known needs no stable hash, which costs more than the index does.
+        let known = if self.shards.len() > 1 { self.queue.shard_of(key) } else { None };
+        let shard = known.unwrap_or_else(|| self.shard_of(key));
         self.agenda.touch(shard);
         shard
     }

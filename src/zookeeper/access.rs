@@ -50,6 +50,9 @@ impl ZookeeperAccess {
     /// `zookeeper-client` 0.11: name the ones that you need in your own `Cargo.toml`. The addresses
     /// of servers with TLS are `tcp+tls://host:port`.
     ///
+    /// With its feature `tls`, `zookeeper-client` brings rustls' provider `aws-lc-rs`. A program that has
+    /// another one as well, such as that of feature `kube`, calls `CryptoProvider::install_default` first.
+    ///
     /// The nodes are open to all, unless the constructor or [`with_acl`](Self::with_acl) says
     /// otherwise; `AuthId::authed()` stands for whoever created the node.
     ///

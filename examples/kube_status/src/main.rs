@@ -41,6 +41,8 @@ use report::{Report, print};
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Built beside the tests of other stores, rustls has two providers, and clients must not guess.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let options: Options = match read() {
         Ok(options) => options,
         Err(exit) => return exit,

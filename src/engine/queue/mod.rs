@@ -295,6 +295,10 @@ impl<K: Hash + Eq + Clone, J> Queue<K, J> {
         (node.key.clone(), job, tries.into())
     }
 
+    pub(super) fn shard_of(&self, key: &K) -> Option<u16> {
+        self.slots.find(key).map(|slot| self.shard(slot))
+    }
+
     pub(super) fn shard(&self, slot: Slot) -> u16 {
         self.slots.get(slot).shard
     }

@@ -45,6 +45,8 @@ impl KubeServer {
     /// Like [`start`](Self::start), with users of these names. They have no rights until
     /// [`allow`](Self::allow) grants some.
     pub async fn start_with<U: Into<String>>(users: impl IntoIterator<Item = U>) -> Self {
+        // Where all tests are built together, rustls has two providers, and clients must not guess.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let etcd = match assets().map(|assets| assets.join("etcd")).filter(|etcd| etcd.exists()) {
             Some(etcd) => EtcdServer::start_program(etcd).await,
             None => EtcdServer::start().await,
