@@ -50,6 +50,10 @@ impl ZookeeperAccess {
     /// `zookeeper-client` 0.11: name the ones that you need in your own `Cargo.toml`. The addresses
     /// of servers with TLS are `tcp+tls://host:port`.
     ///
+    /// From ZooKeeper 3.9.6 on, servers accept passwords by SASL (DIGEST-MD5) only with
+    /// `fips-mode=false` in their settings. Otherwise a server that requires SASL refuses each session:
+    /// [`StoreError::Denied`].
+    ///
     /// The nodes are open to all, unless the constructor or [`with_acl`](Self::with_acl) says
     /// otherwise; `AuthId::authed()` stands for whoever created the node.
     ///
