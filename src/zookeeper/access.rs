@@ -52,6 +52,9 @@ impl ZookeeperAccess {
     ///
     /// With its feature `tls`, `zookeeper-client` brings rustls' provider `aws-lc-rs`. A program that has
     /// another one as well, such as that of feature `kube`, calls `CryptoProvider::install_default` first.
+    /// From ZooKeeper 3.9.6 on, servers accept passwords by SASL (DIGEST-MD5) only with
+    /// `fips-mode=false` in their settings. Otherwise a server that requires SASL refuses each session:
+    /// [`StoreError::Denied`].
     ///
     /// The nodes are open to all, unless the constructor or [`with_acl`](Self::with_acl) says
     /// otherwise; `AuthId::authed()` stands for whoever created the node.
