@@ -87,10 +87,14 @@ impl Candidate for Campaign {
             lost = session.keep(&mut self.renewals) => lost,
             lost = self.candidacy.campaign(session, &mut self.retries) => lost,
         };
-        if let Lost::Lease = lost {
-            self.session = None;
+        match lost {
+            Lost::Key => Ok(()),
+            Lost::Lease => {
+                self.session = None;
+                Ok(())
+            }
+            Lost::TooLarge(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     fn is_moot(&self, command: &Command) -> bool {
@@ -204,8 +208,8 @@ impl Candidacy {
     /// Looks for the leader after each change.
     async fn campaign(&self, session: &Session, retries: &mut Retries) -> Lost {
         let queues = self.contest == Contest::Queue && !self.evicted;
-        if queues && retries.insist(|| session.create()).await.is_none() {
-            return Lost::Lease;
+        if queues && let Err(lost) = retries.insist(|| session.create()).await {
+            return lost;
         }
         let prefix = prefix(&self.election);
         let mut changes = Box::pin(self.watch());
@@ -246,6 +250,8 @@ impl Candidacy {
                 }
                 Some(Ok(Event::InitEntry(_))) => continue,
                 Some(Ok(_)) => {}
+                // The name of the election is too long already.
+                Some(Err(error @ StoreError::TooLarge { .. })) => return Lost::TooLarge(error),
                 // The renewals notice a server that is away, but not a missing permission.
                 Some(Err(error @ StoreError::Denied { .. })) => {
                     self.publisher.interrupted(error);
@@ -261,8 +267,8 @@ impl Candidacy {
             }
             if queues && session.holds_nothing() {
                 // Another program had written the key before.
-                if retries.insist(|| session.create()).await.is_none() {
-                    return Lost::Lease;
+                if let Err(lost) = retries.insist(|| session.create()).await {
+                    return lost;
                 }
             }
             let leader = match self.contest {
@@ -271,8 +277,8 @@ impl Candidacy {
                     retries.insist(|| self.etcd.read(&self.election)).await
                 }
                 Contest::Key => match retries.insist(|| session.create()).await {
-                    None => return Lost::Lease,
-                    leader => leader,
+                    Ok(leader) => Some(leader),
+                    Err(lost) => return lost,
                 },
             };
             match leader {

@@ -152,7 +152,8 @@ impl EtcdElector {
 }
 
 impl EtcdElectorBuilder {
-    /// The name of this candidate, unlike those of all others. It must be set.
+    /// The name of this candidate, unlike those of all others. It must be set. A name that is too
+    /// large for a request, of 1.5 MiB by default, ends the elector with [`StoreError::TooLarge`].
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
         self.identity = identity.into();
         self

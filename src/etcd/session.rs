@@ -82,6 +82,8 @@ pub(super) enum Lost {
     Key,
     /// The lease expired, and its keys with it.
     Lease,
+    /// The server refuses the candidate's key for its size, and will do so each time.
+    TooLarge(StoreError),
 }
 
 /// A candidate's key, as etcd has it.
@@ -114,8 +116,10 @@ impl Holder {
 
 impl Etcd {
     pub fn new(client: Client, limit: Duration) -> Self {
-        let (kv, lease) = (client.kv_client(), client.lease_client());
-        Self { kv, lease, store: EtcdStore::new(client).request_timeout(limit), limit }
+        let lease = client.lease_client();
+        let store = EtcdStore::new(client).request_timeout(limit);
+        // Like the store's, it takes answers of any size: other candidates may have large values.
+        Self { kv: store.kv.clone(), lease, store, limit }
     }
 
     /// Reads the oldest key with this prefix. A key that outlived its candidate counts for nothing:
@@ -242,9 +246,9 @@ impl Session {
         }
     }
 
-    /// Creates the key under this lease, or returns its holder; `None` if the lease has ended. The
-    /// call may be repeated when its answer was lost: it then finds the key that it created.
-    pub async fn create(&self) -> Result<Option<Holder>, StoreError> {
+    /// Creates the key under this lease, or returns its holder. The call may be repeated when its
+    /// answer was lost: it then finds the key that it created.
+    pub async fn create(&self) -> Result<Result<Holder, Lost>, StoreError> {
         let (key, value) = (self.key.as_slice(), self.value.as_slice());
         let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(self.lease)));
         let txn = Txn::new()
@@ -253,7 +257,13 @@ impl Session {
             .or_else([TxnOp::get(key, None)]);
         self.state.lock().unsure = true;
         let answer = match transact(self.etcd.limit, &self.etcd.kv, txn).await {
-            Err(error) if has_lost_its_lease(&error) => return Ok(None),
+            Err(error) if has_lost_its_lease(&error) => return Ok(Err(Lost::Lease)),
+            Err(StoreError::TooLarge { reason, source }) => {
+                let (value, key) = (value.len(), key.len());
+                let reason =
+                    format!("the value with the identity has {value} bytes, and the key {key}: {reason}");
+                return Ok(Err(Lost::TooLarge(StoreError::TooLarge { reason, source })));
+            }
             answer => answer?,
         };
         self.state.lock().unsure = false;
@@ -261,7 +271,7 @@ impl Session {
             let revision = answer.header().ok_or_else(|| unavailable("no header"))?.revision();
             self.holds(revision);
             let (key, value) = (key.to_owned(), value.to_owned());
-            return Ok(Some(Holder { key, value, created: revision, written: revision, lease: self.lease }));
+            return Ok(Ok(Holder { key, value, created: revision, written: revision, lease: self.lease }));
         }
         let read = |response| match response {
             TxnOpResponse::Get(get) => get.kvs().first().map(holder),
@@ -273,7 +283,7 @@ impl Session {
         if holder.lease == self.lease && holder.value == value && holder.written == holder.created {
             self.holds(holder.created);
         }
-        Ok(Some(holder))
+        Ok(Ok(holder))
     }
 
     pub fn holds_nothing(&self) -> bool {

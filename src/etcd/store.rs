@@ -53,10 +53,10 @@ use crate::store::{
 /// has compacted the missed revisions, or if the etcd cluster is a different one.
 ///
 /// After 10 s of silence the watch requests a progress notification, so that it detects a half-open
-/// connection. `etcd grpc-proxy` answers no such request; behind one the watch reads instead. Only HTTP/2 keepalive replaces such a connection before TCP gives up on it.
-/// Configure keepalive in the client that you pass in, as [`connect`](Self::connect) does, and
-/// `with_require_leader`: without it, a member that is cut off from the cluster keeps the watch open
-/// and stays silent.
+/// connection. `etcd grpc-proxy` answers no such request; behind one the watch reads instead. Only
+/// HTTP/2 keepalive replaces such a connection before TCP gives up on it. Configure keepalive in
+/// the client that you pass in, as [`connect`](Self::connect) does, and `with_require_leader`:
+/// without it, a member that is cut off from the cluster keeps the watch open and stays silent.
 ///
 /// # Examples
 ///

@@ -105,7 +105,9 @@ impl EtcdVoters {
     /// within the TTL, from 1 s to a year; etcd counts whole seconds, so a fraction is rounded up.
     ///
     /// The call does not wait for etcd: [`Elector::leadership`] and [`Elector::events`] show when
-    /// the voter takes part. Adding the same voter again returns the first one.
+    /// the voter takes part. Adding the same voter again returns the first one. A key or value that
+    /// is too large for a request, of 1.5 MiB by default, ends the voter with
+    /// [`StoreError::TooLarge`](crate::store::StoreError::TooLarge).
     ///
     /// # Errors
     ///

@@ -70,12 +70,17 @@ pub(super) fn invalid(error: RedisError) -> StoreError {
     StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) }
 }
 
-/// Translates an error of the client, by its kind or by the server's error code.
+/// Translates an error of the client, by its kind, or by the server's error code
+/// or message.
 pub(crate) fn store_error(error: RedisError) -> StoreError {
     let reason = error.to_string();
     let (kind, code) = (error.kind(), error.code().map(str::to_owned));
+    // A command within a script: as servers since Redis 7.2 say it, and as older ones do.
+    let denied = ["ACL failure in script", "The user executing the script can't"];
+    let denied = denied.iter().any(|denied| reason.contains(denied));
     let source = Some(error.into());
     match (kind, code.as_deref()) {
+        (ErrorKind::Server(_), _) if denied => StoreError::Denied { reason, source },
         (ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm), _)
         | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => StoreError::Denied { reason, source },
         (_, Some("WRONGTYPE" | "CROSSSLOT"))

@@ -158,7 +158,7 @@ impl RedisElectorBuilder {
         self
     }
 
-    /// The time between two renewals of the leader: at most half of the TTL, so that one renewal
+    /// The time between two renewals of the leader: from 10 ms to half of the TTL, so that one renewal
     /// may fail. Other candidates look for a free key as often, unless a notification wakes them
     /// earlier. Default: a third of the TTL.
     pub fn renewal_interval(mut self, renewal_interval: Duration) -> Self {
@@ -203,8 +203,8 @@ impl RedisElectorBuilder {
         let ttl = Duration::from_millis(self.ttl.as_millis() as u64);
         let renewal_interval = self.renewal_interval.unwrap_or(ttl / 3);
         let longest = ttl / 2;
-        let rule = format!("longer than zero and at most half of the ttl, {longest:?}");
-        let fits = !renewal_interval.is_zero() && renewal_interval <= longest;
+        let rule = format!("at least {SHORTEST_INTERVAL:?} and at most half of the ttl, {longest:?}");
+        let fits = (SHORTEST_INTERVAL..=longest).contains(&renewal_interval);
         ConfigError::require(fits, "renewal_interval", renewal_interval, rule)?;
         let access = self.access.map_err(invalid)?;
         let counter = counter(&self.key, access.is_cluster())?;
@@ -276,5 +276,7 @@ fn counter(key: &str, is_cluster: bool) -> Result<String, ConfigError> {
     Ok(format!("{{{key}}}:token"))
 }
 
+/// The shortest pause between two renewals, or between two looks of another candidate.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// The shortest TTL. A third of it must be enough for a request.
 const SHORTEST_TTL: Duration = Duration::from_millis(30);

@@ -29,7 +29,7 @@ use super::{
     codec::{Fields, bounded, read, store_error},
     node::Node,
 };
-use crate::store::{StoreError, resume, unavailable};
+use crate::store::{StoreError, unavailable};
 
 /// The servers, with one connection to each that is in use.
 pub(super) struct Servers {
@@ -193,7 +193,7 @@ impl Servers {
     /// makes a new one.
     pub async fn request(&self, limit: Duration, request: &Request<'_>) -> Result<Answer, StoreError> {
         let mut used = None;
-        let answer = resume::bounded(limit, self.attempt(request, &mut used), store_error).await;
+        let answer = bounded(limit, self.attempt(request, &mut used)).await;
         let (_, value) = self.after(&used, answer)?;
         Ok(Answer { value, used })
     }
@@ -213,7 +213,7 @@ impl Servers {
             }
             command.query_async(&mut connection).await
         };
-        let followed = resume::bounded(limit, followed, store_error).await;
+        let followed = bounded(limit, followed).await;
         self.after(&answer.used, followed)
     }
 

@@ -23,8 +23,8 @@ impl ZookeeperAccess {
 
     /// Authenticates as a user with a password. Only this user may read and write the nodes.
     ///
-    /// The password travels in plain text, unless the connection has TLS. ZooKeeper accepts the connection of a client with a
-    /// wrong password and then denies its requests.
+    /// The password travels in plain text, unless the connection has TLS. ZooKeeper accepts the
+    /// connection of a client with a wrong password and then denies its requests.
     pub fn digest(user: &str, password: &str) -> Self {
         Self::auth("digest", format!("{user}:{password}"))
     }

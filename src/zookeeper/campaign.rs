@@ -72,6 +72,7 @@ enum NextStep {
     Follow {
         /// The leader's node.
         leader: String,
+        /// Empty if it is unknown.
         identity: String,
         /// The watch of the candidate's predecessor.
         watcher: OneshotWatcher,
@@ -371,7 +372,14 @@ async fn look(candidates: &Candidates, node: &Node) -> Result<NextStep, StoreErr
     };
     let Some(before) = place.checked_sub(1) else { return Ok(NextStep::Lead) };
     let leader = names[0].clone();
-    let Some(identity) = candidates.identity_of(&leader).await? else { return Ok(NextStep::LookAgain) };
+    let identity = match candidates.identity_of(&leader).await {
+        // The ACL of another user's node may forbid to read it, but not to wait for its end.
+        Err(StoreError::Denied { .. }) => String::new(),
+        read => match read? {
+            Some(identity) => identity,
+            None => return Ok(NextStep::LookAgain),
+        },
+    };
     let watched = candidates.client.check_and_watch_stat(&candidates.path(&names[before])).await;
     match watched.map_err(store_error)? {
         (Some(_), watcher) => Ok(NextStep::Follow { leader, identity, watcher }),

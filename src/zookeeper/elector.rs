@@ -32,8 +32,8 @@ use crate::{
 /// that one exit wakes one candidate. Once per session timeout, each also checks who leads. This is
 /// the recipe of ZooKeeper's documentation; Curator, dcos-go and kazoo (with `extra_lock_patterns`)
 /// can take part, Curator's `LeaderLatch` with another
-/// [`lock_pattern`](ZookeeperElectorBuilder::lock_pattern). The random `guid` guards against a lost answer: the candidate finds its node by
-/// it.
+/// [`lock_pattern`](ZookeeperElectorBuilder::lock_pattern). The random `guid` guards against a lost
+/// answer: the candidate finds its node by it.
 ///
 /// The elector fails for good when its session has expired, or the user's client is refused; start
 /// a new one then. It survives any shorter loss of its connection. If its connection breaks again and
@@ -43,9 +43,10 @@ use crate::{
 /// # Permissions
 ///
 /// A candidate needs CREATE and READ on the base path. It creates the base, unless it exists, and
-/// needs CREATE on the parent for that. [`close`](Elector::close) ends the candidate's own session,
-/// and the node with it, so it needs no more. [`resign`](Elector::resign) deletes the node; without
-/// DELETE on the base it ends the session as well and goes on in a new one.
+/// needs CREATE on the parent for that. A leader whose node it may not read has no name for it.
+/// [`close`](Elector::close) ends the candidate's own session, and the node with it, so it needs no
+/// more. [`resign`](Elector::resign) deletes the node; without DELETE on the base it ends the
+/// session as well and goes on in a new one.
 ///
 /// A session of the user's own client goes on after `close`, so there a candidate needs DELETE as
 /// well. Without it `resign` fails with [`StoreError::Denied`] and the candidate leads on, and the
@@ -117,8 +118,8 @@ enum Connection {
 
 impl ZookeeperElector {
     /// Settings for a candidate with a connection of its own. `servers` are `host:port`, separated
-    /// by commas; behind the last one may stand a root path, which must exist. The candidates are nodes under the path `base`, which is created if it is
-    /// missing.
+    /// by commas; behind the last one may stand a root path, which must exist. The candidates are
+    /// nodes under the path `base`, which is created if it is missing.
     pub fn builder(servers: impl Into<String>, base: impl Into<String>) -> ZookeeperElectorBuilder {
         ZookeeperElectorBuilder {
             connection: Connection::Servers(servers.into()),

@@ -14,7 +14,7 @@ use redis::{Client, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 use tokio::time::{sleep, timeout};
 use writerlease::{
     redis::{Credentials, RedisStore},
-    store::{Event, Expected, Store, StoreError, Version},
+    store::{Event, Expected, Fence, Store, StoreError, Version},
 };
 use writerlease_test_support::{
     server::{RedisCluster, RedisServer},
@@ -75,6 +75,30 @@ async fn users_need_only_the_documented_permissions() {
     for number in 0..10 {
         let version = create(&store, &format!("k/{number}")).await;
         reported(&mut watch, &version).await;
+    }
+}
+
+#[tokio::test]
+async fn each_missing_permission_is_a_denial() {
+    let server = RedisServer::start().await;
+    let url = format!("redis://app:secret@{}", server.address());
+    let permissions = ["evalsha", "script|load", "time", "get", "hget", "hset", "exists", "del", "hmget"];
+    let all = permissions.map(|permission| format!("+{permission}")).join(" ");
+    for missing in permissions {
+        server.ask("SCRIPT FLUSH").await;
+        server.ask("DEL k/1 lock").await;
+        server.ask("SET lock mine").await;
+        let denied = format!("ACL SETUSER app reset on >secret ~* resetchannels {all} -{missing}");
+        assert!(server.ask(&denied).await.starts_with("+OK"), "{denied}");
+        let store = RedisStore::new(url.as_str()).expect("a valid URL");
+        let calls = async {
+            let fence = Fence::new("redis", "lock", 1).with_proof("mine");
+            store.get("k/1").await?;
+            let version = store.put("k/1", "1".into(), Expected::Absent, Some(&fence)).await?;
+            store.delete("k/1", &version, None).await
+        };
+        let result = calls.await;
+        assert!(matches!(result, Err(StoreError::Denied { .. })), "without {missing}: {result:?}");
     }
 }
 

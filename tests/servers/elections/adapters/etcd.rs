@@ -51,6 +51,25 @@ pub async fn raw(server: &EtcdServer) -> Client {
     etcd_client(server.address()).await
 }
 
+/// More than a request to etcd may have.
+pub const TOO_LARGE: usize = 2_000_000;
+
+/// Waits for the end of an elector whose identity is too large, and checks that etcd has nothing of
+/// it.
+pub async fn ends_too_large(elector: &impl Elector, server: &EtcdServer) {
+    let mut leadership = elector.leadership();
+    let failed = |state: &Leadership| matches!(state, Leadership::Failed(_));
+    let state = soon(leadership.wait_for(failed)).await.expect("the elector exists").clone();
+    let Leadership::Failed(error) = state else { unreachable!() };
+    assert!(matches!(*error, ElectionError::Store(StoreError::TooLarge { .. })), "{error:.1000}");
+    let reason = error.to_string();
+    for part in ["identity", "20000", "request is too large"] {
+        assert!(reason.contains(part), "{reason:.1000}");
+    }
+    let leases = raw(server).await.leases().await.expect("it serves");
+    assert_eq!(leases.leases().len(), 0);
+}
+
 /// Writes an unrelated key, and compacts all history.
 pub async fn compact(server: &EtcdServer) {
     let mut client = raw(server).await;
@@ -74,6 +93,27 @@ async fn invalid_settings_are_named_with_their_rule() {
     assert_config(long.start().await, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
     let never = builder("e", "id").request_timeout(Duration::ZERO);
     assert_config(never.start().await, "request_timeout", "0ns", "longer than zero");
+}
+
+#[tokio::test]
+async fn identities_too_large_for_etcd_end_the_elector() {
+    let server = EtcdServer::start().await;
+    let elector = candidate(server.address(), &"x".repeat(TOO_LARGE)).await;
+    ends_too_large(&elector, &server).await;
+}
+
+#[tokio::test]
+async fn candidates_with_large_values_are_all_read() {
+    let server = EtcdServer::start().await;
+    let mut client = raw(&server).await;
+    for name in ["a", "b", "c", "d"] {
+        let value = format!("{name}{}", "x".repeat(1_400_000));
+        client.put(format!("{ELECTION}/{name}"), value, None).await.expect("it serves");
+    }
+    let elector = candidate(server.address(), "one").await;
+    let identity = format!("d{}", "x".repeat(1_400_000));
+    assert!(elector.clear_session_if_needed(&identity).await.expect("it serves"));
+    assert!(!elector.clear_session_if_needed(&identity).await.expect("it serves"));
 }
 
 #[tokio::test]

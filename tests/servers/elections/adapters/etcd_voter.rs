@@ -9,16 +9,17 @@ use std::{
 use etcd_client::GetOptions;
 use tokio::{sync::mpsc, time::sleep};
 use writerlease::{
-    election::{ElectionError, Elector},
+    election::{ElectionError, Elector, Leadership},
     etcd::{EtcdVoter, EtcdVoters, UnlimitedBackoff},
+    store::StoreError,
 };
 
 use writerlease_test_support::{proxy::Proxy, server::EtcdServer};
 
 use crate::{
-    adapters::etcd::{compact, raw},
+    adapters::etcd::{TOO_LARGE, compact, ends_too_large, raw},
     engines::etcd_client,
-    states::{LONG, assert_config, follows, interrupted, leads, nowhere, soon, token, until},
+    states::{LONG, assert_config, follows, interrupted, leads, nowhere, reaches, soon, token, until},
 };
 
 const KEY: &str = "masters/1";
@@ -53,6 +54,20 @@ fn channel(voters: &EtcdVoters, key: &str) -> mpsc::Receiver<String> {
     let (sender, values) = mpsc::channel(1);
     voters.add_watch(key, sender).expect("a valid key");
     values
+}
+
+#[tokio::test]
+async fn values_and_keys_too_large_for_etcd_end_the_voter() {
+    let server = EtcdServer::start().await;
+    let voters = voters(server.address()).await;
+    let voter = vote(&voters, KEY, &"x".repeat(TOO_LARGE)).await;
+    ends_too_large(&voter, &server).await;
+    // It may be added anew.
+    let voter = vote(&voters, KEY, "one").await;
+    leads(&voter).await;
+    let voter = vote(&voters, &"k".repeat(2 * TOO_LARGE), "one").await;
+    let failed = |state: &Leadership| matches!(state, Leadership::Failed(error) if matches!(**error, ElectionError::Store(StoreError::TooLarge { .. })));
+    reaches(&voter, "it has ended", failed).await;
 }
 
 #[tokio::test]

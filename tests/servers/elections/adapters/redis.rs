@@ -81,9 +81,9 @@ async fn invalid_settings_are_named_with_their_rule() {
     assert_config(long, "ttl", &format!("{:?}", Duration::MAX), "at most 31536000s");
     let never = builder("k").request_timeout(Duration::ZERO).start().await;
     assert_config(never, "request_timeout", "0ns", "longer than zero");
-    for (interval, text) in [(0, "0ns"), (151, "151ms"), (300, "300ms")] {
-        let bad = builder("k").ttl(TTL).renewal_interval(Duration::from_millis(interval)).start().await;
-        assert_config(bad, "renewal_interval", text, "at most half of the ttl, 150ms");
+    for (interval, text) in [(0, "0ns"), (1, "1ns"), (9_999_999, "9.999999ms"), (151_000_000, "151ms")] {
+        let bad = builder("k").ttl(TTL).renewal_interval(Duration::from_nanos(interval)).start().await;
+        assert_config(bad, "renewal_interval", text, "at least 10ms and at most half of the ttl, 150ms");
     }
     let never = builder("k").renewal_interval(Duration::MAX).start().await;
     assert_config(never, "renewal_interval", &format!("{:?}", Duration::MAX), "at most half of the ttl, 5s");

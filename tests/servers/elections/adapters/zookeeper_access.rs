@@ -172,3 +172,24 @@ async fn root_paths_confine_stores_and_electors() {
     let fenced = outside.put("fenced", "1".into(), Expected::Absent, elector.fence().as_ref()).await;
     assert!(matches!(fenced, Err(StoreError::Invalid { .. })), "it cannot see the leader's node: {fenced:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn candidates_follow_leaders_that_they_may_not_read() {
+    let server = ZookeeperServer::start().await;
+    let client = zookeeper_client(server.address()).await;
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    client.mkdir(ELECTION, &options).await.expect("it serves");
+    let start = async |user| {
+        let access = ZookeeperAccess::digest(user, "secret");
+        elector(&server.endpoint(), &access).await.expect("a session")
+    };
+    let first = start("first").await;
+    leads(&first).await;
+    let second = start("second").await;
+    let unknown = |state: &Leadership| matches!(state, Leadership::Follower { leader: None });
+    reaches(&second, "it follows", unknown).await;
+    let ident = second.leader_ident().await;
+    assert!(matches!(ident, Err(ElectionError::Store(StoreError::Denied { .. }))), "{ident:?}");
+    soon(first.close()).await;
+    leads(&second).await;
+}

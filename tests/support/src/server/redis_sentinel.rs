@@ -47,6 +47,18 @@ impl RedisSentinel {
         }
     }
 
+    /// Makes a server the master, as an administrator does, unless it is the master.
+    pub async fn make_master(&self, server: &RedisServer) {
+        let port = format!("\r\n{}\r\n", server.address().port());
+        let started = Instant::now();
+        while !self.ask("SENTINEL GET-MASTER-ADDR-BY-NAME mymaster").await.contains(&port) {
+            // It is refused while the sentinel does not know yet that the replica is fit.
+            let answer = self.ask("SENTINEL FAILOVER mymaster").await;
+            assert!(started.elapsed() < LIMIT, "{answer}\n{}", self.log());
+            sleep(POLL).await;
+        }
+    }
+
     /// Executes a command. Returns the raw answer, in RESP.
     pub async fn ask(&self, command: &str) -> String {
         let answer = ask(self.address(), command).await;
@@ -72,9 +84,11 @@ impl Kind for Sentinel {
         // The sentinel writes its state into it.
         if !file.exists() {
             let (port, master) = (ports[0], self.master.port());
+            // Sentinels ping once a second. After a second without an answer they would take a new
+            // master for dead, and promote the one before again.
             let settings = format!(
                 "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor mymaster 127.0.0.1 {master} 2\n\
-                 sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 5000\n",
+                 sentinel down-after-milliseconds mymaster 3000\nsentinel failover-timeout mymaster 5000\n",
                 data.display()
             );
             fs::write(&file, settings).expect("the settings can be written");
