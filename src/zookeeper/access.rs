@@ -52,6 +52,7 @@ impl ZookeeperAccess {
     ///
     /// With its feature `tls`, `zookeeper-client` brings rustls' provider `aws-lc-rs`. A program that has
     /// another one as well, such as that of feature `kube`, calls `CryptoProvider::install_default` first.
+    ///
     /// From ZooKeeper 3.9.6 on, servers accept passwords by SASL (DIGEST-MD5) only with
     /// `fips-mode=false` in their settings. Otherwise a server that requires SASL refuses each session:
     /// [`StoreError::Denied`].
