@@ -69,7 +69,9 @@ pub(crate) fn shards(answer: Value, tls: bool) -> RedisResult<Vec<Master>> {
         let slots: Vec<_> = bounds.chunks_exact(2).map(|bounds| (bounds[0], bounds[1])).collect();
         let nodes: Vec<HashMap<String, Value>> = redis::from_redis_value(take("nodes"))?;
         let is = |node: &HashMap<String, Value>, field: &str, text: &str| matches!(node.get(field), Some(Value::BulkString(value)) if value == text.as_bytes());
-        let master = nodes.into_iter().find(|node| is(node, "role", "master"));
+        // In Redis 8 and Valkey a failed master stays one, beside the replica that was promoted.
+        let candidates = nodes.into_iter().filter(|node| is(node, "role", "master"));
+        let master = candidates.min_by_key(|node| !is(node, "health", "online"));
         if slots.is_empty() && !master.as_ref().is_some_and(|master| is(master, "health", "online")) {
             continue;
         }
@@ -157,15 +159,43 @@ mod tests {
         Value::Map(fields.into_iter().map(|(name, value)| (text(name), value)).collect())
     }
 
-    fn shard(slots: &[i64], role: &str, endpoint: Value, health: &str) -> Value {
-        let node = vec![
+    fn node(role: &str, endpoint: Value, health: &str) -> Value {
+        map(vec![
             ("port", Value::Int(7)),
             ("endpoint", endpoint),
             ("role", text(role)),
             ("health", text(health)),
-        ];
+        ])
+    }
+
+    fn shard_of(slots: &[i64], nodes: Vec<Value>) -> Value {
         let slots = slots.iter().map(|slot| Value::Int(*slot)).collect();
-        map(vec![("slots", Value::Array(slots)), ("nodes", Value::Array(vec![map(node)]))])
+        map(vec![("slots", Value::Array(slots)), ("nodes", Value::Array(nodes))])
+    }
+
+    fn shard(slots: &[i64], role: &str, endpoint: Value, health: &str) -> Value {
+        shard_of(slots, vec![node(role, endpoint, health)])
+    }
+
+    #[test]
+    fn promoted_replicas_replace_failed_masters() {
+        let promoted = || node("master", text("new"), "online");
+        let replica = || node("replica", text("replica"), "online");
+        for health in ["fail", "loading"] {
+            let failed = || node("master", text("old"), health);
+            for nodes in [
+                vec![failed(), replica(), promoted()],
+                vec![promoted(), failed(), replica()],
+                vec![replica(), promoted(), failed()],
+            ] {
+                let masters = shards(Value::Array(vec![shard_of(&[0, 5], nodes)]), false);
+                let expected = Master { host: "new".into(), port: 7, slots: vec![(0, 5)] };
+                assert_eq!(masters.expect("it is complete"), [expected]);
+            }
+            // Nobody was promoted yet.
+            let masters = shards(Value::Array(vec![shard_of(&[0, 5], vec![replica(), failed()])]), false);
+            assert_eq!(masters.expect("it is complete")[0].host, "old");
+        }
     }
 
     #[test]
