@@ -54,6 +54,10 @@ impl EtcdElector {
     ///
     /// A notice that nobody takes within the [`block_time`](EtcdElectorBuilder::block_time) is
     /// dropped, which is published as an error. [`Elector::events`] drops nothing.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn leader_notices(&self) -> Receiver<LeaderNotice> {
         let (sender, notices) = mpsc::channel(1);
         let (publisher, events) = (self.candidate.publisher().clone(), self.events());
@@ -65,6 +69,10 @@ impl EtcdElector {
     /// Subscribes to the errors. The elector retries after each but the last one, which says that
     /// the elector has ended. An error that nobody takes within the
     /// [`block_time`](EtcdElectorBuilder::block_time) is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn error_notices(&self) -> Receiver<Arc<ElectionError>> {
         let (sender, notices) = mpsc::channel(1);
         tokio::spawn(send_errors(self.events(), self.block_time, sender));

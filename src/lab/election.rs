@@ -20,9 +20,9 @@ use crate::{
 /// its electors keep the [promises](crate::election) of all electors, on paused time too. Clones
 /// are handles to the same election.
 ///
-/// The candidates queue up in the order of their start, and the first one leads until it resigns, closes, is
-/// [deposed](Self::depose) or is silent for the TTL. A candidate that is [cut off](Self::cut_off)
-/// falls silent. The [store](Self::store) checks the leaders' fences.
+/// The candidates queue up in the order of their start, and the first one leads until it resigns,
+/// closes, is [deposed](Self::depose) or is silent for the TTL. A candidate that is
+/// [cut off](Self::cut_off) falls silent. The [store](Self::store) checks the leaders' fences.
 ///
 /// ```
 /// use std::time::Duration;
@@ -113,8 +113,11 @@ impl MemoryElection {
         Ok(Self(Arc::new(Inner { name, ttl, store, state, changes })))
     }
 
-    /// Starts a candidate on the current tokio runtime, which must have timers enabled. Panics outside of
-    /// a runtime.
+    /// Starts a candidate on the current tokio runtime, which must have timers enabled.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
     pub fn candidate(&self, identity: impl Into<Arc<str>>) -> MemoryElector {
         let identity = identity.into();
         let publisher = LeadershipPublisher::new(format!("{identity} in election {}", self.0.name));

@@ -70,8 +70,7 @@ pub(super) fn invalid(error: RedisError) -> StoreError {
     StoreError::Invalid { reason: error.to_string(), source: Some(error.into()) }
 }
 
-/// Translates an error of the client, by its kind, or by the server's error code
-/// or message.
+/// Translates an error of the client, by its kind, or by the server's error code or message.
 pub(crate) fn store_error(error: RedisError) -> StoreError {
     let reason = error.to_string();
     let (kind, code) = (error.kind(), error.code().map(str::to_owned));

@@ -49,14 +49,15 @@ use crate::{
 /// # What Redis does not promise
 ///
 /// Redis acknowledges before it replicates, so a failover may forget the key. A second leader is
-/// then elected while the first still has time. A restart without persistence does the same: the
-/// first candidate to ask gets the key, and an old leader that asks first leads again, with a new
-/// token. A key that is evicted, by `maxmemory` with an eviction policy, or that expires early
-/// because the server's clock was set forward, has the same effect. Redlock, over several servers,
-/// would make this rarer at the price of slower renewals, and could not exclude it; so it is left
-/// out. A [fence](Elector::fence) makes it harmless for data in the same Redis, which refuses the
-/// writes of the forgotten leader. Data elsewhere that must not see two leaders needs a server with
-/// a quorum.
+/// then elected while the first still has time. Where the old master lives on, the first one renews
+/// there until Sentinel demotes that master, some ten seconds later. A restart without persistence
+/// does the same: the first candidate to ask gets the key, and an old leader that asks first leads
+/// again, with a new token. A key that is evicted, by `maxmemory` with an eviction policy, or that
+/// expires early because the server's clock was set forward, has the same effect. Redlock, over
+/// several servers, would make this rarer at the price of slower renewals, and could not exclude
+/// it; so it is left out. A [fence](Elector::fence) makes it harmless for data in the same Redis,
+/// which refuses the writes of the forgotten leader. Data elsewhere that must not see two leaders
+/// needs a server with a quorum.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), writerlease::election::ElectionError> {

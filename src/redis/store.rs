@@ -42,6 +42,10 @@ use crate::{
 /// writes the key must change both fields in one command or script. Reading or writing a key of
 /// another type returns [`StoreError::Invalid`]; a watch omits such a key.
 ///
+/// A value over 512 MB returns [`StoreError::TooLarge`]. A server with a lower `proto-max-bulk-len`
+/// closes the connection that a larger value arrives on, so the write is
+/// [`StoreError::Unavailable`], and so is each other call that waits on that connection.
+///
 /// # Versions
 ///
 /// A version consists of a number and a random part. The number is the server's time in
@@ -70,7 +74,9 @@ use crate::{
 /// Only a master serves. Each read asks in the same round trip whether the server still is one, and
 /// a watch asks twice a second, so that neither stays with a demoted master, also behind an address
 /// that leads to another server. A replica is [`StoreError::Unavailable`], and the next call
-/// connects anew. With [`sentinel`](Self::sentinel) each new connection asks the sentinels first.
+/// connects anew. With [`sentinel`](Self::sentinel) each new connection asks the sentinels first. A
+/// master that lives on after a failover takes itself for the master until Sentinel demotes it, some
+/// ten seconds later: existing connections stay with it until then, and lose what they write to it.
 ///
 /// # Clusters
 ///

@@ -110,9 +110,10 @@ async fn defaults_are_those_that_the_setters_state() {
             sleep(Duration::from_millis(10)).await;
             (before, after) = (after, left().await);
         }
-        // Never earlier, and never for longer.
-        assert!(after <= 10_000 && before <= 6_700, "renewed from {before} to {after} ms");
-        ensure(after >= 9_000 && before >= 6_000, || format!("renewed from {before} to {after} ms"))
+        assert!(after <= 10_000, "renewed to {after} ms");
+        // A pause of the machine between the looks makes it look like an earlier renewal.
+        let renewed = after >= 9_000 && (6_000..=6_700).contains(&before);
+        ensure(renewed, || format!("renewed from {before} to {after} ms"))
     })
     .await;
     // An empty identity is replaced as well.
