@@ -281,9 +281,8 @@ impl Roster {
                 (true, false) => doubt.is_answered(now),
                 _ => {}
             }
-            // Those of the first reading may be dead.
-            let appeared = if is_first { Timestamp::ZERO } else { now };
-            let last_sign = known.map_or(appeared, |known| known.last_sign);
+            // To appear is no sign: whoever gets a turn has a whole patience before anybody wins by silence.
+            let last_sign = known.map_or(Timestamp::ZERO, |known| known.last_sign);
             seen.push(Seen { member, doubt, last_sign });
         }
         self.remember_gone(now, &before, &seen);
