@@ -151,6 +151,8 @@ async fn watches_of_voters_go_on_when_they_are_allowed_again() {
     voters.add_watch_callback("m/1", call_back).expect("a valid key");
     root.put("m/1", "1", None).await.expect("it serves");
     assert_eq!(soon(values.recv()).await.as_deref(), Some("1"));
+    // The two watches are apart: the later one would see only the second value.
+    until("the callback is told", async || *calls.lock() == ["1"]).await;
     let all = RoleRevokePermissionOptions::new().with_prefix();
     root.role_revoke_permission("r", "m/", Some(all)).await.expect("it serves");
     proxy.cut();
